@@ -1,0 +1,102 @@
+"""Every error that Zhenfa raises on purpose.
+
+The tree::
+
+    ZhenfaError                  exit 1   something failed
+    ├── InputError               exit 2   what the user gave cannot be used
+    │   ├── DocumentError        exit 2   a file: names file, line, column, key
+    │   ├── UnitError            exit 2   a quantity that cannot be read
+    │   ├── UnknownNameError     exit 2   no machine, model or term of that name
+    │   └── MissingFactError     exit 2   a needed value is undisclosed; says how to supply it
+    ├── InfeasibleError          exit 3   no plan fits; names the nearest miss and what would make it fit
+    ├── CapabilityError          exit 1   asked of a maker, engine or model what it cannot do
+    └── RunError                 exit 1   a run that had started failed
+
+Each carries a message of one or more plain sentences and, where there is a way out, a hint. The command line prints
+``error: <message>`` and ``hint: <hint>`` and exits with ``exit_code``; a traceback never reaches a user.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ZhenfaError(Exception):
+    """The root of the tree: a failure with words for the user."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+
+
+class InputError(ZhenfaError, ValueError):
+    """What the user gave cannot be used. Also a ``ValueError``, so that it passes through document validation whole."""
+
+    exit_code = 2
+
+
+class DocumentError(InputError):
+    """A document cannot be read: the message starts with ``file:line:column`` where they are known."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        source: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        key: str | None = None,
+    ) -> None:
+        place = ":".join(str(part) for part in (source, line, column) if part is not None)
+        text = f"{place}: {message}" if place else message
+        super().__init__(text, hint=hint)
+        self.source, self.line, self.column, self.key = source, line, column, key
+
+
+class UnitError(InputError):
+    """A quantity whose number or unit cannot be read."""
+
+
+class UnknownNameError(InputError):
+    """Nothing of that name: lists the near misses."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str | None = None) -> None:
+        known = sorted(known)
+        near = near_misses(name, known)
+        guess = f" Did you mean {' or '.join(repr(item) for item in near)}?" if near else ""
+        way_out = hint or f"`zhenfa show {kind}s` lists all {len(known)}."
+        super().__init__(f"no {kind} is called {name!r}.{guess}", hint=way_out)
+        self.name, self.near = name, near
+
+
+class MissingFactError(InputError):
+    """A value that the answer needs is undisclosed."""
+
+
+class InfeasibleError(ZhenfaError):
+    """No plan fits."""
+
+    exit_code = 3
+
+
+class CapabilityError(ZhenfaError):
+    """A maker, an engine or a model was asked for something that it cannot do."""
+
+
+class RunError(ZhenfaError):
+    """A run that had started failed."""
+
+
+def near_misses(name: str, known: Iterable[str], limit: int = 2) -> list[str]:
+    """Return up to ``limit`` of the known names that are close to ``name``."""
+    by_folded = {item.casefold(): item for item in known}
+    return [by_folded[match] for match in difflib.get_close_matches(name.casefold(), by_folded, n=limit, cutoff=0.6)]

@@ -1,0 +1,1 @@
+"""Laws composed into steps: what a plan takes, holds, costs and risks."""

@@ -1,0 +1,1 @@
+"""One physical quantity per function, on floats or NumPy arrays alike."""

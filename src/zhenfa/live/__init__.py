@@ -1,0 +1,1 @@
+"""Real time: cards, engines, workers, emulated cards, checkpoints."""

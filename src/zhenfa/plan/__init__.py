@@ -1,0 +1,1 @@
+"""Enumerate, bound, rank and explain layouts."""

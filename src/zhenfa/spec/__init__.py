@@ -1,0 +1,1 @@
+"""The four nouns and what surrounds them, as typed documents."""

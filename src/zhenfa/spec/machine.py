@@ -1,0 +1,220 @@
+"""What there is: accelerators, the supernodes they sit in, and pools of them wired into one machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from zhenfa.spec import fact
+from zhenfa.spec.document import Document, Part
+from zhenfa.spec.fact import Fact
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Cards = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
+
+Precision = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4"]
+
+BYTES: Final[dict[Precision, float]] = {
+    "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "fp6": 0.75, "fp4": 0.5, "int8": 1, "int4": 0.5,
+}  # fmt: skip
+
+
+class Memory(Part):
+    """Device memory of one accelerator."""
+
+    capacity: fact.Data = fact.empty("data")
+    bandwidth: fact.Rate = fact.empty("rate")
+    type: str | None = None
+
+
+class ScaleUp(Part):
+    """The accelerator's own ports into its supernode, per package and direction."""
+
+    protocol: str | None = None
+    bandwidth: fact.Rate = fact.empty("rate")
+    pair_bandwidth: fact.Rate = fact.empty("rate")
+    topology: str | None = None
+
+
+class Achievable(Part):
+    """What a kernel reaches of the peak, measured on this accelerator; empty where nobody has measured."""
+
+    matmul: dict[Precision, fact.Ratio] = {}
+    memory: fact.Ratio = fact.empty("ratio")
+    launch: fact.Time = fact.empty("time")
+
+
+class Software(Part):
+    """How a framework reaches the accelerator."""
+
+    torch_device: str
+    collective_backend: str
+    collective_library: str | None = None
+    smi: str | None = None
+    plugin: str | None = None
+    source: str | None = None
+    note: str | None = None
+
+
+class Conflict(Part):
+    """Values of one field that sources do not agree on."""
+
+    field: str
+    values: tuple[dict[str, str | int | float | None], ...]
+    prefer: str | None = None
+
+
+class Accelerator(Part):
+    """One accelerator as one schedules it: a package or card. ``devices`` is how many the framework sees in it."""
+
+    id: Name
+    aliases: tuple[Name, ...] = ()
+    maker: str
+    name: str
+    year: int | None = None
+    granularity: str | None = None
+    devices: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
+    peak: dict[str, fact.Speed] = {}
+    memory: Memory = Memory()
+    tdp: fact.Power = fact.empty("power")
+    scale_up: ScaleUp = ScaleUp()
+    scale_out: fact.Rate = fact.empty("rate")
+    achievable: Achievable = Achievable()
+    measured: dict[str, dict[str, str | float | None]] = {}
+    software: Software | None = None
+    price: fact.Price = fact.empty("money/time")
+    emulated: bool = False
+    status: str | None = None
+    conflicts: tuple[Conflict, ...] = ()
+    traps: tuple[str, ...] = ()
+    note: str | None = None
+
+
+class Tier(Part):
+    """One level of a fabric. ``size`` accelerators share one instance of it; tiers are given inside-out.
+
+    ``bandwidth`` is per accelerator and direction. In a ``full-mesh`` tier it is the sum over peers: one pair gets
+    ``bandwidth / (size - 1)``.
+    """
+
+    name: Name
+    size: Cards
+    bandwidth: fact.Rate = fact.empty("rate")
+    latency: fact.Time = fact.empty("time")
+    topology: Literal["switch", "full-mesh", "mesh", "torus", "clos", "undisclosed"] = "switch"
+    in_network_reduction: bool = False
+    description: str | None = None
+
+
+class Claim(Part):
+    """A headline figure beside what arithmetic makes of it."""
+
+    what: str
+    claimed: str
+    derived: str | None = None
+    source: str
+    note: str | None = None
+
+
+class System(Part):
+    """A supernode, node or pod as one buys it."""
+
+    id: Name
+    aliases: tuple[Name, ...] = ()
+    vendor: str
+    name: str
+    year: int | None = None
+    status: str | None = None
+    accelerator: Name | None = None
+    count: Cards
+    tiers: tuple[Tier, ...] = ()
+    power: fact.Power = fact.empty("power")
+    pue: fact.Ratio = fact.empty("ratio")
+    cooling: str | None = None
+    claims: tuple[Claim, ...] = ()
+    traps: tuple[str, ...] = ()
+    note: str | None = None
+
+
+class Pool(Part):
+    """Cards of one kind inside a machine.
+
+    Either ``system`` names catalog supernodes (``count`` cards of them, by default one whole system), or
+    ``accelerator`` and ``tiers`` say it all. What is given here overrides the system.
+    """
+
+    name: Name
+    system: Name | None = None
+    accelerator: Name | Accelerator | None = None
+    count: Cards | None = None
+    tiers: tuple[Tier, ...] = ()
+    power_per_card: fact.Power = fact.empty("power")
+
+
+class Network(Part):
+    """What joins the pools. Between makers traffic is staged through the hosts."""
+
+    name: str = "network"
+    bandwidth: fact.Rate = fact.empty("rate")
+    latency: fact.Time = fact.empty("time")
+    host_staged: bool = True
+
+
+class Machine(Document):
+    """One or more pools behind one name."""
+
+    schema_name: ClassVar[str] = "zhenfa.machine/1"
+
+    name: Name
+    title: str | None = None
+    pools: Annotated[tuple[Pool, ...], Field(min_length=1, max_length=64)]
+    network: Network | None = None
+    pue: fact.Ratio = fact.empty("ratio")
+    claims: tuple[Claim, ...] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class CardPool:
+    """A pool with everything looked up: what the laws and the planner work on."""
+
+    name: str
+    accelerator: Accelerator
+    count: int
+    tiers: tuple[Tier, ...]
+    power_per_card: Fact
+    system: str | None = None
+
+    @property
+    def maker(self) -> str:
+        """Return the maker of the cards."""
+        return self.accelerator.maker
+
+
+@dataclass(frozen=True)
+class Formation:
+    """A machine with every name looked up. ``assumed`` lists the values that the user supplied, by dotted name."""
+
+    name: str
+    title: str
+    pools: tuple[CardPool, ...]
+    network: Network | None
+    pue: Fact
+    claims: tuple[Claim, ...] = ()
+    assumed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cards(self) -> int:
+        """Return how many accelerators there are."""
+        return sum(pool.count for pool in self.pools)
+
+    @property
+    def emulated(self) -> bool:
+        """Return whether any card is emulated."""
+        return any(pool.accelerator.emulated for pool in self.pools)
+
+    def pool(self, name: str) -> CardPool:
+        """Return the pool of that name; ``KeyError`` if there is none."""
+        return next(pool for pool in self.pools if pool.name == name)

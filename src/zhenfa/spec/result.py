@@ -1,0 +1,120 @@
+"""What the laws say of a plan (estimate) and what really happened (run), in one shape to lay side by side."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from zhenfa.spec.document import Document, Part
+from zhenfa.spec.fact import Tag
+from zhenfa.spec.plan import Plan
+
+
+class Figure(Part):
+    """One number for the user. ``p10`` and ``p90`` are empty until a band has been validated for it."""
+
+    value: float | None = None
+    unit: str = ""
+    tag: Tag = "derived"
+    p10: float | None = None
+    p90: float | None = None
+    note: str | None = None
+
+
+class Figures(Part):
+    """The figures that estimate and run share. MFU counts model FLOPs (see its note) against the matmul peak."""
+
+    step_time_s: Figure = Figure(unit="s")
+    tokens_per_s: Figure = Figure(unit="tokens/s")
+    tokens_per_s_per_card: Figure = Figure(unit="tokens/s")
+    mfu: Figure = Figure()
+    memory_bytes_per_card: Figure = Figure(unit="B")
+    ttft_s: Figure = Figure(unit="s")
+    tpot_s: Figure = Figure(unit="s")
+    energy_j_per_token: Figure = Figure(unit="J")
+    ettr: Figure = Figure()
+    cost: Figure = Figure(unit="CNY")
+
+
+class Wall(Part):
+    """One of the four walls. ``share`` is of the step time (compute, communication), of the power cap or feed (energy),
+    or of wall-clock time lost (reliability); empty where an input is undisclosed. ``advice`` says what would move it.
+    """
+
+    share: float | None = None
+    parts: dict[str, float] = {}
+    detail: str = ""
+    advice: str = ""
+
+
+class Walls(Part):
+    """The four walls, and the one that binds."""
+
+    compute: Wall = Wall()
+    communication: Wall = Wall()
+    energy: Wall = Wall()
+    reliability: Wall = Wall()
+    binding: Literal["compute", "communication", "energy", "reliability"] = "compute"
+
+
+class StageFigures(Part):
+    """One stage of one pipeline: seconds per micro-batch, bytes per card."""
+
+    pipeline: int
+    stage: int
+    pool: str
+    layers: tuple[int, int]
+    forward_s: float
+    backward_s: float
+    transfer_s: float
+    memory_bytes: float
+    memory_parts: dict[str, float] = {}
+    capacity_bytes: float | None = None
+
+
+class Event(Part):
+    """One thing that a card did, in seconds from the start of the step."""
+
+    card: int
+    kind: str
+    micro_batch: int
+    start_s: float
+    end_s: float
+
+
+class Estimate(Document):
+    """What the laws say of a plan on a machine."""
+
+    schema_name: ClassVar[str] = "zhenfa.estimate/1"
+
+    plan: Plan
+    figures: Figures
+    walls: Walls
+    parts_s: dict[str, float] = {}
+    stages: tuple[StageFigures, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+class Run(Document):
+    """What happened. ``fidelity`` is of the emulation and says whether its timing is valid."""
+
+    schema_name: ClassVar[str] = "zhenfa.run/1"
+
+    plan: Plan
+    figures: Figures
+    walls: Walls
+    estimate: Estimate | None = None
+    steps: int
+    step_times_s: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
+    stages: tuple[StageFigures, ...] = ()
+    events: tuple[Event, ...] = Field(default=(), repr=False)
+    emulated: bool = False
+    fidelity: dict[str, float | str | bool] = {}
+    share_of_sum_of_speeds: float | None = None
+    even_split: dict[str, float] = {}
+    checkpoint: str | None = None
+    engine: str = "local"
+    notes: tuple[str, ...] = ()
