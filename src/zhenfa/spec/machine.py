@@ -16,9 +16,21 @@ Cards = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 
 Precision = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4"]
 
+Loose = dict[str, str | float | None]
+"""A published figure kept as read (``value, unit, source, confidence, note``) that no law needs."""
+
 BYTES: Final[dict[Precision, float]] = {
     "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "fp6": 0.75, "fp4": 0.5, "int8": 1, "int4": 0.5,
 }  # fmt: skip
+
+
+class TextFact(Part):
+    """A published property that is words, not a number."""
+
+    value: str | None
+    source: str = "this document"
+    confidence: fact.Confidence = "stated"
+    note: str | None = None
 
 
 class Memory(Part):
@@ -30,11 +42,19 @@ class Memory(Part):
 
 
 class ScaleUp(Part):
-    """The accelerator's own ports into its supernode, per package and direction."""
+    """The accelerator's own ports into its supernode, per package and direction.
+
+    ``total_bandwidth`` adds both directions, ``link_bandwidth`` is one link's, ``product_bandwidth`` what the product
+    page gives where it is less than the chip's ports, ``die_to_die_bandwidth`` that between the dies of the package.
+    """
 
     protocol: str | None = None
     bandwidth: fact.Rate = fact.empty("rate")
     pair_bandwidth: fact.Rate = fact.empty("rate")
+    total_bandwidth: fact.Rate = fact.empty("rate")
+    link_bandwidth: fact.Rate = fact.empty("rate")
+    product_bandwidth: fact.Rate = fact.empty("rate")
+    die_to_die_bandwidth: fact.Rate = fact.empty("rate")
     topology: str | None = None
 
 
@@ -55,6 +75,7 @@ class Software(Part):
     smi: str | None = None
     plugin: str | None = None
     source: str | None = None
+    confidence: fact.Confidence | None = None
     note: str | None = None
 
 
@@ -64,6 +85,14 @@ class Conflict(Part):
     field: str
     values: tuple[dict[str, str | int | float | None], ...]
     prefer: str | None = None
+
+
+class Variant(Part):
+    """A bin or version of an accelerator of which only some peaks are known."""
+
+    id: Name
+    peak: dict[str, fact.Speed] = {}
+    note: str | None = None
 
 
 class Accelerator(Part):
@@ -82,7 +111,10 @@ class Accelerator(Part):
     scale_up: ScaleUp = ScaleUp()
     scale_out: fact.Rate = fact.empty("rate")
     achievable: Achievable = Achievable()
-    measured: dict[str, dict[str, str | float | None]] = {}
+    measured: dict[str, Loose] = {}
+    deployed: dict[str, fact.Speed] = {}
+    pcie: TextFact | None = None
+    variants: tuple[Variant, ...] = ()
     software: Software | None = None
     price: fact.Price = fact.empty("money/time")
     emulated: bool = False
@@ -109,13 +141,26 @@ class Tier(Part):
 
 
 class Claim(Part):
-    """A headline figure beside what arithmetic makes of it."""
+    """A headline figure beside what arithmetic makes of it.
+
+    ``basis`` is that arithmetic: a product or quotient of numbers, ``count``, and dotted fields of the system's
+    accelerator, such as ``count * peak.bf16``, in base units.
+    """
 
     what: str
     claimed: str
     derived: str | None = None
+    basis: str | None = None
     source: str
     note: str | None = None
+
+
+class ScaleOut(Part):
+    """What joins systems to each other; ``bandwidth`` per accelerator and direction."""
+
+    network: str | None = None
+    bandwidth: fact.Rate = fact.empty("rate")
+    latency: fact.Time = fact.empty("time")
 
 
 class System(Part):
@@ -133,8 +178,27 @@ class System(Part):
     power: fact.Power = fact.empty("power")
     pue: fact.Ratio = fact.empty("ratio")
     cooling: str | None = None
+    scale_out: ScaleOut = ScaleOut()
+    aggregate: dict[str, Loose] = {}
+    details: dict[str, Loose] = {}
     claims: tuple[Claim, ...] = ()
     traps: tuple[str, ...] = ()
+    note: str | None = None
+
+
+class Link(Part):
+    """A link technology; ``bandwidth`` per accelerator and direction."""
+
+    id: Name
+    aliases: tuple[Name, ...] = ()
+    owner: str
+    bandwidth: fact.Rate = fact.empty("rate")
+    latency: fact.Time = fact.empty("time")
+    max_domain: fact.Count = fact.empty("count")
+    efficiency: fact.Ratio = fact.empty("ratio")
+    load_store: bool | None = None
+    in_network_reduction: str | None = None
+    details: dict[str, Loose] = {}
     note: str | None = None
 
 
@@ -154,9 +218,13 @@ class Pool(Part):
 
 
 class Network(Part):
-    """What joins the pools. Between makers traffic is staged through the hosts."""
+    """What joins the pools. Between makers traffic is staged through the hosts.
+
+    ``bandwidth`` is per card and direction. ``link`` names a link of the catalog that supplies what is not given here.
+    """
 
     name: str = "network"
+    link: Name | None = None
     bandwidth: fact.Rate = fact.empty("rate")
     latency: fact.Time = fact.empty("time")
     host_staged: bool = True
