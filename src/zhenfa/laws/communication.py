@@ -35,7 +35,8 @@ RING: Final = cite.declare(
 )
 TREE: Final = cite.declare(
     "sanders2009",
-    "P. Sanders, J. Speck, J. L. Traff. Two-tree algorithms for full bandwidth broadcast, reduction and scan. Parallel Computing 2009.",
+    "P. Sanders, J. Speck, J. L. Träff. Two-tree algorithms for full bandwidth broadcast, reduction and scan. "
+    "Parallel Computing 2009.",
 )
 SWITCH: Final = cite.declare(
     "nvidia-sharp", "NVIDIA. Scalable Hierarchical Aggregation and Reduction Protocol; NVLink SHARP in NCCL (NVLS)."
@@ -68,8 +69,12 @@ class Fabric:
 class _Tier:
     """One tier as a group sees it: arrays of the group's shape."""
 
+    inside: Any
+    """Members inside one instance of this tier."""
     below: Any
     """Members inside one instance of the tier below."""
+    ports: Any
+    """Members inside the emptiest instance of the tier below: fewer than ``below`` where the group does not fill it."""
     branches: Any
     """Instances of the tier below that one instance of this tier joins."""
     bandwidth: Any
@@ -103,7 +108,7 @@ def reach(group: Array, stride: Array, fabric: Fabric) -> npt.NDArray[np.float64
     """
     group, stride = np.broadcast_arrays(np.asarray(group, float), np.asarray(stride, float))
     held = [np.clip(np.floor(size / stride), 1, group) for size in fabric.sizes[:-1]]
-    return np.maximum.accumulate(np.stack([*held, group]), axis=0)  # type: ignore[no-any-return]
+    return np.maximum.accumulate(np.stack([*held, group]), axis=0)
 
 
 def _tiers(group: Array, stride: Array, fabric: Fabric, efficiency: Array) -> list[_Tier]:
@@ -118,7 +123,9 @@ def _tiers(group: Array, stride: Array, fabric: Fabric, efficiency: Array) -> li
         branches = ceil_ratio(inside, below)
         seen.append(
             _Tier(
+                inside,
                 below,
+                members[-1] - (ceil_ratio(members[-1], below) - 1) * below,
                 branches,
                 bandwidth,
                 float(fabric.latencies[tier]),
@@ -147,13 +154,13 @@ def _bottleneck(tiers: list[_Tier]) -> Any:
     slowest: Any = 0.0
     for tier in tiers:
         with np.errstate(divide="ignore", invalid="ignore"):
-            slowest = np.maximum(slowest, _on(tier, 1.0 / (tier.bandwidth * tier.below)))
+            slowest = np.maximum(slowest, _on(tier, 1.0 / (tier.bandwidth * tier.ports)))
     return slowest
 
 
 def _ring_latency(tiers: list[_Tier], group: Any) -> Any:
-    """Latencies that a chunk meets on its ``group - 1`` hops: those edges of the ring whose ends first meet in a tier."""
-    return _sum([_on(tier, group / tier.below * (1 - 1 / tier.branches) * tier.latency) for tier in tiers])
+    """Latencies on the ``group - 1`` hops of a chunk: per tier, the edges of the ring whose ends first meet in it."""
+    return _sum([_on(tier, (group / tier.below - group / tier.inside) * tier.latency) for tier in tiers])
 
 
 def _tree_latency(tiers: list[_Tier]) -> Any:
@@ -161,18 +168,18 @@ def _tree_latency(tiers: list[_Tier]) -> Any:
 
 
 def _scatter_phase(tier: _Tier, payload: Any) -> Any:
-    """Reduce-scatter or all-gather of ``payload / below`` among the branches of one tier."""
-    share = (1 - 1 / tier.branches) * payload / tier.below
+    """Reduce-scatter or all-gather of what is left of the payload among the branches of one tier."""
+    share = (1 - 1 / tier.branches) * payload / tier.ports
     with np.errstate(divide="ignore", invalid="ignore"):
         return _on(tier, share / tier.bandwidth + tier.steps * tier.latency)
 
 
 def _reduce_phase(tier: _Tier, payload: Any) -> Any:
-    """All-reduce of ``payload / below`` among the branches of one tier."""
+    """All-reduce of what is left of the payload among the branches of one tier."""
     seconds = 2 * _scatter_phase(tier, payload)
     if not tier.reduces:
         return seconds
-    inside = (1 + 1 / tier.branches) * payload / tier.below / tier.bandwidth + 2 * tier.latency
+    inside = (1 + 1 / tier.branches) * payload / tier.ports / tier.bandwidth + 2 * tier.latency
     return np.minimum(seconds, _on(tier, inside))
 
 
@@ -288,7 +295,7 @@ def all_to_all_time(
     count = np.asarray(group, float)
     terms = []
     for tier in _tiers(group, stride, fabric, efficiency):
-        peers = tier.below * (tier.branches - 1)
+        peers = tier.inside - tier.ports
         with np.errstate(divide="ignore", invalid="ignore"):
             terms.append(_on(tier, peers / count * bytes_per_card / tier.bandwidth + tier.latency))
     return plain(_sum(terms))
