@@ -74,7 +74,7 @@ class UnknownNameError(InputError):
         near = near_misses(name, known)
         guess = f" Did you mean {' or '.join(repr(item) for item in near)}?" if near else ""
         way_out = hint or f"`zhenfa show {kind}s` lists all {len(known)}."
-        super().__init__(f"no {kind} is called {name!r}.{guess}", hint=way_out)
+        super().__init__(f"no {kind} is called {quote(name)}.{guess}", hint=way_out)
         self.name, self.near = name, near
 
 
@@ -97,6 +97,26 @@ class RunError(ZhenfaError):
 
 
 def near_misses(name: str, known: Iterable[str], limit: int = 2) -> list[str]:
-    """Return up to ``limit`` of the known names that are close to ``name``."""
+    """Return up to ``limit`` of the known names that are close to ``name`` or that contain it."""
+    if len(name) > 200:
+        return []
+    wanted = name.casefold()
     by_folded = {item.casefold(): item for item in known}
-    return [by_folded[match] for match in difflib.get_close_matches(name.casefold(), by_folded, n=limit, cutoff=0.6)]
+    found = difflib.get_close_matches(wanted, by_folded, n=limit, cutoff=0.6)
+    if len(wanted) >= 3:
+        found += sorted((item for item in by_folded if wanted in item and item not in found), key=len)
+    return [by_folded[item] for item in found[:limit]]
+
+
+def quote(value: object) -> str:
+    """Return a user's value in quotes for a message: cut short when long, control characters escaped.
+
+    >>> quote("64 gigs")
+    "'64 gigs'"
+    """
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
+    if isinstance(value, str) and len(value) > 80:
+        return f"{value[:60]!r}… ({len(value):,} characters)"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:60]}…"

@@ -6,33 +6,36 @@ dimension the moment it enters. Inside, a number is bare and its unit stands in 
 ========== ============ =======================================
 dimension  base unit    also read
 ========== ============ =======================================
-data       B            bit, b; kB..EB, KiB..EiB, kb..Eb
+data       B            bit, b; kB..YB, KiB..EiB, kb..Yb
 rate       B/s          b/s, bit/s, bps; all prefixes
 time       s            ns, us, µs, ms, min, h, d
-power      W            mW..GW
-energy     J            Wh, kWh, MWh, GWh
-work       FLOP         OP; k..Z
-speed      FLOP/s       FLOPS, OPS, OP/s; k..Z
+power      W            nW..YW
+energy     J            nJ..YJ; Wh..YWh
+work       FLOP         FLOPs, OP; k..Y
+speed      FLOP/s       FLOPS, FLOPs/s, OPS, OP/s; k..Y
 frequency  Hz           kHz..THz
 money      CNY          yuan, RMB (other currencies need a rate and are refused)
-money/time CNY/s        CNY/h
+money/time CNY/s        CNY/h, CNY/d
 ratio      (none)       %
-count      (none)       k, M, G, T after a number: ``"10k"``
+count      (none)       k..Y after a number: ``"10k"``
 tokens/s   tokens/s     tok/s
 ========== ============ =======================================
 
 Decimal prefixes are powers of 1000, binary ones (Ki, Mi, …) of 1024. ``B`` is a byte and ``b`` a bit: the two are
-never guessed from each other.
+never guessed from each other. A number is written with the digits 0 to 9, at most one point, and an exponent if need
+be; digits are not grouped, because ``1,500`` is read in two ways.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import re
+import unicodedata
 from typing import Final, Literal, get_args
 
-from zhenfa.errors import UnitError
+from zhenfa.errors import UnitError, quote
 
 Dimension = Literal[
     "data",
@@ -66,9 +69,12 @@ BASE: Final[dict[Dimension, str]] = {
     "tokens/s": "tokens/s",
 }
 
-_DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21}
+_DECIMAL: Final = {
+    "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21, "Y": 1e24,
+}  # fmt: skip
 _BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60}
 _SMALL: Final = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3}
+_LONGEST: Final = 100
 
 
 def _build_table() -> dict[Dimension, dict[str, float]]:
@@ -104,7 +110,34 @@ def _build_table() -> dict[Dimension, dict[str, float]]:
 
 
 _TABLE: Final = _build_table()
-_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*?)?\s*\Z")
+_NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[ \u00a0\u2009\u202f]*([^0-9\s.,_+-]\S*(?: \S+)*)?")
+
+# How people also write units, folded to lower case, and the symbol of the table. Order matters.
+_SPELLINGS: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), symbol)
+    for pattern, symbol in (
+        (r"\s*(?:per|/)\s*(?:seconds?|secs?)$", "/s"),
+        (r"\s*(?:per|/)\s*(?:hours?|hrs?|小时)$", "/h"),
+        (r"\s*(?:per|/)\s*days?$", "/d"),
+        (r"([bB])ps$", r"\1/s"),
+        (r"(?<=.)ps/s$|(?<=b)ps$", "/s"),
+        (r"^(?:us\s*)?(?:usd|dollars?|\$|us\$|eur|euros?|€|gbp|£)", "USD"),
+        (r"^(?:¥|￥|元|人民币|rmb|yuan)", "CNY"),
+        (r"^kibi", "Ki"), (r"^mebi", "Mi"), (r"^gibi", "Gi"), (r"^tebi", "Ti"),
+        (r"^milli\s*", "m"), (r"^micro\s*", "u"), (r"^nano\s*", "n"),
+        (r"^kilo\s*", "k"), (r"^mega\s*", "M"), (r"^giga\s*", "G"), (r"^tera\s*", "T"), (r"^peta\s*", "P"),
+        (r"^exa\s*", "E"), (r"^zetta\s*", "Z"),
+        (r"^([kmgtp])(?:igs?|egs?|eras?)$", r"\1B"),
+        (r"bytes?\b", "B"), (r"bits?\b", "b"),
+        (r"watt[- ]?hours?$", "Wh"), (r"watts?$", "W"), (r"joules?$", "J"), (r"hertz$", "Hz"),
+        (r"^([kmgtpez])f$", r"\1FLOPS"),
+        (r"^(?:tps|t/s|toks?/s|tokens?/s)$", "tokens/s"),
+        (r"^([munµμ]?)(?:seconds?|secs?)$", r"\1s"),
+        (r"^(?:minutes?|mins?|m)$", "min"), (r"^(?:hours?|hrs?)$", "h"), (r"^days?$", "d"),
+        (r"^(?:percent|per cent|pct)$", "%"),
+        (r"^(?:thousand)$", "k"), (r"^(?:million)$", "M"), (r"^(?:billion|b)$", "G"),
+    )
+)  # fmt: skip
 
 
 def factor(unit: str, dimension: Dimension) -> float:
@@ -115,22 +148,47 @@ def factor(unit: str, dimension: Dimension) -> float:
     known = _TABLE[dimension]
     if unit in known:
         return known[unit]
-    raise UnitError(f"{unit!r} is not a unit of {dimension}.", hint=_suggest(unit, dimension))
+    raise UnitError(f"{quote(unit)} is not a unit of {dimension}.", hint=_suggest(unit, dimension))
 
 
 def _suggest(unit: str, dimension: Dimension) -> str:
-    known = _TABLE[dimension]
+    near = _near_units(unit, dimension)
+    guess = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    if dimension.startswith("money") and "USD" in _spelled(unit):
+        guess = "only CNY is read; convert it at your own rate first. "
+    elif len(near) > 1 and near[0].casefold() == near[1].casefold() and dimension in ("data", "rate"):
+        guess += "B is a byte, b a bit. "
     elsewhere = [name for name, units in _TABLE.items() if unit in units and unit]
-    if elsewhere:
-        return f"{unit!r} measures {elsewhere[0]}; {dimension} is written like {_example(dimension)}."
-    folded = {name.casefold(): name for name in known}
-    same_letters = folded.get(unit.casefold())
-    near = [same_letters] if same_letters else difflib.get_close_matches(unit, known, n=1, cutoff=0.5)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"{guess}{dimension} is written like {_example(dimension)}."
+    if elsewhere and elsewhere[0] != dimension:
+        guess += f"{unit!r} measures {elsewhere[0]}. "
+    return f"{guess}{dimension} is written like {example(dimension)}."
 
 
-def _example(dimension: Dimension) -> str:
+def _spelled(unit: str) -> str:
+    for pattern, symbol in _SPELLINGS:
+        unit = pattern.sub(symbol, unit)
+    return unit
+
+
+def _near_units(unit: str, dimension: Dimension) -> list[str]:
+    """Return at most two units of the dimension that ``unit`` may have meant."""
+    if not unit or len(unit) > _LONGEST:
+        return []
+    known = _TABLE[dimension]
+    spelled = _spelled(unit)
+    for attempt in (spelled, f"{spelled}/s", spelled.removesuffix("/s")):
+        if attempt in known:
+            return [attempt] if attempt else []
+        same = [name for name in known if name.casefold() == attempt.casefold()]
+        if same:
+            same.sort(key=lambda name: -sum(a == b for a, b in zip(name, attempt, strict=False)))
+            return same[: 2 if attempt.islower() else 1]
+    close = difflib.get_close_matches(spelled, known, n=1, cutoff=0.6)
+    return [name for name in close if name]
+
+
+def example(dimension: Dimension) -> str:
+    """Return how a quantity of ``dimension`` is written, in quotes, for a hint."""
     return {
         "data": "'64 GB' or '16 GiB'",
         "rate": "'392 GB/s' or '400 Gb/s'",
@@ -148,6 +206,55 @@ def _example(dimension: Dimension) -> str:
     }[dimension]
 
 
+def split(text: object, dimension: Dimension) -> tuple[float, str]:
+    """Return number and unit as they are written; the unit of a bare number is the base unit.
+
+    The number is finite; the unit is known to be one of ``dimension``. Raises :class:`UnitError`.
+    """
+    number: str | numbers.Real
+    if isinstance(text, str):
+        number, unit = _split_text(text, dimension)
+    elif isinstance(text, numbers.Real) and not isinstance(text, bool):
+        number, unit = text, None
+    else:
+        what = "a yes or a no" if isinstance(text, bool) else "neither text nor a number"
+        raise UnitError(f"{quote(text)} is {what}, not a quantity of {dimension}.", hint=_write(dimension))
+    try:
+        value = float(number)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise UnitError(f"{quote(text)} is not a finite number.", hint=_write(dimension))
+    if unit is not None:
+        factor(unit, dimension)
+    return value, BASE[dimension] if unit is None else unit
+
+
+def _split_text(text: str, dimension: Dimension) -> tuple[str, str | None]:
+    bare = text.strip()
+    if not bare:
+        raise UnitError(f"an empty text is not a quantity of {dimension}.", hint=_write(dimension))
+    match = _NUMBER.fullmatch(bare) if len(bare) <= _LONGEST else None
+    if match is None:
+        raise UnitError(f"{quote(text)} is not a number with a unit.", hint=_repair(bare, dimension))
+    return match[1], match[2]
+
+
+def _repair(text: str, dimension: Dimension) -> str:
+    """Say how to write a number with separators or digits that are not read."""
+    if len(text) <= _LONGEST:
+        plain = unicodedata.normalize("NFKC", text).replace("_", "")
+        if plain != text and _NUMBER.fullmatch(plain):
+            return f"write {plain!r}: digits are 0 to 9, without separators."
+        if re.match(r"[+-]?[0-9]+,[0-9]", text):
+            return "write the digits without commas, and '.' before decimals."
+    return _write(dimension)
+
+
+def _write(dimension: Dimension) -> str:
+    return f"write {example(dimension)}."
+
+
 def parse(text: str | float, dimension: Dimension) -> float:
     """Read a quantity into the base unit of ``dimension``.
 
@@ -159,26 +266,18 @@ def parse(text: str | float, dimension: Dimension) -> float:
     >>> parse("16 GiB", "data")
     17179869184.0
     """
-    if isinstance(text, bool):
-        raise UnitError(
-            f"{text!r} is a yes or a no, not a quantity of {dimension}.", hint=f"write {_example(dimension)}."
-        )
-    if isinstance(text, int | float):
-        value = float(text)
-        unit = None
-    else:
-        match = _NUMBER.fullmatch(text)
-        if match is None:
-            raise UnitError(f"{text!r} is not a number with a unit.", hint=f"write {_example(dimension)}.")
-        value = float(match[1].replace("_", ""))
-        unit = match[2]
+    number, unit = split(text, dimension)
+    value = number * factor(unit, dimension)
     if not math.isfinite(value):
-        raise UnitError(f"{text!r} is not a finite number.", hint=f"write {_example(dimension)}.")
-    return value * factor(unit, dimension) if unit else value
+        raise UnitError(f"{quote(text)} is more than a number can hold.", hint=_write(dimension))
+    return value
 
 
 def show(value: float | None, dimension: Dimension, digits: int = 3) -> str:
     """Write a base-unit value for people, with the prefix that leaves one to three digits before the point.
+
+    What it writes is read back by :func:`parse` to ``digits`` significant figures, except money, whose digits are
+    grouped. None is "undisclosed", an infinity "unbounded", not-a-number "undefined".
 
     >>> show(5.0e10, "rate")
     '50 GB/s'
@@ -188,45 +287,62 @@ def show(value: float | None, dimension: Dimension, digits: int = 3) -> str:
     if value is None:
         return "undisclosed"
     if not math.isfinite(value):
-        return "unbounded"
+        return "undefined" if math.isnan(value) else "unbounded"
+    value = float(value)
+    if dimension == "money":
+        return f"{_money(value, digits)} CNY"
+    if dimension == "money/time":
+        return f"{_money(value * 3600, digits)} CNY/h"
+    value = float(f"{value:.{digits - 1}e}") or 0.0
     if dimension == "ratio":
-        return f"{100 * value:.{digits}g} %"
+        return f"{_number(100 * value, digits)} %" if abs(value) < 1e6 else _number(value, digits)
     if dimension == "time":
         return _show_time(value, digits)
     if dimension == "energy" and abs(value) >= 3.6e6:
         return _scaled(value / 3600, "Wh", digits)
-    unit = BASE[dimension]
-    if unit.startswith("CNY"):
-        return f"{value:,.2f} {unit}"
-    return _scaled(value, unit, digits).rstrip()
+    return _scaled(value, BASE[dimension], digits)
+
+
+def _money(value: float, digits: int) -> str:
+    if 0 < abs(value) < 1 or abs(value) >= 1e15:
+        return _number(value, digits)
+    return f"{value or 0.0:,.2f}"
 
 
 def _show_time(value: float, digits: int) -> str:
     size = abs(value)
-    if size >= 2 * 86400:
-        return f"{value / 86400:.{digits}g} d"
-    if size >= 2 * 3600:
-        return f"{value / 3600:.{digits}g} h"
-    if size >= 180:
-        return f"{value / 60:.{digits}g} min"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if size >= scale:
-            return f"{value / scale:.{digits}g} {unit}"
-    return f"{value / 1e-9:.{digits}g} ns" if value else "0 s"
+    for unit, scale, least in (
+        ("d", 86400, 2 * 86400), ("h", 3600, 2 * 3600), ("min", 60, 180),
+        ("s", 1, 1), ("ms", 1e-3, 1e-3), ("us", 1e-6, 1e-6),
+    ):  # fmt: skip
+        if size >= least:
+            return f"{_number(value / scale, digits)} {unit}"
+    return f"{_number(value / 1e-9, digits)} ns" if value else "0 s"
 
 
 def _scaled(value: float, unit: str, digits: int) -> str:
     size = abs(value)
-    for prefix, scale in reversed(_DECIMAL.items()):
-        if size >= scale * 0.9995 and (prefix or size):
-            return f"{_plain(value / scale, digits)} {prefix}{unit}"
-    return f"{_plain(value, digits)} {unit}"
+    gap = " " if unit else ""
+    steps = list(reversed(_DECIMAL.items()))
+    if unit in ("W", "J"):
+        steps += [(prefix, _SMALL[prefix]) for prefix in ("m", "u", "n")]
+    for prefix, scale in steps:
+        # Division may leave 999.9999…; what counts is the number as it will be written.
+        if float(f"{size / scale:.{digits - 1}e}") >= 1 and size / scale < 1e6:
+            return f"{_number(value / scale, digits)}{gap}{prefix}{unit}"
+    return f"{_number(value, digits)}{gap}{unit}"
 
 
-def _plain(value: float, digits: int) -> str:
-    """Round to ``digits`` significant figures without an exponent."""
+def _number(value: float, digits: int) -> str:
+    """Round to ``digits`` significant figures; an exponent only for the very large and the very small."""
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = int(exponent)
     if value == 0:
         return "0"
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{places}f}"
+    if not -5 <= power <= 6:
+        return f"{_trim(mantissa)}e{power}"
+    return _trim(f"{float(f'{mantissa}e{power}'):.{max(0, digits - 1 - power)}f}")
+
+
+def _trim(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
