@@ -220,23 +220,35 @@ def _one_forward_one_backward(parts: list[Any], micro_batches: int) -> Any:
     anchor, anchor_number = rounds.state.copy(), -1
     for number in range(whole):
         rounds.step(number, micro_batches)
-        if number - anchor_number <= stages and number >= stages:
-            period = number - anchor_number
-            gain = rounds.state - anchor
-            least = gain.min(axis=0)
-            same = gain.max(axis=0) - least <= PERIODIC * rounds.free[0]
-            if same.any():
-                done = rounds.take(same)
-                skipped = (whole - 1 - number) // period
-                done.state += skipped * least[same]
-                seconds[left[same]] = _finish(done, number + 1 + skipped * period, micro_batches)
-                left, rounds, anchor = left[~same], rounds.take(~same), anchor[:, ~same]
-                if not len(left):
-                    return seconds
-        else:
+        if number < stages or number - anchor_number > stages:
             anchor, anchor_number = rounds.state.copy(), number
+            continue
+        same, gain = _repeating(rounds, anchor)
+        if not same.any():
+            continue
+        period = number - anchor_number
+        skipped = (whole - 1 - number) // period
+        done = rounds.take(same)
+        done.state += skipped * gain
+        seconds[left[same]] = _finish(done, number + 1 + skipped * period, micro_batches)
+        left, rounds, anchor = left[~same], rounds.take(~same), anchor[:, ~same]
+        if not len(left):
+            return seconds
     seconds[left] = _finish(rounds, whole, micro_batches)
     return seconds
+
+
+def _repeating(rounds: _Rounds, anchor: Any) -> tuple[Any, Any]:
+    """Return which candidates have gained the same seconds in every row since the anchor, and how many those gained."""
+    first, last = 0, rounds.stages - 1
+    slack = PERIODIC * rounds.state[first]
+    same = np.abs(rounds.state[first] - anchor[first] - (rounds.state[last] - anchor[last])) <= slack
+    likely = np.flatnonzero(same)
+    gains = rounds.state[:, likely] - anchor[:, likely]
+    least = gains.min(axis=0)
+    sure = gains.max(axis=0) - least <= slack[likely]
+    same[likely] = sure
+    return same, least[sure]
 
 
 def _finish(rounds: _Rounds, number: int, micro_batches: int) -> Any:
