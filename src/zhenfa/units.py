@@ -110,7 +110,11 @@ def _build_table() -> dict[Dimension, dict[str, float]]:
 
 
 _TABLE: Final = _build_table()
-_NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[ \u00a0\u2009\u202f]*([^0-9\s.,_+-]\S*(?: \S+)*)?")
+_NUMBER: Final = re.compile(
+    r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
+    r"[ \u00a0\u2009\u202f]*"
+    r"([^0-9\s.,_+-]\S*(?: \S+)*)?"
+)
 
 # How people also write units, folded to lower case, and the symbol of the table. Order matters.
 _SPELLINGS: Final = tuple(
@@ -206,10 +210,13 @@ def example(dimension: Dimension) -> str:
     }[dimension]
 
 
-def split(text: object, dimension: Dimension) -> tuple[float, str]:
-    """Return number and unit as they are written; the unit of a bare number is the base unit.
+def split(text: object, dimension: Dimension) -> tuple[float, str | None]:
+    """Return number and unit as they are written; the unit of a bare number is None.
 
     The number is finite; the unit is known to be one of ``dimension``. Raises :class:`UnitError`.
+
+    >>> split("64 GB", "data")
+    (64.0, 'GB')
     """
     number: str | numbers.Real
     if isinstance(text, str):
@@ -227,7 +234,7 @@ def split(text: object, dimension: Dimension) -> tuple[float, str]:
         raise UnitError(f"{quote(text)} is not a finite number.", hint=_write(dimension))
     if unit is not None:
         factor(unit, dimension)
-    return value, BASE[dimension] if unit is None else unit
+    return value, unit
 
 
 def _split_text(text: str, dimension: Dimension) -> tuple[str, str | None]:
@@ -267,7 +274,7 @@ def parse(text: str | float, dimension: Dimension) -> float:
     17179869184.0
     """
     number, unit = split(text, dimension)
-    value = number * factor(unit, dimension)
+    value = number if unit is None else number * factor(unit, dimension)
     if not math.isfinite(value):
         raise UnitError(f"{quote(text)} is more than a number can hold.", hint=_write(dimension))
     return value

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, cast, get_args
 
-from pydantic import BeforeValidator, Field, model_serializer
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from zhenfa import cite, units
-from zhenfa.errors import InputError, MissingFactError
+from zhenfa.errors import DocumentError, InputError, MissingFactError, near_misses, quote
 from zhenfa.spec.document import Part
 
 Tag = Literal["measured", "fitted", "datasheet", "claim", "assumed", "derived"]
@@ -63,7 +64,11 @@ def weakest(*tags: Tag) -> Tag:
 
 
 class Fact(Part):
-    """One number. ``value`` is in the base unit of ``dimension``; None means that nobody has published it."""
+    """One number. ``value`` is in the base unit of ``dimension``; None means that nobody has published it.
+
+    ``unit`` is the one in which it was written, and in which it is written back. A computed value that no number of
+    that unit hits exactly is written in the base unit, so that nothing drifts from file to file.
+    """
 
     value: float | None
     dimension: units.Dimension
@@ -71,6 +76,12 @@ class Fact(Part):
     source: str = "this document"
     confidence: Confidence = "stated"
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _written_exactly(self) -> Self:
+        if self.value is not None and _in_unit(self.value, self.unit, self.dimension) is None:
+            self.__dict__["unit"] = units.BASE[self.dimension]
+        return self
 
     @property
     def tag(self) -> Tag:
@@ -98,16 +109,30 @@ class Fact(Part):
 
     @model_serializer
     def _plain(self) -> dict[str, Any]:
-        value = None if self.value is None else self.value / units.factor(self.unit, self.dimension)
-        plain = {"value": value, "unit": self.unit, "source": self.source, "confidence": self.confidence}
-        return plain | ({"note": self.note} if self.note else {})
+        value, unit = self.value, self.unit
+        if value is not None:
+            number = _in_unit(value, unit, self.dimension)
+            value, unit = (value, units.BASE[self.dimension]) if number is None else (number, unit)
+        plain = {"value": value, "unit": unit, "source": self.source, "confidence": self.confidence}
+        return plain | ({"note": self.note} if self.note is not None else {})
+
+
+def _in_unit(value: float, unit: str, dimension: units.Dimension) -> float | None:
+    """Return the number of units that is read back to exactly ``value``, or None if there is none.
+
+    Every value that was read in this unit has one, within two steps of the quotient.
+    """
+    scale = units.factor(unit, dimension)
+    quotient = value / scale
+    lower, upper = math.nextafter(quotient, -math.inf), math.nextafter(quotient, math.inf)
+    steps = (lower, upper, math.nextafter(lower, -math.inf), math.nextafter(upper, math.inf))
+    return next((n for n in (float(f"{quotient:.15g}"), quotient, *steps) if n * scale == value), None)
 
 
 def missing(name: str, dimension: units.Dimension, note: str | None = None) -> MissingFactError:
     """Return the error for a value that nobody has published: which one, and how to supply it."""
     reason = f" ({note})" if note else ""
-    example = {"data": "64 GB", "rate": "400 GB/s", "speed": "400 TFLOPS", "time": "2 us", "power": "600 W"}
-    value = example.get(dimension, "1")
+    value = units.example(dimension).split("'")[1]
     return MissingFactError(
         f"{name} is undisclosed{reason}, and this plan needs it.",
         hint=f'supply it with --assume {name}="{value}" (your value); the result is then tagged assumed.',
@@ -123,39 +148,87 @@ def undisclosed(dimension: units.Dimension, note: str | None = None) -> Fact:
 
 
 def read_fact(raw: Any, dimension: units.Dimension) -> Fact:
-    """Read ``"64 GB"``, a bare number in the base unit, or ``{value, unit, source, confidence, note}``."""
+    """Read ``"64 GB"``, a bare number in the base unit, or ``{value, unit, source, confidence, note}``.
+
+    Raises :class:`UnitError` for text or a number, :class:`DocumentError` with the ``key`` at fault for a mapping.
+    """
     if isinstance(raw, Fact):
+        if raw.dimension != dimension:
+            raise DocumentError(f"a quantity of {raw.dimension} stands where {dimension} is wanted.")
         return raw
     if isinstance(raw, dict):
-        return _from_mapping(dict(raw), dimension)
+        return _from_mapping(raw, dimension)
     if raw is None:
         return undisclosed(dimension)
     if not isinstance(raw, str | int | float):
-        raise InputError("a quantity is text such as '64 GB', or a mapping with value, unit, source, confidence.")
-    value = _not_negative(units.parse(raw, dimension), raw)
-    return Fact(value=value, dimension=dimension, unit=units.BASE[dimension])
-
-
-def _from_mapping(raw: dict[str, Any], dimension: units.Dimension) -> Fact:
-    unit = str(raw.pop("unit", None) or units.BASE[dimension])
-    value = raw.pop("value", None)
-    scale = units.factor(unit, dimension)
-    if value is not None:
-        value = _not_negative(units.parse(value, dimension) * scale, f"{value} {unit}")
-    confidence = raw.pop("confidence", "undisclosed" if value is None else "stated")
-    if confidence not in get_args(Confidence):
-        raise InputError(f"{confidence!r} is not a confidence.", hint=f"one of {', '.join(get_args(Confidence))}.")
-    source, note = raw.pop("source", "this document"), raw.pop("note", None)
-    if raw:
-        raise InputError(
-            f"{next(iter(raw))!r} is not a key of a quantity.", hint="known: value, unit, source, confidence, note."
+        raise DocumentError(
+            f"a quantity of {dimension} is text, or a mapping with value, unit, source and confidence.",
+            hint=f"write {units.example(dimension)}.",
         )
-    return Fact(value=value, dimension=dimension, unit=unit, source=source, confidence=confidence, note=note)
+    value = _not_negative(units.parse(raw, dimension), raw)
+    unit = units.split(raw, dimension)[1]
+    return Fact(value=value, dimension=dimension, unit=units.BASE[dimension] if unit is None else unit)
+
+
+_KEYS: Final = ("value", "unit", "source", "confidence", "note")
+
+
+def _from_mapping(raw: dict[Any, Any], dimension: units.Dimension) -> Fact:
+    for key in raw:
+        if key not in _KEYS:
+            near = near_misses(str(key), _KEYS, limit=1)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            raise DocumentError(
+                f"{quote(key)} is not a key of a quantity.{guess}", hint=f"known: {', '.join(_KEYS)}.", key=str(key)
+            )
+    unit = _text(raw, "unit") or units.BASE[dimension]
+    _at_key("unit", units.factor, unit, dimension)
+    value = raw.get("value")
+    if value is not None:
+        value = _at_key("value", _value_in, value, unit, dimension)
+    confidence = _text(raw, "confidence") or ("undisclosed" if value is None else "stated")
+    if confidence not in get_args(Confidence):
+        near = near_misses(confidence, get_args(Confidence), limit=1)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        raise DocumentError(
+            f"{quote(confidence)} is not a confidence.{guess}",
+            hint=f"it is one of {', '.join(get_args(Confidence))}.",
+            key="confidence",
+        )
+    source = _text(raw, "source")
+    return Fact(
+        value=value, dimension=dimension, unit=unit, source="this document" if source is None else source,
+        confidence=cast(Confidence, confidence), note=_text(raw, "note"),
+    )  # fmt: skip
+
+
+def _value_in(raw: Any, unit: str, dimension: units.Dimension) -> float:
+    """Return ``raw`` times ``unit`` in the base unit; text may name a unit of its own instead."""
+    number, own = units.split(raw, dimension)
+    value = number * units.factor(unit if own is None else own, dimension)
+    if not math.isfinite(value):
+        raise DocumentError("this is more than a number can hold.")
+    return _not_negative(value, raw)
+
+
+def _text(raw: dict[Any, Any], key: str) -> str | None:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, str):
+        raise DocumentError("text is wanted.", key=key, hint="put it in quotes.")
+    return value
+
+
+def _at_key(key: str, read: Callable[..., Any], *arguments: Any) -> Any:
+    """Call ``read``; an error of it is laid at ``key``."""
+    try:
+        return read(*arguments)
+    except InputError as problem:
+        raise DocumentError(problem.message, hint=problem.hint, key=key) from None
 
 
 def _not_negative(value: float, raw: Any) -> float:
     if value < 0:
-        raise InputError(f"{raw!r} is negative.")
+        raise DocumentError(f"{quote(raw)} is negative.", hint="quantities here are zero or more.")
     return value
 
 

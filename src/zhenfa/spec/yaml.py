@@ -2,132 +2,57 @@
 
 Only plain data is read: mappings with text keys, lists, text, numbers, yes/no as ``true``/``false``, null. Tags,
 duplicate keys, non-finite numbers, control characters and documents that unfold without end are refused in words.
+JSON is read by the standard library, and the places of its keys are looked up when a message needs them. A YAML file
+may be a quarter of the size of a JSON file, because reading it takes some ten seconds a megabyte at worst.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
-from zhenfa.errors import DocumentError
+from zhenfa.errors import DocumentError, InputError, quote
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_NODES: Final = 400_000
+MAX_YAML_BYTES: Final = 2 * 1024 * 1024
+MAX_YAML_NODES: Final = 100_000
 MAX_DEPTH: Final = 40
 MAX_TEXT: Final = 64 * 1024
+MAX_KEY: Final = 256
+MAX_DIGITS: Final = 100
 
 Path = tuple[str | int, ...]
 Data = dict[str, Any] | list[Any] | str | int | float | bool | None
 
-_PREFIX = "tag:yaml.org,2002:"
+_UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass
 class Positions:
-    """Where each key stands: line and column, both from 1, by path from the root."""
+    """Where each key stands: line and column, both from 1, by path from the root. Ask through :meth:`find`."""
 
     source: str
     keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
     values: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    later: Callable[[], Positions] | None = field(default=None, repr=False, compare=False)
 
     def find(self, path: Path, *, key: bool = False) -> tuple[int | None, int | None]:
         """Return the place of the value (or of its key) at ``path``, or of the nearest ancestor that is known."""
+        if self.later is not None:
+            filled, self.later = self.later(), None
+            self.keys, self.values = filled.keys, filled.values
         table = self.keys if key else self.values
         for end in range(len(path), -1, -1):
             place = table.get(path[:end]) or self.values.get(path[:end])
             if place:
                 return place
         return (None, None)
-
-
-class _Reader:
-    def __init__(self, source: str) -> None:
-        self.positions = Positions(source)
-        self.count = 0
-
-    def fail(self, node: Node, message: str, hint: str | None = None) -> DocumentError:
-        mark = node.start_mark
-        return DocumentError(
-            message, hint=hint, source=self.positions.source, line=mark.line + 1, column=mark.column + 1
-        )
-
-    def build(self, node: Node, path: Path, depth: int = 0) -> Data:
-        self.count += 1
-        if self.count > MAX_NODES:
-            raise self.fail(node, f"the document unfolds to more than {MAX_NODES:,} items.", "do without anchors.")
-        if depth > MAX_DEPTH:
-            raise self.fail(node, f"the document is nested deeper than {MAX_DEPTH} levels.")
-        self.positions.values[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if isinstance(node, MappingNode):
-            return self._mapping(node, path, depth)
-        if isinstance(node, SequenceNode):
-            self._plain_tag(node, "seq")
-            return [self.build(item, (*path, index), depth + 1) for index, item in enumerate(node.value)]
-        return self._scalar(node)
-
-    def _plain_tag(self, node: Node, expected: str) -> None:
-        if str(node.tag) != _PREFIX + expected:
-            raise self.fail(node, f"the tag {str(node.tag)!r} is not read.", "write plain values without '!'.")
-
-    def _mapping(self, node: MappingNode, path: Path, depth: int) -> dict[str, Any]:
-        self._plain_tag(node, "map")
-        result: dict[str, Any] = {}
-        first: dict[str, int] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, ScalarNode) or str(key_node.tag) == _PREFIX + "merge":
-                raise self.fail(key_node, "a key must be plain text.", "merges ('<<') and nested keys are not read.")
-            key = str(key_node.value)
-            if key in result:
-                raise self.fail(
-                    key_node, f"{key!r} is given twice; the first is on line {first[key]}.", "keep one of the two."
-                )
-            first[key] = key_node.start_mark.line + 1
-            self.positions.keys[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            result[key] = self.build(value_node, (*path, key), depth + 1)
-        return result
-
-    def _scalar(self, node: ScalarNode) -> Data:
-        text = str(node.value)
-        kind = str(node.tag).removeprefix(_PREFIX)
-        if len(text) > MAX_TEXT:
-            raise self.fail(node, f"a text of {len(text):,} characters is longer than {MAX_TEXT:,}.")
-        if kind == "null":
-            return None
-        if kind == "bool":
-            return text.casefold() == "true"
-        if kind == "int":
-            return self._integer(node, text)
-        if kind == "float":
-            return self._float(node, text)
-        if kind in {"str", "timestamp"}:
-            return text
-        raise self.fail(node, f"the tag {str(node.tag)!r} is not read.", "write plain values without '!'.")
-
-    def _integer(self, node: ScalarNode, text: str) -> int:
-        digits = text.replace("_", "")
-        base = {"0x": 16, "0o": 8, "0b": 2}.get(digits.lstrip("+-")[:2].lower(), 10)
-        if len(digits) > 400:
-            raise self.fail(node, f"a number of {len(digits)} digits is too long.")
-        try:
-            return int(digits, base)
-        except ValueError:
-            raise self.fail(node, f"{text!r} is not a whole number.") from None
-
-    def _float(self, node: ScalarNode, text: str) -> float:
-        try:
-            value = float(text.replace("_", ""))
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise self.fail(node, f"{text!r} is not a finite number.", "leave the key out, or write null, if unknown.")
-        return value
 
 
 def read(text: str | bytes, source: str) -> tuple[Data, Positions]:
@@ -137,53 +62,176 @@ def read(text: str | bytes, source: str) -> tuple[Data, Positions]:
     """
     if len(text) > MAX_BYTES:
         raise DocumentError(f"{len(text):,} bytes is more than the {MAX_BYTES:,} that are read.", source=source)
-    if isinstance(text, bytes):
+    text = _decode(text, source) if isinstance(text, bytes) else text.removeprefix("\ufeff")
+    _refuse_unprintable(text, source)
+    if text.lstrip(" \t\r\n")[:1] in ("{", "["):
         try:
-            text = text.decode("utf-8-sig")
-        except UnicodeDecodeError as problem:
-            raise DocumentError(
-                f"byte {problem.start} is not UTF-8.", source=source, hint="save the file as UTF-8."
-            ) from None
-    loader = YAML(typ="safe", pure=True)
+            return _read_json(text), Positions(source, later=lambda: _places(text, source))
+        except (ValueError, RecursionError) as problem:
+            if len(text) > MAX_YAML_BYTES:
+                raise _not_json(problem, source) from None
+            # otherwise it is flow YAML, or JSON at fault: the YAML reader says what and where
+    return _read_yaml(text, source)
+
+
+def _not_json(problem: Exception, source: str) -> DocumentError:
+    if isinstance(problem, json.JSONDecodeError):
+        words, line, column = problem.msg, problem.lineno, problem.colno
+        return DocumentError(f"this is not JSON: {words}.", source=source, line=line, column=column)
+    return DocumentError(f"this JSON is not read: {problem}.", source=source)
+
+
+def _decode(text: bytes, source: str) -> str:
+    if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DocumentError("this is UTF-16.", source=source, hint="save the file as UTF-8.")
     try:
-        node = loader.compose(io.StringIO(text))
-    except MarkedYAMLError as problem:
-        mark = problem.problem_mark or problem.context_mark
-        words = " ".join(part.strip() for part in (problem.context, problem.problem) if part)
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
         raise DocumentError(
-            f"this is not YAML: {words}.",
+            f"byte {problem.start} is not UTF-8.",
             source=source,
-            line=mark.line + 1 if mark else None,
-            column=mark.column + 1 if mark else None,
+            line=text.count(b"\n", 0, problem.start) + 1,
+            hint="save the file as UTF-8.",
         ) from None
-    except RecursionError:
-        raise DocumentError(f"the document is nested deeper than {MAX_DEPTH} levels.", source=source) from None
-    except (YAMLError, ValueError) as problem:
-        raise DocumentError(f"this is not YAML: {str(problem).splitlines()[0]}.", source=source) from None
-    reader = _Reader(source)
-    if node is None:
-        raise DocumentError("the document is empty.", source=source)
-    return reader.build(node, ()), reader.positions
 
 
-def write(data: Data) -> str:
-    """Write plain data as YAML, keys in the order given, long lists of plain values on one line."""
-    writer = YAML(typ="rt", pure=True)
-    writer.default_flow_style = None
-    writer.allow_unicode = True
-    writer.width = 120
-    writer.sort_base_mapping_type_on_output = False
-    stream = io.StringIO()
-    writer.dump(data, stream)
-    return stream.getvalue()
+def _refuse_unprintable(text: str, source: str) -> None:
+    found = _UNPRINTABLE.search(text)
+    if found is None:
+        return
+    start = found.start()
+    raise DocumentError(
+        f"the character U+{ord(found[0]):04X} is not read.",
+        source=source,
+        line=text.count("\n", 0, start) + 1,
+        column=start - text.rfind("\n", 0, start),
+        hint="this does not look like a text file." if found[0] == "\x00" else "delete it.",
+    )
+
+
+def _read_json(text: str) -> Data:
+    """Return the data; ``ValueError`` for whatever the YAML reader would refuse, which then says it better."""
+
+    def mapping(pairs: list[tuple[str, Data]]) -> dict[str, Data]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            raise ValueError("a key is given twice")
+        return result
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{quote(constant)} is not a finite number")
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else refuse(digits)
+
+    def whole(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise ValueError(f"a number of {len(digits):,} digits is longer than {MAX_DIGITS}")
+        return int(digits)
+
+    data: Data = json.loads(
+        text, object_pairs_hook=mapping, parse_constant=refuse, parse_float=real, parse_int=whole
+    )  # fmt: skip
+    for count, (path, value) in enumerate(walk(data), 1):
+        if len(path) > MAX_DEPTH or count > MAX_NODES:
+            raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} items")
+        for words, longest in ((value, MAX_TEXT), (path[-1] if path else "", MAX_KEY)):
+            if isinstance(words, str) and (len(words) > longest or _UNPRINTABLE.search(words)):
+                raise ValueError(f"{quote(words)} is longer than {longest:,} or has control characters")
+    return data
+
+
+def _read_yaml(text: str, source: str) -> tuple[Data, Positions]:
+    from zhenfa.spec.yaml_reader import Reader
+
+    if len(text) > MAX_YAML_BYTES:
+        raise DocumentError(
+            f"{len(text):,} characters of YAML is more than the {MAX_YAML_BYTES:,} that are read.",
+            source=source,
+            hint="write it as JSON, which is read faster.",
+        )
+    reader = Reader(source)
+    return reader.read(text), reader.positions
+
+
+def _places(text: str, source: str) -> Positions:
+    """Return the places of the keys of JSON text, or none where it is too large for the YAML reader."""
+    try:
+        return _read_yaml(text, source)[1]
+    except DocumentError:
+        return Positions(source)
 
 
 def walk(data: Data, path: Path = ()) -> Iterator[tuple[Path, Data]]:
     """Yield every value with its path, parents first."""
-    yield path, data
-    if isinstance(data, dict):
-        for key, value in data.items():
-            yield from walk(value, (*path, key))
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            yield from walk(value, (*path, index))
+    waiting: list[tuple[Path, Data]] = [(path, data)]
+    while waiting:
+        here, value = waiting.pop()
+        yield here, value
+        if isinstance(value, dict):
+            waiting.extend(reversed([((*here, key), item) for key, item in value.items()]))
+        elif isinstance(value, list):
+            waiting.extend(reversed([((*here, index), item) for index, item in enumerate(value)]))
+
+
+_WIDTH: Final = 120
+_PLAIN: Final = re.compile(r"[^\W\d][\w./()%+-]*(?: [\w./()%+-]+)*", re.ASCII)
+_NOT_TEXT: Final = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+_ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+
+def write(data: Data) -> str:
+    """Write plain data as YAML that :func:`read` reads back to equal data, keys in the order given.
+
+    A list or a mapping of plain values that fits goes on one line. Raises :class:`InputError` for a number that is not
+    finite.
+    """
+    out = io.StringIO()
+    if isinstance(data, dict | list) and data:
+        _write_block(data, 0, out)
+    else:
+        out.write(_flow(data) + "\n")
+    return out.getvalue()
+
+
+def _write_block(data: dict[str, Any] | list[Any], indent: int, out: io.StringIO, first: str | None = None) -> None:
+    """Write a collection, each item on a line of its own; ``first`` replaces the indentation of the first line."""
+    lead = " " * indent
+    items = data.items() if isinstance(data, dict) else ((None, value) for value in data)
+    for index, (key, value) in enumerate(items):
+        head = (first if first is not None and index == 0 else lead) + ("- " if key is None else f"{_text(key)}:")
+        flow = _flow(value) if not isinstance(value, dict | list) or _is_leaf(value) else None
+        if flow is not None and (len(head) + len(flow) < _WIDTH or not isinstance(value, dict | list)):
+            out.write(f"{head}{'' if key is None else ' '}{flow}\n")
+        elif key is None:
+            _write_block(value, indent + 2, out, first=head)
+        else:
+            out.write(f"{head}\n")
+            _write_block(value, indent + 2, out)
+
+
+def _is_leaf(data: dict[str, Any] | list[Any]) -> bool:
+    return not any(isinstance(item, dict | list) for item in (data.values() if isinstance(data, dict) else data))
+
+
+def _flow(value: Data) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise InputError(f"{quote(value)} is not a finite number and cannot be written.")
+        return repr(value)
+    return _text(value)
+
+
+def _text(value: str) -> str:
+    if _PLAIN.fullmatch(value) and value.casefold() not in _NOT_TEXT:
+        return value
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
