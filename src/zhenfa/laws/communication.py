@@ -203,7 +203,8 @@ def all_reduce_time(
     >>> all_reduce_time(450e9, 8, 1, fabric)
     1.75
 
-    Source: patarasuk2009, theorem 1; thakur2005, section 4.5; sanders2009, section 3; nvidia-sharp.
+    Source: patarasuk2009, bandwidth-optimal ring; thakur2005, all-reduce (Rabenseifner); sanders2009, two-tree reduction
+    and broadcast; nvidia-sharp.
     """
     cite.use(RING, THAKUR, TREE, SWITCH)
     tiers = _tiers(group, stride, fabric, efficiency)
@@ -241,7 +242,7 @@ def reduce_scatter_time(
     >>> reduce_scatter_time(450e9, 8, 1, fabric)
     0.875
 
-    Source: thakur2005, section 4.4 (recursive halving); patarasuk2009.
+    Source: thakur2005, reduce-scatter by recursive halving; patarasuk2009, ring.
     """
     cite.use(THAKUR, RING)
     return _scatter_time(bytes, group, stride, fabric, efficiency)
@@ -266,7 +267,7 @@ def all_gather_time(
     >>> all_gather_time(450e9, 8, 1, fabric)
     0.875
 
-    Source: thakur2005, section 4.1 (recursive doubling and ring).
+    Source: thakur2005, section 4.1 (all-gather by recursive doubling and ring).
     """
     cite.use(THAKUR, RING)
     return _scatter_time(bytes, group, stride, fabric, efficiency)
@@ -289,7 +290,7 @@ def all_to_all_time(
     >>> all_to_all_time(16e9, 16, 1, fabric)
     0.1775
 
-    Source: thakur2005, section 4.3 (pairwise exchange).
+    Source: thakur2005, all-to-all.
     """
     cite.use(THAKUR)
     count = np.asarray(group, float)
@@ -320,7 +321,7 @@ def broadcast_time(
     >>> broadcast_time(450e9, 8, 1, fabric)
     1.0
 
-    Source: sanders2009, section 3.
+    Source: sanders2009, two-tree broadcast.
     """
     cite.use(TREE)
     tiers = _tiers(group, stride, fabric, efficiency)
@@ -348,7 +349,7 @@ def point_to_point_time(
     >>> point_to_point_time(60e9, np.array([1, 8]), fabric)
     array([1. , 1.2])
 
-    Source: thakur2005, section 3 (alpha + n beta).
+    Source: thakur2005, cost model (alpha + n beta).
     """
     cite.use(THAKUR)
     first, last = np.asarray(start, float), np.add(start, distance, dtype=float)

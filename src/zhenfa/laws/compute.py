@@ -51,7 +51,7 @@ def matmul_flops(rows: Array, inputs: Array, outputs: Array) -> Array:
     >>> matmul_flops(2, 3, 4)
     48.0
 
-    Source: nvidia-matmul-guide, section 2.
+    Source: nvidia-matmul-guide, arithmetic of a matrix multiplication.
     """
     cite.use(TILES)
     return plain(2.0 * rows * inputs * outputs)
@@ -71,7 +71,7 @@ def shape_share(
     >>> shape_share(192, 384, 128)
     0.5625
 
-    Source: nvidia-matmul-guide, section 4 (tile quantization); the ramp is assumed.
+    Source: nvidia-matmul-guide, tile quantization; the ramp is assumed.
     """
     cite.use(TILES)
     return plain(_shape_share(rows, inputs, outputs, tile, inputs_half))
@@ -110,7 +110,7 @@ def matmul_time(
     ...             weight_bytes=2, activation_bytes=2, launch=0) * 1e3  # ms
     1.395864...
 
-    Source: williams2009, equation 1; nvidia-matmul-guide, section 4.
+    Source: williams2009, attainable performance; nvidia-matmul-guide, tile quantization.
     """
     cite.use(ROOFLINE, TILES)
     share = _shape_share(rows, inputs, outputs, TILE, INPUTS_HALF)
@@ -210,7 +210,7 @@ def attention_time(
     ...                activation_bytes=2, launch=0) * 1e3  # ms
     0.981826...
 
-    Source: dao2023, section 3.1; williams2009, equation 1.
+    Source: dao2023, section 3.1; williams2009, attainable performance.
     """
     cite.use(FLASH, ROOFLINE)
     read_heads = heads if key_heads is None else key_heads
@@ -269,7 +269,7 @@ def scan_time(
     ...           activation_bytes=2, launch=0) * 1e6  # us
     99.420...
 
-    Source: katharopoulos2020, equations 18 to 20; williams2009, equation 1.
+    Source: katharopoulos2020, equations 18 to 20; williams2009, attainable performance.
     """
     cite.use(LINEAR, ROOFLINE)
     work = 4.0 * tokens * heads * key_dim * value_dim
@@ -289,7 +289,7 @@ def elementwise_time(bytes_moved: Array, *, bandwidth: Array, memory_share: Arra
     >>> elementwise_time(2.7e9, bandwidth=3e12, memory_share=0.9, launch=0)
     0.001
 
-    Source: williams2009, equation 1 at low intensity.
+    Source: williams2009, attainable performance at low intensity.
     """
     cite.use(ROOFLINE)
     return plain(np.true_divide(bytes_moved, np.multiply(bandwidth, memory_share)) + launch)

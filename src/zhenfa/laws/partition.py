@@ -45,7 +45,7 @@ def partition(
     >>> partition([[1, 1]], 0, 0, layer_memory=[[1, 1]], memory_extra=0, capacity=1) is None
     True
 
-    Source: bokhari1988, section III (chain to chain mapping), by dynamic programming, with memory limits.
+    Source: bokhari1988, chain onto chain, here by dynamic programming and with memory limits.
     """
     cite.use(CHAINS)
     costs = _stage_costs(layer_cost, first_extra, last_extra)

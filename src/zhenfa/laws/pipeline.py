@@ -59,7 +59,7 @@ def pipeline_bound(forward: Array, backward: Array, micro_batches: Array, transf
     >>> pipeline_bound(np.array([1.0, 3.0]), np.array([2.0, 6.0]), 4)
     39.0
 
-    Source: huang2019, section 2.1 (bubble), for unequal stages counted.
+    Source: huang2019, section 2.3 (bubble); for unequal stages counted.
     """
     cite.use(GPIPE)
     work = np.add(forward, backward, dtype=float)
@@ -84,7 +84,7 @@ def uniform_pipeline_time(
     >>> uniform_pipeline_time(1, 2, 4, 8)
     33.0
 
-    Source: huang2019, section 2.1; narayanan2021, section 2.2.1 (bubble fraction (p - 1)/m).
+    Source: huang2019, section 2.3; narayanan2021, section 2.2.1 (bubble fraction (p - 1)/m).
     """
     cite.use(GPIPE, ONE_FORWARD_ONE_BACKWARD)
     slots = np.add(micro_batches, stages) - 1.0
