@@ -36,10 +36,11 @@ def text(key: str) -> str:
 
 @contextmanager
 def collect() -> Iterator[dict[str, None]]:
-    """Gather the keys used inside the block, in order of first use."""
+    """Gather the keys used inside the block, in order of first use; a block around this one gathers them too."""
     seen: dict[str, None] = {}
     token = _used.set(seen)
     try:
         yield seen
     finally:
         _used.reset(token)
+        use(*seen)

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema
 
-from zhenfa.errors import DocumentError, InputError, UnitError, near_misses
+from zhenfa.errors import DocumentError, InputError, UnitError, near_misses, quote
 from zhenfa.spec import yaml
+from zhenfa.spec.explain import explain, kind_of
 
 T = TypeVar("T", bound="Document")
 
 
+def _make_strict(schema: Any, *, inside: bool) -> None:
+    """Turn off pydantic's conversions between numbers, text and yes or no in one model, short of models in it."""
+    if isinstance(schema, list | tuple):
+        for item in schema:
+            _make_strict(item, inside=inside)
+    if not isinstance(schema, dict):
+        return
+    kind = schema.get("type")
+    if kind in ("int", "float", "bool", "str"):
+        schema["strict"] = True
+    if kind == "model" and inside:
+        return
+    for key, item in schema.items():
+        if key not in ("metadata", "serialization", "default", "function", "cls", "config"):
+            _make_strict(item, inside=inside or kind == "model")
+
+
 class Part(BaseModel):
-    """A piece of a document: unknown keys are refused, values do not change once read."""
+    """A piece of a document: unknown keys are refused, values do not change once read.
+
+    A number is not taken for text, nor text, true or false for a number; a list is taken for a tuple.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        schema = handler(source)
+        _make_strict(schema, inside=False)
+        return schema
 
 
 class Document(Part):
@@ -26,23 +54,30 @@ class Document(Part):
 
     schema_name: ClassVar[str]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_schema(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "schema" not in data:
+            return data
+        if data["schema"] != cls.schema_name:
+            raise DocumentError(
+                f"this reads {cls.schema_name!r}.", key="schema", hint=f"a {cls.kind()} is wanted here."
+            )
+        return {key: value for key, value in data.items() if key != "schema"}
+
     @classmethod
     def from_data(cls, data: Any, *, source: str = "<data>", positions: yaml.Positions | None = None) -> Self:
         """Check plain data. Raises :class:`DocumentError` naming the key, the value, the near miss and the way out."""
         positions = positions or yaml.Positions(source)
         if not isinstance(data, dict):
-            raise DocumentError(f"a {cls.kind()} is a mapping of keys, not {_kind_of(data)}.", source=source)
-        declared = data.get("schema", cls.schema_name)
-        if declared != cls.schema_name:
-            line, column = positions.find(("schema",))
+            line, column = positions.find(())
             raise DocumentError(
-                f"schema is {declared!r}; this reads {cls.schema_name!r}.", source=source, line=line, column=column,
-                key="schema", hint=f"a {cls.kind()} is wanted here.",
-            )  # fmt: skip
+                f"a {cls.kind()} is a mapping of keys, not {kind_of(data)}.", source=source, line=line, column=column
+            )
         try:
-            return cls.model_validate({key: value for key, value in data.items() if key != "schema"})
+            return cls.model_validate(data)
         except ValidationError as problem:
-            raise _explain(cls, problem, data, positions) from None
+            raise explain(cls, cls.kind(), problem, data, positions) from None
 
     @classmethod
     def from_text(cls, text: str | bytes, *, source: str = "<text>") -> Self:
@@ -70,128 +105,62 @@ class Document(Part):
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Return a file's bytes, or raise :class:`DocumentError` in words."""
+    """Return the bytes of a regular file of at most :data:`yaml.MAX_BYTES`, or raise :class:`DocumentError` in words.
+
+    A pipe, a socket or a device is refused, and never waited for.
+    """
     place = Path(path)
     try:
-        if place.stat().st_size > yaml.MAX_BYTES:
-            raise DocumentError(f"the file is larger than {yaml.MAX_BYTES:,} bytes.", source=str(path))
-        return place.read_bytes()
+        mode = place.stat().st_mode
+        text = _read_regular(place) if stat.S_ISREG(mode) else None
     except FileNotFoundError:
-        siblings = [item.name for item in place.parent.iterdir()] if place.parent.is_dir() else []
-        near = near_misses(place.name, siblings)
-        guess = f"did you mean {str(place.parent / near[0])!r}?" if near else None
-        raise DocumentError(f"there is no file {str(path)!r}.", hint=guess) from None
-    except IsADirectoryError:
-        raise DocumentError(f"{str(path)!r} is a folder.", hint="name a file in it.") from None
+        raise DocumentError(f"there is no file {quote(str(path))}.", hint=_near_file(place)) from None
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        raise DocumentError(f"{str(path)!r} cannot be read: {reason}.") from None
+        raise DocumentError(f"{quote(str(path))} cannot be read: {reason[:1].lower()}{reason[1:]}.") from None
+    if text is None:
+        raise DocumentError(f"{quote(str(path))} is {_special(mode)}.", hint="name a regular file.")
+    if len(text) > yaml.MAX_BYTES:
+        raise DocumentError(f"the file is larger than {yaml.MAX_BYTES:,} bytes.", source=str(path))
+    return text
+
+
+def _read_regular(place: Path) -> bytes | None:
+    """Return the bytes, one more than allowed at most; None if the file has meanwhile become something else."""
+    handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb", closefd=True) as file:
+        return file.read(yaml.MAX_BYTES + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+
+
+def _special(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _near_file(place: Path) -> str | None:
+    """Name a file beside it whose name is close."""
+    try:
+        siblings = [entry.name for entry, _ in zip(os.scandir(place.parent), range(1000), strict=False)]
+    except OSError:
+        return None
+    near = near_misses(place.name, siblings, limit=1)
+    return f"did you mean {quote(str(place.parent / near[0]))}?" if near else None
 
 
 def safe_join(root: Path, relative: str) -> Path:
-    """Return ``root / relative``, refusing a path that leaves ``root``."""
+    """Return ``root / relative`` with links followed, refusing a path that leaves ``root``. Raises InputError."""
     if Path(relative).is_absolute() or "\x00" in relative:
-        raise InputError(f"{relative!r} must be a relative path.", hint=f"paths are read below {str(root)!r}.")
-    target = (root / relative).resolve()
-    if not target.is_relative_to(root.resolve()):
-        raise InputError(f"{relative!r} leaves {str(root)!r}.", hint="paths with '..' that climb out are refused.")
+        raise InputError(f"{quote(relative)} must be a relative path.", hint=f"paths are read below {str(root)!r}.")
+    try:
+        base = root.resolve()
+        target = (base / relative).resolve()
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise InputError(f"{quote(relative)} cannot be followed: {problem}.") from None
+    if not target.is_relative_to(base):
+        raise InputError(
+            f"{quote(relative)} leaves {str(root)!r}.", hint="paths and links that lead out of the folder are refused."
+        )
     return target
-
-
-def _kind_of(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
-    return names.get(type(value), "a number")
-
-
-def _explain(cls: type[Document], problem: ValidationError, data: Any, positions: yaml.Positions) -> DocumentError:
-    """Turn pydantic's first complaint into words; the rest is counted."""
-    errors = problem.errors(include_url=False)
-    best = max(errors, key=lambda error: (error["type"] == "extra_forbidden", len(error["loc"])))
-    path = _data_path(best["loc"], data)
-    message, hint = _words(cls, best, path)
-    at_key = best["type"] == "extra_forbidden"
-    line, column = positions.find(path, key=at_key)
-    places = {_data_path(error["loc"], data) for error in errors}
-    if len(places) > 1:
-        message += f" ({len(places) - 1} more like this in the file.)"
-    return DocumentError(
-        message, hint=hint, source=positions.source, line=line, column=column, key=".".join(map(str, path))
-    )
-
-
-def _data_path(location: tuple[str | int, ...], data: Any) -> yaml.Path:
-    """Drop from pydantic's location the names of union members, which are not in the file."""
-    path: list[str | int] = []
-    here = data
-    last = len(location) - 1
-    for index, step in enumerate(location):
-        if isinstance(here, dict) and step in here:
-            here = here[step]
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
-            here = here[step]
-        elif index != last or not isinstance(here, dict):
-            continue
-        path.append(step)
-    return tuple(path)
-
-
-def _words(cls: type[Document], error: ErrorDetails, path: yaml.Path) -> tuple[str, str | None]:
-    name = ".".join(map(str, path)) or cls.kind()
-    given = error.get("input")
-    shown = f"{given!r}" if not isinstance(given, dict | list) else _kind_of(given)
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        known = _known_keys(cls, path[:-1])
-        near = near_misses(str(path[-1]), known)
-        guess = f" Did you mean {near[0]!r}?" if near else ""
-        return f"{name!r} is not a key here.{guess}", f"known here: {', '.join(sorted(known))}." if known else None
-    if kind == "missing":
-        return f"{name!r} is missing.", None
-    cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return f"{name} is {shown}: {cause.message}", cause.hint
-    if cause is not None:
-        return f"{name}: {cause}", None
-    if kind in {"literal_error", "enum"}:
-        wanted = str(error["ctx"].get("expected", ""))
-        choices = [choice.strip().strip("'") for choice in wanted.replace(" or ", ", ").split(",")]
-        near = near_misses(str(given), choices)
-        guess = f" Did you mean {near[0]!r}?" if near else ""
-        return f"{name} is {shown}.{guess}", f"it is one of {', '.join(choices)}."
-    if kind == "union_tag_invalid":
-        return f"{name}: {error['msg'].removeprefix('Input tag ')}.", None
-    return f"{name} is {shown}: {_lower(error['msg'])}.", None
-
-
-def _lower(text: str) -> str:
-    text = text.removeprefix("Input ").removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
-
-
-def _known_keys(cls: type[BaseModel], path: yaml.Path) -> set[str]:
-    """Return the keys that are known at ``path``, following nested parts, lists and unions."""
-    models: set[type[BaseModel]] = {cls}
-    for step in path:
-        found: set[type[BaseModel]] = set()
-        for model in models:
-            if isinstance(step, int):
-                found.add(model)
-                continue
-            for key, info in model.model_fields.items():
-                if step in (key, info.alias):
-                    found |= _models_in(info.annotation)
-        models = found
-    keys = {info.alias or key for model in models for key, info in model.model_fields.items()}
-    return keys | ({"schema"} if not path else set())
-
-
-def _models_in(annotation: Any) -> set[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {annotation}
-    found: set[type[BaseModel]] = set()
-    for argument in getattr(annotation, "__args__", ()):
-        found |= _models_in(argument)
-    return found
 
 
 __all__ = ["Document", "Part", "UnitError", "read_file", "safe_join"]

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_serializer, model_validator
 from zhenfa import cite, units
 from zhenfa.errors import DocumentError, InputError, MissingFactError, near_misses, quote
 from zhenfa.spec.document import Part
+from zhenfa.spec.explain import UnknownKeyError
 
 Tag = Literal["measured", "fitted", "datasheet", "claim", "assumed", "derived"]
 """What is exact, what is a model, what is a claim: every printed number carries one."""
@@ -165,7 +166,7 @@ def read_fact(raw: Any, dimension: units.Dimension) -> Fact:
             f"a quantity of {dimension} is text, or a mapping with value, unit, source and confidence.",
             hint=f"write {units.example(dimension)}.",
         )
-    value = _not_negative(units.parse(raw, dimension), raw)
+    value = _not_negative(units.parse(raw, dimension))
     unit = units.split(raw, dimension)[1]
     return Fact(value=value, dimension=dimension, unit=units.BASE[dimension] if unit is None else unit)
 
@@ -178,7 +179,7 @@ def _from_mapping(raw: dict[Any, Any], dimension: units.Dimension) -> Fact:
         if key not in _KEYS:
             near = near_misses(str(key), _KEYS, limit=1)
             guess = f" Did you mean {near[0]!r}?" if near else ""
-            raise DocumentError(
+            raise UnknownKeyError(
                 f"{quote(key)} is not a key of a quantity.{guess}", hint=f"known: {', '.join(_KEYS)}.", key=str(key)
             )
     unit = _text(raw, "unit") or units.BASE[dimension]
@@ -208,7 +209,7 @@ def _value_in(raw: Any, unit: str, dimension: units.Dimension) -> float:
     value = number * units.factor(unit if own is None else own, dimension)
     if not math.isfinite(value):
         raise DocumentError("this is more than a number can hold.")
-    return _not_negative(value, raw)
+    return _not_negative(value)
 
 
 def _text(raw: dict[Any, Any], key: str) -> str | None:
@@ -226,9 +227,9 @@ def _at_key(key: str, read: Callable[..., Any], *arguments: Any) -> Any:
         raise DocumentError(problem.message, hint=problem.hint, key=key) from None
 
 
-def _not_negative(value: float, raw: Any) -> float:
+def _not_negative(value: float) -> float:
     if value < 0:
-        raise DocumentError(f"{quote(raw)} is negative.", hint="quantities here are zero or more.")
+        raise DocumentError("a quantity is zero or more.")
     return value
 
 
