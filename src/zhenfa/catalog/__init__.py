@@ -1,1 +1,42 @@
-"""Facts as packaged data: accelerators, links, supernodes, machines, models; each number with its source."""
+"""Facts as packaged data: accelerators, links, supernodes, machines, models; each number with its source.
+
+No file is read on import. An entry is found by id or alias in any case, checked when first taken, and kept.
+"""
+
+from __future__ import annotations
+
+from zhenfa.catalog.entries import (
+    accelerator,
+    accelerators,
+    link,
+    links,
+    load_machine,
+    machine,
+    machine_names,
+    machines,
+    model_path,
+    models,
+    system,
+    systems,
+)
+from zhenfa.catalog.files import confidences, sources, traps
+from zhenfa.catalog.formation import resolve
+
+__all__ = [
+    "accelerator",
+    "accelerators",
+    "confidences",
+    "link",
+    "links",
+    "load_machine",
+    "machine",
+    "machine_names",
+    "machines",
+    "model_path",
+    "models",
+    "resolve",
+    "sources",
+    "system",
+    "systems",
+    "traps",
+]
