@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from zhenfa.catalog import entries
+from zhenfa.catalog import entries, files
 from zhenfa.errors import InputError, MissingFactError
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Accelerator, Machine, Network, Pool, System, Tier
@@ -39,6 +39,7 @@ def draft(machine: Machine) -> Draft:
     Raises :class:`UnknownNameError`, :class:`InputError` for a pool that does not hold together, or
     :class:`MissingFactError` for a system whose card is not published.
     """
+    files.sources()
     names = [pool.name for pool in machine.pools]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

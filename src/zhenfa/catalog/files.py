@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from zhenfa import cite
@@ -55,12 +57,12 @@ def _compiled() -> dict[str, Any]:
 
 
 @cache
-def sources() -> dict[str, str]:
+def sources() -> Mapping[str, str]:
     """Return the bibliography line of every source key, each declared to :mod:`zhenfa.cite`."""
     lines: dict[str, str] = read(ROOT / "sources.yaml")["sources"]
     for key, line in lines.items():
         cite.declare(key, line)
-    return lines
+    return MappingProxyType(lines)
 
 
 def confidences() -> dict[str, str]:
