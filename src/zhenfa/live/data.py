@@ -1,0 +1,107 @@
+"""Training data: bytes as tokens, drawn in an order that depends on seed and step alone.
+
+``python-stdlib`` is the source of the standard library of the running Python. Files are indexed, not loaded; a
+sample reads only its own bytes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from zhenfa.errors import InputError
+
+BYTE_VALUES: Final = 256
+SKIPPED_FOLDERS: Final = frozenset({"site-packages", "dist-packages", "__pycache__", "node_modules"})
+MOST_BYTES: Final = 40_000_000
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files read as one long text. ``ends[i]`` is where file ``i`` ends."""
+
+    name: str
+    paths: tuple[Path, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all files."""
+        return self.ends[-1] if self.ends else 0
+
+    def read(self, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """Return ``count`` bytes from ``start`` on, over the ends of files."""
+        pieces: list[bytes] = []
+        while count > 0:
+            index = bisect.bisect_right(self.ends, start)
+            offset = start - (self.ends[index - 1] if index else 0)
+            with self.paths[index].open("rb") as file:
+                file.seek(offset)
+                piece = file.read(min(count, self.ends[index] - start))
+            if not piece:
+                raise InputError(f"{str(self.paths[index])!r} has become shorter while it was read.")
+            pieces.append(piece)
+            start, count = start + len(piece), count - len(piece)
+        return np.frombuffer(b"".join(pieces), dtype=np.uint8)
+
+
+def corpus(name: str) -> Corpus:
+    """Return a corpus by name (``python-stdlib``), or the bytes of the file at that path.
+
+    Raises :class:`InputError` if there is neither.
+    """
+    if name == "python-stdlib":
+        return _index(name, _standard_library())
+    path = Path(name)
+    if path.is_file():
+        return _index(name, [path])
+    raise InputError(f"there is no data called {name!r}.", hint="use 'python-stdlib' or the path of a file.")
+
+
+def batch(
+    text: Corpus, *, seed: int, step: int, global_batch: int, length: int, first: int, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return inputs and targets of sequences ``first`` to ``first + count`` of a step's global batch.
+
+    Both have shape ``[count, length]``; targets are the inputs moved by one byte. The global batch depends on ``seed``
+    and ``step`` alone, not on who reads which part of it.
+    """
+    if text.size <= length:
+        raise InputError(f"{text.name!r} has {text.size} bytes, too few for sequences of {length}.")
+    starts = np.random.default_rng([seed, step]).integers(0, text.size - length, size=global_batch)
+    rows = [text.read(int(start), length + 1) for start in starts[first : first + count]]
+    tokens = np.stack(rows).astype(np.int64)
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def _index(name: str, paths: list[Path]) -> Corpus:
+    sizes: list[int] = []
+    kept: list[Path] = []
+    total = 0
+    for path in paths:
+        size = path.stat().st_size
+        if size == 0 or not os.access(path, os.R_OK):
+            continue
+        if total + size > MOST_BYTES and kept:
+            break
+        total += size
+        kept.append(path)
+        sizes.append(size)
+    return Corpus(name, tuple(kept), tuple(itertools.accumulate(sizes)))
+
+
+def _standard_library() -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
+        found += [Path(folder, name) for name in sorted(files) if name.endswith(".py")]
+    return found

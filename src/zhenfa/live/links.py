@@ -1,0 +1,71 @@
+"""Links between emulated cards: how long a message is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zhenfa.errors import InputError
+from zhenfa.spec.machine import CardPool, Formation, Tier
+
+
+@dataclass(frozen=True)
+class Link:
+    """A directed link: ``bandwidth`` in B/s, ``latency`` in s. It carries one message at a time, in order."""
+
+    bandwidth: float
+    latency: float
+
+    def seconds(self, size: int) -> float:
+        """Return the time in s that the link is busy with ``size`` bytes; the latency comes on top."""
+        return size / self.bandwidth
+
+
+def link_between(formation: Formation, one: tuple[str, int], other: tuple[str, int]) -> Link | None:
+    """Return the emulated link between two cards, each a pool's name and the card's index in it.
+
+    None where both cards are real: their messages take the time that they take. Raises
+    :class:`~zhenfa.errors.MissingFactError` where the document leaves bandwidth or latency out.
+    """
+    first, second = formation.pool(one[0]), formation.pool(other[0])
+    if not (first.accelerator.emulated or second.accelerator.emulated):
+        return None
+    tier = _shared_tier(first, one[1], other[1]) if first.name == second.name else None
+    if tier is None:
+        return _network(formation, first.name, second.name)
+    name = f"{formation.name}.{first.name}.{tier.name}"
+    bandwidth = tier.bandwidth.require(f"{name}.bandwidth")
+    if tier.topology == "full-mesh":
+        bandwidth /= max(tier.size - 1, 1)
+    return Link(bandwidth, tier.latency.require(f"{name}.latency"))
+
+
+def ring_seconds(size: int, links: list[Link]) -> float:
+    """Return the seconds of a ring all-reduce of ``size`` bytes; ``links[i]`` leads from member i to its neighbour.
+
+    Counts 2 (n - 1) rounds of ``size / n`` bytes over the slowest link; omits the additions. Source: Patarasuk and
+    Yuan 2009, theorem 1.
+    """
+    count = len(links)
+    if count < 2:
+        return 0.0
+    slowest = min(link.bandwidth for link in links)
+    latency = max(link.latency for link in links)
+    return 2 * (count - 1) * (size / count / slowest + latency)
+
+
+def _network(formation: Formation, one: str, other: str) -> Link:
+    network = formation.network
+    if network is None:
+        pair = f"pools {one!r} and {other!r}" if one != other else f"all cards of pool {one!r}"
+        raise InputError(
+            f"no network of {formation.name!r} joins {pair}.",
+            hint="give the machine a network with bandwidth and latency.",
+        )
+    return Link(
+        network.bandwidth.require(f"{formation.name}.network.bandwidth"),
+        network.latency.require(f"{formation.name}.network.latency"),
+    )
+
+
+def _shared_tier(pool: CardPool, one: int, other: int) -> Tier | None:
+    return next((tier for tier in pool.tiers if one // tier.size == other // tier.size), None)

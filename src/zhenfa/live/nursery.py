@@ -1,0 +1,160 @@
+"""The process that forks the cards, and cleans up after a driver that can no longer do so.
+
+The driver starts it once. It imports torch once and forks a process for every card, so that a card costs
+milliseconds instead of seconds. It outlives the driver by as long as it takes to kill the cards, end the other
+processes it was told of, and remove the temporary folder, the control group and unfinished checkpoints: whatever
+ends the driver, a signal 9 included, nothing is left behind. When the nursery itself dies, the kernel kills the cards.
+
+Run as ``python -m zhenfa.live.nursery FD``, where FD is the driver's socket.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from zhenfa.live import cgroup, linux, wire
+
+PRELOAD: Final = (
+    "torch",
+    "torch.distributed",
+    "torch.distributed.pipelining",
+    "torch.distributed.checkpoint.state_dict",
+    "zhenfa.live.worker",
+)
+CLEAN_UP_S: Final = 20.0
+TEMPORARY: Final = ("zhenfa-", ".partial")
+"""What a folder's name starts or ends with if it is the nursery's to remove."""
+
+
+class Nursery:
+    """Forks cards on request and remembers what to clean up."""
+
+    def __init__(self, driver: socket.socket) -> None:
+        self.driver = driver
+        self.reader = wire.Reader(driver)
+        self.children: set[int] = set()
+        self.others: dict[int, int] = {}
+        self.folders: set[str] = set()
+        self.groups: set[str] = set()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Work until the driver closes its socket, then clean up."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        while self.reader.open:
+            ready = select.select([self.driver.fileno(), self._wake_read], [], [])[0]
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+                self._report_ended()
+            if self.driver.fileno() in ready:
+                for message in self.reader.read():
+                    self._obey(message)
+        self._clean_up()
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        if message["do"] == "fork":
+            self._fork(message["rank"], message["environment"])
+        elif message["do"] == "remember":
+            self.folders |= set(message.get("folders", ()))
+            self.groups |= set(message.get("groups", ()))
+            self.others |= {int(pid): start for pid, start in message.get("processes", ())}
+        elif message["do"] == "forget":
+            self.folders -= set(message["folders"])
+
+    def _fork(self, rank: int, environment: dict[str, str]) -> None:
+        file = self.reader.files.pop(0)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_card(parent, file, environment)
+        os.close(file)
+        self.children.add(pid)
+        for group in self.groups:
+            cgroup.join(Path(group), pid)
+        self._tell({"forked": pid, "rank": rank})
+
+    def _become_card(self, parent: int, file: int, environment: dict[str, str]) -> None:
+        code = 1
+        try:
+            linux.die_with_parent(parent)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.driver.close()
+            os.environ.update(environment)
+            worker = importlib.import_module("zhenfa.live.worker")
+            worker.serve(socket.socket(fileno=file))
+            code = 0
+        finally:
+            os._exit(code)
+
+    def _report_ended(self) -> None:
+        for pid, status in self._reap():
+            self._tell({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            wire.send(self.driver, message)
+        except OSError:
+            self.reader.open = False
+
+    def _reap(self) -> list[tuple[int, int]]:
+        ended = []
+        for pid in list(self.children):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                self.children.discard(pid)
+                ended.append((pid, status))
+        return ended
+
+    def _clean_up(self) -> None:
+        """Kill what is left, wait for it, remove folders and groups."""
+        deadline = time.monotonic() + CLEAN_UP_S
+        while (self.children or self._others_left()) and time.monotonic() < deadline:
+            for pid in [*self.children, *self._others_left()]:
+                _kill(pid)
+            self._reap()
+            time.sleep(0.01)
+        for folder in self.folders:
+            if Path(folder).name.startswith(TEMPORARY[0]) or folder.endswith(TEMPORARY[1]):
+                shutil.rmtree(folder, ignore_errors=True)
+        while [group for group in self.groups if not cgroup.remove(Path(group))] and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _others_left(self) -> list[int]:
+        return [pid for pid, start in self.others.items() if linux.start_time(pid) == start and _alive(pid)]
+
+
+def _alive(pid: int) -> bool:
+    return linux.state_of(pid) not in {None, "Z"}
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def main() -> None:
+    """Serve the driver whose socket is the file number given; import torch first if cards will be forked."""
+    driver = socket.socket(fileno=int(sys.argv[1]))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if "--preload" in sys.argv:
+        for name in PRELOAD:
+            importlib.import_module(name)
+    Nursery(driver).serve()
+
+
+if __name__ == "__main__":
+    main()

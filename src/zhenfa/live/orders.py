@@ -1,0 +1,56 @@
+"""What every card is told before it starts: plain data, the same for all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zhenfa.live.links import Link
+from zhenfa.live.placement import CardPlace
+from zhenfa.live.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The run as all cards see it.
+
+    ``port`` is that of the driver's store on the loopback interface and ``generation`` a name there that no other run
+    uses; ``board`` is the path of the activity board; ``length`` counts tokens; ``threads`` is for torch in each card;
+    ``timeout_s`` bounds every wait for another card.
+    """
+
+    places: tuple[CardPlace, ...]
+    links: dict[int, dict[int, Link]]
+    sizes: Sizes
+    schedule: str
+    length: int
+    global_batch: int
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    data: str
+    port: int
+    generation: str
+    board: str
+    threads: int
+    timeout_s: float
+
+    def pipelines(self) -> list[list[int]]:
+        """Return the ranks of each pipeline, in stage order."""
+        rows: dict[int, list[int]] = {}
+        for place in self.places:
+            rows.setdefault(place.pipeline, []).append(place.rank)
+        return list(rows.values())
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Orders:
+        """Read plain data; keys of mappings may have become text on the way."""
+        links = {
+            int(one): {int(other): Link(**link) for other, link in row.items()} for one, row in data["links"].items()
+        }
+        places = tuple(CardPlace(**place) for place in data["places"])
+        return cls(**data | {"places": places, "links": links, "sizes": Sizes(**data["sizes"])})

@@ -1,0 +1,138 @@
+"""A card's own clock: what it did from when to when, and, on an emulated card, when it may be done.
+
+An emulated card computes for real on the CPU and then waits until the moment at which a card of its declared speed
+would have finished. It keeps its own time: an operation starts when the one before it ended and its message arrived
+*on the emulated card*, so that a late wake-up of the host (tenths of a millisecond) does not pile up. It may lag
+behind the host's clock by :data:`CATCH_UP` at most; more than that is lost for good, counts as a missed deadline and
+shows in the measured step. All clocks are the host's monotonic clock, which its processes share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from zhenfa.live.board import Activity, Board
+
+CATCH_UP: Final = 5e-3
+"""Seconds that an emulated card may lag behind the host's clock and make good."""
+TOLERANCE: Final = 1e-3
+"""Seconds by which the real computation may outlast the emulated one before it counts as missed."""
+SPIN: Final = 2e-4
+"""Seconds before a deadline from which the process polls the clock instead of sleeping."""
+VALID_SHARE: Final = 0.02
+"""Share of missed deadlines above which a run's timing is not valid."""
+
+
+@dataclass
+class Operation:
+    """One operation under way. Set ``seconds`` (of the emulated card) before it ends."""
+
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the card did, in s on the monotonic clock. ``peer`` is the other card of a message, or -1."""
+
+    kind: str
+    micro_batch: int
+    start: float
+    end: float
+    peer: int = -1
+
+
+@dataclass
+class Fidelity:
+    """How well the emulation held its deadlines."""
+
+    operations: int = 0
+    missed: int = 0
+    worst: float = 0.0
+    busy: float = 0.0
+    emulated: float = 0.0
+
+    def count(self, late: float, real: float, emulated: float, *, lost: bool) -> None:
+        """Count one operation: seconds late, really computed, and emulated; ``lost`` if the deadline was missed."""
+        self.operations += 1
+        self.missed += lost
+        self.worst = max(self.worst, late)
+        self.busy += real
+        self.emulated += emulated
+
+
+@dataclass
+class Pacer:
+    """The clock of one card. ``paced`` is False on a real card: everything then takes the time that it takes."""
+
+    rank: int
+    board: Board
+    paced: bool
+    synchronize: Callable[[], None]
+    now: float = 0.0
+    step: int = 0
+    micro_batch: int = -1
+    spans: list[Span] = field(default_factory=list)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+
+    def begin(self, step: int, at: float) -> None:
+        """Start a step at time ``at`` (s, monotonic), for which all cards wait."""
+        self.step, self.now = step, at
+        self.spans.clear()
+        wait_until(at)
+
+    def time(self) -> float:
+        """Return the card's time: on a real card the host's, on an emulated one its own, never far behind."""
+        host = time.monotonic()
+        self.now = max(self.now, host - CATCH_UP) if self.paced else host
+        return self.now
+
+    @contextmanager
+    def operation(self, kind: Activity, micro_batch: int = -1) -> Iterator[Operation]:
+        """Run one operation on the card; on an emulated card return when ``seconds`` have passed there."""
+        start = self.time()
+        began = time.monotonic()
+        self.micro_batch = micro_batch
+        self.board.write(self.rank, kind, micro_batch=micro_batch, step=self.step)
+        running = Operation()
+        yield running
+        self.synchronize()
+        done = time.monotonic()
+        self.now = done
+        if self.paced and running.seconds is not None:
+            self.now = start + running.seconds
+            late = wait_until(self.now)
+            lost = done > self.now + TOLERANCE or late > CATCH_UP
+            self.fidelity.count(late, done - began, running.seconds, lost=lost)
+        self.spans.append(Span(kind, micro_batch, start, self.now))
+
+    def arrive(self, at: float, transfer: float, peer: int, called: float, micro_batch: int) -> None:
+        """Hold the card until a message that arrives ``at`` is there; ``transfer`` s of it were spent on the link.
+
+        ``called`` is the card's time at which it began to wait for it.
+        """
+        if self.paced:
+            late = wait_until(at)
+            if late > CATCH_UP and at > called:
+                self.fidelity.count(late, 0.0, 0.0, lost=True)
+            self.now = max(called, at)
+        else:
+            self.now = time.monotonic()
+        begun = min(max(called, self.now - transfer), self.now)
+        if begun > called:
+            self.spans.append(Span("wait", micro_batch, called, begun, peer))
+        if self.now > begun:
+            self.spans.append(Span("receive", micro_batch, begun, self.now, peer))
+
+
+def wait_until(deadline: float) -> float:
+    """Return at ``deadline`` (s, monotonic), asleep until just before it; return how late it is, in s."""
+    left = deadline - time.monotonic()
+    if left > SPIN:
+        time.sleep(left - SPIN)
+    while (left := deadline - time.monotonic()) > 0:
+        pass
+    return -left

@@ -1,0 +1,178 @@
+"""Which card of the machine takes which stage of the plan, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zhenfa.errors import CapabilityError, InputError
+from zhenfa.live.links import Link, link_between
+from zhenfa.live.providers import provider_for
+from zhenfa.live.sizes import Sizes
+from zhenfa.spec.machine import CardPool, Formation, Precision
+from zhenfa.spec.plan import Pipeline, Plan, Recompute, Stage
+
+
+@dataclass(frozen=True)
+class CardPlace:
+    """One card and its work. ``rank`` counts all cards; ``pipeline`` counts replicas; ``index`` counts within the pool.
+
+    ``rate`` (FLOP/s) and ``memory_rate`` (B/s) pace an emulated card and are None on a real one. ``capacity`` is in
+    bytes, None where undisclosed. ``first_sequence`` is where the pipeline's share of the global batch starts.
+    """
+
+    rank: int
+    pipeline: int
+    stage: int
+    stages: int
+    pool: str
+    index: int
+    maker: str
+    accelerator: str
+    provider: str
+    first: int
+    last: int
+    recompute: Recompute
+    micro_batches: int
+    micro_batch_size: int
+    first_sequence: int
+    rate: float | None
+    memory_rate: float | None
+    capacity: float | None
+
+    @property
+    def label(self) -> str:
+        """Return the card in words, as messages name it."""
+        return (
+            f"card {self.rank} ({self.accelerator}, pool {self.pool}, stage {self.stage} of pipeline {self.pipeline})"
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether the card holds the stem."""
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Return whether the card holds the head."""
+        return self.stage == self.stages - 1
+
+    @property
+    def sequences(self) -> int:
+        """Return the sequences of the pipeline's share of a step."""
+        return self.micro_batches * self.micro_batch_size
+
+
+def place(plan: Plan, formation: Formation, sizes: Sizes) -> tuple[CardPlace, ...]:
+    """Give every stage of every replica a card, in the order of the plan and of each pool.
+
+    Raises :class:`CapabilityError` for a layout that this version cannot run, :class:`InputError` for a plan that does
+    not fit the machine or the model. Nothing has started yet.
+    """
+    check(plan, sizes)
+    taken: dict[str, int] = {}
+    places: list[CardPlace] = []
+    sequence = pipeline_index = 0
+    for pipeline in plan.pipelines:
+        for _ in range(pipeline.count):
+            for stage_index, stage in enumerate(pipeline.stages):
+                index = taken.get(stage.pool, 0)
+                taken[stage.pool] = index + 1
+                pool = _pool(formation, plan, stage.pool, taken[stage.pool])
+                ids = (len(places), pipeline_index, stage_index, index, sequence)
+                places.append(_card(ids, pipeline, stage, pool, plan.precision))
+            pipeline_index += 1
+            sequence += pipeline.micro_batches * pipeline.micro_batch_size
+    return tuple(places)
+
+
+def check(plan: Plan, sizes: Sizes) -> None:
+    """Refuse what this version cannot run, in a sentence. Raises :class:`CapabilityError` or :class:`InputError`."""
+    if plan.layers != sizes.layers:
+        raise InputError(f"the plan holds {plan.layers} layers, the model {sizes.layers}.")
+    if plan.zero:
+        raise _refusal(f"ZeRO-{plan.zero}", "each card keeps its own optimizer state", "zero: 0")
+    for number, pipeline in enumerate(plan.pipelines):
+        for stage in pipeline.stages:
+            if stage.tensor_parallel > 1:
+                raise _refusal(f"tensor parallelism of {stage.tensor_parallel}", "a stage runs on one card",
+                               "tensor_parallel: 1")  # fmt: skip
+            if stage.expert_parallel > 1:
+                raise _refusal(f"expert parallelism of {stage.expert_parallel}", "a stage runs on one card",
+                               "expert_parallel: 1")  # fmt: skip
+        stages = len(pipeline.stages)
+        if plan.schedule == "1f1b" and pipeline.micro_batches < stages:
+            raise CapabilityError(
+                f"pipeline {number} has {pipeline.micro_batches} micro-batches for {stages} stages; 1f1b needs at "
+                "least as many micro-batches as stages.",
+                hint="use more micro-batches, fewer stages, or schedule: gpipe.",
+            )
+
+
+def links_of(places: tuple[CardPlace, ...], formation: Formation) -> dict[int, dict[int, Link]]:
+    """Return the emulated links between every two cards, by rank of the sender and of the receiver."""
+    return {
+        one.rank: {
+            other.rank: link
+            for other in places
+            if other.rank != one.rank
+            and (link := link_between(formation, (one.pool, one.index), (other.pool, other.index))) is not None
+        }
+        for one in places
+    }
+
+
+def _refusal(what: str, reason: str, way_out: str) -> CapabilityError:
+    return CapabilityError(
+        f"the plan asks for {what}; in this version {reason}.",
+        hint=f"plan with {way_out}; estimates of such plans work, only `zhenfa run` refuses them.",
+    )
+
+
+def _pool(formation: Formation, plan: Plan, name: str, needed: int) -> CardPool:
+    names = [pool.name for pool in formation.pools]
+    if name not in names:
+        raise InputError(
+            f"the plan uses pool {name!r}, which machine {formation.name!r} does not have.",
+            hint=f"its pools: {', '.join(names)}; the plan was made for {plan.machine!r}.",
+        )
+    pool = formation.pool(name)
+    if needed > pool.count:
+        wanted = plan.cards_by_pool()[name]
+        raise InputError(f"the plan needs {wanted} cards of pool {name!r}, which has {pool.count}.")
+    return pool
+
+
+def _card(
+    ids: tuple[int, int, int, int, int], pipeline: Pipeline, stage: Stage, pool: CardPool, precision: Precision
+) -> CardPlace:
+    rank, pipeline_index, stage_index, index, sequence = ids
+    accelerator = pool.accelerator
+    provider = provider_for(accelerator)
+    if precision not in provider.precisions:
+        known = ", ".join(sorted(provider.precisions))
+        raise CapabilityError(
+            f"the plan computes in {precision}; {provider.id} cards compute in {known} in this version.",
+            hint="set workload.precision: fp32.",
+        )
+    rate = memory_rate = None
+    if accelerator.emulated:
+        rate, memory_rate = _pace(pool, precision)
+    return CardPlace(
+        rank, pipeline_index, stage_index, len(pipeline.stages), pool.name, index, accelerator.maker, accelerator.name,
+        provider.id, stage.first, stage.last, stage.recompute, pipeline.micro_batches, pipeline.micro_batch_size,
+        sequence, rate, memory_rate, accelerator.memory.capacity.value,
+    )  # fmt: skip
+
+
+def _pace(pool: CardPool, precision: Precision) -> tuple[float, float]:
+    """Return FLOP/s and B/s of an emulated card: peak times what is achievable of it, 1 where that is not given."""
+    accelerator = pool.accelerator
+    if precision not in accelerator.peak:
+        known = ", ".join(accelerator.peak) or "none"
+        raise InputError(f"{accelerator.id} has no {precision} peak to be paced to; it has {known}.")
+    reached = accelerator.achievable.matmul.get(precision)
+    memory_reached = accelerator.achievable.memory.value
+    peak = accelerator.peak[precision].require(f"{pool.name}.peak.{precision}")
+    bandwidth = accelerator.memory.bandwidth.require(f"{pool.name}.memory.bandwidth")
+    share = reached.value if reached is not None and reached.value is not None else 1.0
+    return peak * share, bandwidth * (1.0 if memory_reached is None else memory_reached)

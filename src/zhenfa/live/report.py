@@ -1,0 +1,161 @@
+"""From what the cards measured to a :class:`~zhenfa.spec.result.Run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zhenfa.live.pace import VALID_SHARE
+from zhenfa.live.placement import CardPlace
+from zhenfa.live.train import Measured
+from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
+
+COMPUTE = ("forward", "backward", "optimizer")
+COMMUNICATION = ("receive", "reduce")
+
+
+def run_of(measured: Measured, even: Measured | None, *, protection: str, engine: str, checkpoint: Path | None) -> Run:
+    """Return the run. Shares and means leave the first step out; events are of the last step."""
+    emulated = any(place.rate is not None for place in measured.places)
+    return Run(
+        plan=measured.plan,
+        figures=_figures(measured, emulated),
+        walls=_walls(measured),
+        steps=len(measured.losses),
+        step_times_s=tuple(measured.step_times),
+        losses=tuple(measured.losses),
+        stages=tuple(_stage(*pair) for pair in zip(measured.places, measured.reports, strict=True)),
+        events=_events(measured),
+        emulated=emulated,
+        fidelity=fidelity(measured, protection) if emulated else {},
+        share_of_sum_of_speeds=share_of_sum_of_speeds(measured),
+        even_split=_even(measured, even),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        engine=engine,
+        notes=_notes(measured, protection, emulated),
+    )
+
+
+def step_flops(measured: Measured) -> float:
+    """Return the FLOPs that torch executed in one step on all cards, recomputation included."""
+    pairs = zip(measured.places, measured.reports, strict=True)
+    return float(sum(place.micro_batches * sum(report["flops"].values()) for place, report in pairs))
+
+
+def share_of_sum_of_speeds(measured: Measured) -> float | None:
+    """Return the ideal step time over the measured one, None unless all cards have a declared speed.
+
+    The ideal is the step's counted FLOPs over the sum of all cards' speeds: every card busy all the time.
+    """
+    rates = [place.rate for place in measured.places]
+    if any(rate is None for rate in rates):
+        return None
+    return step_flops(measured) / sum(rate for rate in rates if rate is not None) / measured.step_time
+
+
+def fidelity(measured: Measured, protection: str) -> dict[str, float | str | bool]:
+    """Return how well the emulation held its deadlines: counts over all cards, and whether the timing is valid."""
+    rows = [report["fidelity"] for report in measured.reports]
+    operations, missed = sum(row["operations"] for row in rows), sum(row["missed"] for row in rows)
+    share = missed / operations if operations else 0.0
+    loads = [row["busy"] / row["emulated"] for row in rows if row["emulated"]]
+    valid = share <= VALID_SHARE
+    return {
+        "operations": operations,
+        "missed": missed,
+        "missed_share": share,
+        "worst_overshoot_s": max((row["worst"] for row in rows), default=0.0),
+        "busiest_core_share": max(loads, default=0.0),
+        "protection": protection,
+        "valid": valid,
+        "verdict": f"{missed} of {operations} operations missed their deadline; timing is "
+        + ("valid" if valid else f"NOT valid (more than {VALID_SHARE:.0%})"),
+    }
+
+
+def _figures(measured: Measured, emulated: bool) -> Figures:
+    plan, seconds = measured.plan, measured.step_time
+    note = "emulated cards: the time is that of the emulation" if emulated else None
+    rate = plan.global_batch * plan.sequence_length / seconds
+    held = max(sum(report["memory"].values()) for report in measured.reports)
+    return Figures(
+        step_time_s=Figure(value=seconds, unit="s", tag="measured", note=note),
+        tokens_per_s=Figure(value=rate, unit="tokens/s", tag="measured", note=note),
+        tokens_per_s_per_card=Figure(value=rate / plan.cards, unit="tokens/s", tag="measured", note=note),
+        mfu=_mfu(measured),
+        memory_bytes_per_card=Figure(
+            value=held, unit="B", tag="measured", note="tensors held by the fullest card, counted in torch"
+        ),
+    )
+
+
+def _mfu(measured: Measured) -> Figure:
+    share = share_of_sum_of_speeds(measured)
+    if share is None:
+        return Figure()
+    again = sum(
+        place.micro_batches * report["flops"]["forward"]
+        for place, report in zip(measured.places, measured.reports, strict=True)
+        if place.recompute == "full"
+    )
+    useful = 1 - again / step_flops(measured)
+    note = "FLOPs counted in torch, causal half of attention, recomputation left out, against the declared peak"
+    return Figure(value=share * useful, tag="measured", note=note)
+
+
+def _walls(measured: Measured) -> Walls:
+    """Return the shares of the last step, mean over cards: at work, held up by messages, idle."""
+    whole = max(span[3] for row in measured.spans for span in row) * len(measured.spans)
+    parts: dict[str, float] = {}
+    for kind, _, start, end, _ in (span for row in measured.spans for span in row):
+        if kind != "send":
+            parts[kind] = parts.get(kind, 0.0) + (end - start) / whole
+    work = {kind: parts[kind] for kind in COMPUTE if kind in parts}
+    talk = {kind: parts[kind] for kind in COMMUNICATION if kind in parts}
+    idle = max(0.0, 1.0 - sum(work.values()) - sum(talk.values()))
+    compute = Wall(
+        share=sum(work.values()), parts=work | {"idle": idle}, detail="share of the step, mean over cards, measured"
+    )
+    communication = Wall(share=sum(talk.values()), parts=talk, detail="exposed: the card did nothing else")
+    larger = "communication" if sum(talk.values()) > sum(work.values()) else "compute"
+    return Walls(compute=compute, communication=communication, binding=larger)
+
+
+def _stage(place: CardPlace, report: dict[str, Any]) -> StageFigures:
+    means = report["means"]
+    return StageFigures(
+        pipeline=place.pipeline, stage=place.stage, pool=place.pool, layers=(place.first, place.last),
+        forward_s=means.get("forward", 0.0), backward_s=means.get("backward", 0.0), transfer_s=means.get("send", 0.0),
+        memory_bytes=sum(report["memory"].values()), memory_parts=report["memory"], capacity_bytes=place.capacity,
+    )  # fmt: skip
+
+
+def _events(measured: Measured) -> tuple[Event, ...]:
+    return tuple(
+        Event(card=rank, kind=kind, micro_batch=micro_batch, start_s=start, end_s=end)
+        for rank, row in enumerate(measured.spans)
+        for kind, micro_batch, start, end, _ in row
+    )
+
+
+def _even(measured: Measured, even: Measured | None) -> dict[str, float]:
+    if even is None:
+        return {}
+    figures = {
+        "step_time_s": even.step_time,
+        "steps": float(len(even.losses)),
+        "speed_up": even.step_time / measured.step_time,
+    }
+    share = share_of_sum_of_speeds(even)
+    return figures | ({} if share is None else {"share_of_sum_of_speeds": share})
+
+
+def _notes(measured: Measured, protection: str, emulated: bool) -> tuple[str, ...]:
+    notes = (
+        [f"the mean leaves out the first step of {measured.step_times[0]:.3g} s"] if len(measured.losses) > 1 else []
+    )
+    if emulated:
+        notes.append("the cards are emulated: processes on this host's processor, held to declared speeds")
+        if protection == "none":
+            notes.append("no private control group: other work on this host makes the emulation less exact")
+    return tuple(notes)
