@@ -1,0 +1,197 @@
+"""What holds for every law: one code for one plan and a million, a full docstring, true examples, named sources."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zhenfa import cite, laws
+
+MODULES = [importlib.import_module(f"zhenfa.laws.{item.name}") for item in pkgutil.iter_modules(laws.__path__)]
+PUBLIC = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": function
+    for module in MODULES
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__ and not name.startswith("_") and not module.__name__.endswith("arrays")
+}
+
+FABRIC = PUBLIC and importlib.import_module("zhenfa.laws.communication").Fabric(
+    np.array([8.0, 64.0, 4096.0]),
+    np.array([450e9, 100e9, 25e9]),
+    np.array([1e-6, 3e-6, 8e-6]),
+    np.array([False, True, False]),
+    np.array([True, False, False]),
+)
+GROUP, STRIDE = (1, 2, 3, 8, 24, 64, 500), (1, 2, 8)
+CARD = {
+    "peak": (3e14, 1e15),
+    "achievable": (0.5, 0.8),
+    "bandwidth": (1e12, 3e12),
+    "memory_share": (0.7, 0.9),
+    "activation_bytes": (1, 2),
+    "launch": (0.0, 5e-6),
+}
+ATTENTION = {"causal": (True, False), "window": (np.inf, 512, 7)}
+LAYER = {"tokens": (512, 4096), "hidden": (256, 4096), "heads": (8, 32), "sequence": (512, 2048)}
+SPLIT = {"tensor_parallel": (1, 4), "sequence_parallel": (True, False), "dropout": (True, False)}
+FAILURES = {"mtbf": (500.0, 1e4, np.inf), "checkpoint": (1.0, 60.0), "down": (0.0, 100.0), "restart": (0.0, 300.0)}
+RATES = ("card_rate", "host_rate", "network_rate", "maintenance_rate", "software_rate")
+SHAPE = {"rows": (1, 3.5, 8192), "inputs": (64, 4096), "outputs": (64, 1000)}
+HEADS = {"heads": (8, 64), "key_dim": (64, 192), "value_dim": (64, 128)}
+SEQUENCE = {"queries": (1, 1000), "context": (1000, 4096), **HEADS, **ATTENTION}
+COLLECTIVE = {"bytes": (1.0, 1e9), "group": GROUP, "stride": STRIDE, "efficiency": (0.5, 1.0)}
+
+ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "compute.matmul_flops": SHAPE,
+    "compute.shape_share": {**SHAPE, "inputs_half": (0, 64)},
+    "compute.matmul_time": {**SHAPE, **CARD, "weight_bytes": (0.5, 2), "groups": (1, 8)},
+    "compute.attention_pairs": {"queries": (1, 1000), "context": (1000, 4096), **ATTENTION},
+    "compute.attention_flops": SEQUENCE,
+    "compute.attention_time": {**SEQUENCE, **CARD, "key_heads": (1, 8), "sequences": (1, 3), "share": (0.4, 0.7)},
+    "compute.scan_flops": {"tokens": (1, 4096), **HEADS},
+    "compute.scan_time": {"tokens": (1, 4096), **HEADS, **CARD, "share": (0.3, 0.5)},
+    "compute.elementwise_time": {
+        "bytes_moved": (0, 1e9), "bandwidth": (1e12, 3e12), "memory_share": (0.7, 0.9), "launch": (0.0, 5e-6),
+    },
+    "compute.optimizer_time": {
+        "parameters": (0, 1e9), "bytes_per_parameter": (26, 30), "bandwidth": (1e12,), "memory_share": (0.7, 0.9),
+    },
+    "compute.training_flops_per_token": {
+        "active_parameters_matmul": (7e9, 10**12), "layers": (32, 96), "heads": (32,), "head_dim": (128,),
+        "sequence": (2048, 131072), "causal": (True, False),
+    },
+    "communication.all_reduce_time": COLLECTIVE,
+    "communication.reduce_scatter_time": COLLECTIVE,
+    "communication.all_gather_time": COLLECTIVE,
+    "communication.broadcast_time": COLLECTIVE,
+    "communication.all_to_all_time": {
+        "bytes_per_card": (1.0, 1e9), "group": GROUP, "stride": STRIDE, "efficiency": (0.5, 1.0),
+    },
+    "communication.point_to_point_time": {
+        "bytes": (1.0, 1e9), "distance": (0, 1, 8, 64), "start": (0, 7, 60), "efficiency": (0.5, 1.0),
+    },
+    "memory.weight_bytes": {"parameters": (0, 10**12), "bytes_per_parameter": (0.5, 2)},
+    "memory.attention_activation_bytes": {
+        **LAYER, **SPLIT, "flash": (True, False), "scores_kept": (True, False), "key_heads": (1, 8),
+        "head_dim": (64, 128), "activation_bytes": (1, 2),
+    },
+    "memory.mlp_activation_bytes": {
+        "tokens": (512, 4096), "hidden": (256, 4096), "intermediate": (1024, 11008), **SPLIT, "gated": (True, False),
+    },
+    "memory.layer_activation_bytes": {
+        **LAYER, **SPLIT, "flash": (True, False), "intermediate": (1024, 11008), "gated": (True, False),
+        "recompute": ("none", "selective", "full"), "key_heads": (1, 8), "head_dim": (64, 128),
+    },
+    "memory.in_flight_micro_batches": {
+        "stage": (0, 3), "stages": (4, 8), "micro_batches": (2, 16), "schedule": ("gpipe", "1f1b"),
+    },
+    "pipeline.uniform_pipeline_time": {
+        "forward": (1.0, 2.0), "backward": (2.0, 3.0), "stages": (1, 4), "micro_batches": (1, 9),
+        "transfer": (0.0, 1.0),
+    },
+    "energy.card_power": {
+        "utilisation": (0.0, 0.5, 1.0), "idle": (60, 100), "maximum": (400, 700), "exponent": (0.7, 1.0),
+    },
+    "energy.facility_power": {"it_power": (1e3, 1e6), "pue": (1.0, 1.3)},
+    "energy.step_energy": {
+        "cards": (8, 1024), "power": (400, 700), "step_time": (0.5, 9), "pue": (1.0, 1.3), "host_power": (0, 150),
+    },
+    "energy.energy_per_token": {"energy": (1e3, 1e6), "tokens": (4096, 10**7), "ettr": (0.5, 1.0)},
+    "price.run_cost": {"cards": (1, 1024), "seconds": (1, 3600), "price": (0.001, 0.01)},
+    "price.token_cost": {"cards": (8,), "tokens_per_second": (100, 1e5), "price": (0.001, 0.01), "ettr": (0.5, 1.0)},
+    "reliability.job_mtbf": {
+        "cards": (8, 16384), "nodes": (1, 2048), **dict.fromkeys(RATES, (0.0, 1e-8)),
+    },
+    "reliability.node_mtbf": {"nodes": (1, 2048), "rate_per_thousand_node_days": (0.0, 6.5)},
+    "reliability.failure_probability": {"seconds": (0, 3600), "mtbf": (500.0, np.inf)},
+    "reliability.ettr": {"interval": (100.0, 3600.0), **FAILURES},
+    "reliability.first_order_waste": {"interval": (100.0, 3600.0), **FAILURES},
+    "reliability.young_interval": {"mtbf": (500.0, 1e6), "checkpoint": (1.0, 60.0)},
+    "reliability.daly_interval": {
+        "mtbf": (500.0, 1e6), "checkpoint": (1.0, 60.0), "down": (0.0, 100.0), "restart": (0.0, 300.0),
+    },
+    "reliability.daly_higher_interval": {"mtbf": (5.0, 1e6), "checkpoint": (1.0, 60.0)},
+    "reliability.first_order_interval": {
+        "mtbf": (500.0, 1e6), "checkpoint": (1.0, 60.0), "down": (0.0, 100.0), "restart": (0.0, 300.0),
+    },
+    "reliability.optimal_interval": {"mtbf": (5.0, 1e6), "checkpoint": (1.0, 60.0)},
+    "reliability.kokolis_ettr": {
+        "nodes": (1, 256), "node_failure_rate": (0.0, 1e-7), "restart": (60, 300), "interval": (600, 3600),
+        "checkpoint": (1, 60),
+    },
+}  # fmt: skip
+NOT_ELEMENTWISE = {
+    "communication.reach",  # has a tier axis: test_laws_communication
+    "memory.training_state_bytes",  # returns three: test_laws_memory
+    "memory.one_of",  # a check
+    "partition.partition",
+    "pipeline.pipeline_bound",  # have a stage axis: test_laws_pipeline
+    "pipeline.pipeline_time",
+    "pipeline.pipeline_events",
+    "pipeline.schedule_order",
+}
+
+
+def test_every_public_law_is_listed() -> None:
+    assert set(ARGUMENTS) | NOT_ELEMENTWISE == set(PUBLIC)
+
+
+def _call(law: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    return law(**arguments, fabric=FABRIC) if "fabric" in inspect.signature(law).parameters else law(**arguments)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.filterwarnings("error")
+def test_one_plan_is_an_element_of_a_million(name: str) -> None:
+    law, ranges = PUBLIC[name], ARGUMENTS[name]
+    random = np.random.default_rng(1)
+    columns = {key: np.array(values)[random.integers(0, len(values), 60)] for key, values in ranges.items()}
+    many = _call(law, columns)
+    assert isinstance(many, np.ndarray)
+    assert many.dtype == np.float64
+    assert many.shape == (60,)
+    for row in range(60):
+        one = _call(law, {key: column[row].item() for key, column in columns.items()})
+        assert type(one) is float
+        assert one == pytest.approx(many[row], rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_broadcast(name: str) -> None:
+    law, ranges = PUBLIC[name], ARGUMENTS[name]
+    axes = len(ranges)
+    grid = {
+        key: np.array(values[:2]).reshape([-1 if place == axis else 1 for axis in range(axes)])
+        for place, (key, values) in enumerate(ranges.items())
+    }
+    assert _call(law, grid).shape == tuple(min(len(values), 2) for values in ranges.values())
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - {"memory.one_of"}))
+def test_docstring_has_its_parts_in_order(name: str) -> None:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    places = [text.find(part) for part in ("\n\nArguments:", "\nReturns:", "\n>>> ", "\n\nSource:")]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_examples_are_true(module: Any) -> None:
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_laws_name_their_sources() -> None:
+    with cite.collect() as used:
+        PUBLIC["reliability.ettr"](1800.0, mtbf=1e4, checkpoint=10.0)
+        PUBLIC["compute.attention_flops"](10, 10, 1, 64, 64)
+    assert list(used) == ["aupy2013", "dao2023"]
+    assert "FlashAttention" in cite.text("dao2023")
