@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-import pytest_socket
 from hypothesis import settings
 
 os.environ["NO_COLOR"] = "1"
@@ -14,10 +13,9 @@ os.environ.pop("FORCE_COLOR", None)
 settings.register_profile("zhenfa", deadline=None, print_blob=True)
 settings.load_profile("zhenfa")
 
-LOOPBACK = ["127.0.0.1", "::1", "localhost"]
 
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_setup() -> None:
-    """Let a test reach loopback and unix sockets, and nothing else."""
-    pytest_socket.socket_allow_hosts(LOOPBACK, allow_unix_socket=True)
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests reach loopback and unix sockets, and nothing else, unless the command line says otherwise."""
+    config.option.allow_hosts = config.option.allow_hosts or "127.0.0.1,::1,localhost"
+    config.option.allow_unix_socket = True

@@ -75,6 +75,7 @@ _DECIMAL: Final = {
 _BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60}
 _SMALL: Final = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3}
 _LONGEST: Final = 100
+_BEYOND: Final = 1e300
 
 
 def _build_table() -> dict[Dimension, dict[str, float]]:
@@ -128,7 +129,7 @@ _SPELLINGS: Final = tuple(
         (r"^(?:us\s*)?(?:usd|dollars?|\$|us\$|eur|euros?|€|gbp|£)", "USD"),
         (r"^(?:¥|￥|元|人民币|rmb|yuan)", "CNY"),
         (r"^kibi", "Ki"), (r"^mebi", "Mi"), (r"^gibi", "Gi"), (r"^tebi", "Ti"),
-        (r"^milli\s*", "m"), (r"^micro\s*", "u"), (r"^nano\s*", "n"),
+        (r"^milli(?!on)\s*", "m"), (r"^micro\s*", "u"), (r"^nano\s*", "n"),
         (r"^kilo\s*", "k"), (r"^mega\s*", "M"), (r"^giga\s*", "G"), (r"^tera\s*", "T"), (r"^peta\s*", "P"),
         (r"^exa\s*", "E"), (r"^zetta\s*", "Z"),
         (r"^([kmgtp])(?:igs?|egs?|eras?)$", r"\1B"),
@@ -284,7 +285,7 @@ def show(value: float | None, dimension: Dimension, digits: int = 3) -> str:
     """Write a base-unit value for people, with the prefix that leaves one to three digits before the point.
 
     What it writes is read back by :func:`parse` to ``digits`` significant figures, except money, whose digits are
-    grouped. None is "undisclosed", an infinity "unbounded", not-a-number "undefined".
+    grouped. None is "undisclosed", not-a-number "undefined", anything beyond 1e300 "unbounded".
 
     >>> show(5.0e10, "rate")
     '50 GB/s'
@@ -293,14 +294,13 @@ def show(value: float | None, dimension: Dimension, digits: int = 3) -> str:
     """
     if value is None:
         return "undisclosed"
-    if not math.isfinite(value):
+    if not abs(value) <= _BEYOND:
         return "undefined" if math.isnan(value) else "unbounded"
-    value = float(value)
+    value = float(value) or 0.0
     if dimension == "money":
         return f"{_money(value, digits)} CNY"
     if dimension == "money/time":
         return f"{_money(value * 3600, digits)} CNY/h"
-    value = float(f"{value:.{digits - 1}e}") or 0.0
     if dimension == "ratio":
         return f"{_number(100 * value, digits)} %" if abs(value) < 1e6 else _number(value, digits)
     if dimension == "time":
@@ -313,31 +313,31 @@ def show(value: float | None, dimension: Dimension, digits: int = 3) -> str:
 def _money(value: float, digits: int) -> str:
     if 0 < abs(value) < 1 or abs(value) >= 1e15:
         return _number(value, digits)
-    return f"{value or 0.0:,.2f}"
+    return f"{value:,.2f}"
 
 
 def _show_time(value: float, digits: int) -> str:
-    size = abs(value)
-    for unit, scale, least in (
-        ("d", 86400, 2 * 86400), ("h", 3600, 2 * 3600), ("min", 60, 180),
-        ("s", 1, 1), ("ms", 1e-3, 1e-3), ("us", 1e-6, 1e-6),
-    ):  # fmt: skip
-        if size >= least:
+    for unit, scale, least in (("d", 86400, 2), ("h", 3600, 2), ("min", 60, 3), ("s", 1, 1), ("ms", 1e-3, 1)):
+        if _rounded(value / scale, digits) >= least:
             return f"{_number(value / scale, digits)} {unit}"
-    return f"{_number(value / 1e-9, digits)} ns" if value else "0 s"
+    unit, scale = ("us", 1e-6) if _rounded(value / 1e-6, digits) >= 1 else ("ns", 1e-9)
+    return f"{_number(value / scale, digits)} {unit}" if value else "0 s"
 
 
 def _scaled(value: float, unit: str, digits: int) -> str:
-    size = abs(value)
     gap = " " if unit else ""
     steps = list(reversed(_DECIMAL.items()))
     if unit in ("W", "J"):
         steps += [(prefix, _SMALL[prefix]) for prefix in ("m", "u", "n")]
     for prefix, scale in steps:
-        # Division may leave 999.9999…; what counts is the number as it will be written.
-        if float(f"{size / scale:.{digits - 1}e}") >= 1 and size / scale < 1e6:
+        if 1 <= _rounded(value / scale, digits) < 1e6:
             return f"{_number(value / scale, digits)}{gap}{prefix}{unit}"
     return f"{_number(value, digits)}{gap}{unit}"
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Return the size of the number as it will be written: 999.9 is written 1000 to three digits."""
+    return abs(float(f"{value:.{digits - 1}e}"))
 
 
 def _number(value: float, digits: int) -> str:
