@@ -1,0 +1,38 @@
+# Two commands matter: `make run` and `make test`. Both work on a bare machine with Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+
+.PHONY: run test check docs clean full-model-check
+
+run: $(VENV)/.run ## plan and run the mixed-maker training job
+	$(BIN)/zhenfa run examples/mixed-pretrain.yaml
+
+test: $(VENV)/.test ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test ## style, types, layers
+	$(BIN)/ruff format --check src tests tools benchmarks
+	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+full-model-check: $(VENV)/.test ## every causal language model of transformers, parameter by parameter
+	$(BIN)/python tools/check_transformers.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zhenfa needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable '.[live,plot,trace]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) install --constraint constraints.txt --editable '.[live,ray,plot,trace,test,check]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

@@ -1,0 +1,33 @@
+"""``zhenfa explain``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from zhenfa.cli import console
+from zhenfa.cli.terms import Term, find
+
+
+def explain_term(text: str, *, as_json: bool, cite_sources: bool) -> None:
+    """Print one term of the field."""
+    term = find(text)
+    if as_json:
+        console.print_json({"schema": "zhenfa.term/1", **_plain(term)})
+        return
+    out = console.data()
+    aliases = f" ({', '.join(term.aliases)})" if term.aliases else ""
+    out.print(f"{term.name}{aliases} · {term.chinese}", markup=False, style="bold")
+    out.print(term.meaning, markup=False)
+    out.print(term.meaning_chinese, markup=False)
+    for label, value in (("unit", term.unit), ("better", term.polarity), ("formula", term.formula), ("law", term.law)):
+        if value:
+            out.print(f"{label + ':':<9}{value}", markup=False)
+    if term.see:
+        out.print(f"{'see:':<9}{', '.join(term.see)}", markup=False)
+
+
+def _plain(term: Term) -> dict[str, Any]:
+    if is_dataclass(term):
+        return asdict(term)
+    return term.model_dump(mode="json")

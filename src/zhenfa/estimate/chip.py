@@ -1,0 +1,169 @@
+"""A pool's cards and fabric as plain floats for the laws, with the tag of each and a list of what was assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from zhenfa.errors import MissingFactError
+from zhenfa.estimate import priors
+from zhenfa.laws.communication import Fabric
+from zhenfa.spec.fact import Fact, Tag, missing, weakest
+from zhenfa.spec.machine import Accelerator, CardPool, Network, Precision
+
+_SUBSTITUTES: Final[dict[Precision, tuple[str, ...]]] = {
+    "bf16": ("bf16_cube", "bf16", "fp16", "aggregate_dtype_unstated"),
+    "fp16": ("fp16_cube", "fp16", "bf16_cube", "bf16", "aggregate_dtype_unstated"),
+    "fp8": ("fp8_cube", "fp8"),
+    "fp4": ("fp4_cube", "fp4"),
+    "tf32": ("tf32", "fp32"),
+}
+
+PCIE_BYTES_PER_S: Final = 63e9
+"""PCIe 5.0 x16, one direction: what a host-staged transfer crosses twice."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One accelerator as the laws see it. Rates are per card; ``tag`` is the weakest of the inputs' tags."""
+
+    name: str
+    maker: str
+    precision: Precision
+    peak: float
+    peak_attention: float
+    achievable: float
+    bandwidth: float
+    memory_share: float
+    launch: float
+    capacity: float
+    emulated: bool
+    tag: Tag
+    assumptions: tuple[str, ...]
+
+    @property
+    def usable(self) -> float:
+        """Return the bytes that a job may fill."""
+        return self.capacity if self.emulated else self.capacity * (1 - priors.MEMORY_RESERVE)
+
+
+def matmul_peak(accelerator: Accelerator, precision: Precision) -> tuple[float, Tag, str | None]:
+    """Return peak FLOP/s of matmul at a precision, its tag, and a note if another figure had to stand in for it.
+
+    Raises :class:`MissingFactError` if nobody has published one.
+    """
+    for key in _SUBSTITUTES.get(precision, (precision,)):
+        fact = accelerator.peak.get(key)
+        if fact is not None and fact.value is not None:
+            note = None
+            if key == "aggregate_dtype_unstated":
+                note = f"{accelerator.id}: the vendor's {fact.show()} states no data type; taken as {precision}"
+            elif not key.startswith(precision):
+                note = f"{accelerator.id}: {key} peak stands in for {precision}"
+            return fact.require(f"{accelerator.id}.peak.{key}"), "assumed" if note else fact.tag, note
+    published = sorted(key for key, fact in accelerator.peak.items() if fact.value is not None)
+    given = accelerator.peak.get(precision)
+    problem = missing(f"{accelerator.id}.peak.{precision}", "speed", given.note if given else None)
+    extra = f" Published: {', '.join(published)}." if published else ""
+    raise MissingFactError(problem.message + extra, hint=problem.hint)
+
+
+def chip(pool: CardPool, precision: Precision) -> Chip:
+    """Look up what the laws need of a pool's card.
+
+    Raises :class:`MissingFactError` naming the first undisclosed value that no prior may stand in for.
+    """
+    accelerator = pool.accelerator
+    name = accelerator.id
+    peak, peak_tag, note = matmul_peak(accelerator, precision)
+    notes = [note] if note else []
+    attention = peak if precision not in {"fp8", "fp4", "int8"} else matmul_peak(accelerator, "bf16")[0]
+    share, share_tag = _share(accelerator, precision, notes)
+    memory_share = _or_prior(accelerator.achievable.memory, priors.memory_share, f"{name}: achievable bandwidth", notes)
+    launch = accelerator.achievable.launch.value
+    if launch is None:
+        launch = priors.LAUNCH_S
+        notes.append(f"{name}: {1e6 * launch:.0f} us to launch a kernel (stated constant)")
+    bandwidth = accelerator.memory.bandwidth.require(f"{name}.memory.bandwidth")
+    capacity = accelerator.memory.capacity.require(f"{name}.memory.capacity")
+    tag = weakest(peak_tag, share_tag, accelerator.memory.bandwidth.tag, accelerator.memory.capacity.tag)
+    return Chip(
+        name, accelerator.maker, precision, peak, attention, share, bandwidth, memory_share, launch, capacity,
+        accelerator.emulated, tag, tuple(notes),
+    )  # fmt: skip
+
+
+def _share(accelerator: Accelerator, precision: Precision, notes: list[str]) -> tuple[float, Tag]:
+    fact = accelerator.achievable.matmul.get(precision)
+    if fact is not None and fact.value is not None:
+        return fact.require(f"{accelerator.id}.achievable.matmul.{precision}"), fact.tag
+    prior = priors.matmul_share(precision)
+    notes.append(f"{accelerator.id}: matmul reaches {prior.value:.0%} of peak ({prior.why})")
+    return prior.value, "assumed"
+
+
+def _or_prior(fact: Fact, prior: object, what: str, notes: list[str]) -> float:
+    if fact.value is not None:
+        return fact.value
+    assumed = prior() if callable(prior) else prior
+    if not isinstance(assumed, priors.Prior):
+        raise TypeError(what)
+    notes.append(f"{what} {assumed.value:.0%} ({assumed.why})")
+    return assumed.value
+
+
+def fabric(pool: CardPool) -> tuple[Fabric, tuple[str, ...]]:
+    """Return a pool's tiers as arrays, inside-out, and what was assumed of them.
+
+    An undisclosed bandwidth becomes NaN: layouts that would cross that tier are refused by name. The innermost tier is
+    stretched over the pool where the pool is smaller than it.
+    """
+    notes: list[str] = []
+    sizes, bandwidths, latencies, meshes, reductions = [], [], [], [], []
+    for index, tier in enumerate(pool.tiers):
+        latency = tier.latency.value
+        if latency is None:
+            prior = priors.tier_latency(min(index, 1))
+            latency = prior.value
+            notes.append(f"{pool.name} {tier.name}: latency {1e6 * latency:.2g} us ({prior.why})")
+        share = 1.0 if pool.accelerator.emulated else priors.NETWORK_SHARE
+        sizes.append(float(tier.size))
+        bandwidths.append(np.nan if tier.bandwidth.value is None else tier.bandwidth.value * share)
+        latencies.append(latency)
+        meshes.append(tier.topology == "full-mesh")
+        reductions.append(tier.in_network_reduction)
+    if not pool.accelerator.emulated:
+        notes.append(f"{pool.name}: large transfers reach {priors.NETWORK_SHARE:.0%} of the link rate (stated constant)")
+    table = Fabric(
+        sizes=np.array(sizes), bandwidths=np.array(bandwidths), latencies=np.array(latencies),
+        full_mesh=np.array(meshes), in_network_reduction=np.array(reductions),
+    )  # fmt: skip
+    return table, tuple(notes)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """What joins two pools: bytes/s per card, seconds, and whether traffic is staged through the hosts."""
+
+    bandwidth: float
+    latency: float
+    host_staged: bool
+
+    def time(self, volume: float) -> float:
+        """Return the seconds that ``volume`` bytes per card take from one pool to another."""
+        staging = 2 * volume / PCIE_BYTES_PER_S if self.host_staged else 0.0
+        return self.latency + volume / self.bandwidth + staging
+
+
+def bridge(network: Network | None, *, emulated: bool) -> Bridge | None:
+    """Return the link between pools; None where the machine has only one pool or names no network."""
+    if network is None:
+        return None
+    share = 1.0 if emulated else priors.NETWORK_SHARE
+    rate = network.bandwidth.require("network.bandwidth") * share
+    latency = network.latency.value
+    if latency is None:
+        latency = priors.tier_latency(1).value
+    return Bridge(rate, latency, network.host_staged and not emulated)

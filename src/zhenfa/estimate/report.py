@@ -1,0 +1,134 @@
+"""From seconds and bytes to what a user reads: figures, four walls, stages, assumptions, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from zhenfa import cite, units
+from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.training import GroupCost, PlanCost, groups_of
+from zhenfa.estimate.walls import Survival, energy_wall, survival, time_walls
+from zhenfa.spec.fact import Tag, weakest
+from zhenfa.spec.plan import Plan
+from zhenfa.spec.result import Estimate, Figure, Figures, StageFigures
+
+MFU_NOTE: Final = "model FLOPs with causal attention, no recomputation, over the matmul peak of the cards that work"
+
+
+def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] = ()) -> Estimate:
+    """Return the estimate of a plan whose cost is known."""
+    tag = weakest(*(setting.chips[pool].tag for pool in plan.cards_by_pool()), "fitted")
+    survived = survival(plan, setting, cost)
+    parts = step_parts(cost.worst)
+    energy, power_detail = energy_wall(plan, setting, cost, survived)
+    walls = time_walls(plan, setting, cost, parts, survived, power_detail)
+    return Estimate(
+        plan=plan,
+        figures=_figures(plan, setting, cost, survived, energy, tag),
+        walls=walls,
+        parts_s=parts,
+        stages=_stages(cost),
+        assumptions=tuple(dict.fromkeys((*setting.assumptions, *survived.assumptions))),
+        sources=tuple(cite.text(key) for key in sources),
+    )
+
+
+def step_parts(group: GroupCost) -> dict[str, float]:
+    """Split a step along its busiest stage: the parts sum to the step time."""
+    stage = max(group.stages, key=lambda one: one.busy)
+    times = group.micro_batches
+    return {
+        "arithmetic at peak": times * stage.ideal,
+        "below peak": times * (stage.arithmetic - stage.ideal),
+        "recomputation": times * stage.recomputed,
+        "bubble": group.without_transfers - times * stage.busy,
+        "optimizer": group.tail_parts["optimizer"],
+        "tensor": times * stage.tensor,
+        "expert": times * stage.expert,
+        "pipeline": group.without_bridges - group.without_transfers,
+        "bridge": group.pipeline - group.without_bridges + group.tail_parts["bridge"],
+        "data": group.tail_parts["data"],
+    }
+
+
+def model_flops(plan: Plan, setting: Setting, cost: PlanCost) -> float:
+    """Return the model FLOPs of one step: forward and backward, causal attention, no recomputation."""
+    work = 0.0
+    for group, entries in zip(cost.groups, groups_of(plan).values(), strict=True):
+        for stage in group.stages:
+            peak = setting.chips[stage.stage.pool].peak * stage.stage.tensor_parallel
+            work += stage.ideal * peak * sum(entry.count * entry.micro_batches for entry in entries)
+    return work
+
+
+def speed_of_light(plan: Plan, setting: Setting) -> float:
+    """Return the sum of the matmul peaks of the cards that work, in FLOP/s."""
+    return sum(setting.chips[pool].peak * count for pool, count in plan.cards_by_pool().items())
+
+
+def _figures(
+    plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, energy: Figure, tag: Tag
+) -> Figures:
+    rate = plan.global_batch * plan.sequence_length / cost.step
+    utilisation = model_flops(plan, setting, cost) / (speed_of_light(plan, setting) * cost.step)
+    note = "emulated cards" if setting.formation.emulated else None
+    return Figures(
+        step_time_s=Figure(value=cost.step, unit="s", tag=tag, note=note),
+        tokens_per_s=Figure(value=rate, unit="tokens/s", tag=tag, note=note),
+        tokens_per_s_per_card=Figure(value=rate / plan.cards, unit="tokens/s", tag=tag, note=note),
+        mfu=Figure(value=utilisation, tag=tag, note=f"{MFU_NOTE} ({plan.precision})"),
+        memory_bytes_per_card=Figure(value=cost.fullest.bytes, unit="B", tag="derived", note="the fullest card"),
+        energy_j_per_token=energy,
+        ettr=Figure(value=survived.ettr, tag="assumed", note=survived.note),
+        cost=_money(plan, setting, cost, survived),
+    )
+
+
+def _money(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival) -> Figure:
+    tokens = setting.workload.tokens
+    if tokens is None:
+        return Figure(unit="CNY", note="the workload names no number of tokens")
+    rate = 0.0
+    for pool, count in plan.cards_by_pool().items():
+        price = setting.formation.pool(pool).accelerator.price
+        if price.value is None:
+            return Figure(unit="CNY", note=f"{pool}: no price per card; supply --assume {pool}.price=\"18 CNY/h\"")
+        rate += price.value * count
+    steps = tokens / (plan.global_batch * plan.sequence_length)
+    return Figure(value=rate * steps * cost.step / survived.ettr, unit="CNY", tag="assumed", note="whole run")
+
+
+def _stages(cost: PlanCost) -> tuple[StageFigures, ...]:
+    return tuple(
+        StageFigures(
+            pipeline=number, stage=index, pool=stage.stage.pool, layers=(stage.stage.first, stage.stage.last),
+            forward_s=stage.forward, backward_s=stage.backward, transfer_s=stage.transfer, memory_bytes=stage.bytes,
+            memory_parts=stage.memory, capacity_bytes=stage.capacity,
+        )
+        for number, group in enumerate(cost.groups)
+        for index, stage in enumerate(group.stages)
+    )  # fmt: skip
+
+
+def summary(plan: Plan) -> str:
+    """Return a plan's layout in one line, such as ``TP8 PP16 DP80 EP64 · 192 micro-batches of 1``."""
+    entry = max(plan.pipelines, key=lambda one: one.micro_batches)
+    tensor = {stage.tensor_parallel for pipe in plan.pipelines for stage in pipe.stages}
+    expert = {stage.expert_parallel for pipe in plan.pipelines for stage in pipe.stages}
+    depth = {len(pipe.stages) for pipe in plan.pipelines}
+    words = [f"TP{_range(tensor)}", f"PP{_range(depth)}", f"DP{plan.replicas}"]
+    if max(expert) > 1:
+        words.append(f"EP{_range(expert)}")
+    if plan.zero:
+        words.append(f"ZeRO-{plan.zero}")
+    return f"{' '.join(words)}, {entry.micro_batches} micro-batches of {entry.micro_batch_size}"
+
+
+def _range(values: set[int]) -> str:
+    return str(min(values)) if len(values) == 1 else f"{min(values)}-{max(values)}"
+
+
+def show_bytes(value: float) -> str:
+    """Return bytes for people."""
+    return units.show(value, "data")

@@ -1,0 +1,109 @@
+"""One job on one machine, looked up once: the graph, the chips, the fabrics, and what layers cost on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zhenfa.estimate import chip as chips
+from zhenfa.estimate.chip import Bridge, Chip
+from zhenfa.estimate.holding import Holding, holding, working_set
+from zhenfa.estimate.layer import Cost, Shape, layer_cost
+from zhenfa.estimate.traits import Traits, traits_for
+from zhenfa.laws.arrays import Array
+from zhenfa.laws.communication import Fabric
+from zhenfa.spec.graph import Graph, Operator
+from zhenfa.spec.job import Workload
+from zhenfa.spec.machine import Formation
+
+RECOMPUTE = ("none", "selective", "full")
+"""Recomputation modes in the order of their codes 0, 1, 2."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One layer, the stem or the head on one card of a pool: per micro-batch, floats or arrays over candidates."""
+
+    cost: Cost
+    holding: Holding
+    forward: Array
+    backward: Array
+    recomputed: Array
+    working: Array
+
+
+@dataclass(frozen=True)
+class Units:
+    """The building blocks of every stage on one pool: each layer kind, the stem and the head."""
+
+    kinds: tuple[Unit, ...]
+    stem: Unit
+    head: Unit
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A job on a machine with everything looked up."""
+
+    graph: Graph
+    workload: Workload
+    formation: Formation
+    traits: Traits
+    chips: dict[str, Chip]
+    fabrics: dict[str, Fabric]
+    bridge: Bridge | None
+    assumptions: tuple[str, ...]
+    _units: dict[tuple[object, ...], Units] = field(default_factory=dict, repr=False, compare=False)
+
+    def units(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> Units:
+        """Return what the layers cost when cut by ``shape``; ``recompute`` holds codes into :data:`RECOMPUTE`."""
+        head = (*self.graph.head, *self.graph.extra)
+        kinds = tuple(self._unit(kind.operators, pool, shape, zero, recompute) for kind in self.graph.kinds)
+        none = 0 * np.asarray(recompute)
+        return Units(
+            kinds, self._unit(self.graph.stem, pool, shape, zero, none), self._unit(head, pool, shape, zero, none)
+        )
+
+    def cached_units(
+        self, pool: str, sequences: int, tensor: int, expert: int, data: int, zero: int, recompute: int
+    ) -> Units:
+        """Return :meth:`units` of one layout, computed once."""
+        key = (pool, sequences, tensor, expert, data, zero, recompute)
+        if key not in self._units:
+            shape = Shape(float(sequences), float(self.workload.sequence_length), float(tensor), float(expert), float(data))
+            self._units[key] = self.units(pool, shape, zero, recompute)
+        return self._units[key]
+
+    def _unit(self, operators: Sequence[Operator], pool: str, shape: Shape, zero: Array, recompute: Array) -> Unit:
+        precision = self.workload.precision
+        cost = layer_cost(operators, shape, self.chips[pool], self.fabrics[pool], self.traits)
+        held = holding(operators, shape, precision, zero, recompute, self.traits, self.graph.hidden)
+        again = np.select(
+            [np.equal(recompute, 0), np.equal(recompute, 1)], [0.0 * cost.forward_total, cost.light_forward],
+            cost.forward_total,
+        )  # fmt: skip
+        working = working_set(operators, shape, precision, recompute)
+        return Unit(cost, held, cost.forward_total, cost.backward_total + again, again, working)
+
+
+def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Traits | None = None) -> Setting:
+    """Look up everything that an estimate needs.
+
+    Raises :class:`MissingFactError` naming an undisclosed value that the laws need and no prior may stand in for.
+    """
+    found = {pool.name: chips.chip(pool, workload.precision) for pool in formation.pools}
+    fabrics = {pool.name: chips.fabric(pool) for pool in formation.pools}
+    joint = chips.bridge(formation.network, emulated=formation.emulated) if len(formation.pools) > 1 else None
+    notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
+    for one in found.values():
+        notes.extend(one.assumptions)
+    for _, words in fabrics.values():
+        notes.extend(words)
+    if not formation.emulated:
+        notes.append(f"engine: {(traits or traits_for(formation)).name}")
+    return Setting(
+        graph, workload, formation, traits or traits_for(formation), found,
+        {name: table for name, (table, _) in fabrics.items()}, joint, tuple(dict.fromkeys(notes)),
+    )  # fmt: skip

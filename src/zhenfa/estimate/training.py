@@ -1,0 +1,288 @@
+"""A training step of one plan, exactly as the laws compose it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zhenfa import units
+from zhenfa.estimate.holding import Holding
+from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
+from zhenfa.laws import communication, compute, memory, pipeline
+from zhenfa.laws.arrays import Array
+from zhenfa.laws.communication import Fabric
+from zhenfa.spec.plan import Pipeline, Plan, Stage
+
+OPTIMIZER_BYTES = 30.0
+"""Bytes read and written per parameter by mixed-precision AdamW: gradient 4, master, m and v 12 read and 12 written,
+weight 2 written."""
+
+OPTIMIZER_BYTES_FP32 = 28.0
+"""The same in fp32: gradient, weight, m and v read (16); weight, m and v written (12)."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage of one group of pipelines. Seconds are per micro-batch unless the name says otherwise."""
+
+    stage: Stage
+    forward: float
+    backward: float
+    arithmetic: float
+    recomputed: float
+    tensor: float
+    expert: float
+    ideal: float
+    transfer: float
+    """Seconds for one activation to reach the next stage (0 for the last)."""
+    crosses: bool
+    """Whether the next stage belongs to another pool."""
+    synchronise: float
+    """Seconds a step to sum gradients inside the pool."""
+    across: float
+    """Seconds a step to sum gradients between pools."""
+    optimizer: float
+    """Seconds a step to update the weights."""
+    memory: dict[str, float]
+    capacity: float
+
+    @property
+    def busy(self) -> float:
+        """Return seconds of work for one micro-batch."""
+        return self.forward + self.backward
+
+    @property
+    def bytes(self) -> float:
+        """Return the bytes held at the peak."""
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """Identical pipelines together: the schedule's time and what follows it."""
+
+    stages: tuple[StageCost, ...]
+    micro_batches: int
+    pipeline: float
+    without_transfers: float
+    without_bridges: float
+    tail: float
+    """Exposed gradient sum and optimizer step, in seconds, of the worst stage."""
+    tail_parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def step(self) -> float:
+        """Return the seconds from first forward to weights updated."""
+        return self.pipeline + self.tail
+
+
+@dataclass(frozen=True)
+class PlanCost:
+    """What a plan costs. ``problem`` says why it cannot run (empty if it can)."""
+
+    groups: tuple[GroupCost, ...]
+    step: float
+    problem: str = ""
+
+    @property
+    def worst(self) -> GroupCost:
+        """Return the group that everybody waits for."""
+        return max(self.groups, key=lambda group: group.step)
+
+    @property
+    def stages(self) -> list[StageCost]:
+        """Return all stages of all groups."""
+        return [stage for group in self.groups for stage in group.stages]
+
+    @property
+    def fullest(self) -> StageCost:
+        """Return the stage closest to (or furthest over) its card's memory."""
+        return max(self.stages, key=lambda stage: stage.bytes / stage.capacity)
+
+
+def groups_of(plan: Plan) -> dict[tuple[tuple[Stage, ...], int], list[Pipeline]]:
+    """Return the pipelines that share their stages, which sum gradients together inside their pools."""
+    groups: dict[tuple[tuple[Stage, ...], int], list[Pipeline]] = {}
+    for entry in plan.pipelines:
+        groups.setdefault((entry.stages, entry.micro_batch_size), []).append(entry)
+    return groups
+
+
+def cost(plan: Plan, setting: Setting) -> PlanCost:
+    """Return the seconds and bytes of one training step under ``plan``.
+
+    Counts arithmetic, recomputation, tensor, expert and pipeline communication, the schedule's exact timeline over
+    unequal stages, the gradient sum (hidden behind the last micro-batch's backward where the engine overlaps it) and
+    the optimizer step. Omits data loading, checkpoints and failures: see the reliability wall.
+    """
+    groups = groups_of(plan)
+    found = [
+        _group_cost(plan, setting, stages, size, entries, len(groups)) for (stages, size), entries in groups.items()
+    ]
+    result = PlanCost(tuple(found), max(group.step for group in found))
+    return PlanCost(result.groups, result.step, _problem(result))
+
+
+
+
+def _problem(result: PlanCost) -> str:
+    if not math.isfinite(result.step):
+        return "crosses a tier whose bandwidth is undisclosed"
+    fullest = result.fullest
+    if fullest.bytes > fullest.capacity:
+        has = units.show(fullest.capacity, "data")
+        return f"needs {units.show(fullest.bytes, 'data')} on a {fullest.stage.pool} card with {has} usable"
+    return ""
+
+
+def stage_units(setting: Setting, stage: Stage, size: int, replicas: int, zero: int) -> Units:
+    """Return the building blocks of one stage."""
+    return setting.cached_units(
+        stage.pool, size, stage.tensor_parallel, stage.expert_parallel, replicas, zero, RECOMPUTE.index(stage.recompute)
+    )
+
+
+def _group_cost(
+    plan: Plan, setting: Setting, stages: tuple[Stage, ...], size: int, entries: Sequence[Pipeline], owners: int
+) -> GroupCost:
+    replicas = sum(entry.count for entry in entries)
+    micro_batches = max(entry.micro_batches for entry in entries)
+    found = tuple(
+        _stage_cost(plan, setting, stages, index, size, replicas, micro_batches, owners) for index in range(len(stages))
+    )
+    forward = np.array([stage.forward for stage in found])
+    backward = np.array([stage.backward for stage in found])
+    transfer = np.array([stage.transfer for stage in found[:-1]])
+    bridges = np.array([stage.crosses for stage in found[:-1]], dtype=bool)
+
+    def time(hops: np.ndarray) -> float:
+        return float(pipeline.pipeline_time(forward, backward, hops, micro_batches, plan.schedule))
+
+    full = time(transfer)
+    within = time(np.where(bridges, 0.0, transfer)) if bridges.any() else full
+    free = time(0.0 * transfer) if len(stages) > 1 else full
+    tail, parts = _tail(setting, found, micro_batches if plan.zero == 3 else 1)
+    return GroupCost(found, micro_batches, full, free, within, tail, parts)
+
+
+def _tail(setting: Setting, stages: Sequence[StageCost], chances: int) -> tuple[float, dict[str, float]]:
+    """Return the worst stage's exposed gradient sum and optimizer step.
+
+    Where the engine overlaps, all but the first layer's gradients hide behind the last micro-batch's backward; with
+    ZeRO-3 the gathers hide behind all ``chances`` micro-batches.
+    """
+    best, parts = -1.0, {"data": 0.0, "bridge": 0.0, "optimizer": 0.0}
+    for stage in stages:
+        pieces = max(stage.stage.layers, 1) * chances
+        work = stage.backward if chances == 1 else stage.busy * chances
+        hidden = work * (1 - 1 / pieces) if setting.traits.gradient_overlap else 0.0
+        exposed = max(stage.synchronise - hidden, stage.synchronise / pieces) if hidden else stage.synchronise
+        tail = exposed + stage.across + stage.optimizer
+        if tail > best or math.isnan(tail):
+            best, parts = tail, {"data": exposed, "bridge": stage.across, "optimizer": stage.optimizer}
+    return best, parts
+
+
+def _stage_cost(
+    plan: Plan, setting: Setting, stages: tuple[Stage, ...], index: int, size: int, replicas: int, micro_batches: int,
+    owners: int,
+) -> StageCost:  # fmt: skip
+    stage = stages[index]
+    built = stage_units(setting, stage, size, replicas, plan.zero)
+    counts = np.bincount(setting.graph.layers[stage.first : stage.last], minlength=len(built.kinds))
+    blocks = [(unit, int(count)) for unit, count in zip(built.kinds, counts, strict=True) if count]
+    if index == 0:
+        blocks.append((built.stem, 1))
+    if index == len(stages) - 1:
+        blocks.append((built.head, 1))
+    held = _sum_holdings(blocks)
+    in_flight = int(memory.in_flight_micro_batches(index, len(stages), micro_batches, plan.schedule))
+    working = max((float(unit.working) for unit, _ in blocks), default=0.0)
+    chip = setting.chips[stage.pool]
+    transfer, crosses = _transfer(plan, setting, stages, index, size, replicas)
+    inside, across = _gradient_sum(plan, setting, stage, held, replicas, micro_batches, owners)
+    return StageCost(
+        stage=stage,
+        forward=_sum(blocks, lambda unit: unit.forward),
+        backward=_sum(blocks, lambda unit: unit.backward),
+        arithmetic=_sum(blocks, lambda unit: unit.cost.forward + unit.cost.backward),
+        recomputed=_sum(blocks, lambda unit: unit.recomputed),
+        tensor=_sum(blocks, lambda unit: unit.cost.tensor_forward + unit.cost.tensor_backward),
+        expert=_sum(blocks, lambda unit: unit.cost.expert_forward + unit.cost.expert_backward),
+        ideal=_sum(blocks, lambda unit: unit.cost.ideal),
+        transfer=transfer,
+        crosses=crosses,
+        synchronise=inside,
+        across=across,
+        optimizer=_optimizer(plan, setting, stage, held, replicas),
+        memory={
+            "weights": float(held.weights),
+            "gradients": float(held.gradients),
+            "optimizer": float(held.optimizer),
+            "activations": in_flight * float(held.activation) + working,
+        },
+        capacity=chip.usable,
+    )
+
+
+def _sum(blocks: Sequence[tuple[Unit, int]], part: Callable[[Unit], Array]) -> float:
+    return float(sum(float(part(unit)) * count for unit, count in blocks))
+
+
+def _sum_holdings(blocks: Sequence[tuple[Unit, int]]) -> Holding:
+    names = Holding.__dataclass_fields__
+    return Holding(*(sum(float(getattr(unit.holding, name)) * count for unit, count in blocks) for name in names))
+
+
+def _transfer(
+    plan: Plan, setting: Setting, stages: tuple[Stage, ...], index: int, size: int, replicas: int
+) -> tuple[float, bool]:
+    if index == len(stages) - 1:
+        return 0.0, False
+    here, there = stages[index], stages[index + 1]
+    wide = 4.0 if plan.precision in {"fp32", "tf32"} else 2.0
+    volume = size * plan.sequence_length * setting.graph.hidden * wide / min(here.tensor_parallel, there.tensor_parallel)
+    overhead = setting.traits.message_overhead_s
+    if here.pool != there.pool:
+        return (setting.bridge.time(volume) if setting.bridge else math.nan) + overhead, True
+    distance = float(here.tensor_parallel * replicas)
+    return float(communication.point_to_point_time(volume, distance, setting.fabrics[here.pool])) + overhead, False
+
+
+def _gradient_sum(
+    plan: Plan, setting: Setting, stage: Stage, held: Holding, replicas: int, micro_batches: int, owners: int
+) -> tuple[float, float]:
+    fabric, size = setting.fabrics[stage.pool], setting.traits.gradient_bytes
+    gathers = {0: 0, 1: 1, 2: 1, 3: 2 * micro_batches}[plan.zero]
+    shared = _sum_over(gathers, float(held.shared), size, replicas, stage.tensor_parallel, fabric)
+    peers = max(replicas * stage.tensor_parallel // stage.expert_parallel, 1)
+    routed = _sum_over(gathers, float(held.routed), size, peers, stage.expert_parallel, fabric)
+    across = 0.0
+    if owners > 1:
+        volume = 2 * (owners - 1) / owners * size * (float(held.shared) / replicas + float(held.routed) / peers)
+        across = setting.bridge.time(volume) if setting.bridge else math.nan
+    return shared + routed, across
+
+
+def _sum_over(gathers: int, elements: float, size: float, group: int, stride: int, fabric: Fabric) -> float:
+    """Return the seconds to sum gradients: an all-reduce, or with ZeRO a reduce-scatter and ``gathers`` of weights."""
+    if gathers == 0:
+        return float(communication.all_reduce_time(elements * size, float(group), float(stride), fabric))
+    scatter = communication.reduce_scatter_time(elements * size, float(group), float(stride), fabric)
+    gather = communication.all_gather_time(elements * 2.0, float(group), float(stride), fabric)
+    return float(scatter + gather * gathers)
+
+
+def _optimizer(plan: Plan, setting: Setting, stage: Stage, held: Holding, replicas: int) -> float:
+    peers = max(replicas * stage.tensor_parallel // stage.expert_parallel, 1)
+    elements = float(held.shared) / (replicas if plan.zero else 1) + float(held.routed) / (peers if plan.zero else 1)
+    chip = setting.chips[stage.pool]
+    moved = OPTIMIZER_BYTES_FP32 if plan.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES
+    return float(
+        compute.optimizer_time(
+            elements, bytes_per_parameter=moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share
+        )
+    )

@@ -1,0 +1,84 @@
+"""From what the user typed to what the planner needs: a job, its graph and its machine, all names looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zhenfa import catalog
+from zhenfa.errors import InputError, UnknownNameError
+from zhenfa.spec.document import safe_join
+from zhenfa.spec.graph import Graph
+from zhenfa.spec.job import Job
+from zhenfa.spec.machine import Formation, Machine
+from zhenfa.spec.model import Model, read_model
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job with its model and machine at hand."""
+
+    job: Job
+    model: Model
+    graph: Graph
+    formation: Formation
+
+
+def read_request(path: str, *, on: str | None = None, assume: Sequence[str] = ()) -> Request:
+    """Read a job file and look up its model and machine.
+
+    ``on`` replaces the job's machine; ``assume`` holds ``name=value`` texts that come on top of the job's own. Raises
+    :class:`DocumentError`, :class:`UnknownNameError` or :class:`InputError`.
+    """
+    job = Job.from_file(path)
+    return make_request(job, folder=Path(path).resolve().parent, on=on, assume=read_assumptions(assume))
+
+
+def make_request(
+    job: Job, *, folder: Path | None = None, on: str | None = None, assume: Mapping[str, str | float] | None = None
+) -> Request:
+    """Look up a job's model and machine; relative paths are read below ``folder``."""
+    model = find_model(job.model, folder)
+    wanted = on if on is not None else job.machine
+    if wanted is None:
+        raise InputError(f"job {job.name!r} names no machine.", hint="add --on MACHINE; `zhenfa show machines` lists them.")
+    machine = wanted if isinstance(wanted, Machine) else find_machine(wanted, None if on is not None else folder)
+    formation = catalog.resolve(machine, {**job.assume, **(assume or {})})
+    return Request(job, model, model.graph(), formation)
+
+
+def read_assumptions(texts: Sequence[str]) -> dict[str, str | float]:
+    """Read ``NAME=VALUE`` texts. Raises :class:`InputError`."""
+    found: dict[str, str | float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip() and value.strip()):
+            raise InputError(f"--assume {text!r} is not NAME=VALUE.", hint='write --assume scalex-card.memory.capacity="64 GB".')
+        found[name.strip()] = value.strip()
+    return found
+
+
+def find_model(name: str, folder: Path | None = None) -> Model:
+    """Return a catalog model, or read a model document or a Hugging Face ``config.json``."""
+    if _is_path(name):
+        return read_model(_place(name, folder))
+    try:
+        return read_model(catalog.model_path(name))
+    except UnknownNameError as problem:
+        hint = "`zhenfa show models` lists the catalog; a path to a config.json works as well."
+        raise UnknownNameError("model", name, catalog.models(), hint=hint) from problem
+
+
+def find_machine(name: str, folder: Path | None = None) -> Machine:
+    """Return a catalog machine, or read a machine document."""
+    return Machine.from_file(_place(name, folder)) if _is_path(name) else catalog.machine(name)
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or name.endswith((".yaml", ".yml", ".json")) or name.startswith(".")
+
+
+def _place(name: str, folder: Path | None) -> Path:
+    """Return a path as typed, or below the folder of the document that names it."""
+    return Path(name) if folder is None else safe_join(folder, name)

@@ -1,0 +1,152 @@
+"""Search one pool: bound everything as arrays, then cost exactly in order of the bound until nothing can win."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan import bounds
+from zhenfa.plan.build import Layout, Slot, make_plan, pipelines, split_layers
+from zhenfa.plan.space import Candidates, enumerate_pool
+from zhenfa.spec.job import Limits
+from zhenfa.spec.plan import Plan
+
+NO_BANDWIDTH = "crosses a tier whose bandwidth is undisclosed"
+NO_MEMORY = "does not fit in memory"
+SLOWER = "slower than the plans listed (by bound)"
+
+
+@dataclass(order=True)
+class Found:
+    """One costed plan, ordered by step time."""
+
+    step: float
+    order: int
+    plan: Plan = field(compare=False)
+    cost: PlanCost = field(compare=False)
+
+
+@dataclass
+class Tally:
+    """What was looked at."""
+
+    considered: int = 0
+    costed: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    nearest: tuple[float, Layout, int] | None = None
+    """Over the memory by what factor, by which layout: the closest miss."""
+
+
+class Best:
+    """The best ``keep`` plans so far."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self._heap: list[tuple[float, int, Found]] = []
+        self._order = itertools.count()
+
+    @property
+    def limit(self) -> float:
+        """Return the step time that a plan must beat to be kept."""
+        return -self._heap[0][0] if len(self._heap) == self.keep else np.inf
+
+    def offer(self, plan: Plan, found: PlanCost) -> None:
+        """Keep a plan if it is among the best."""
+        number = next(self._order)
+        item = (-found.step, -number, Found(found.step, number, plan, found))
+        if len(self._heap) < self.keep:
+            heapq.heappush(self._heap, item)
+        elif found.step < self.limit:
+            heapq.heapreplace(self._heap, item)
+
+    def ranked(self) -> list[Found]:
+        """Return the plans, best first."""
+        return sorted(item[2] for item in self._heap)
+
+
+def search_pool(
+    setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally
+) -> None:
+    """Offer to ``best`` every layout of one pool that can be among the best. Exact over the enumerated space."""
+    candidates = enumerate_pool(setting, pool, sequences, limits, tally.rejected)
+    tally.considered += len(candidates) + sum(tally.rejected.values())
+    if not len(candidates):
+        return
+    bound = bounds.step_bound(setting, pool, candidates)
+    known = np.isfinite(bound)
+    tally.rejected[NO_BANDWIDTH] += int((~known).sum())
+    fits, short = bounds.may_fit(setting, pool, candidates)
+    tally.rejected[NO_MEMORY] += int((known & ~fits).sum())
+    hopeful = np.flatnonzero(known & fits)
+    if not len(hopeful) and known.any():
+        closest = np.flatnonzero(known)[np.argmin(short[known])]
+        _note_miss(tally, setting, _layout(candidates, int(closest), pool))
+    queue = hopeful[np.argsort(bound[hopeful], kind="stable")]
+    evaluate(
+        ((float(bound[index]), _layout(candidates, int(index), pool), int(candidates.total[index])) for index in queue),
+        len(queue), setting, job, best, tally,
+    )  # fmt: skip
+
+
+def evaluate(
+    queue: Iterator[tuple[float, Layout, int]], length: int, setting: Setting, job: str, best: Best, tally: Tally
+) -> None:
+    """Cost layouts in order of their bound until the bound passes the worst plan kept."""
+    for place, (bound, layout, total) in enumerate(queue):
+        if bound >= best.limit:
+            tally.rejected[SLOWER] += length - place
+            return
+        consider(layout, total, setting, job, best, tally)
+
+
+def consider(layout: Layout, total: int, setting: Setting, job: str, best: Best, tally: Tally) -> None:
+    """Split, cost and offer one layout."""
+    tally.costed += 1
+    ranges = split_layers(setting, layout)
+    if ranges is None:
+        tally.rejected[NO_MEMORY] += 1
+        _note_miss(tally, setting, layout)
+        return
+    plan = make_plan(setting, job, layout, pipelines(layout, ranges, total))
+    found = cost(plan, setting)
+    if found.problem:
+        tally.rejected[NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY] += 1
+        return
+    best.offer(plan, found)
+
+
+def _layout(candidates: Candidates, index: int, pool: str) -> Layout:
+    slot = Slot(
+        pool, int(candidates.tensor[index]), int(candidates.expert[index]), int(candidates.recompute[index])
+    )
+    return Layout(
+        (slot,) * int(candidates.pipeline[index]), int(candidates.data[index]), int(candidates.size[index]),
+        int(candidates.micro_batches[index]), int(candidates.zero[index]),
+    )  # fmt: skip
+
+
+def _note_miss(tally: Tally, setting: Setting, layout: Layout) -> None:
+    """Remember the layout that came closest to fitting."""
+    over = needed_share(setting, layout)
+    if tally.nearest is None or over < tally.nearest[0]:
+        tally.nearest = (over, layout, layout.replicas)
+
+
+def needed_share(setting: Setting, layout: Layout) -> float:
+    """Return how many times its memory the fullest stage needs when layers are split evenly."""
+    layers = len(setting.graph.layers)
+    stages = len(layout.slots)
+    edges = np.linspace(0, layers, stages + 1).round().astype(int)
+    plan = make_plan(
+        setting, "nearest-miss", layout,
+        pipelines(layout, list(itertools.pairwise(edges.tolist())), layout.replicas * layout.micro_batches),
+    )  # fmt: skip
+    fullest = cost(plan, setting).fullest
+    return fullest.bytes / fullest.capacity
