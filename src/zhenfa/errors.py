@@ -56,7 +56,8 @@ class DocumentError(InputError):
         column: int | None = None,
         key: str | None = None,
     ) -> None:
-        place = ":".join(str(part) for part in (source, line, column) if part is not None)
+        name = source if source is None or source.isprintable() else repr(source)
+        place = ":".join(str(part) for part in (name, line, column) if part is not None)
         text = f"{place}: {message}" if place else message
         super().__init__(text, hint=hint)
         self.source, self.line, self.column, self.key = source, line, column, key

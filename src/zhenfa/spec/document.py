@@ -114,12 +114,12 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         mode = place.stat().st_mode
         text = _read_regular(place) if stat.S_ISREG(mode) else None
     except FileNotFoundError:
-        raise DocumentError(f"there is no file {quote(str(path))}.", hint=_near_file(place)) from None
+        raise DocumentError(f"there is no file {_path(path)}.", hint=_near_file(place)) from None
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        raise DocumentError(f"{quote(str(path))} cannot be read: {reason[:1].lower()}{reason[1:]}.") from None
+        raise DocumentError(f"{_path(path)} cannot be read: {reason[:1].lower()}{reason[1:]}.") from None
     if text is None:
-        raise DocumentError(f"{quote(str(path))} is {_special(mode)}.", hint="name a regular file.")
+        raise DocumentError(f"{_path(path)} is {_special(mode)}.", hint="name a regular file.")
     if len(text) > yaml.MAX_BYTES:
         raise DocumentError(f"the file is larger than {yaml.MAX_BYTES:,} bytes.", source=str(path))
     return text
@@ -130,6 +130,11 @@ def _read_regular(place: Path) -> bytes | None:
     handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb", closefd=True) as file:
         return file.read(yaml.MAX_BYTES + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+
+
+def _path(path: str | os.PathLike[str]) -> str:
+    """Return a path in quotes, whole unless it is absurd."""
+    return repr(str(path)) if len(str(path)) <= 1000 else quote(str(path))
 
 
 def _special(mode: int) -> str:
@@ -144,13 +149,13 @@ def _near_file(place: Path) -> str | None:
     except OSError:
         return None
     near = near_misses(place.name, siblings, limit=1)
-    return f"did you mean {quote(str(place.parent / near[0]))}?" if near else None
+    return f"did you mean {_path(place.parent / near[0])}?" if near else None
 
 
 def safe_join(root: Path, relative: str) -> Path:
     """Return ``root / relative`` with links followed, refusing a path that leaves ``root``. Raises InputError."""
     if Path(relative).is_absolute() or "\x00" in relative:
-        raise InputError(f"{quote(relative)} must be a relative path.", hint=f"paths are read below {str(root)!r}.")
+        raise InputError(f"{quote(relative)} must be a relative path.", hint=f"paths are read below {_path(root)}.")
     try:
         base = root.resolve()
         target = (base / relative).resolve()
@@ -158,7 +163,7 @@ def safe_join(root: Path, relative: str) -> Path:
         raise InputError(f"{quote(relative)} cannot be followed: {problem}.") from None
     if not target.is_relative_to(base):
         raise InputError(
-            f"{quote(relative)} leaves {str(root)!r}.", hint="paths and links that lead out of the folder are refused."
+            f"{quote(relative)} leaves {_path(root)}.", hint="paths and links that lead out of the folder are refused."
         )
     return target
 

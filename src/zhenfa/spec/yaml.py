@@ -30,7 +30,8 @@ MAX_DIGITS: Final = 100
 Path = tuple[str | int, ...]
 Data = dict[str, Any] | list[Any] | str | int | float | bool | None
 
-_UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Beside control characters, the line breaks of YAML 1.1 that YAML 1.2 and JSON take for text.
+_UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass
@@ -83,7 +84,7 @@ def _not_json(problem: Exception, source: str) -> DocumentError:
 
 def _decode(text: bytes, source: str) -> str:
     if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DocumentError("this is UTF-16.", source=source, hint="save the file as UTF-8.")
+        raise DocumentError("this is UTF-16 or UTF-32.", source=source, hint="save the file as UTF-8.")
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -134,7 +135,7 @@ def _read_json(text: str) -> Data:
         text, object_pairs_hook=mapping, parse_constant=refuse, parse_float=real, parse_int=whole
     )  # fmt: skip
     for count, (path, value) in enumerate(walk(data), 1):
-        if len(path) > MAX_DEPTH or count > MAX_NODES:
+        if (isinstance(value, dict | list) and len(path) >= MAX_DEPTH) or count > MAX_NODES:
             raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} items")
         for words, longest in ((value, MAX_TEXT), (path[-1] if path else "", MAX_KEY)):
             if isinstance(words, str) and (len(words) > longest or _UNPRINTABLE.search(words)):

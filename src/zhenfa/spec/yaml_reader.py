@@ -28,7 +28,7 @@ _WORDS: Final[dict[str, bool | None]] = {
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _HINTS: Final = (
     ("'\\t'", "indent with spaces, not with tabs."),
-    ("mapping values are not allowed", "put text that holds ': ' in quotes."),
+    ("mapping values are not allowed", "check the indentation, and put text that holds ': ' in quotes."),
     ("could not find expected ':'", "a key ends with ': '."),
     ("expected <block end>", "check the indentation, and put text that begins with a quote in quotes as a whole."),
     ("stream end", "something that was opened is not closed."),
@@ -62,11 +62,15 @@ class Reader:
             root = self._compose(text)
         except MarkedYAMLError as problem:
             raise self._not_yaml(problem) from None
-        except (YAMLError, ValueError, OverflowError, RecursionError) as problem:
-            if isinstance(problem, DocumentError):
-                raise
-            reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-            raise DocumentError(f"this is not YAML: {reason}.", source=self.positions.source) from None
+        except DocumentError:
+            raise
+        except YAMLError as problem:
+            reason = (str(problem).splitlines() or ["it cannot be parsed"])[0]
+            raise DocumentError(f"this is not YAML: {reason[:200]}.", source=self.positions.source) from None
+        except (ValueError, OverflowError):
+            raise DocumentError(
+                "this is not YAML: an escape names no character.", source=self.positions.source
+            ) from None
         if root is None:
             raise DocumentError("the document is empty.", source=self.positions.source)
         return self._build(root, (), 0)
@@ -74,6 +78,7 @@ class Reader:
     def _not_yaml(self, problem: MarkedYAMLError) -> DocumentError:
         mark = problem.problem_mark or problem.context_mark
         words = " ".join(part.strip() for part in (problem.context, problem.problem) if part)
+        words = words if words.isprintable() else ascii(words)
         return DocumentError(
             f"this is not YAML: {words[:200]}.",
             source=self.positions.source,
@@ -129,9 +134,9 @@ class Reader:
         if isinstance(event, parsed.AliasEvent):
             target = anchors.get(event.anchor)
             if target is None:
-                raise self._fail(event, f"no anchor &{event.anchor[:40]} stands before this alias.")
+                raise self._fail(event, f"no anchor {quote(event.anchor)} stands before this alias.")
             if any(target is item for item in open_nodes):
-                raise self._fail(event, f"the anchor &{event.anchor[:40]} holds itself.", "do without anchors.")
+                raise self._fail(event, f"the anchor {quote(event.anchor)} holds itself.", "do without anchors.")
             return target
         if event.tag is not None:
             tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
