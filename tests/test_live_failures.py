@@ -1,0 +1,174 @@
+"""Whatever ends a run, nothing is left behind, and the message names the card."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from live_pools import TINY, formation, leftovers, pipeline, plan, pool
+
+from zhenfa.errors import CapabilityError, InputError, RunError
+from zhenfa.live.engine_local import LocalEngine
+from zhenfa.live.run import run_plan
+from zhenfa.spec.job import Execution
+
+pytestmark = pytest.mark.live
+
+PAIR = formation(pool("a", 1), pool("b", 2))
+PLAN = plan(pipeline([4, 3, 1], "abb", 4))
+PATIENCE_S = 20.0
+
+DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from live_pools import TINY, formation, pipeline, plan, pool
+from pathlib import Path
+from zhenfa.live.run import run_plan
+from zhenfa.spec.job import Execution
+
+if __name__ == "__main__":
+    machine = formation(pool("a", 1), pool("b", 2))
+    def tell(step, total, loss, seconds):
+        print("step", step, flush=True)
+    run_plan(plan(pipeline([4, 3, 1], "abb", 4)), machine, TINY, Execution(steps=100000), on_progress=tell,
+             out_dir=Path({out!r}))
+"""
+
+
+def children_of(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_driver_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    before = leftovers()
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER.format(tests=str(Path(__file__).parent), out=str(tmp_path / "out")))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline().strip() == "step 1"
+        family = children_of(driver.pid)
+        assert len(family) == 4, "a nursery and three cards"
+        assert leftovers() > before
+        driver.send_signal(number)
+        driver.stdout.read()
+        driver.wait(PATIENCE_S)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert alive == []
+    assert wait_for(lambda: leftovers() <= before)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_killed_card_is_named_at_once(tmp_path: Path) -> None:
+    before = leftovers()
+    killed_at: list[float] = []
+    with LocalEngine() as engine:
+
+        def kill(step: int, *_: object) -> None:
+            if step == 2:
+                killed_at.append(time.monotonic())
+                os.kill(engine.process(1) or 0, signal.SIGKILL)
+
+        with pytest.raises(RunError, match=r"card 1 \(b card, pool b, stage 1 of pipeline 0\) died \(signal SIGKILL\)"):
+            run_plan(PLAN, PAIR, TINY, Execution(steps=1000), engine=engine, on_progress=kill, out_dir=tmp_path)
+        assert time.monotonic() - killed_at[0] < 3.0
+        family = children_of(os.getpid())
+    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+    assert wait_for(lambda: leftovers() <= before)
+
+
+def test_silent_card_is_killed_and_named() -> None:
+    with LocalEngine() as engine:
+
+        def stop(step: int, *_: object) -> None:
+            if step == 1:
+                os.kill(engine.process(2) or 0, signal.SIGSTOP)
+
+        with pytest.raises(RunError) as caught:
+            execution = Execution(steps=1000, step_timeout_s=1.5)
+            run_plan(PLAN, PAIR, TINY, execution, engine=engine, on_progress=stop)
+        family = children_of(os.getpid())
+    message = caught.value.message
+    assert re.search(r"no answer within 1.5 s: card 2 \(b card.*stage 2 of pipeline 0\)", message)
+    assert "card 0" not in message
+    assert "stopped by a signal" in message
+    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+
+
+def test_dead_nursery_is_noticed() -> None:
+    with LocalEngine() as engine:
+        nursery = {child.pid: child for child in psutil.Process().children()}
+
+        def kill(step: int, *_: object) -> None:
+            for pid in nursery:
+                os.kill(pid, signal.SIGKILL)
+
+        with pytest.raises(RunError):
+            run_plan(PLAN, PAIR, TINY, Execution(steps=1000), engine=engine, on_progress=kill)
+        family = [child for child in children_of(os.getpid()) if child.pid not in nursery]
+    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+
+
+def test_failing_card_is_named(tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("too short")
+    with pytest.raises(RunError, match=r"card [02] .* failed while .*too few for sequences of 16"):
+        run_plan(PLAN, PAIR, TINY, Execution(steps=2, data=str(short)), out_dir=tmp_path)
+    assert "too few" in (tmp_path / "cards.log").read_text()
+
+
+def test_emulated_card_runs_out_of_memory() -> None:
+    small = pool("a", 2, speed=1e12)
+    memory = small.accelerator.memory.model_copy(update={"capacity": "100 kB"})
+    small = type(small)(small.name, small.accelerator.model_copy(update={"memory": _read(memory)}), 2, (), small.power_per_card)
+    with pytest.raises(RunError, match=r"card 0 .* is out of memory: it holds .* MB of tensors and has 0.1 MB"):
+        run_plan(plan(pipeline([4, 4], "aa", 2)), formation(small), TINY, Execution(steps=1))
+
+
+def _read(memory: object) -> object:
+    return type(memory).model_validate({"capacity": "100 kB", "bandwidth": "1 GB/s"})
+
+
+REFUSED = {
+    "tensor parallel": (PLAN, {"tensor_parallel": 2}, "tensor parallelism of 2"),
+    "expert parallel": (PLAN, {"expert_parallel": 4}, "expert parallelism of 4"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_layouts_refused_before_start(name: str) -> None:
+    base, change, words = REFUSED[name]
+    stages = tuple(stage.model_copy(update=change) for stage in base.pipelines[0].stages)
+    changed = base.model_copy(update={"pipelines": (base.pipelines[0].model_copy(update={"stages": stages}),)})
+    with pytest.raises(CapabilityError, match=words):
+        run_plan(changed, PAIR, TINY)
+
+
+def test_zero_and_short_pipelines_are_refused() -> None:
+    with pytest.raises(CapabilityError, match="ZeRO-1"):
+        run_plan(plan(pipeline([4, 4], "ab", 4), zero=1), PAIR, TINY)
+    with pytest.raises(CapabilityError, match="2 micro-batches for 3 stages"):
+        run_plan(plan(pipeline([4, 3, 1], "abb", 2)), PAIR, TINY)
+    with pytest.raises(InputError, match="the plan holds 7 layers, the model 8"):
+        run_plan(plan(pipeline([4, 3], "ab", 4)), PAIR, TINY)
+    with pytest.raises(InputError, match="needs 2 cards of pool 'a', which has 1"):
+        run_plan(plan(pipeline([4, 4], "aa", 4)), PAIR, TINY)
+    with pytest.raises(InputError, match="pool 'z', which machine 'test-machine' does not have"):
+        run_plan(plan(pipeline([4, 4], "az", 4)), PAIR, TINY)
