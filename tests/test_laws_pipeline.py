@@ -50,10 +50,13 @@ def test_jump_equals_full_recurrence_for_many_micro_batches(seed: int) -> None:
     transfer = random.choice([0.0, 0.01, 0.7], (40, 1)) * random.random((40, stages - 1))
     totals = pipeline.pipeline_time(forward, backward, transfer, micro_batches)
     assert isinstance(totals, np.ndarray)
-    full = pipeline._Rounds(forward.T, backward.T, transfer.T, np.zeros_like(transfer.T))
+    rows = [forward.T, backward.T, transfer.T, np.zeros_like(transfer.T)]
+    full = pipeline._Rounds(rows, [np.zeros(40) for _ in range(3 * stages - 2)], np.maximum)
     for number in range(-stages, micro_batches):
         full.step(number, micro_batches)
-    np.testing.assert_allclose(totals, full.free[0], rtol=1e-10)
+    np.testing.assert_allclose(totals, full.free, rtol=1e-10)
+    alone = [pipeline.pipeline_time(forward[i], backward[i], transfer[i], micro_batches) for i in range(40)]
+    np.testing.assert_allclose(alone, totals, rtol=1e-10)
 
 
 @given(seconds, seconds, st.integers(1, 8), st.integers(1, 40), st.sampled_from(SCHEDULES))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
-from typing import Any
+from dataclasses import asdict
 
 from zhenfa.cli import console
-from zhenfa.cli.terms import Term, find
+from zhenfa.cli.terms import find
 
 
 def explain_term(text: str, *, as_json: bool, cite_sources: bool) -> None:
     """Print one term of the field."""
     term = find(text)
     if as_json:
-        console.print_json({"schema": "zhenfa.term/1", **_plain(term)})
+        console.print_json({"schema": "zhenfa.term/1", **asdict(term)})
         return
     out = console.data()
     aliases = f" ({', '.join(term.aliases)})" if term.aliases else ""
@@ -25,9 +24,3 @@ def explain_term(text: str, *, as_json: bool, cite_sources: bool) -> None:
             out.print(f"{label + ':':<9}{value}", markup=False)
     if term.see:
         out.print(f"{'see:':<9}{', '.join(term.see)}", markup=False)
-
-
-def _plain(term: Term) -> dict[str, Any]:
-    if is_dataclass(term):
-        return asdict(term)
-    return term.model_dump(mode="json")

@@ -24,7 +24,9 @@ def plan_job(
     request = read_request(job, on=on, assume=assume)
     answer = find_plans(request, top=max(top, why or 1))
     if why is not None and why > len(answer.plans):
-        raise InputError(f"there is no plan {why}: {len(answer.plans)} were found.", hint=f"--why 2 to {len(answer.plans)}.")
+        raise InputError(
+            f"there is no plan {why}: {len(answer.plans)} were found.", hint=f"--why 2 to {len(answer.plans)}."
+        )
     if out:
         _write(out, answer)
     if as_json:
@@ -162,7 +164,16 @@ def _print_detail(best: Ranked) -> None:
     out.print("\n[bold]Stages[/bold]: seconds per micro-batch, memory per card")
     out.print(
         console.table(
-            ("stage", "pool", "layers", "forward", "backward", "to next", "memory", "= weights + gradients + optimizer + activations"),
+            (
+                "stage",
+                "pool",
+                "layers",
+                "forward",
+                "backward",
+                "to next",
+                "memory",
+                "= weights + gradients + optimizer + activations",
+            ),
             [_stage_row(stage) for stage in best.estimate.stages],
             right=(0, 3, 4, 5, 6),
         )

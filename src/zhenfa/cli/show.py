@@ -36,7 +36,9 @@ def show_entry(name: str | None, *, as_json: bool, cite_sources: bool) -> None:
 def _one(name: str, as_json: bool, used: dict[str, None]) -> None:
     found = {
         "machine": _match(name, catalog.machines()),
-        "accelerator": _match(name, (alias for item in catalog.accelerators().values() for alias in (item.id, *item.aliases))),
+        "accelerator": _match(
+            name, (alias for item in catalog.accelerators().values() for alias in (item.id, *item.aliases))
+        ),
         "system": _match(name, (alias for item in catalog.systems().values() for alias in (item.id, *item.aliases))),
         "model": _match(name, catalog.models()),
         "link": _match(name, (item.id for item in catalog.links().values())),
@@ -170,7 +172,9 @@ def _models(as_json: bool) -> None:
     for name in catalog.models():
         graph = find_model(name).graph()
         total, active = graph.parameters, graph.active_parameters
-        rows.append((name, f"{total / 1e9:,.4g} B", f"{active / 1e9:,.4g} B", str(len(graph.layers)), f"{graph.hidden:,}"))
+        rows.append(
+            (name, f"{total / 1e9:,.4g} B", f"{active / 1e9:,.4g} B", str(len(graph.layers)), f"{graph.hidden:,}")
+        )
         plain.append({"name": name, "parameters": total, "active_parameters": active, "layers": len(graph.layers)})
     if as_json:
         console.print_json({"schema": "zhenfa.models/1", "models": plain})
@@ -205,7 +209,9 @@ def _short(fact: Fact | None, *, plain: bool = False) -> str:
 
 
 def _legend() -> None:
-    console.talk().print("- undisclosed   = derived   ! claim or from memory   ? assumed or weak", style="dim", markup=False)
+    console.talk().print(
+        "- undisclosed   = derived   ! claim or from memory   ? assumed or weak", style="dim", markup=False
+    )
 
 
 def _facts(part: BaseModel, path: str = "") -> Iterator[tuple[str, Fact]]:
@@ -240,13 +246,20 @@ def _document(item: Accelerator | System | Any, as_json: bool, used: dict[str, N
     mark = " [EMULATED]" if getattr(item, "emulated", False) else ""
     maker = getattr(item, "maker", None) or getattr(item, "vendor", None) or getattr(item, "owner", "")
     name = getattr(item, "name", item.id)
-    out.print(f"{item.id}{mark}: {name} ({maker}{', ' + str(item.year) if getattr(item, 'year', None) else ''})", markup=False, style="bold")
+    out.print(
+        f"{item.id}{mark}: {name} ({maker}{', ' + str(item.year) if getattr(item, 'year', None) else ''})",
+        markup=False,
+        style="bold",
+    )
     for label in ("granularity", "status", "cooling", "note"):
         if getattr(item, label, None):
             out.print(f"{label}: {getattr(item, label)}", markup=False)
     if isinstance(item, Accelerator) and item.software:
         soft = item.software
-        out.print(f"software: torch {soft.torch_device}, collectives {soft.collective_backend} ({soft.collective_library}), tool {soft.smi}", markup=False)
+        out.print(
+            f"software: torch {soft.torch_device}, collectives {soft.collective_backend} ({soft.collective_library}), tool {soft.smi}",
+            markup=False,
+        )
     if isinstance(item, System):
         out.print(f"cards: {item.count:,} x {item.accelerator or 'brand undisclosed'}", markup=False)
         for tier in item.tiers:
@@ -292,23 +305,47 @@ def _machine(name: str, as_json: bool, used: dict[str, None]) -> None:
     if machine.note:
         out.print(machine.note, markup=False)
     for pool in formation.pools:
-        out.print(f"\npool {pool.name}: {pool.count:,} x {pool.accelerator.id} ({pool.maker})", markup=False, style="bold")
+        out.print(
+            f"\npool {pool.name}: {pool.count:,} x {pool.accelerator.id} ({pool.maker})", markup=False, style="bold"
+        )
         rows = [
-            (tier.name, f"{tier.size:,}", _short(tier.bandwidth), _short(tier.latency), tier.topology, tier.description or "")
+            (
+                tier.name,
+                f"{tier.size:,}",
+                _short(tier.bandwidth),
+                _short(tier.latency),
+                tier.topology,
+                tier.description or "",
+            )
             for tier in pool.tiers
         ]
-        out.print(console.table(("tier", "cards", "per card", "latency", "topology", "description"), rows, right=(1, 2, 3)))
-        needed = [("peak (matmul)", _peak(pool.accelerator)), ("memory.capacity", pool.accelerator.memory.capacity), ("memory.bandwidth", pool.accelerator.memory.bandwidth), ("power_per_card", pool.power_per_card)]
+        out.print(
+            console.table(("tier", "cards", "per card", "latency", "topology", "description"), rows, right=(1, 2, 3))
+        )
+        needed = [
+            ("peak (matmul)", _peak(pool.accelerator)),
+            ("memory.capacity", pool.accelerator.memory.capacity),
+            ("memory.bandwidth", pool.accelerator.memory.bandwidth),
+            ("power_per_card", pool.power_per_card),
+        ]
         _fact_table(((label, fact) for label, fact in needed if fact is not None), used)
         for label, fact in needed:
             if fact is None or fact.value is None:
                 path = "peak.bf16" if label.startswith("peak") else label
-                value = {"memory.capacity": "64 GB", "memory.bandwidth": "1.6 TB/s", "power_per_card": "700 W"}.get(label, "400 TFLOPS")
-                out.print(f'undisclosed: supply it with --assume {pool.accelerator.id}.{path}="{value}" (your value)', markup=False)
+                value = {"memory.capacity": "64 GB", "memory.bandwidth": "1.6 TB/s", "power_per_card": "700 W"}.get(
+                    label, "400 TFLOPS"
+                )
+                out.print(
+                    f'undisclosed: supply it with --assume {pool.accelerator.id}.{path}="{value}" (your value)',
+                    markup=False,
+                )
     if formation.network is not None:
         network = formation.network
         staged = ", staged through the hosts" if network.host_staged else ""
-        out.print(f"\nnetwork between pools: {network.name}, {_short(network.bandwidth)} per card, {_short(network.latency)}{staged}", markup=False)
+        out.print(
+            f"\nnetwork between pools: {network.name}, {_short(network.bandwidth)} per card, {_short(network.latency)}{staged}",
+            markup=False,
+        )
     _remarks(formation)
     _legend()
 
@@ -323,7 +360,11 @@ def _model(model: Model, as_json: bool) -> None:
         )  # fmt: skip
         return
     out = console.data()
-    out.print(f"{graph.name}: {graph.parameters:,} parameters, {graph.active_parameters:,} active per token", markup=False, style="bold")
+    out.print(
+        f"{graph.name}: {graph.parameters:,} parameters, {graph.active_parameters:,} active per token",
+        markup=False,
+        style="bold",
+    )
     if graph.extra_parameters:
         out.print(f"and {graph.extra_parameters:,} in multi-token prediction modules, used in training")
     tied = ", tied embeddings" if graph.tied else ""
@@ -332,7 +373,16 @@ def _model(model: Model, as_json: bool) -> None:
     for index, kind in enumerate(graph.kinds):
         count = graph.layers.count(index)
         for operator in kind.operators:
-            rows.append((f"{kind.name} x {count}", operator.name, operator.kind, _sizes(operator), f"{operator.parameters:,}", operator.shard))
+            rows.append(
+                (
+                    f"{kind.name} x {count}",
+                    operator.name,
+                    operator.kind,
+                    _sizes(operator),
+                    f"{operator.parameters:,}",
+                    operator.shard,
+                )
+            )
     out.print(console.table(("layer", "operator", "kind", "size", "parameters", "split"), rows, right=(4,)))
 
 

@@ -135,7 +135,9 @@ def fabric(pool: CardPool) -> tuple[Fabric, tuple[str, ...]]:
         meshes.append(tier.topology == "full-mesh")
         reductions.append(tier.in_network_reduction)
     if not pool.accelerator.emulated:
-        notes.append(f"{pool.name}: large transfers reach {priors.NETWORK_SHARE:.0%} of the link rate (stated constant)")
+        notes.append(
+            f"{pool.name}: large transfers reach {priors.NETWORK_SHARE:.0%} of the link rate (stated constant)"
+        )
     table = Fabric(
         sizes=np.array(sizes), bandwidths=np.array(bandwidths), latencies=np.array(latencies),
         full_mesh=np.array(meshes), in_network_reduction=np.array(reductions),

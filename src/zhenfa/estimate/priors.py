@@ -39,7 +39,9 @@ class Prior:
 
 def _median(values: Iterable[float], what: str) -> Prior:
     found = sorted(values)
-    return Prior(median(found), f"median of {len(found)} measured {what} in the catalog ({found[0]:.2g}-{found[-1]:.2g})")
+    return Prior(
+        median(found), f"median of {len(found)} measured {what} in the catalog ({found[0]:.2g}-{found[-1]:.2g})"
+    )
 
 
 @cache

@@ -67,9 +67,7 @@ def speed_of_light(plan: Plan, setting: Setting) -> float:
     return sum(setting.chips[pool].peak * count for pool, count in plan.cards_by_pool().items())
 
 
-def _figures(
-    plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, energy: Figure, tag: Tag
-) -> Figures:
+def _figures(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, energy: Figure, tag: Tag) -> Figures:
     rate = plan.global_batch * plan.sequence_length / cost.step
     utilisation = model_flops(plan, setting, cost) / (speed_of_light(plan, setting) * cost.step)
     note = "emulated cards" if setting.formation.emulated else None
@@ -93,7 +91,7 @@ def _money(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival) -> 
     for pool, count in plan.cards_by_pool().items():
         price = setting.formation.pool(pool).accelerator.price
         if price.value is None:
-            return Figure(unit="CNY", note=f"{pool}: no price per card; supply --assume {pool}.price=\"18 CNY/h\"")
+            return Figure(unit="CNY", note=f'{pool}: no price per card; supply --assume {pool}.price="18 CNY/h"')
         rate += price.value * count
     steps = tokens / (plan.global_batch * plan.sequence_length)
     return Figure(value=rate * steps * cost.step / survived.ettr, unit="CNY", tag="assumed", note="whole run")

@@ -72,7 +72,9 @@ class Setting:
         """Return :meth:`units` of one layout, computed once."""
         key = (pool, sequences, tensor, expert, data, zero, recompute)
         if key not in self._units:
-            shape = Shape(float(sequences), float(self.workload.sequence_length), float(tensor), float(expert), float(data))
+            shape = Shape(
+                float(sequences), float(self.workload.sequence_length), float(tensor), float(expert), float(data)
+            )
             self._units[key] = self.units(pool, shape, zero, recompute)
         return self._units[key]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
 from zhenfa.laws import communication, compute, memory, pipeline
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.communication import Fabric
-from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.spec.plan import Pipeline, Plan, Schedule, Stage
 
 OPTIMIZER_BYTES = 30.0
 """Bytes read and written per parameter by mixed-precision AdamW: gradient 4, master, m and v 12 read and 12 written,
@@ -48,6 +48,10 @@ class StageCost:
     """Seconds a step to update the weights."""
     memory: dict[str, float]
     capacity: float
+    activation: float
+    """Bytes that one micro-batch in flight keeps."""
+    working: float
+    """Bytes of the layer being computed again."""
 
     @property
     def busy(self) -> float:
@@ -66,12 +70,21 @@ class GroupCost:
 
     stages: tuple[StageCost, ...]
     micro_batches: int
+    schedule: Schedule
     pipeline: float
-    without_transfers: float
-    without_bridges: float
     tail: float
     """Exposed gradient sum and optimizer step, in seconds, of the worst stage."""
     tail_parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def without_transfers(self) -> float:
+        """Return what the schedule would take if activations arrived at once."""
+        return schedule_time(self.stages, self.micro_batches, self.schedule, 0.0, 0.0)
+
+    @property
+    def without_bridges(self) -> float:
+        """Return what the schedule would take if activations crossed from pool to pool at once."""
+        return schedule_time(self.stages, self.micro_batches, self.schedule, 1.0, 0.0)
 
     @property
     def step(self) -> float:
@@ -126,8 +139,6 @@ def cost(plan: Plan, setting: Setting) -> PlanCost:
     return PlanCost(result.groups, result.step, _problem(result))
 
 
-
-
 def _problem(result: PlanCost) -> str:
     if not math.isfinite(result.step):
         return "crosses a tier whose bandwidth is undisclosed"
@@ -150,22 +161,26 @@ def _group_cost(
 ) -> GroupCost:
     replicas = sum(entry.count for entry in entries)
     micro_batches = max(entry.micro_batches for entry in entries)
+    memo: dict[object, StageCost] = {}
+    flight = memory.in_flight_micro_batches(np.arange(len(stages)), len(stages), micro_batches, plan.schedule)
+    in_flight = np.broadcast_to(flight, len(stages)).tolist()
     found = tuple(
-        _stage_cost(plan, setting, stages, index, size, replicas, micro_batches, owners) for index in range(len(stages))
+        _stage_cost(plan, setting, stages, index, size, replicas, micro_batches, owners, int(in_flight[index]), memo)
+        for index in range(len(stages))
     )
-    forward = np.array([stage.forward for stage in found])
-    backward = np.array([stage.backward for stage in found])
-    transfer = np.array([stage.transfer for stage in found[:-1]])
-    bridges = np.array([stage.crosses for stage in found[:-1]], dtype=bool)
-
-    def time(hops: np.ndarray) -> float:
-        return float(pipeline.pipeline_time(forward, backward, hops, micro_batches, plan.schedule))
-
-    full = time(transfer)
-    within = time(np.where(bridges, 0.0, transfer)) if bridges.any() else full
-    free = time(0.0 * transfer) if len(stages) > 1 else full
+    full = schedule_time(found, micro_batches, plan.schedule)
     tail, parts = _tail(setting, found, micro_batches if plan.zero == 3 else 1)
-    return GroupCost(found, micro_batches, full, free, within, tail, parts)
+    return GroupCost(found, micro_batches, plan.schedule, full, tail, parts)
+
+
+def schedule_time(
+    stages: Sequence[StageCost], micro_batches: int, schedule: Schedule, within: float = 1.0, across: float = 1.0
+) -> float:
+    """Return the schedule's seconds, with transfers inside and between pools scaled by ``within`` and ``across``."""
+    forward = np.array([stage.forward for stage in stages])
+    backward = np.array([stage.backward for stage in stages])
+    hops = np.array([stage.transfer * (across if stage.crosses else within) for stage in stages[:-1]])
+    return float(pipeline.pipeline_time(forward, backward, hops, micro_batches, schedule))
 
 
 def _tail(setting: Setting, stages: Sequence[StageCost], chances: int) -> tuple[float, dict[str, float]]:
@@ -188,23 +203,33 @@ def _tail(setting: Setting, stages: Sequence[StageCost], chances: int) -> tuple[
 
 def _stage_cost(
     plan: Plan, setting: Setting, stages: tuple[Stage, ...], index: int, size: int, replicas: int, micro_batches: int,
-    owners: int,
+    owners: int, in_flight: int, memo: dict[object, StageCost],
 ) -> StageCost:  # fmt: skip
+    """Return the cost of one stage; equal stages of a group differ only in what is in flight."""
     stage = stages[index]
+    layers = setting.graph.layers[stage.first : stage.last]
+    next_pool = stages[index + 1].pool if index + 1 < len(stages) else None
+    key = (
+        stage.pool, stage.tensor_parallel, stage.expert_parallel, stage.recompute, layers, index == 0, next_pool,
+        stages[min(index + 1, len(stages) - 1)].tensor_parallel,
+    )  # fmt: skip
+    known = memo.get(key)
+    if known is not None:
+        parts = {**known.memory, "activations": in_flight * known.activation + known.working}
+        return replace(known, stage=stage, memory=parts)
     built = stage_units(setting, stage, size, replicas, plan.zero)
-    counts = np.bincount(setting.graph.layers[stage.first : stage.last], minlength=len(built.kinds))
+    counts = np.bincount(layers, minlength=len(built.kinds))
     blocks = [(unit, int(count)) for unit, count in zip(built.kinds, counts, strict=True) if count]
     if index == 0:
         blocks.append((built.stem, 1))
     if index == len(stages) - 1:
         blocks.append((built.head, 1))
     held = _sum_holdings(blocks)
-    in_flight = int(memory.in_flight_micro_batches(index, len(stages), micro_batches, plan.schedule))
     working = max((float(unit.working) for unit, _ in blocks), default=0.0)
     chip = setting.chips[stage.pool]
     transfer, crosses = _transfer(plan, setting, stages, index, size, replicas)
     inside, across = _gradient_sum(plan, setting, stage, held, replicas, micro_batches, owners)
-    return StageCost(
+    memo[key] = StageCost(
         stage=stage,
         forward=_sum(blocks, lambda unit: unit.forward),
         backward=_sum(blocks, lambda unit: unit.backward),
@@ -225,7 +250,10 @@ def _stage_cost(
             "activations": in_flight * float(held.activation) + working,
         },
         capacity=chip.usable,
+        activation=float(held.activation),
+        working=working,
     )
+    return memo[key]
 
 
 def _sum(blocks: Sequence[tuple[Unit, int]], part: Callable[[Unit], Array]) -> float:
@@ -244,7 +272,9 @@ def _transfer(
         return 0.0, False
     here, there = stages[index], stages[index + 1]
     wide = 4.0 if plan.precision in {"fp32", "tf32"} else 2.0
-    volume = size * plan.sequence_length * setting.graph.hidden * wide / min(here.tensor_parallel, there.tensor_parallel)
+    volume = (
+        size * plan.sequence_length * setting.graph.hidden * wide / min(here.tensor_parallel, there.tensor_parallel)
+    )
     overhead = setting.traits.message_overhead_s
     if here.pool != there.pool:
         return (setting.bridge.time(volume) if setting.bridge else math.nan) + overhead, True

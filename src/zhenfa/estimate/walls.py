@@ -48,8 +48,8 @@ def survival(plan: Plan, setting: Setting, cost: PlanCost) -> Survival:
     """
     nodes = max(plan.cards / CARDS_PER_NODE, 1.0)
     mtbf = float(reliability.job_mtbf(plan.cards, nodes))
-    interval = float(reliability.optimal_interval(CHECKPOINT_S, mtbf, down=DOWN_S, reload=RELOAD_S))
-    ettr = float(reliability.exact_ettr(interval, CHECKPOINT_S, mtbf, down=DOWN_S, reload=RELOAD_S))
+    interval = float(reliability.optimal_interval(mtbf, CHECKPOINT_S))
+    ettr = float(reliability.ettr(interval, mtbf=mtbf, checkpoint=CHECKPOINT_S, down=DOWN_S, restart=RELOAD_S))
     note = f"a failure every {units.show(mtbf, 'time')}, a checkpoint every {units.show(interval, 'time')}"
     why = (
         "failures at the rates of Llama 3 405B's run (16,384 H100); recovery assumed: "
@@ -61,7 +61,9 @@ def survival(plan: Plan, setting: Setting, cost: PlanCost) -> Survival:
 def energy_wall(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival) -> tuple[Figure, str]:
     """Return joules per token (at the meter of the facility, lost work included) and the power in words."""
     if setting.formation.emulated:
-        return Figure(unit="J", note="emulated cards draw no power of their own"), "emulated cards draw none of their own"
+        return Figure(
+            unit="J", note="emulated cards draw no power of their own"
+        ), "emulated cards draw none of their own"
     power = 0.0
     for name, count in plan.cards_by_pool().items():
         pool = setting.formation.pool(name)
@@ -73,7 +75,7 @@ def energy_wall(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival
     pue = setting.formation.pue
     facility = float(energy.facility_power(power, pue.value if pue.value is not None else 1.0))
     tokens = plan.global_batch * plan.sequence_length
-    joules = float(energy.energy_per_token(facility, tokens / cost.step, survived.ettr))
+    joules = float(energy.energy_per_token(facility * cost.step, tokens, ettr=survived.ettr))
     at = f"PUE {pue.value:g}" if pue.value is not None else "PUE undisclosed, not counted"
     words = f"{units.show(power, 'power')} at {priors.LOAD_OF_NAMEPLATE:.0%} of rated power, {at}: {joules:.3g} J/token"
     return Figure(value=joules, unit="J", tag="assumed", note=at), words
@@ -95,13 +97,17 @@ def time_walls(
     binding = max(shares, key=lambda name: shares[name])
     lost = "no failures are modelled on emulated cards" if setting.formation.emulated else survived.note
     walls = {
-        "compute": Wall(share=shares["compute"], parts=compute, detail=_words(compute, step), advice=_compute_advice(compute, plan)),
+        "compute": Wall(
+            share=shares["compute"], parts=compute, detail=_words(compute, step), advice=_compute_advice(compute, plan)
+        ),
         "communication": Wall(
             share=shares["communication"], parts=exposed, detail=_words(exposed, step), advice=_exposed_advice(exposed)
         ),
         "energy": Wall(detail=power, advice="a lower power cap where decode or waiting dominates; a better PUE"),
         "reliability": Wall(
-            share=shares["reliability"], detail=lost, advice="quicker detection and restart, in-memory checkpoints, spares"
+            share=shares["reliability"],
+            detail=lost,
+            advice="quicker detection and restart, in-memory checkpoints, spares",
         ),
     }
     return Walls(**walls, binding=binding)

@@ -8,6 +8,7 @@ sender. Where a maker's library makes a send wait for its receiver, the step is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -157,51 +158,70 @@ def _gpipe(forward: Any, backward: Any, hop: Any, flight: Any, micro_batches: An
 
 
 class _Rounds:
-    """The state of 1F1B after a round, for many candidates: rows are times, columns candidates.
+    """The state of 1F1B after a round: times as floats for one candidate, as rows of arrays for many.
 
     Round ``k`` of stage ``s`` is backward ``k`` followed by forward ``k + stages - s``. With the stages taken from last
     to first, a round needs nothing but the round before: when each stage is free and when each link has delivered.
     """
 
-    def __init__(self, forward: Any, backward: Any, hop: Any, flight: Any, state: Any = None) -> None:
-        self.forward, self.backward, self.hop, self.flight = forward, backward, hop, flight
-        self.stages = forward.shape[0]
-        self.state = np.zeros((3 * self.stages - 2, forward.shape[1])) if state is None else state
-        self.free = self.state[: self.stages]
-        self.down = self.state[self.stages : 2 * self.stages - 1]
-        self.up = self.state[2 * self.stages - 1 :]
+    def __init__(self, parts: list[Any], state: list[Any], larger: Callable[[Any, Any], Any]) -> None:
+        self.parts, self.larger = parts, larger
+        self.forward, self.backward, self.hop, self.flight = parts
+        self.stages = len(self.forward)
+        self.state = state
+
+    @property
+    def free(self) -> Any:
+        """When the first stage is free."""
+        return self.state[0]
 
     def step(self, number: int, micro_batches: int) -> None:
         """Advance by round ``number``; micro-batches outside ``0 .. micro_batches - 1`` do not exist."""
-        for stage in reversed(range(self.stages)):
+        state, stages, larger = self.state, self.stages, self.larger
+        last = stages - 1
+        for stage in range(last, -1, -1):
+            free, down, up = state[stage], stages + stage, 2 * stages - 1 + stage
             if number >= 0:
-                self._backward(stage)
-            if 0 <= number + self.stages - stage < micro_batches:
-                self._forward(stage)
-
-    def _backward(self, stage: int) -> None:
-        free = self.free[stage]
-        if stage < self.stages - 1:
-            np.maximum(free, self.up[stage] + self.flight[stage], out=free)
-        free += self.backward[stage]
-        if stage:
-            link = self.up[stage - 1]
-            np.maximum(link, free, out=link)
-            link += self.hop[stage - 1]
-
-    def _forward(self, stage: int) -> None:
-        free = self.free[stage]
-        if stage:
-            np.maximum(free, self.down[stage - 1] + self.flight[stage - 1], out=free)
-        free += self.forward[stage]
-        if stage < self.stages - 1:
-            link = self.down[stage]
-            np.maximum(link, free, out=link)
-            link += self.hop[stage]
+                if stage < last:
+                    free = larger(free, state[up] + self.flight[stage])
+                free = free + self.backward[stage]
+                if stage:
+                    state[up - 1] = larger(state[up - 1], free) + self.hop[stage - 1]
+            if 0 <= number + stages - stage < micro_batches:
+                if stage:
+                    free = larger(free, state[down - 1] + self.flight[stage - 1])
+                free = free + self.forward[stage]
+                if stage < last:
+                    state[down] = larger(state[down], free) + self.hop[stage]
+            state[stage] = free
 
     def take(self, mask: Any) -> _Rounds:
         """Return a copy with the candidates of the mask only."""
-        return _Rounds(*(part[:, mask] for part in (self.forward, self.backward, self.hop, self.flight, self.state)))
+        return _Rounds([part[:, mask] for part in self.parts], [row[mask] for row in self.state], self.larger)
+
+
+def _one_pipeline(parts: list[Any], micro_batches: int) -> float:
+    """Return the seconds of 1F1B for one candidate: the same rounds on plain floats, which Python adds quickest."""
+    rows = [part[:, 0].tolist() for part in parts]
+    rounds = _Rounds(rows, [0.0] * (3 * len(rows[0]) - 2), max)
+    stages = rounds.stages
+    for number in range(-stages, 0):
+        rounds.step(number, micro_batches)
+    whole = max(0, micro_batches - stages)
+    number, anchor, anchor_number = 0, list(rounds.state), -1
+    while number < whole:
+        rounds.step(number, micro_batches)
+        number += 1
+        gains = [now - before for now, before in zip(rounds.state, anchor, strict=True)]
+        least = min(gains)
+        if number > stages and max(gains) - least <= PERIODIC * rounds.free:
+            skipped = (whole - number) // (number - 1 - anchor_number)
+            rounds.state = [row + skipped * least for row in rounds.state]
+            number += skipped * (number - 1 - anchor_number)
+            break
+        if number <= stages or number - 1 - anchor_number > stages:
+            anchor, anchor_number = list(rounds.state), number - 1
+    return float(_finish(rounds, number, micro_batches))
 
 
 def _one_forward_one_backward(parts: list[Any], micro_batches: int) -> Any:
@@ -210,18 +230,20 @@ def _one_forward_one_backward(parts: list[Any], micro_batches: int) -> Any:
     A round is max-plus linear in the one before. Once a round differs from an earlier one by the same seconds in every
     row, all later rounds repeat with that gain, so the jump over them is exact.
     """
-    rounds = _Rounds(*parts)
     stages, candidates = parts[0].shape
+    if candidates == 1:
+        return np.array([_one_pipeline(parts, micro_batches)])
+    rounds = _Rounds(parts, [np.zeros(candidates) for _ in range(3 * stages - 2)], np.maximum)
     for number in range(-stages, 0):
         rounds.step(number, micro_batches)
     seconds = np.empty(candidates)
     left = np.arange(candidates)
     whole = max(0, micro_batches - stages)
-    anchor, anchor_number = rounds.state.copy(), -1
+    anchor, anchor_number = np.stack(rounds.state), -1
     for number in range(whole):
         rounds.step(number, micro_batches)
         if number < stages or number - anchor_number > stages:
-            anchor, anchor_number = rounds.state.copy(), number
+            anchor, anchor_number = np.stack(rounds.state), number
             continue
         same, gain = _repeating(rounds, anchor)
         if not same.any():
@@ -229,7 +251,7 @@ def _one_forward_one_backward(parts: list[Any], micro_batches: int) -> Any:
         period = number - anchor_number
         skipped = (whole - 1 - number) // period
         done = rounds.take(same)
-        done.state += skipped * gain
+        done.state = [row + skipped * gain for row in done.state]
         seconds[left[same]] = _finish(done, number + 1 + skipped * period, micro_batches)
         left, rounds, anchor = left[~same], rounds.take(~same), anchor[:, ~same]
         if not len(left):
@@ -244,7 +266,7 @@ def _repeating(rounds: _Rounds, anchor: Any) -> tuple[Any, Any]:
     slack = PERIODIC * rounds.state[first]
     same = np.abs(rounds.state[first] - anchor[first] - (rounds.state[last] - anchor[last])) <= slack
     likely = np.flatnonzero(same)
-    gains = rounds.state[:, likely] - anchor[:, likely]
+    gains = np.stack([row[likely] for row in rounds.state]) - anchor[:, likely]
     least = gains.min(axis=0)
     sure = gains.max(axis=0) - least <= slack[likely]
     same[likely] = sure
@@ -254,7 +276,7 @@ def _repeating(rounds: _Rounds, anchor: Any) -> tuple[Any, Any]:
 def _finish(rounds: _Rounds, number: int, micro_batches: int) -> Any:
     for following in range(number, micro_batches):
         rounds.step(following, micro_batches)
-    return rounds.free[0]
+    return rounds.free
 
 
 def schedule_order(stage: int, stages: int, micro_batches: int, schedule: str = "1f1b") -> list[tuple[str, int]]:

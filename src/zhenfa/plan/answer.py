@@ -96,7 +96,8 @@ def _lost_by(first: Found, other: Found) -> str:
 def _nothing_fits(setting: Setting, tally: Tally) -> InfeasibleError:
     formation, workload = setting.formation, setting.workload
     lines = [f"no layout of {setting.graph.name} fits {formation.name} ({formation.cards:,} cards)."]
-    if tally.rejected[NO_BANDWIDTH] and tally.nearest is None:
+    nearest = min(((needed_share(setting, one), number) for number, one in enumerate(tally.misses)), default=None)
+    if tally.rejected[NO_BANDWIDTH] and nearest is None:
         unknown = [
             f"{pool.name}.tiers.{tier.name}.bandwidth"
             for pool in formation.pools
@@ -105,12 +106,11 @@ def _nothing_fits(setting: Setting, tally: Tally) -> InfeasibleError:
         ]
         lines.append(f"Every layout crosses a tier whose bandwidth is undisclosed: {', '.join(unknown)}.")
         return InfeasibleError(" ".join(lines), hint=f'supply it with --assume {unknown[0]}="100 GB/s" (your value).')
-    if tally.nearest is not None:
-        share, layout, _ = tally.nearest
-        lines.append(_nearest(setting, share, layout))
+    if nearest is not None:
+        lines.append(_nearest(setting, nearest[0], tally.misses[nearest[1]]))
     counts = ", ".join(f"{count:,} {reason}" for reason, count in tally.rejected.most_common(3) if count)
     lines.append(f"Looked at {tally.considered:,}: {counts}.")
-    return InfeasibleError(" ".join(lines), hint=_way_out(setting, tally, workload.global_batch))
+    return InfeasibleError(" ".join(lines), hint=_way_out(setting, nearest, tally.misses, workload.global_batch))
 
 
 def _nearest(setting: Setting, share: float, layout: Layout) -> str:
@@ -123,15 +123,14 @@ def _nearest(setting: Setting, share: float, layout: Layout) -> str:
     )
 
 
-def _way_out(setting: Setting, tally: Tally, sequences: int) -> str:
-    if tally.nearest is None:
+def _way_out(setting: Setting, nearest: tuple[float, int] | None, misses: list[Layout], sequences: int) -> str:
+    if nearest is None:
         return "relax the job's limits, or take a machine with more cards."
-    share, layout, _ = tally.nearest
+    share, layout = nearest[0], misses[nearest[1]]
     usable = setting.chips[layout.slots[0].pool].usable
     cards = setting.formation.cards
-    more = max(cards + 1, round(cards * share))
-    over = needed_share(setting, layout)
     return (
-        f"cards with {units.show(over * usable, 'data')} usable would hold it, or about {more:,} cards like these; "
-        f"or a smaller global batch than {sequences:,}, a shorter sequence, or a lower precision."
+        f"cards with {units.show(share * usable, 'data')} usable would hold it, or about "
+        f"{max(cards + 1, round(cards * share)):,} cards like these; or a smaller global batch than {sequences:,}, "
+        "a shorter sequence, or a lower precision."
     )

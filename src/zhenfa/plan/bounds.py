@@ -1,10 +1,15 @@
 """Bounds that prune before anything is costed.
 
-The step of any pipeline over any split of the layers is at least ``T / (1 - (1 - 1/m)**p)``, with ``T`` the work of one
-micro-batch over the whole model, ``m`` micro-batches and ``p`` stages. Proof: stage ``s`` cannot start before the
-stages in front of it have passed the first micro-batch on, nor end after they still owe the last backward, so
-``X >= P_s + m c_s`` with ``P_s`` the work before it and ``c_s`` its own. Hence ``X - P_{s+1} >= (X - P_s)(1 - 1/m)``,
-and after ``p`` stages ``X - T >= X (1 - 1/m)**p``. No stage is quicker than its slowest layer, so ``X >= m max(layer)``.
+Let ``T`` be the work of one micro-batch over the whole model (forward and backward), ``c_s`` the share of stage ``s``,
+``m`` the micro-batches, ``p`` the stages, and ``X`` the step under 1F1B. No split of the layers beats any of these:
+
+* ``X >= T (m + p - 1) / p`` for ``m > p``. Stage ``s`` starts after the work before it and ends before it is undone
+  (``P_s`` together); with at most ``p - s`` micro-batches in flight it waits for the stages behind it (work ``R_s``) at
+  both ends, so ``X >= P_s + (m - p + s + 1) c_s + 2 R_s``. Average these with weights proportional to
+  ``1 / ((m - p + s - 1)(m - p + s))``: every ``c_s`` then has the coefficient ``(m + p - 1) / p``.
+* ``X >= T / (1 - (1 - 1/m)**p)`` for any ``m``: ``X >= P_s + m c_s`` gives ``X - P_{s+1} >= (X - P_s)(1 - 1/m)``.
+* ``X >= m c`` for the busiest stage: it holds at least one layer of each kind's slowest, and at least ``ceil(L/p)``
+  layers of the quickest kind.
 
 The memory test is necessary: even with the lightest kind of layer everywhere, the stages must hold all layers.
 """
@@ -14,9 +19,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from zhenfa.estimate.layer import Cost, Shape, layer_cost
 from zhenfa.estimate.holding import holding
+from zhenfa.estimate.layer import Cost, Shape, layer_cost
 from zhenfa.estimate.setting import Setting
+from zhenfa.laws.arrays import Array
 from zhenfa.plan.space import Candidates
 
 Floats = npt.NDArray[np.float64]
@@ -25,14 +31,17 @@ Bools = npt.NDArray[np.bool_]
 
 def step_bound(setting: Setting, pool: str, candidates: Candidates) -> Floats:
     """Return seconds that no split of the layers can beat, one per candidate."""
-    work, slowest = work_per_micro_batch(setting, pool, candidates)
-    times = candidates.micro_batches.astype(float)
-    filling = 1.0 - (1.0 - 1.0 / times) ** candidates.pipeline
-    return np.maximum(work / filling, times * slowest)
+    work, slowest, quickest = work_per_micro_batch(setting, pool, candidates)
+    times, depth = candidates.micro_batches.astype(float), candidates.pipeline
+    filling = work / (1.0 - (1.0 - 1.0 / times) ** depth)
+    steady = np.where(times > depth, work * (times + depth - 1) / depth, 0.0)
+    busiest = times * np.maximum(slowest, np.ceil(len(setting.graph.layers) / depth) * quickest)
+    bound: Floats = np.maximum(np.maximum(filling, steady), busiest)
+    return bound
 
 
-def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> tuple[Floats, Floats]:
-    """Return seconds of one micro-batch over the whole model, and of its slowest layer, one per candidate."""
+def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> tuple[Floats, Floats, Floats]:
+    """Return seconds of one micro-batch over the whole model, its slowest and its quickest layer, per candidate."""
     keys = np.stack([candidates.size, candidates.tensor, candidates.expert])
     unique, back = np.unique(keys, axis=1, return_inverse=True)
     size, tensor, expert = unique.astype(float)
@@ -41,14 +50,14 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
     chip, fabric, traits = setting.chips[pool], setting.fabrics[pool], setting.traits
     ends = [*setting.graph.stem, *setting.graph.head, *setting.graph.extra]
     total = _spread(layer_cost(ends, shape, chip, fabric, traits), size.shape)[0][back] + 0.0 * candidates.size
-    slowest = np.zeros(len(candidates))
+    slowest, quickest = np.zeros(len(candidates)), np.full(len(candidates), np.inf)
     for kind, count in zip(setting.graph.kinds, counts, strict=True):
         plain, light, forward = _spread(layer_cost(kind.operators, shape, chip, fabric, traits), size.shape)
         again = np.select([candidates.recompute == 0, candidates.recompute == 1], [0.0, light[back]], forward[back])
         one = plain[back] + again
         total = total + count * one
-        slowest = np.maximum(slowest, one)
-    return total, slowest
+        slowest, quickest = np.maximum(slowest, one), np.minimum(quickest, one)
+    return total, slowest, quickest
 
 
 def _spread(cost: Cost, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
@@ -65,15 +74,7 @@ def may_fit(setting: Setting, pool: str, candidates: Candidates) -> tuple[Bools,
         candidates.expert.astype(float), candidates.data.astype(float),
     )  # fmt: skip
     usable = setting.chips[pool].usable
-    state = np.full(len(candidates), np.inf)
-    activation = np.full(len(candidates), np.inf)
-    for kind in setting.graph.kinds:
-        held = holding(
-            kind.operators, shape, setting.workload.precision, candidates.zero, candidates.recompute, setting.traits,
-            setting.graph.hidden,
-        )  # fmt: skip
-        state = np.minimum(state, held.state)
-        activation = np.minimum(activation, held.activation)
+    state, activation = lightest_layer(setting, shape, candidates.zero, candidates.recompute)
     room = np.zeros(len(candidates))
     for index in range(int(candidates.pipeline.max(initial=0))):
         in_flight = np.minimum(candidates.pipeline - index, candidates.micro_batches)
@@ -81,3 +82,16 @@ def may_fit(setting: Setting, pool: str, candidates: Candidates) -> tuple[Bools,
         room += np.where(index < candidates.pipeline, holds, 0.0)
     short = len(setting.graph.layers) - room
     return short <= 0, short
+
+
+def lightest_layer(setting: Setting, shape: Shape, zero: Array, recompute: Array) -> tuple[Array, Array]:
+    """Return the bytes of state, and of one micro-batch's activations, that any layer makes a card hold at least."""
+    state: Array = np.inf
+    activation: Array = np.inf
+    for kind in setting.graph.kinds:
+        held = holding(
+            kind.operators, shape, setting.workload.precision, zero, recompute, setting.traits, setting.graph.hidden
+        )
+        state = np.minimum(state, held.state)
+        activation = np.minimum(activation, held.activation)
+    return state, activation

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
 from zhenfa.estimate.setting import RECOMPUTE, Setting, Units
 from zhenfa.laws import memory
 from zhenfa.laws.partition import partition
 from zhenfa.spec.plan import Pipeline, Plan, Recompute, Schedule, Stage
+
+Floats = npt.NDArray[np.float64]
 
 CODES: tuple[Recompute, ...] = ("none", "selective", "full")
 assert CODES == RECOMPUTE  # noqa: S101
@@ -39,8 +45,36 @@ class Layout:
     schedule: Schedule = "1f1b"
 
 
-def split_layers(setting: Setting, layout: Layout) -> list[tuple[int, int]] | None:
-    """Return the split of layers over slots with the shortest busiest stage, exactly; None if none fits in memory."""
+@dataclass(frozen=True)
+class Split:
+    """Layers of each stage, and the seconds of one micro-batch that each stage works."""
+
+    ranges: list[tuple[int, int]]
+    loads: Floats
+
+    def bound(self, micro_batches: int) -> float:
+        """Return seconds that no 1F1B step over these loads can beat (see :mod:`zhenfa.plan.bounds`)."""
+        stages = len(self.loads)
+        behind = self.loads[::-1].cumsum()[::-1] - self.loads
+        before = self.loads.cumsum() - self.loads
+        flight = np.minimum(stages - np.arange(stages), micro_batches)
+        waits = np.maximum(2 * behind - (flight - 1) * self.loads, 0.0)
+        return float(np.max(before + micro_batches * self.loads + waits))
+
+
+class Refused(Enum):
+    """Why a layout has no split worth costing."""
+
+    MEMORY = "memory"
+    TIME = "time"
+
+
+def split_layers(setting: Setting, layout: Layout, limit: float = math.inf) -> Split | Refused:
+    """Return the split of layers over slots with the shortest busiest stage, exactly.
+
+    Refused where no split fits in memory, or where none can bring a step under ``limit`` seconds: every stage of a
+    step works ``micro_batches`` times.
+    """
     blocks = [
         setting.cached_units(
             slot.pool, layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute
@@ -49,28 +83,49 @@ def split_layers(setting: Setting, layout: Layout) -> list[tuple[int, int]] | No
     ]
     kinds = np.asarray(setting.graph.layers)
     stages = len(blocks)
-    flight = [
-        int(memory.in_flight_micro_batches(index, stages, layout.micro_batches, layout.schedule))
-        for index in range(stages)
-    ]
-    seconds = np.array([[float(unit.forward + unit.backward) for unit in units.kinds] for units in blocks])
-    held = np.array([_bytes(units, times) for units, times in zip(blocks, flight, strict=True)])
-    extra = np.zeros(stages)
-    for index, units in enumerate(blocks):
-        extra[index] = max(float(unit.working) for unit in units.kinds)
+    counted = memory.in_flight_micro_batches(np.arange(stages), stages, layout.micro_batches, layout.schedule)
+    flight = np.broadcast_to(counted, stages).astype(int).tolist()
+    seconds = np.array([[float(unit.forward + unit.backward) for unit in units.kinds] for units in blocks])[:, kinds]
+    held = np.array([_bytes(units, times) for units, times in zip(blocks, flight, strict=True)])[:, kinds]
+    extra = np.array([max(float(unit.working) for unit in units.kinds) for units in blocks])
     first, last = blocks[0].stem, blocks[-1].head
     extra[0] += float(first.holding.state) + flight[0] * float(first.holding.activation)
     extra[-1] += float(last.holding.state) + flight[-1] * float(last.holding.activation)
     ends = np.zeros((2, stages))
     ends[0, 0] = float(first.forward + first.backward)
     ends[1, -1] = float(last.forward + last.backward)
-    found = partition(
-        seconds[:, kinds], ends[0], ends[1], layer_memory=held[:, kinds], memory_extra=extra,
-        capacity=np.array([setting.chips[slot.pool].usable for slot in layout.slots]),
-    )  # fmt: skip
+    capacity = np.array([setting.chips[slot.pool].usable for slot in layout.slots])
+    if not _reaches(held, capacity - extra):
+        return Refused.MEMORY
+    if not _reaches(held, capacity - extra, seconds, limit / layout.micro_batches - ends.sum(axis=0)):
+        return Refused.TIME
+    found = partition(seconds, ends[0], ends[1], layer_memory=held, memory_extra=extra, capacity=capacity)
     if found is None:
-        return None
-    return list(itertools.pairwise(found))
+        return Refused.MEMORY
+    ranges = list(itertools.pairwise(found))
+    loads = ends.sum(axis=0) + [seconds[index, begin:end].sum() for index, (begin, end) in enumerate(ranges)]
+    return Split(ranges, loads)
+
+
+def _reaches(held: Floats, room: Floats, seconds: Floats | None = None, time: Floats | None = None) -> bool:
+    """Return whether stages that each take as many layers as they can reach the last layer.
+
+    Exact: a part of what a stage can take can be taken, so taking all of it never bars the stages behind.
+    """
+    stages, layers = held.shape
+    sums = [(np.concatenate([np.zeros((stages, 1)), held.cumsum(axis=1)], axis=1).tolist(), room.tolist())]
+    if seconds is not None and time is not None:
+        sums.append((np.concatenate([np.zeros((stages, 1)), seconds.cumsum(axis=1)], axis=1).tolist(), time.tolist()))
+    here = 0
+    for stage in range(stages):
+        ends = [bisect_right(rows[stage], rows[stage][here] + caps[stage] * (1 + 1e-9)) - 1 for rows, caps in sums]
+        reach = (
+            min(*ends, layers - (stages - 1 - stage)) if len(ends) > 1 else min(ends[0], layers - (stages - 1 - stage))
+        )
+        if reach <= here:
+            return False
+        here = reach
+    return here == int(layers)
 
 
 def _bytes(units: Units, in_flight: int) -> list[float]:

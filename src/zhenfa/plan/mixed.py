@@ -10,36 +10,53 @@ together; the gradient sum between makers is added.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from zhenfa.estimate.layer import Shape
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import cost
 from zhenfa.plan import bounds
+from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Layout, Slot
-from zhenfa.plan.search import Best, Found, Tally, evaluate, search_pool
-from zhenfa.plan.space import Candidates, divisors, experts, micro_batch_sizes, tensor_degrees
+from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Found, Tally, evaluate, search_pool
+from zhenfa.plan.space import Candidates, Ints, divisors, experts, micro_batch_sizes, tensor_degrees
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
 
 MAX_POOLS_ORDERED = 4
-COSTED_AT_MOST = 600
+"""Pools that one pipeline may cross; their orders are all tried."""
+
+COSTED_AT_MOST = 400
+"""Mixed pipelines costed exactly, best bound first. Where that stops the search, the answer says so."""
+
+
+MAX_MIXED_TENSOR = 16
 
 
 @dataclass(frozen=True)
-class _Option:
-    """How one pool may cut its stages, and the seconds of one micro-batch over the whole model."""
+class _Options:
+    """The ways to cut one pool's stages, as arrays: degrees, seconds of one micro-batch over the whole model, and
+    bytes of one layer (state without ZeRO's sharding, one micro-batch's activations)."""
 
     pool: str
-    tensor: int
-    expert: int
-    size: int
-    recompute: int
-    seconds: float
+    tensor: Ints
+    expert: Ints
+    recompute: Ints
+    seconds: Floats
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def slot(self, index: int) -> Slot:
+        """Return one option as a slot."""
+        return Slot(self.pool, int(self.tensor[index]), int(self.expert[index]), int(self.recompute[index]))
 
 
 def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
@@ -57,118 +74,167 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
     replicas_over_pools(setting, job, sequences, limits, best, tally)
 
 
-def pipelines_over_pools(
-    setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally
-) -> None:
+def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
     """Offer pipelines whose stages stand on two or more pools, in every order of the pools."""
     names = [pool.name for pool in setting.formation.pools]
-    queue: list[tuple[float, Layout, int]] = []
-    for count in range(2, min(len(names), MAX_POOLS_ORDERED) + 1):
-        for members in itertools.combinations(names, count):
-            queue.extend(_bounded(setting, members, sequences, limits))
-    tally.considered += len(queue)
-    queue.sort(key=lambda item: item[0])
-    kept = queue[:COSTED_AT_MOST]
-    evaluate(_in_every_order(kept), len(kept), setting, job, best, tally)
-    if len(queue) > len(kept) and kept[-1][0] < best.limit:
-        tally.rejected[f"not costed (search stops after {COSTED_AT_MOST} mixed pipelines)"] += len(queue) - len(kept)
+    families: list[_Family] = []
+    for size in micro_batch_sizes(sequences, limits):
+        options = {name: _options(setting, name, size, limits) for name in names}
+        for count in range(2, min(len(names), MAX_POOLS_ORDERED) + 1):
+            for members in itertools.permutations(names, count):
+                families.append(_family(setting, [options[name] for name in members], size, sequences // size, limits))
+    looked_at = sum(len(family.bound) for family in families)
+    tally.considered += looked_at
+    fitting = sum(int(np.isfinite(family.bound).sum()) for family in families)
+    tally.rejected[NO_MEMORY] += looked_at - fitting
+    order = heapq.nsmallest(
+        COSTED_AT_MOST,
+        ((float(family.bound[index]), number, int(index)) for number, family in enumerate(families)
+         for index in np.argsort(family.bound, kind="stable")[:COSTED_AT_MOST] if np.isfinite(family.bound[index])),
+    )  # fmt: skip
+    queue = [(bound, families[number].layout(index, setting), families[number].total) for bound, number, index in order]
+    evaluate(iter(queue), len(queue), setting, job, best, tally)
+    left = fitting - len(queue)
+    if left and (not order or order[-1][0] < best.limit):
+        tally.rejected[f"not costed (the search stops after {COSTED_AT_MOST} mixed pipelines)"] += left
+    else:
+        tally.rejected[SLOWER] += left
 
 
-def _in_every_order(queue: Sequence[tuple[float, Layout, int]]) -> Iterator[tuple[float, Layout, int]]:
-    for bound, layout, total in queue:
-        blocks = [list(block) for _, block in itertools.groupby(layout.slots, key=lambda slot: slot.pool)]
-        for order in itertools.permutations(blocks):
-            yield bound, Layout(tuple(itertools.chain(*order)), layout.replicas, layout.size, layout.micro_batches, layout.zero), total
+@dataclass(frozen=True)
+class _Family:
+    """Mixed pipelines over the same pools, in one order, with the same micro-batch size; arrays ``[candidate]``."""
+
+    options: list[_Options]
+    chosen: Ints
+    """Which option each pool takes, ``[pools, candidates]``."""
+    depth: Ints
+    """Stages of each pool, ``[pools, candidates]``."""
+    replicas: Ints
+    bound: Floats
+    """Seconds that cannot be beaten; infinite where memory cannot hold the layers."""
+    size: int
+    total: int
+
+    def layout(self, index: int, setting: Setting) -> Layout:
+        """Return one candidate."""
+        slots: list[Slot] = []
+        for options, chosen, depth in zip(self.options, self.chosen, self.depth, strict=True):
+            slots += [options.slot(int(chosen[index]))] * int(depth[index])
+        replicas = int(self.replicas[index])
+        zero = 1 if replicas > 1 and 1 in setting.traits.zero_stages else 0
+        return Layout(tuple(slots), replicas, self.size, -(-self.total // replicas), zero)
 
 
-def _bounded(
-    setting: Setting, members: Sequence[str], sequences: int, limits: Limits
-) -> Iterator[tuple[float, Layout, int]]:
+def _family(setting: Setting, options: list[_Options], size: int, total: int, limits: Limits) -> _Family:
+    """Return every choice of options and data-parallel degree over these pools, bounded."""
     layers = len(setting.graph.layers)
     deepest = min(layers, limits.max_pipeline_parallel or layers)
-    pools = [setting.formation.pool(name) for name in members]
-    for size in micro_batch_sizes(sequences, limits):
-        total = sequences // size
-        table = [_options(setting, name, size, limits) for name in members]
-        for chosen in itertools.product(*table):
-            widest = min(min(pool.count // one.tensor for pool, one in zip(pools, chosen, strict=True)), total)
-            for replicas in _degrees(widest):
-                if any(replicas * one.tensor % one.expert for one in chosen):
-                    continue
-                depth = [pool.count // (one.tensor * replicas) for pool, one in zip(pools, chosen, strict=True)]
-                if sum(depth) > deepest:
-                    depth = _trim(depth, [one.seconds for one in chosen], deepest)
-                if min(depth) < 1:
-                    continue
-                yield _candidate(setting, chosen, depth, replicas, size, total)
+    widest = min(total, *(one.count for one in options))
+    grid = np.meshgrid(*(np.arange(len(one)) for one in options), np.array(_degrees(widest)), indexing="ij")
+    *chosen, replicas = (axis.reshape(-1) for axis in grid)
+    depth = np.stack([one.count // (one.tensor[pick] * replicas) for one, pick in zip(options, chosen, strict=True)])
+    whole = [replicas * one.tensor[pick] % one.expert[pick] == 0 for one, pick in zip(options, chosen, strict=True)]
+    keep = np.logical_and.reduce([*whole, depth.min(axis=0) >= 1])
+    picks, depth, replicas = np.stack(chosen)[:, keep], depth[:, keep], replicas[keep]
+    seconds = np.stack([one.seconds[pick] for one, pick in zip(options, picks, strict=True)])
+    depth = _trim(depth, seconds, deepest)
+    times = -(-total // np.maximum(replicas, 1))
+    speed = (depth / seconds).sum(axis=0)
+    bound = np.where(depth.min(axis=0, initial=1) >= 1, _fill(times / speed, depth, seconds, times), np.inf)
+    room = np.zeros(len(replicas))
+    behind = depth[::-1].cumsum(axis=0)[::-1] - depth
+    for one, pick, stages, after in zip(options, picks, depth, behind, strict=True):
+        room += _layers_that_fit(setting, one, pick, stages, after, replicas, times, size)
+    return _Family(options, picks, depth, replicas, np.where(room >= layers, bound, np.inf), size, total)
 
 
-def _candidate(
-    setting: Setting, chosen: Sequence[_Option], depth: Sequence[int], replicas: int, size: int, total: int
-) -> tuple[float, Layout, int]:
-    times = -(-total // replicas)
-    bound = times / sum(stages / one.seconds for stages, one in zip(depth, chosen, strict=True))
-    slots: list[Slot] = []
-    for stages, one in zip(depth, chosen, strict=True):
-        slots += [Slot(one.pool, one.tensor, one.expert, one.recompute)] * stages
-    zero = 1 if replicas > 1 and 1 in setting.traits.zero_stages else 0
-    return bound, Layout(tuple(slots), replicas, size, times, zero), total
+def _fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
+    """Sharpen the bound by what filling and draining the pipeline costs.
+
+    With ``X`` the step, no stage works longer than ``C = X / m`` on a micro-batch, so the whole model works at least
+    ``T(C)``: fast stages full, the rest on slower ones. And ``X >= T (m + p - 1) / p`` where ``m > p`` (see
+    :mod:`zhenfa.plan.bounds`). Bisection keeps the lower end a bound.
+    """
+    deep = depth.sum(axis=0)
+    ramp = np.where(times > deep, (times + deep - 1) / np.maximum(deep, 1), 1.0)
+    order = np.argsort(seconds, axis=0)
+    quick, many = np.take_along_axis(seconds, order, 0), np.take_along_axis(depth, order, 0)
+    low, high = bound, bound * ramp * deep / times
+    for _ in range(5):
+        middle = (low + high) / 2
+        left, work = np.ones_like(middle), np.zeros_like(middle)
+        for one, stages in zip(quick, many, strict=True):
+            taken = np.minimum(left, stages * middle / times / one)
+            left, work = left - taken, work + taken * one
+        short = ramp * work > middle
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    return np.maximum(bound, low)
+
+
+def _layers_that_fit(
+    setting: Setting, options: _Options, pick: Ints, stages: Ints, after: Ints, replicas: Ints, times: Ints, size: int
+) -> Floats:
+    """Return at least as many layers as a pool's consecutive stages can hold, ``after`` stages before the last.
+
+    A stage with ``k`` micro-batches in flight holds ``usable / (a + b k)`` layers; the sum over ``k`` is at most the
+    integral half a step around it, because the terms are convex in ``k``.
+    """
+    shape = Shape(
+        float(size), float(setting.workload.sequence_length), options.tensor[pick].astype(float),
+        options.expert[pick].astype(float), replicas.astype(float),
+    )  # fmt: skip
+    zero = 1 if 1 in setting.traits.zero_stages else 0
+    state, activation = bounds.lightest_layer(setting, shape, zero, options.recompute[pick])
+    usable = setting.chips[options.pool].usable
+    few, many = after + 0.5, after + stages + 0.5
+    integral = usable / activation * np.log((state + activation * many) / (state + activation * few))
+    return np.where(times >= after + stages, integral, stages * usable / (state + activation))
 
 
 def _degrees(widest: int) -> list[int]:
-    """Return the data-parallel degrees to try: all small ones, then about eight per doubling."""
-    steps = {min(widest, round(2 ** (eighth / 8))) for eighth in range(8 * max(1, math.ceil(math.log2(widest + 1))) + 1)}
-    return sorted(steps | set(range(1, min(widest, 16) + 1)) | set(divisors(widest, widest) if widest < 4096 else []))
+    """Return the data-parallel degrees to try: all up to 16, all divisors of the widest, about eight per doubling."""
+    doublings = max(1, math.ceil(math.log2(widest + 1)))
+    steps = {min(widest, round(2 ** (eighth / 8))) for eighth in range(8 * doublings + 1)}
+    return sorted(steps | set(range(1, min(widest, 16) + 1)) | set(divisors(widest, widest)))
 
 
-def _trim(depth: Sequence[int], seconds: Sequence[float], deepest: int) -> list[int]:
-    """Take stages from the slowest cards until the pipeline is no deeper than the model."""
-    result = list(depth)
-    while sum(result) > deepest:
-        slowest = max((index for index, stages in enumerate(result) if stages > 1), key=lambda i: seconds[i], default=-1)
-        if slowest < 0:
-            return [0]
-        result[slowest] -= min(result[slowest] - 1, sum(result) - deepest)
-    return result
+def _trim(depth: Ints, seconds: Floats, deepest: int) -> Ints:
+    """Take stages from the slowest cards where a pipeline is deeper than the model; each pool keeps at least one."""
+    depth = depth.copy()
+    columns = np.arange(depth.shape[1])
+    for row in np.argsort(-seconds, axis=0, kind="stable"):
+        over = np.maximum(depth.sum(axis=0) - deepest, 0)
+        depth[row, columns] -= np.minimum(over, np.maximum(depth[row, columns] - 1, 0))
+    return np.where(depth.sum(axis=0) > deepest, 0, depth)
 
 
-def _options(setting: Setting, name: str, size: int, limits: Limits) -> list[_Option]:
-    """Return the ways to cut one pool's stages that no other way beats in both time and memory."""
+def _options(setting: Setting, name: str, size: int, limits: Limits) -> _Options:
+    """Return the ways to cut one pool's stages: per tensor degree and recomputation, the two best expert degrees."""
     pool = setting.formation.pool(name)
     rows = [
         (tensor, expert, again)
         for tensor in tensor_degrees(setting, name, limits)
         for expert in divisors(experts(setting), 512)
         for again in setting.traits.recompute
-        if tensor <= pool.count and expert <= pool.count
+        if tensor <= min(pool.count, MAX_MIXED_TENSOR) and expert <= pool.count
     ]
     tensor, expert, again = np.array(rows, dtype=np.int64).T
     ones = np.ones_like(tensor)
     table = Candidates(tensor, ones, ones, expert, size * ones, ones, 0 * ones, again)
-    seconds, _ = bounds.work_per_micro_batch(setting, name, table)
-    found = [
-        _Option(name, int(tensor[i]), int(expert[i]), size, int(again[i]), float(seconds[i]))
-        for i in range(len(rows))
-        if np.isfinite(seconds[i])
+    seconds, _, _ = bounds.work_per_micro_batch(setting, name, table)
+    wide = expert >= min(32, experts(setting))
+    keep = [
+        index
+        for index in np.flatnonzero(np.isfinite(seconds))
+        if ((tensor == tensor[index]) & (again == again[index]) & wide & (seconds < seconds[index])).sum() < 2
+        and wide[index]
     ]
-    return _worth_trying(found, experts(setting))
+    chosen = np.array(keep, dtype=np.int64)
+    return _Options(name, tensor[chosen], expert[chosen], again[chosen], seconds[chosen], pool.count)
 
 
-def _worth_trying(options: Sequence[_Option], most_experts: int) -> list[_Option]:
-    """Keep, for each tensor degree and recomputation, the quickest expert degrees: experts must also fit in memory."""
-    kept = []
-    for _, group in itertools.groupby(
-        sorted(options, key=lambda one: (one.tensor, one.recompute, one.expert)), key=lambda one: (one.tensor, one.recompute)
-    ):
-        choices = list(group)
-        wide = [one for one in choices if one.expert >= min(32, most_experts)]
-        kept += sorted(wide or choices, key=lambda one: one.seconds)[:2]
-    return [one for one in kept if one.tensor <= 16]
-
-
-def replicas_over_pools(
-    setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally
-) -> None:
+def replicas_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
     """Offer data parallel over all pools: each runs its own best layout on a share of the batch."""
     share = 16 if sequences % 16 == 0 else 1
     speeds = {}

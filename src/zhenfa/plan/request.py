@@ -42,7 +42,9 @@ def make_request(
     model = find_model(job.model, folder)
     wanted = on if on is not None else job.machine
     if wanted is None:
-        raise InputError(f"job {job.name!r} names no machine.", hint="add --on MACHINE; `zhenfa show machines` lists them.")
+        raise InputError(
+            f"job {job.name!r} names no machine.", hint="add --on MACHINE; `zhenfa show machines` lists them."
+        )
     machine = wanted if isinstance(wanted, Machine) else find_machine(wanted, None if on is not None else folder)
     formation = catalog.resolve(machine, {**job.assume, **(assume or {})})
     return Request(job, model, model.graph(), formation)
@@ -54,7 +56,9 @@ def read_assumptions(texts: Sequence[str]) -> dict[str, str | float]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.strip() and value.strip()):
-            raise InputError(f"--assume {text!r} is not NAME=VALUE.", hint='write --assume scalex-card.memory.capacity="64 GB".')
+            raise InputError(
+                f"--assume {text!r} is not NAME=VALUE.", hint='write --assume scalex-card.memory.capacity="64 GB".'
+            )
         found[name.strip()] = value.strip()
     return found
 

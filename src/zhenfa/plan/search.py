@@ -13,10 +13,12 @@ import numpy as np
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import bounds
-from zhenfa.plan.build import Layout, Slot, make_plan, pipelines, split_layers
+from zhenfa.plan.build import Layout, Refused, Slot, Split, make_plan, pipelines, split_layers
 from zhenfa.plan.space import Candidates, enumerate_pool
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
+
+MISSES_KEPT = 48
 
 NO_BANDWIDTH = "crosses a tier whose bandwidth is undisclosed"
 NO_MEMORY = "does not fit in memory"
@@ -40,8 +42,13 @@ class Tally:
     considered: int = 0
     costed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    nearest: tuple[float, Layout, int] | None = None
-    """Over the memory by what factor, by which layout: the closest miss."""
+    misses: list[Layout] = field(default_factory=list)
+    """Some layouts that memory refused, likeliest first: the nearest miss is among them."""
+
+    def missed(self, layout: Layout) -> None:
+        """Remember a layout that does not fit."""
+        if len(self.misses) < MISSES_KEPT:
+            self.misses.append(layout)
 
 
 class Best:
@@ -86,8 +93,8 @@ def search_pool(
     tally.rejected[NO_MEMORY] += int((known & ~fits).sum())
     hopeful = np.flatnonzero(known & fits)
     if not len(hopeful) and known.any():
-        closest = np.flatnonzero(known)[np.argmin(short[known])]
-        _note_miss(tally, setting, _layout(candidates, int(closest), pool))
+        for closest in np.flatnonzero(known)[np.argsort(short[known], kind="stable")[:MISSES_KEPT]]:
+            tally.missed(_layout(candidates, int(closest), pool))
     queue = hopeful[np.argsort(bound[hopeful], kind="stable")]
     evaluate(
         ((float(bound[index]), _layout(candidates, int(index), pool), int(candidates.total[index])) for index in queue),
@@ -108,14 +115,21 @@ def evaluate(
 
 def consider(layout: Layout, total: int, setting: Setting, job: str, best: Best, tally: Tally) -> None:
     """Split, cost and offer one layout."""
-    tally.costed += 1
-    ranges = split_layers(setting, layout)
-    if ranges is None:
+    split = split_layers(setting, layout, best.limit)
+    if split is Refused.MEMORY:
         tally.rejected[NO_MEMORY] += 1
-        _note_miss(tally, setting, layout)
+        tally.missed(layout)
         return
-    plan = make_plan(setting, job, layout, pipelines(layout, ranges, total))
+    if split is Refused.TIME:
+        tally.rejected[SLOWER] += 1
+        return
+    assert isinstance(split, Split)  # noqa: S101
+    if split.bound(layout.micro_batches) >= best.limit:
+        tally.rejected[SLOWER] += 1
+        return
+    plan = make_plan(setting, job, layout, pipelines(layout, split.ranges, total))
     found = cost(plan, setting)
+    tally.costed += 1
     if found.problem:
         tally.rejected[NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY] += 1
         return
@@ -123,20 +137,11 @@ def consider(layout: Layout, total: int, setting: Setting, job: str, best: Best,
 
 
 def _layout(candidates: Candidates, index: int, pool: str) -> Layout:
-    slot = Slot(
-        pool, int(candidates.tensor[index]), int(candidates.expert[index]), int(candidates.recompute[index])
-    )
+    slot = Slot(pool, int(candidates.tensor[index]), int(candidates.expert[index]), int(candidates.recompute[index]))
     return Layout(
         (slot,) * int(candidates.pipeline[index]), int(candidates.data[index]), int(candidates.size[index]),
         int(candidates.micro_batches[index]), int(candidates.zero[index]),
     )  # fmt: skip
-
-
-def _note_miss(tally: Tally, setting: Setting, layout: Layout) -> None:
-    """Remember the layout that came closest to fitting."""
-    over = needed_share(setting, layout)
-    if tally.nearest is None or over < tally.nearest[0]:
-        tally.nearest = (over, layout, layout.replicas)
 
 
 def needed_share(setting: Setting, layout: Layout) -> float:

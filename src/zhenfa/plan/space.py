@@ -67,9 +67,7 @@ def tensor_degrees(setting: Setting, pool: str, limits: Limits) -> list[int]:
 
 def experts(setting: Setting) -> int:
     """Return the number of routed experts that every expert layer's count is a multiple of (1 for a dense model)."""
-    counts = [
-        one.experts for kind in setting.graph.kinds for one in kind.operators if one.kind == "grouped_matmul"
-    ]
+    counts = [one.experts for kind in setting.graph.kinds for one in kind.operators if one.kind == "grouped_matmul"]
     return math.gcd(*counts) if counts and setting.traits.expert_parallel else 1
 
 
@@ -80,9 +78,7 @@ def micro_batch_sizes(sequences: int, limits: Limits) -> list[int]:
     return [size for size in (1, 2, 4, 8, MAX_MICRO_BATCH) if sequences % size == 0]
 
 
-def enumerate_pool(
-    setting: Setting, pool: str, sequences: int, limits: Limits, rejected: Counter[str]
-) -> Candidates:
+def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, rejected: Counter[str]) -> Candidates:
     """Return every layout of a pool for a batch of ``sequences``, counting what cannot be by reason."""
     cards = min(setting.formation.pool(pool).count, limits.max_cards or 10**9)
     layers = len(setting.graph.layers)
