@@ -41,7 +41,7 @@ def explain(
 
     def rank(error: _Problem) -> tuple[bool, int, int]:
         line, column = positions.find(error.path, key=error.at_key)
-        return (error.kind != "extra_forbidden", line or 0, column or 0)
+        return (not error.unknown_key, line or 0, column or 0)
 
     best = min(errors, key=rank)
     message, hint = _words(cls, kind, best)
@@ -72,11 +72,17 @@ class _Problem:
     cause: BaseException | None = None
     context: dict[str, Any] | None = None
     message: str = ""
+    of_key: bool = False
 
     @property
     def at_key(self) -> bool:
         """Return whether the key is at fault, and not the value."""
-        return self.kind == "extra_forbidden" or isinstance(self.cause, UnknownKeyError)
+        return self.unknown_key or self.of_key or isinstance(self.cause, UnknownKeyError)
+
+    @property
+    def unknown_key(self) -> bool:
+        """Return whether nobody reads a key of that name."""
+        return self.kind in {"extra_forbidden", "invalid_key"}
 
 
 def _trace(cls: type[BaseModel], error: ErrorDetails, data: Any) -> _Problem:
@@ -108,7 +114,11 @@ def _trace(cls: type[BaseModel], error: ErrorDetails, data: Any) -> _Problem:
     if inner:
         path.append(inner)
         here = here.get(inner) if isinstance(here, dict) else None
-    return _Problem(error["type"], tuple(path), here, tuple(choices), cause, context, error["msg"])
+    if location[-1:] == ["[key]"]:
+        here = path[-1]
+    return _Problem(
+        error["type"], tuple(path), here, tuple(choices), cause, context, error["msg"], location[-1:] == ["[key]"]
+    )
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -237,13 +247,13 @@ def _sentence(text: str) -> str:
 def _words(cls: type[BaseModel], kind: str, error: _Problem) -> tuple[str, str | None]:
     """Return message and hint."""
     path = error.path
-    name = ".".join(str(step) if len(str(step)) <= 80 else quote(step) for step in path) or kind
+    name = ".".join(map(_step, path)) if path else kind
     shown = _shown(error.given)
-    if error.kind == "extra_forbidden":
+    if error.unknown_key:
         known = _known_keys(cls, path[:-1])
-        return f"{name!r} is not a key here.{_guess(path[-1], known)}", _listed("known here:", known)
+        return f"{_quoted(name)} is not a key here.{_guess(path[-1], known)}", _listed("known here:", known)
     if error.kind == "missing":
-        return f"{name!r} is missing.", None
+        return f"{_quoted(name)} is missing.", None
     if error.cause is not None:
         words = error.cause.message if isinstance(error.cause, InputError) else str(error.cause)
         hint = error.cause.hint if isinstance(error.cause, InputError) else None
@@ -253,10 +263,21 @@ def _words(cls: type[BaseModel], kind: str, error: _Problem) -> tuple[str, str |
         context = error.context or {}
         expected = str(context.get("expected_tags") or context.get("expected", ""))
         choices = [choice.strip().strip("'") for choice in expected.replace(" or ", ", ").split(",")]
-        return f"{name} is {shown}.{_guess(error.given, choices)}", _listed("it is one of", choices)
+        what = "not a key here" if error.of_key else shown
+        return f"{name} is {what}.{_guess(error.given, choices)}", _listed("it is one of", choices)
     if error.kind == "union_tag_not_found":
-        return f"{name!r} is missing.", "it says what kind of thing this is."
+        return f"{_quoted(name)} is missing.", "it says what kind of thing this is."
     return f"{name} is {shown}: {_limit(error)}", _way_out(error)
+
+
+def _step(step: str | int) -> str:
+    """Return one step of a path: a key as it is, or in quotes when it is empty, long or not printable."""
+    text = str(step)
+    return text if text.isprintable() and 0 < len(text) <= 80 else quote(text)
+
+
+def _quoted(name: str) -> str:
+    return name if "'" in name else f"'{name}'"
 
 
 def _guess(given: Any, known: typing.Iterable[str]) -> str:

@@ -188,6 +188,8 @@ class Reader:
             first[key] = key_node.line
             self.positions.keys[(*path, key)] = (key_node.line, key_node.column)
             result[key] = self._build(value_node, (*path, key), depth + 1)
+            if value_node.kind == "plain" and not value_node.text:  # the parser finds it where the next thing begins
+                self.positions.values[(*path, key)] = (key_node.line, key_node.column)
         return result
 
     def _resolve(self, node: _Node) -> Data:
