@@ -39,9 +39,11 @@ class Operator:
     ``inputs`` and ``outputs`` are features per token; for ``norm``, ``elementwise`` and ``convolution`` they are the
     elements read and written per token; for ``embedding``, ``inputs`` is the number of rows.
     For ``attention``: ``heads`` query heads, ``kv_heads`` cached heads, ``key_dim`` and ``value_dim`` per head,
-    ``window`` tokens seen at most (None: all), ``causal``, and ``cache`` elements kept per token over all heads.
+    ``window`` tokens seen at most (None: all), ``causal``, and ``cache`` elements kept per token over all heads;
+    ``latent`` features of a cached latent that stands for keys and values (MLA; 0 elsewhere), which a decode step may
+    attend to directly, at ``latent`` instead of ``key_dim`` and ``value_dim`` (arXiv:2405.04434, section 2.1.2).
     For ``scan``: ``heads`` states of ``key_dim`` by ``value_dim``; ``state`` elements kept per sequence.
-    ``bits`` per weight as stored (16 unless quantised).
+    For ``convolution``: ``state`` elements kept per sequence. ``bits`` per weight as stored (16 unless quantised).
     """
 
     name: str
@@ -61,6 +63,7 @@ class Operator:
     cache: int = 0
     state: int = 0
     bits: float = 16.0
+    latent: int = 0
 
     @property
     def active_parameters(self) -> int:
@@ -102,7 +105,9 @@ class Graph:
 
     ``layers[i]`` is the index into ``kinds`` of layer ``i``. ``stem`` runs before the first layer, ``head`` after the
     last, ``extra`` (multi-token prediction modules) after the head in training only. ``tied`` says that the output
-    projection of ``head`` uses the stem's embedding table; its operator then has no parameters of its own.
+    projection of ``head`` uses the stem's embedding table; its operator then has no parameters of its own. Layers that
+    use another layer's weights are likewise of a kind without parameters. ``encoders`` are towers that read images or
+    sound: their parameters are held, but no text token passes through them.
     """
 
     name: str
@@ -114,11 +119,12 @@ class Graph:
     head: tuple[Operator, ...]
     extra: tuple[Operator, ...] = ()
     tied: bool = False
+    encoders: tuple[Operator, ...] = ()
 
     @property
     def parameters(self) -> int:
-        """Return all parameters of the main model; ``extra`` is counted apart."""
-        ends = sum(operator.parameters for operator in (*self.stem, *self.head))
+        """Return all parameters of the main model, encoders included; ``extra`` is counted apart."""
+        ends = sum(operator.parameters for operator in (*self.stem, *self.head, *self.encoders))
         return ends + sum(self.kinds[kind].parameters for kind in self.layers)
 
     @property
