@@ -15,14 +15,18 @@ TINY = Sizes(hidden=32, layers=8, heads=4, kv_heads=2, head_dim=8, intermediate=
 LENGTH = 16
 
 
-def pool(name: str, count: int, speed: float | None = None, tiers: Sequence[Tier] = ()) -> CardPool:
+def pool(
+    name: str, count: int, speed: float | None = None, tiers: Sequence[Tier] = (), *, capacity: str = "400 MB"
+) -> CardPool:
     """A pool of processes on this host: as fast as they are, or emulated at ``speed`` FLOP/s."""
     software = Software(torch_device="cpu", collective_backend="gloo")
     emulation = {}
     if speed is not None:
-        memory = Memory(capacity="400 MB", bandwidth="1 GB/s")
+        memory = Memory(capacity=capacity, bandwidth="1 GB/s")
         emulation = {"emulated": True, "peak": {"fp32": speed}, "memory": memory}
-    accelerator = Accelerator(id=f"{name}-card", maker=f"maker {name}", name=f"{name} card", software=software, **emulation)
+    accelerator = Accelerator(
+        id=f"{name}-card", maker=f"maker {name}", name=f"{name} card", software=software, **emulation
+    )
     return CardPool(name, accelerator, count, tuple(tiers), fact.undisclosed("power"))
 
 
@@ -52,7 +56,9 @@ def plan(*pipelines: Pipeline, schedule: str = "1f1b", length: int = LENGTH, zer
     )  # fmt: skip
 
 
-def reference_losses(sizes: Sizes, execution: Execution, *, steps: int, global_batch: int, length: int = LENGTH) -> list[float]:
+def reference_losses(
+    sizes: Sizes, execution: Execution, *, steps: int, global_batch: int, length: int = LENGTH
+) -> list[float]:
     """Losses of the same training in one process, without pipeline, process group or micro-batches."""
     import torch
 

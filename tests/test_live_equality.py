@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
 
+from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.run import even_split, run_plan
 from zhenfa.spec.job import Execution
@@ -81,7 +82,7 @@ def test_events_are_consistent(engine: LocalEngine, schedule: str) -> None:
     run = run_plan(chosen, QUARTET, TINY, EXECUTION, steps=2, engine=engine)
     by_card = [[event for event in run.events if event.card == card and event.kind != "send"] for card in range(4)]
     for events in by_card:
-        assert all(one.end_s <= two.start_s for one, two in zip(events, events[1:], strict=False))
+        assert all(one.end_s <= two.start_s for one, two in itertools.pairwise(events))
         assert all(0 <= event.start_s <= event.end_s <= run.step_times_s[-1] for event in events)
     ends = {(event.kind, event.card, event.micro_batch): event for event in run.events}
     for batch in range(6):

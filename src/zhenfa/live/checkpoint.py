@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,12 +82,17 @@ def load(path: Path, module: Any, optimizer: Any = None) -> dict[str, Any]:
     ``module`` is a :class:`~zhenfa.live.decoder.StageModule`. Raises :class:`InputError` for a checkpoint that is not
     whole, has changed, or holds anything but tensors and plain values.
     """
+    from torch import distributed
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
 
     manifest = verify(path)
     state = _state(module, optimizer)
-    checkpoint.load(state, storage_reader=_reader(path), planner=_planner())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        checkpoint.load(
+            state, storage_reader=_reader(path), planner=_planner(), no_dist=not distributed.is_initialized()
+        )
     set_model_state_dict(module, state["model"])
     if optimizer is not None:
         set_optimizer_state_dict(module, optimizer, state["optimizer"], options=_options())
@@ -108,22 +114,31 @@ def _options() -> Any:
     return StateDictOptions(flatten_optimizer_state_dict=True)
 
 
+METADATA: Final = "torch.distributed.checkpoint.metadata"
 SAFE: Final = frozenset(
     {
-        "torch.distributed.checkpoint.metadata",
-        "torch.distributed.checkpoint.filesystem._StorageInfo",
-        "torch.Size",
-        "torch.serialization._get_layout",
-        "builtins.set",
+        (METADATA, "BytesStorageMetadata"),
+        (METADATA, "ChunkStorageMetadata"),
+        (METADATA, "Metadata"),
+        (METADATA, "MetadataIndex"),
+        (METADATA, "StorageMeta"),
+        (METADATA, "TensorProperties"),
+        (METADATA, "TensorStorageMetadata"),
+        (METADATA, "_MEM_FORMAT_ENCODING"),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        ("pathlib", "PosixPath"),
     }
 )
+"""Names that the file of torch's records may call for. Exact: a dotted name could reach what a module imports."""
 
 
 class _Records(pickle.Unpickler):
     """Reads torch's records of where tensors lie, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in SAFE or f"{module}.{name}" in SAFE or _is_dtype(module, name):
+        if (module, name) in SAFE or _is_dtype(module, name):
             return super().find_class(module, name)
         raise InputError(f"the checkpoint holds {module}.{name}, which is not read.")
 
@@ -137,18 +152,31 @@ def _is_dtype(module: str, name: str) -> bool:
 def _reader(path: Path) -> Any:
     from torch.distributed.checkpoint import FileSystemReader
 
+    records = _records(path)
+
     class Reader(FileSystemReader):  # type: ignore[misc]
         def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
-            with (path / ".metadata").open("rb") as file:
-                metadata = _Records(file).load()
-            if getattr(metadata, "storage_meta", None) is None:
-                from torch.distributed.checkpoint.metadata import StorageMeta
-
-                metadata.storage_meta = StorageMeta()
-            metadata.storage_meta.load_id = self.load_id
-            return metadata
+            records.storage_meta.load_id = self.load_id
+            return records
 
     return Reader(path)
+
+
+def _records(path: Path) -> Any:
+    """Return torch's records of a checkpoint. Raises :class:`InputError` if there is anything else in their file."""
+    from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+
+    try:
+        with (path / ".metadata").open("rb") as file:
+            records = _Records(file).load()
+    except (OSError, ValueError, EOFError, pickle.UnpicklingError) as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise InputError(f"the records of {str(path)!r} cannot be read: {problem}.") from None
+    if not isinstance(records, Metadata):
+        raise InputError(f"the records of {str(path)!r} are a {type(records).__name__}.")
+    records.storage_meta = records.storage_meta or StorageMeta()
+    return records
 
 
 def _planner() -> Any:

@@ -31,6 +31,7 @@ START_S: Final = 120.0
 ENVIRONMENT: Final = {
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the switch that binds Ray's ports to the loopback interface alone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -152,12 +153,12 @@ class RayEngine(Engine):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start_ray(self) -> None:
-        import ray
-
         pools: dict[str, float] = {}
         for place in self.places:
             pools[_resource(place.pool)] = pools.get(_resource(place.pool), 0.0) + 1.0
-        with _environment(ENVIRONMENT):
+        with _environment(ENVIRONMENT), _loopback_and_quiet():
+            import ray
+
             self._ray = ray
             ray.init(
                 address="local", num_cpus=os.cpu_count(), num_gpus=0, resources=pools, include_dashboard=False,
@@ -206,6 +207,23 @@ def _actor_class() -> type:
             return self._obey(self._worker, {"id": 0, "method": method, "arguments": arguments})
 
     return CardActor
+
+
+@contextmanager
+def _loopback_and_quiet() -> Iterator[None]:
+    """Have Ray bind to the loopback interface, and keep the driver's stdout free of what Ray says of dead workers.
+
+    Ray reads the switch for the first when it is imported, which may have happened long ago, and has none for the
+    second; a test holds both to it.
+    """
+    from ray._private import ray_constants, worker
+
+    before = ray_constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages
+    ray_constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages = False, lambda *_: None
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages = before
 
 
 @contextmanager

@@ -61,4 +61,6 @@ def _read(run: Run) -> Overheads:
 
     received = [event for event in run.events if event.kind == "forward" and event.card == 1]
     waited = [event for event in received if ("wait", 1, event.micro_batch) in timed]
-    return Overheads(median("forward"), median("backward"), statistics.median(message(one) for one in waited or received))
+    return Overheads(
+        median("forward"), median("backward"), statistics.median(message(one) for one in waited or received)
+    )

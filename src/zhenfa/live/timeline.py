@@ -180,7 +180,7 @@ def _module(name: str, extra: str, *, backend: bool = False) -> Any:
             importlib.import_module("matplotlib").use("Agg")
         return importlib.import_module(name)
     except ImportError as problem:
-        raise CapabilityError(f"{name.split('.')[0]} is not installed: {problem}.",
+        raise CapabilityError(f"{name.split('.', maxsplit=1)[0]} is not installed: {problem}.",
                               hint=f"pip install 'zhenfa[{extra}]'.") from None  # fmt: skip
 
 

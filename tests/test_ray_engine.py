@@ -1,0 +1,83 @@
+"""The Ray engine runs the same job with the same result, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from live_pools import TINY, formation, leftovers, pipeline, plan, pool, reference_losses
+from zhenfa.errors import RunError
+from zhenfa.live.engine_ray import RayEngine
+from zhenfa.live.run import run_plan
+from zhenfa.spec.job import Execution
+
+pytestmark = [pytest.mark.ray, pytest.mark.live]
+
+PAIR = formation(pool("a", 1), pool("b", 1))
+PLAN = plan(pipeline([5, 3], "ab", 4))
+EXECUTION = Execution(steps=3, learning_rate=1e-3, seed=7, engine="ray")
+PATIENCE_S = 40.0
+
+DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_ray_engine import PLAN, PAIR, TINY, Execution, run_plan
+
+if __name__ == "__main__":
+    def tell(step, total, loss, seconds):
+        print("step", step, flush=True)
+    run_plan(PLAN, PAIR, TINY, Execution(steps=100000, engine="ray"), on_progress=tell)
+"""
+
+
+def test_same_losses_and_a_killed_actor_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = leftovers()
+    with RayEngine() as engine:
+        run = run_plan(PLAN, PAIR, TINY, EXECUTION, engine=engine, out_dir=tmp_path)
+        expected = reference_losses(TINY, EXECUTION, steps=3, global_batch=4)
+        assert run.losses == pytest.approx(expected, rel=1e-5)
+        assert run.engine == "ray"
+        assert Path(run.checkpoint or "", "manifest.json").exists()
+        killed: list[float] = []
+
+        def kill(step: int, *_: object) -> None:
+            if step == 2:
+                killed.append(time.monotonic())
+                os.kill(engine.process(1) or 0, signal.SIGKILL)
+
+        with pytest.raises(RunError, match=r"card 1 .* died \(its actor died\)"):
+            run_plan(PLAN, PAIR, TINY, Execution(steps=1000), engine=engine, on_progress=kill)
+        assert time.monotonic() - killed[0] < 10.0
+        family = psutil.Process().children(recursive=True)
+        ports = [item for process in [*family, psutil.Process()] for item in process.net_connections("inet")]
+        listening = {item.laddr.ip for item in ports if item.status == psutil.CONN_LISTEN}
+        assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+        assert any("raylet" in process.name() for process in family)
+        assert capsys.readouterr().out == ""
+    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+    assert leftovers() <= before
+
+
+def test_killed_driver_leaves_no_ray(tmp_path: Path) -> None:
+    before = leftovers()
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER.format(tests=str(Path(__file__).parent)))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline().strip() == "step 1"
+        family = psutil.Process(driver.pid).children(recursive=True)
+        assert len(family) > 3
+        driver.kill()
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert alive == []
+    deadline = time.monotonic() + PATIENCE_S
+    while not leftovers() <= before:
+        assert time.monotonic() < deadline, leftovers() - before
+        time.sleep(0.05)
