@@ -263,6 +263,20 @@ def test_plain_data_without_a_file_is_refused_without_a_place() -> None:
         Machine.from_data({5: 1, "name": "x", "pools": [{"name": "a"}]})
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x\x1b[31m", "<data>: name: the character U+001B is not read."),
+        ("\ud800", "<data>: name: the character U+D800 is not read."),
+        ("x" * 70_000, "<data>: name: a text of 70,000 characters is longer than 65,536."),
+    ],
+)
+def test_plain_data_may_not_hold_what_no_file_may(name: str, message: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        Machine.from_data({"name": name, "pools": [{"name": "a"}]})
+    assert caught.value.message == message
+
+
 def test_the_schema_line_may_be_left_out_or_stand_in_an_inner_document() -> None:
     assert Machine.from_text(MACHINE) == Machine.from_text(MACHINE.replace("schema: zhenfa.machine/1\n", ""))
     inner = "\n".join(f"  {line}" for line in MACHINE.splitlines())

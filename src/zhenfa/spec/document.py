@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema
 
 from zhenfa.errors import DocumentError, InputError, UnitError, near_misses, quote
 from zhenfa.spec import yaml
-from zhenfa.spec.explain import explain, kind_of
+from zhenfa.spec.explain import explain, kind_of, path_name
 
 T = TypeVar("T", bound="Document")
 
@@ -68,7 +68,12 @@ class Document(Part):
     @classmethod
     def from_data(cls, data: Any, *, source: str = "<data>", positions: yaml.Positions | None = None) -> Self:
         """Check plain data. Raises :class:`DocumentError` naming the key, the value, the near miss and the way out."""
-        positions = positions or yaml.Positions(source)
+        if positions is None:
+            positions = yaml.Positions(source)
+            fault = yaml.unreadable_text(data)
+            if fault is not None:
+                name = path_name(fault[0])
+                raise DocumentError(f"{name}: {fault[1]}", source=source, key=name, hint="delete it.")
         if not isinstance(data, dict):
             line, column = positions.find(())
             raise DocumentError(

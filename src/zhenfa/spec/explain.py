@@ -247,7 +247,7 @@ def _sentence(text: str) -> str:
 def _words(cls: type[BaseModel], kind: str, error: _Problem) -> tuple[str, str | None]:
     """Return message and hint."""
     path = error.path
-    name = ".".join(map(_step, path)) if path else kind
+    name = path_name(path) or kind
     shown = _shown(error.given)
     if error.unknown_key:
         known = _known_keys(cls, path[:-1])
@@ -270,10 +270,10 @@ def _words(cls: type[BaseModel], kind: str, error: _Problem) -> tuple[str, str |
     return f"{name} is {shown}: {_limit(error)}", _way_out(error)
 
 
-def _step(step: str | int) -> str:
-    """Return one step of a path: a key as it is, or in quotes when it is empty, long or not printable."""
-    text = str(step)
-    return text if text.isprintable() and 0 < len(text) <= 80 else quote(text)
+def path_name(path: Path) -> str:
+    """Return a path for people: keys joined by dots, in quotes where they are empty, long or not printable."""
+    texts = map(str, path)
+    return ".".join(text if text.isprintable() and 0 < len(text) <= 80 else quote(text) for text in texts)
 
 
 def _quoted(name: str) -> str:

@@ -32,6 +32,8 @@ Data = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 # Beside control characters, the line breaks of YAML 1.1 that YAML 1.2 and JSON take for text.
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+"""What no value may hold, not even where an escape writes it."""
 
 
 @dataclass
@@ -110,6 +112,20 @@ def _refuse_unprintable(text: str, source: str) -> None:
     )
 
 
+def unreadable_text(data: Data) -> tuple[Path, str] | None:
+    """Return the place of the first text or key that :func:`read` would refuse, and why; None if there is none."""
+    for path, value in walk(data):
+        for words, longest in ((path[-1] if path else "", MAX_KEY), (value, MAX_TEXT)):
+            if not isinstance(words, str):
+                continue
+            if len(words) > longest:
+                return path, f"a text of {len(words):,} characters is longer than {longest:,}."
+            control = CONTROL.search(words)
+            if control:
+                return path, f"the character U+{ord(control[0]):04X} is not read."
+    return None
+
+
 def _read_json(text: str) -> Data:
     """Return the data; ``ValueError`` for whatever the YAML reader would refuse, which then says it better."""
 
@@ -137,9 +153,9 @@ def _read_json(text: str) -> Data:
     for count, (path, value) in enumerate(walk(data), 1):
         if (isinstance(value, dict | list) and len(path) >= MAX_DEPTH) or count > MAX_NODES:
             raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} items")
-        for words, longest in ((value, MAX_TEXT), (path[-1] if path else "", MAX_KEY)):
-            if isinstance(words, str) and (len(words) > longest or _UNPRINTABLE.search(words)):
-                raise ValueError(f"{quote(words)} is longer than {longest:,} or has control characters")
+    fault = unreadable_text(data)
+    if fault is not None:
+        raise ValueError(fault[1].removesuffix("."))
     return data
 
 

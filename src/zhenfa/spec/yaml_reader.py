@@ -16,7 +16,7 @@ from ruamel.yaml import events as parsed
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from zhenfa.errors import DocumentError, quote
-from zhenfa.spec.yaml import MAX_DEPTH, MAX_DIGITS, MAX_KEY, MAX_TEXT, MAX_YAML_NODES, Data, Path, Positions
+from zhenfa.spec.yaml import CONTROL, MAX_DEPTH, MAX_DIGITS, MAX_KEY, MAX_TEXT, MAX_YAML_NODES, Data, Path, Positions
 
 _INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _REAL: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -25,7 +25,6 @@ _WORDS: Final[dict[str, bool | None]] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
-_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _HINTS: Final = (
     ("'\\t'", "indent with spaces, not with tabs."),
     ("mapping values are not allowed", "check the indentation, and put text that holds ': ' in quotes."),
@@ -153,7 +152,7 @@ class Reader:
     def _check_text(self, node: _Node) -> None:
         if len(node.text) > MAX_TEXT:
             raise self._fail(node, f"a text of {len(node.text):,} characters is longer than {MAX_TEXT:,}.")
-        control = _CONTROL.search(node.text)
+        control = CONTROL.search(node.text)
         if control:
             raise self._fail(node, f"the character U+{ord(control[0]):04X} is not read.", "delete it.")
 
