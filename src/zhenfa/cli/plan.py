@@ -11,7 +11,7 @@ from zhenfa import units
 from zhenfa.cli import console
 from zhenfa.cli.walls import wall_lines
 from zhenfa.errors import InputError, ZhenfaError
-from zhenfa.estimate.report import step_parts
+from zhenfa.estimate.report import batches, step_parts
 from zhenfa.plan import Answer, Ranked, find_plans, read_request
 from zhenfa.spec.result import StageFigures
 
@@ -90,9 +90,9 @@ def _print(answer: Answer, top: int, *, detail: bool, job: str, on: str | None) 
     out.print(f"on [bold]{escape(formation.name)}[/bold]{escape(mark)}: {escape(pools)}\n")
     out.print(
         console.table(
-            ("#", "layout", "cards", "step", "tokens/s", "/card", "MFU", "memory of usable", "behind the first"),
+            ("#", "layout", "batches", "cards", "step", "tokens/s", "per card", "MFU", "memory", "behind the first"),
             [_row(one) for one in answer.plans[:top]],
-            right=(0, 2, 3, 4, 5, 6, 7),
+            right=(0, 2, 3, 4, 5, 6, 7, 8),
         )
     )
     best = answer.best
@@ -113,12 +113,13 @@ def _row(one: Ranked) -> tuple[str, ...]:
     return (
         str(one.rank),
         one.layout,
+        batches(one.plan),
         f"{one.plan.cards:,}",
         units.show(figures.step_time_s.value, "time"),
         f"{figures.tokens_per_s.value or 0:,.0f}",
         f"{figures.tokens_per_s_per_card.value or 0:,.4g}",
         units.show(figures.mfu.value, "ratio"),
-        f"{fullest.bytes / fullest.capacity:.0%} of {units.show(fullest.capacity, 'data')}",
+        f"{fullest.bytes / fullest.capacity:.0%} of {fullest.capacity / 1e9:.3g} GB",
         one.lost_by or "-",
     )
 

@@ -101,3 +101,9 @@ def working_set(operators: Sequence[Operator], shape: Shape, precision: Precisio
     """Return the bytes of one layer's activations while it is computed again (zero without full recomputation)."""
     everything = _saved(operators, shape, max(BYTES[precision], 2.0), 0, 0)
     return np.where(np.equal(recompute, 2), everything, 0.0)
+
+
+def gathered(held: Holding, precision: Precision, zero: Array) -> Array:
+    """Return the bytes of whole weights that ZeRO-3 holds while it computes: this layer's and the next one's."""
+    wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
+    return np.where(np.equal(zero, 3), 2 * wide * (held.shared + held.routed), 0.0)

@@ -110,8 +110,7 @@ def _stages(cost: PlanCost) -> tuple[StageFigures, ...]:
 
 
 def summary(plan: Plan) -> str:
-    """Return a plan's layout in one line, such as ``TP8 PP16 DP80 EP64 · 192 micro-batches of 1``."""
-    entry = max(plan.pipelines, key=lambda one: one.micro_batches)
+    """Return a plan's layout in one line, such as ``TP8 PP16 DP80 EP64 ZeRO-1``."""
     tensor = {stage.tensor_parallel for pipe in plan.pipelines for stage in pipe.stages}
     expert = {stage.expert_parallel for pipe in plan.pipelines for stage in pipe.stages}
     depth = {len(pipe.stages) for pipe in plan.pipelines}
@@ -120,7 +119,13 @@ def summary(plan: Plan) -> str:
         words.append(f"EP{_range(expert)}")
     if plan.zero:
         words.append(f"ZeRO-{plan.zero}")
-    return f"{' '.join(words)}, {entry.micro_batches} micro-batches of {entry.micro_batch_size}"
+    return " ".join(words)
+
+
+def batches(plan: Plan) -> str:
+    """Return the micro-batches of the busiest replica and their size, such as ``192 x 1``."""
+    entry = max(plan.pipelines, key=lambda one: one.micro_batches)
+    return f"{entry.micro_batches} x {entry.micro_batch_size}"
 
 
 def _range(values: set[int]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from zhenfa.estimate import chip as chips
 from zhenfa.estimate.chip import Bridge, Chip
-from zhenfa.estimate.holding import Holding, holding, working_set
+from zhenfa.estimate.holding import Holding, gathered, holding, working_set
 from zhenfa.estimate.layer import Cost, Shape, layer_cost
 from zhenfa.estimate.traits import Traits, traits_for
 from zhenfa.laws.arrays import Array
@@ -56,15 +56,24 @@ class Setting:
     bridge: Bridge | None
     assumptions: tuple[str, ...]
     _units: dict[tuple[object, ...], Units] = field(default_factory=dict, repr=False, compare=False)
+    _costs: dict[tuple[object, ...], Cost] = field(default_factory=dict, repr=False, compare=False)
 
     def units(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> Units:
         """Return what the layers cost when cut by ``shape``; ``recompute`` holds codes into :data:`RECOMPUTE`."""
-        head = (*self.graph.head, *self.graph.extra)
-        kinds = tuple(self._unit(kind.operators, pool, shape, zero, recompute) for kind in self.graph.kinds)
+        chip, fabric = self.chips[pool], self.fabrics[pool]
+
+        def unit(operators: Sequence[Operator], again: Array) -> Unit:
+            cost = layer_cost(operators, shape, chip, fabric, self.traits)
+            return self._unit(operators, cost, shape, zero, again)
+
+        kinds, stem, head = self._blocks
         none = 0 * np.asarray(recompute)
-        return Units(
-            kinds, self._unit(self.graph.stem, pool, shape, zero, none), self._unit(head, pool, shape, zero, none)
-        )
+        return Units(tuple(unit(kind, recompute) for kind in kinds), unit(stem, none), unit(head, none))
+
+    @property
+    def _blocks(self) -> tuple[list[Sequence[Operator]], Sequence[Operator], Sequence[Operator]]:
+        head = (*self.graph.head, *self.graph.extra)
+        return [kind.operators for kind in self.graph.kinds], self.graph.stem, head
 
     def cached_units(
         self, pool: str, sequences: int, tensor: int, expert: int, data: int, zero: int, recompute: int
@@ -75,18 +84,29 @@ class Setting:
             shape = Shape(
                 float(sequences), float(self.workload.sequence_length), float(tensor), float(expert), float(data)
             )
-            self._units[key] = self.units(pool, shape, zero, recompute)
+            kinds, stem, head = self._blocks
+            found = [
+                self._unit(block, self._cost(index, block, pool, shape), shape, zero, again)
+                for index, (block, again) in enumerate([*((kind, recompute) for kind in kinds), (stem, 0), (head, 0)])
+            ]
+            self._units[key] = Units(tuple(found[:-2]), found[-2], found[-1])
         return self._units[key]
 
-    def _unit(self, operators: Sequence[Operator], pool: str, shape: Shape, zero: Array, recompute: Array) -> Unit:
+    def _cost(self, index: int, block: Sequence[Operator], pool: str, shape: Shape) -> Cost:
+        """Return a block's cost, which does not depend on how many replicas there are."""
+        key = (index, pool, shape.sequences, shape.tensor, shape.expert)
+        if key not in self._costs:
+            self._costs[key] = layer_cost(block, shape, self.chips[pool], self.fabrics[pool], self.traits)
+        return self._costs[key]
+
+    def _unit(self, operators: Sequence[Operator], cost: Cost, shape: Shape, zero: Array, recompute: Array) -> Unit:
         precision = self.workload.precision
-        cost = layer_cost(operators, shape, self.chips[pool], self.fabrics[pool], self.traits)
         held = holding(operators, shape, precision, zero, recompute, self.traits, self.graph.hidden)
         again = np.select(
             [np.equal(recompute, 0), np.equal(recompute, 1)], [0.0 * cost.forward_total, cost.light_forward],
             cost.forward_total,
         )  # fmt: skip
-        working = working_set(operators, shape, precision, recompute)
+        working = working_set(operators, shape, precision, recompute) + gathered(held, precision, zero)
         return Unit(cost, held, cost.forward_total, cost.backward_total + again, again, working)
 
 

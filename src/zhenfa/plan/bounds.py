@@ -11,10 +11,12 @@ Let ``T`` be the work of one micro-batch over the whole model (forward and backw
 * ``X >= m c`` for the busiest stage: it holds at least one layer of each kind's slowest, and at least ``ceil(L/p)``
   layers of the quickest kind.
 
-The memory test is necessary: even with the lightest kind of layer everywhere, the stages must hold all layers.
+The memory test is necessary: the stages must hold the layers of the most numerous kind, even without the others.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from zhenfa.estimate.layer import Cost, Shape, layer_cost
 from zhenfa.estimate.setting import Setting
 from zhenfa.laws.arrays import Array
 from zhenfa.plan.space import Candidates
+from zhenfa.spec.graph import Operator
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -74,24 +77,38 @@ def may_fit(setting: Setting, pool: str, candidates: Candidates) -> tuple[Bools,
         candidates.expert.astype(float), candidates.data.astype(float),
     )  # fmt: skip
     usable = setting.chips[pool].usable
-    state, activation = lightest_layer(setting, shape, candidates.zero, candidates.recompute)
+    state, activation = main_layer(setting, shape, candidates.zero, candidates.recompute)
+    stem, head = (
+        _ends(setting, ends, shape, candidates.zero)
+        for ends in (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
+    )
     room = np.zeros(len(candidates))
     for index in range(int(candidates.pipeline.max(initial=0))):
         in_flight = np.minimum(candidates.pipeline - index, candidates.micro_batches)
-        holds = np.floor(usable / (state + in_flight * activation) + 1e-9)
+        left = usable - np.where(candidates.pipeline == index + 1, head[0] + head[1], 0.0)
+        left = left - (stem[0] + in_flight * stem[1] if index == 0 else 0.0)
+        holds = np.floor(np.maximum(left, 0.0) / (state + in_flight * activation) + 1e-9)
         room += np.where(index < candidates.pipeline, holds, 0.0)
-    short = len(setting.graph.layers) - room
+    short = main_kind(setting)[1] - room
     return short <= 0, short
 
 
-def lightest_layer(setting: Setting, shape: Shape, zero: Array, recompute: Array) -> tuple[Array, Array]:
-    """Return the bytes of state, and of one micro-batch's activations, that any layer makes a card hold at least."""
-    state: Array = np.inf
-    activation: Array = np.inf
-    for kind in setting.graph.kinds:
-        held = holding(
-            kind.operators, shape, setting.workload.precision, zero, recompute, setting.traits, setting.graph.hidden
-        )
-        state = np.minimum(state, held.state)
-        activation = np.minimum(activation, held.activation)
-    return state, activation
+def _ends(setting: Setting, operators: Sequence[Operator], shape: Shape, zero: Array) -> tuple[Array, Array]:
+    """Return the bytes of state and of one micro-batch's activations of the stem or the head."""
+    precision = setting.workload.precision
+    held = holding(operators, shape, precision, zero, 0, setting.traits, setting.graph.hidden)
+    return held.state, held.activation
+
+
+def main_kind(setting: Setting) -> tuple[Sequence[Operator], int]:
+    """Return the operators of the most numerous kind of layer, and how many layers are of it."""
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    index = int(np.argmax(counts))
+    return setting.graph.kinds[index].operators, int(counts[index])
+
+
+def main_layer(setting: Setting, shape: Shape, zero: Array, recompute: Array) -> tuple[Array, Array]:
+    """Return the bytes of state and of one micro-batch's activations of a layer of the most numerous kind."""
+    operators, _ = main_kind(setting)
+    held = holding(operators, shape, setting.workload.precision, zero, recompute, setting.traits, setting.graph.hidden)
+    return held.state, held.activation

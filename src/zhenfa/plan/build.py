@@ -75,19 +75,22 @@ def split_layers(setting: Setting, layout: Layout, limit: float = math.inf) -> S
     Refused where no split fits in memory, or where none can bring a step under ``limit`` seconds: every stage of a
     step works ``micro_batches`` times.
     """
-    blocks = [
-        setting.cached_units(
+    known = {
+        slot: setting.cached_units(
             slot.pool, layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute
         )
-        for slot in layout.slots
-    ]
+        for slot in set(layout.slots)
+    }
+    blocks = [known[slot] for slot in layout.slots]
     kinds = np.asarray(setting.graph.layers)
     stages = len(blocks)
     counted = memory.in_flight_micro_batches(np.arange(stages), stages, layout.micro_batches, layout.schedule)
     flight = np.broadcast_to(counted, stages).astype(int).tolist()
-    seconds = np.array([[float(unit.forward + unit.backward) for unit in units.kinds] for units in blocks])[:, kinds]
-    held = np.array([_bytes(units, times) for units, times in zip(blocks, flight, strict=True)])[:, kinds]
-    extra = np.array([max(float(unit.working) for unit in units.kinds) for units in blocks])
+    rows = {slot: _rows(units) for slot, units in known.items()}
+    table = np.array([rows[slot] for slot in layout.slots])
+    seconds = table[:, 0][:, kinds]
+    held = (table[:, 1] + np.array(flight)[:, None] * table[:, 2])[:, kinds]
+    extra = table[:, 3].max(axis=1)
     first, last = blocks[0].stem, blocks[-1].head
     extra[0] += float(first.holding.state) + flight[0] * float(first.holding.activation)
     extra[-1] += float(last.holding.state) + flight[-1] * float(last.holding.activation)
@@ -128,8 +131,14 @@ def _reaches(held: Floats, room: Floats, seconds: Floats | None = None, time: Fl
     return here == int(layers)
 
 
-def _bytes(units: Units, in_flight: int) -> list[float]:
-    return [float(unit.holding.state + in_flight * unit.holding.activation) for unit in units.kinds]
+def _rows(units: Units) -> list[list[float]]:
+    """Return, per kind of layer: seconds, bytes of state, bytes of one micro-batch, bytes of recomputation."""
+    return [
+        [float(unit.forward + unit.backward) for unit in units.kinds],
+        [float(unit.holding.state) for unit in units.kinds],
+        [float(unit.holding.activation) for unit in units.kinds],
+        [float(unit.working) for unit in units.kinds],
+    ]
 
 
 def pipelines(layout: Layout, ranges: Sequence[tuple[int, int]], total: int) -> tuple[Pipeline, ...]:

@@ -14,7 +14,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -81,8 +81,9 @@ def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Lim
     for size in micro_batch_sizes(sequences, limits):
         options = {name: _options(setting, name, size, limits) for name in names}
         for count in range(2, min(len(names), MAX_POOLS_ORDERED) + 1):
-            for members in itertools.permutations(names, count):
-                families.append(_family(setting, [options[name] for name in members], size, sequences // size, limits))
+            for members in itertools.combinations(names, count):
+                base = _family(setting, [options[name] for name in members], size, sequences // size, limits)
+                families.extend(_in_order(setting, base, order) for order in itertools.permutations(range(count)))
     looked_at = sum(len(family.bound) for family in families)
     tally.considered += looked_at
     fitting = sum(int(np.isfinite(family.bound).sum()) for family in families)
@@ -95,7 +96,7 @@ def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Lim
     queue = [(bound, families[number].layout(index, setting), families[number].total) for bound, number, index in order]
     evaluate(iter(queue), len(queue), setting, job, best, tally)
     left = fitting - len(queue)
-    if left and (not order or order[-1][0] < best.limit):
+    if left and (not order or order[-1][0] < best.last):
         tally.rejected[f"not costed (the search stops after {COSTED_AT_MOST} mixed pipelines)"] += left
     else:
         tally.rejected[SLOWER] += left
@@ -142,11 +143,19 @@ def _family(setting: Setting, options: list[_Options], size: int, total: int, li
     times = -(-total // np.maximum(replicas, 1))
     speed = (depth / seconds).sum(axis=0)
     bound = np.where(depth.min(axis=0, initial=1) >= 1, _fill(times / speed, depth, seconds, times), np.inf)
-    room = np.zeros(len(replicas))
+    return _Family(options, picks, depth, replicas, bound, size, total)
+
+
+def _in_order(setting: Setting, base: _Family, order: Sequence[int]) -> _Family:
+    """Return a family with its pools in another order; the bound is infinite where memory cannot hold the layers."""
+    options, picks, depth = [base.options[i] for i in order], base.chosen[list(order)], base.depth[list(order)]
+    times = -(-base.total // base.replicas)
+    room, needed = np.zeros(len(base.replicas)), bounds.main_kind(setting)[1]
     behind = depth[::-1].cumsum(axis=0)[::-1] - depth
     for one, pick, stages, after in zip(options, picks, depth, behind, strict=True):
-        room += _layers_that_fit(setting, one, pick, stages, after, replicas, times, size)
-    return _Family(options, picks, depth, replicas, np.where(room >= layers, bound, np.inf), size, total)
+        room += _layers_that_fit(setting, one, pick, stages, after, base.replicas, times, base.size)
+    bound = np.where(room >= needed, base.bound, np.inf)
+    return replace(base, options=options, chosen=picks, depth=depth, bound=bound)
 
 
 def _fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
@@ -185,7 +194,7 @@ def _layers_that_fit(
         options.expert[pick].astype(float), replicas.astype(float),
     )  # fmt: skip
     zero = 1 if 1 in setting.traits.zero_stages else 0
-    state, activation = bounds.lightest_layer(setting, shape, zero, options.recompute[pick])
+    state, activation = bounds.main_layer(setting, shape, zero, options.recompute[pick])
     usable = setting.chips[options.pool].usable
     few, many = after + 0.5, after + stages + 0.5
     integral = usable / activation * np.log((state + activation * many) / (state + activation * few))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -51,31 +50,62 @@ class Tally:
             self.misses.append(layout)
 
 
+Family = tuple[object, ...]
+"""What makes two plans the same to a reader: pools, TP, stages, replicas and micro-batch size. They may still differ
+in EP, ZeRO, recomputation or the order of pools; only the quickest of them is listed."""
+
+
 class Best:
-    """The best ``keep`` plans so far."""
+    """The quickest plan of each of the ``keep`` best families so far."""
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
-        self._heap: list[tuple[float, int, Found]] = []
+        self._found: dict[Family, Found] = {}
         self._order = itertools.count()
 
+    def limit(self, family: Family) -> float:
+        """Return the step time that a plan of this family must beat to be kept."""
+        if family in self._found:
+            return self._found[family].step
+        if len(self._found) < self.keep:
+            return np.inf
+        return max(found.step for found in self._found.values())
+
     @property
-    def limit(self) -> float:
-        """Return the step time that a plan must beat to be kept."""
-        return -self._heap[0][0] if len(self._heap) == self.keep else np.inf
+    def last(self) -> float:
+        """Return the step time that no plan of any family may exceed to be kept."""
+        return self.limit(())
 
     def offer(self, plan: Plan, found: PlanCost) -> None:
         """Keep a plan if it is among the best."""
-        number = next(self._order)
-        item = (-found.step, -number, Found(found.step, number, plan, found))
-        if len(self._heap) < self.keep:
-            heapq.heappush(self._heap, item)
-        elif found.step < self.limit:
-            heapq.heapreplace(self._heap, item)
+        family = family_of(plan)
+        if found.step >= self.limit(family):
+            return
+        self._found[family] = Found(found.step, next(self._order), plan, found)
+        if len(self._found) > self.keep:
+            del self._found[max(self._found, key=lambda one: self._found[one])]
 
     def ranked(self) -> list[Found]:
         """Return the plans, best first."""
-        return sorted(item[2] for item in self._heap)
+        return sorted(self._found.values())
+
+
+def family_of(plan: Plan) -> Family:
+    """Return the family of a plan."""
+    entries = {
+        (entry.micro_batch_size, *_blocks([(stage.pool, stage.tensor_parallel) for stage in entry.stages])): 0
+        for entry in plan.pipelines
+    }
+    return (plan.replicas, *entries)
+
+
+def family_of_layout(layout: Layout) -> Family:
+    """Return the family of the plan that a layout becomes."""
+    return (layout.replicas, (layout.size, *_blocks([(slot.pool, slot.tensor) for slot in layout.slots])))
+
+
+def _blocks(stages: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
+    return sorted((pool, tensor, count) for (pool, tensor), count in Counter(stages).items())
 
 
 def search_pool(
@@ -107,7 +137,7 @@ def evaluate(
 ) -> None:
     """Cost layouts in order of their bound until the bound passes the worst plan kept."""
     for place, (bound, layout, total) in enumerate(queue):
-        if bound >= best.limit:
+        if bound >= best.last:
             tally.rejected[SLOWER] += length - place
             return
         consider(layout, total, setting, job, best, tally)
@@ -115,7 +145,8 @@ def evaluate(
 
 def consider(layout: Layout, total: int, setting: Setting, job: str, best: Best, tally: Tally) -> None:
     """Split, cost and offer one layout."""
-    split = split_layers(setting, layout, best.limit)
+    limit = best.limit(family_of_layout(layout))
+    split = split_layers(setting, layout, limit)
     if split is Refused.MEMORY:
         tally.rejected[NO_MEMORY] += 1
         tally.missed(layout)
@@ -124,7 +155,7 @@ def consider(layout: Layout, total: int, setting: Setting, job: str, best: Best,
         tally.rejected[SLOWER] += 1
         return
     assert isinstance(split, Split)  # noqa: S101
-    if split.bound(layout.micro_batches) >= best.limit:
+    if split.bound(layout.micro_batches) >= limit:
         tally.rejected[SLOWER] += 1
         return
     plan = make_plan(setting, job, layout, pipelines(layout, split.ranges, total))

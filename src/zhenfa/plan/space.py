@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.tensor)
 
-    @property
+    @cached_property
     def micro_batches(self) -> Ints:
         """Return the micro-batches of the busiest replica."""
         return -(-self.total // self.data)
