@@ -21,9 +21,6 @@ from zhenfa.spec.machine import BYTES
 ATTENTION_BACKWARD = 2.5
 """Backward over forward FLOPs of attention: five matmuls against two (FlashAttention-2, arXiv 2307.08691, section 3.1)."""
 
-PLAIN_ATTENTION_BACKWARD = 2.0
-"""The same where the scores are kept instead of computed again: four matmuls against two."""
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -108,7 +105,7 @@ def _operator_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric,
         case "grouped_matmul":
             return _grouped(operator, shape, chip)
         case "attention":
-            return _attention(operator, shape, chip, traits)
+            return _attention(operator, shape, chip)
         case "scan":
             return _scan(operator, shape, chip)
         case _:
@@ -157,26 +154,28 @@ def _grouped(operator: Operator, shape: Shape, chip: Chip) -> Cost:
     return Cost(forward, backward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
 
 
-def _attention(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> Cost:
+def _attention(operator: Operator, shape: Shape, chip: Chip) -> Cost:
     window = np.inf if operator.window is None else operator.window
-    skips = operator.causal and traits.skips_masked
     heads = operator.heads / shape.tensor
 
-    def flops(causal: bool) -> Array:
-        return compute.attention_flops(
-            shape.sequence, shape.sequence, heads, operator.key_dim, operator.value_dim, causal=causal, window=window
-        )
-
+    work = compute.attention_flops(
+        shape.sequence,
+        shape.sequence,
+        heads,
+        operator.key_dim,
+        operator.value_dim,
+        causal=operator.causal,
+        window=window,
+    )
     forward = compute.attention_time(
         shape.sequence, shape.sequence, heads, operator.key_dim, operator.value_dim,
         key_heads=np.maximum(operator.kv_heads / shape.tensor, 1.0), sequences=shape.sequences,
         peak=chip.peak_attention, achievable=chip.achievable, bandwidth=chip.bandwidth,
-        memory_share=chip.memory_share, activation_bytes=2.0, launch=chip.launch, causal=skips, window=window,
+        memory_share=chip.memory_share, activation_bytes=2.0, launch=chip.launch, causal=operator.causal, window=window,
         share=1.0 if chip.emulated else compute.ATTENTION_SHARE,
     )  # fmt: skip
-    ratio = ATTENTION_BACKWARD if traits.skips_masked else PLAIN_ATTENTION_BACKWARD
-    ideal = 3 * shape.sequences * flops(operator.causal) / chip.peak
-    return Cost(forward, ratio * forward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
+    ideal = 3 * shape.sequences * work / chip.peak
+    return Cost(forward, ATTENTION_BACKWARD * forward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
 
 
 def _scan(operator: Operator, shape: Shape, chip: Chip) -> Cost:

@@ -13,7 +13,6 @@ class Traits:
     """How a training engine overlaps and what it adds.
 
     ``gradient_overlap``: gradients are summed while the last micro-batch's backward still runs.
-    ``skips_masked``: attention kernels skip the masked half of a causal score matrix.
     ``message_overhead_s``: host time added to every message between stages, in seconds.
     ``sequence_parallel``: norms and residuals are split over the tensor-parallel group.
     ``gradient_bytes``: bytes per gradient element held and summed.
@@ -22,7 +21,6 @@ class Traits:
 
     name: str
     gradient_overlap: bool = True
-    skips_masked: bool = True
     message_overhead_s: float = 0.0
     sequence_parallel: bool = True
     gradient_bytes: float = 4.0
@@ -34,9 +32,8 @@ class Traits:
 
 MEGATRON_LIKE: Final = Traits("Megatron-like: gradient sum overlapped, sequence parallel, flash attention")
 OWN_RUNTIME: Final = Traits(
-    "zhenfa run: gradients summed after the last backward, plain attention",
+    "zhenfa run: gradients summed after the last backward",
     gradient_overlap=False,
-    skips_masked=False,
     sequence_parallel=False,
     tensor_parallel=False,
     expert_parallel=False,
