@@ -263,6 +263,13 @@ def test_plain_data_without_a_file_is_refused_without_a_place() -> None:
         Machine.from_data({5: 1, "name": "x", "pools": [{"name": "a"}]})
 
 
+def test_plain_data_may_not_hold_a_number_that_no_file_may() -> None:
+    with pytest.raises(
+        DocumentError, match=r"<data>: pools\.0\.count: a number of about 400 digits is longer than 100 digits"
+    ):
+        Machine.from_data({"name": "x", "pools": [{"name": "a", "count": -(10**400)}]})
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

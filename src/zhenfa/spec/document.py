@@ -70,10 +70,10 @@ class Document(Part):
         """Check plain data. Raises :class:`DocumentError` naming the key, the value, the near miss and the way out."""
         if positions is None:
             positions = yaml.Positions(source)
-            fault = yaml.unreadable_text(data)
+            fault = yaml.unreadable(data)
             if fault is not None:
                 name = path_name(fault[0])
-                raise DocumentError(f"{name}: {fault[1]}", source=source, key=name, hint="delete it.")
+                raise DocumentError(f"{name}: {fault[1]}", source=source, key=name)
         if not isinstance(data, dict):
             line, column = positions.find(())
             raise DocumentError(

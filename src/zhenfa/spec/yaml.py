@@ -112,9 +112,11 @@ def _refuse_unprintable(text: str, source: str) -> None:
     )
 
 
-def unreadable_text(data: Data) -> tuple[Path, str] | None:
-    """Return the place of the first text or key that :func:`read` would refuse, and why; None if there is none."""
+def unreadable(data: Data) -> tuple[Path, str] | None:
+    """Return the place of the first value or key that :func:`read` would refuse, and why; None if there is none."""
     for path, value in walk(data):
+        if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+            return path, f"{quote(value)} is longer than {MAX_DIGITS} digits."
         for words, longest in ((path[-1] if path else "", MAX_KEY), (value, MAX_TEXT)):
             if not isinstance(words, str):
                 continue
@@ -153,7 +155,7 @@ def _read_json(text: str) -> Data:
     for count, (path, value) in enumerate(walk(data), 1):
         if (isinstance(value, dict | list) and len(path) >= MAX_DEPTH) or count > MAX_NODES:
             raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} items")
-    fault = unreadable_text(data)
+    fault = unreadable(data)
     if fault is not None:
         raise ValueError(fault[1].removesuffix("."))
     return data
@@ -242,7 +244,7 @@ def _flow(value: Data) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{quote(value)} is not a finite number and cannot be written.")
         return repr(value)
     return _text(value)
