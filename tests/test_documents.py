@@ -284,6 +284,13 @@ def test_plain_data_may_not_hold_what_no_file_may(name: str, message: str) -> No
     assert caught.value.message == message
 
 
+def test_thousands_of_faults_make_one_message() -> None:
+    data = {"name": "j", "model": "m", "workload": {}, "assume": {f"k{index}": [] for index in range(20_000)}}
+    with pytest.raises(DocumentError) as caught:
+        Job.from_data(data)
+    assert "(many more problems in this document.)" in caught.value.message
+
+
 def test_the_schema_line_may_be_left_out_or_stand_in_an_inner_document() -> None:
     assert Machine.from_text(MACHINE) == Machine.from_text(MACHINE.replace("schema: zhenfa.machine/1\n", ""))
     inner = "\n".join(f"  {line}" for line in MACHINE.splitlines())

@@ -15,6 +15,7 @@ from zhenfa.errors import DocumentError, InputError, near_misses, quote
 from zhenfa.spec.yaml import Path, Positions
 
 _NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+_MOST: Final = 200
 _WANTED: Final = {
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
     "int_parsing_size": "a whole number", "float_type": "a number", "float_parsing": "a number",
@@ -36,8 +37,8 @@ def explain(
     A key that is not known comes first, because a misspelt key is often why another is missing; then the first in the
     file. Of a union, only the member that the value evidently meant is talked about.
     """
-    errors = [_trace(cls, error, data) for error in problem.errors(include_url=False)]
-    errors = _without_shadows(_meant_only(errors, data))
+    found = problem.errors(include_url=False)
+    errors = _without_shadows(_meant_only([_trace(cls, error, data) for error in found[:_MOST]], data))
 
     def rank(error: _Problem) -> tuple[bool, int, int]:
         line, column = positions.find(error.path, key=error.at_key)
@@ -47,7 +48,8 @@ def explain(
     message, hint = _words(cls, kind, best)
     others = len({error.path for error in errors} - {best.path})
     if others:
-        message += f" ({others} more {'problem' if others == 1 else 'problems'} in this document.)"
+        count = str(others) if len(found) <= _MOST else "many"
+        message += f" ({count} more {'problem' if count == '1' else 'problems'} in this document.)"
     line, column = positions.find(best.path, key=best.at_key)
     return DocumentError(
         message, hint=hint, source=positions.source, line=line, column=column, key=".".join(map(str, best.path))
