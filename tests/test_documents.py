@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from plain_documents import documents, quantities
 from zhenfa import cite, units
 from zhenfa.errors import DocumentError, InputError, MissingFactError
 from zhenfa.spec import fact
-from zhenfa.spec.document import Document
+from zhenfa.spec.document import Document, Part
 from zhenfa.spec.fact import Fact, read_fact
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Accelerator, Machine, System
@@ -315,6 +316,51 @@ def test_a_document_does_not_change_once_read() -> None:
     machine = Machine.from_text(MACHINE)
     with pytest.raises(ValueError, match="frozen"):
         machine.name = "other"  # type: ignore[misc]
+
+
+class Round(Part):
+    kind: Literal["round"] = "round"
+    radius: float
+
+
+class Square(Part):
+    kind: Literal["square"] = "square"
+    side: float
+    corners: tuple[int, ...] = ()
+
+
+class Drawing(Document):
+    schema_name: ClassVar[str] = "zhenfa.drawing/1"
+
+    shapes: tuple[Annotated[Round | Square, Field(discriminator="kind")], ...] = ()
+    frame: Round | Square | tuple[Square, ...] | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("shapes: [{kind: square, sied: 1}]", "f:1:25: 'shapes.0.sied' is not a key here. Did you mean 'side'? "
+         "(1 more problem in this document.)", "known here: corners, kind, side."),
+        ("shapes: [{kind: squar, side: 1}]", "f:1:17: shapes.0.kind is 'squar'. Did you mean 'square'?",
+         "it is one of round, square."),
+        ("shapes: [{side: 1}]", "f:1:10: 'shapes.0.kind' is missing.", "it says what kind of thing this is."),
+        ("shapes: [{kind: round}]", "f:1:10: 'shapes.0.radius' is missing.", None),
+        ("shapes: [{kind: round, radius: '5'}]", "f:1:32: shapes.0.radius is '5': a number is wanted.",
+         "write 5 without quotes."),
+        ("frame: {side: 1, corners: [1, x]}", "f:1:31: frame.corners.1 is 'x': a whole number is wanted.", None),
+        ("frame: {radius: 1, sidez: 1}", "f:1:20: 'frame.sidez' is not a key here.", "known here: kind, radius."),
+        ("frame: {kind: square, radius: 1}", "f:1:23: 'frame.radius' is not a key here. "
+         "(1 more problem in this document.)", "known here: corners, kind, side."),
+        ("frame: [{side: 1}, {sid: 1}]", "f:1:21: 'frame.1.sid' is not a key here. Did you mean 'side'? "
+         "(1 more problem in this document.)", ...),
+        ("frame: big", "f:1:8: frame is 'big': a mapping or a list is wanted.", None),
+    ],
+)  # fmt: skip
+def test_of_several_shapes_the_one_that_was_meant_is_explained(text: str, message: str, hint: Any) -> None:
+    with pytest.raises(DocumentError) as caught:
+        Drawing.from_text(text, source="f")
+    assert caught.value.message == message
+    assert hint is ... or caught.value.hint == hint
 
 
 # Round trips.

@@ -45,7 +45,7 @@ def explain(
         return (not error.unknown_key, line or 0, column or 0)
 
     best = min(errors, key=rank)
-    message, hint = _words(cls, kind, best)
+    message, hint = _words(kind, best)
     others = len({error.path for error in errors} - {best.path})
     if others:
         count = str(others) if len(found) <= _MOST else "many"
@@ -75,6 +75,7 @@ class _Problem:
     context: dict[str, Any] | None = None
     message: str = ""
     of_key: bool = False
+    owner: Any = None  # the annotation of what holds the last step
 
     @property
     def at_key(self) -> bool:
@@ -93,6 +94,7 @@ def _trace(cls: type[BaseModel], error: ErrorDetails, data: Any) -> _Problem:
     choices: list[_Choice] = []
     here: Any = data
     annotation: Any = cls
+    owner: Any = None
     location = list(error["loc"])
     for step in location:
         members = _members(annotation)
@@ -100,7 +102,8 @@ def _trace(cls: type[BaseModel], error: ErrorDetails, data: Any) -> _Problem:
             annotation = _taken(members, str(step))
             choices.append(_Choice(tuple(path), members, annotation))
             continue
-        annotation = _inside(members[0], step)
+        owner = members[0]
+        annotation = _inside(owner, step)
         if (isinstance(here, dict) and step in here) or (
             isinstance(here, list) and isinstance(step, int) and step < len(here)
         ):
@@ -112,15 +115,18 @@ def _trace(cls: type[BaseModel], error: ErrorDetails, data: Any) -> _Problem:
         path.append(step)
     context = error.get("ctx", {})
     cause = context.get("error")
-    inner = cause.key if isinstance(cause, DocumentError) else context.get("discriminator", "").strip("'")
-    if inner:
+    inner = cause.key if isinstance(cause, DocumentError) else None
+    if "discriminator" in context:
+        inner = context["discriminator"].strip("'")
+    if inner is not None:
         path.append(inner)
         here = here.get(inner) if isinstance(here, dict) else None
     if location[-1:] == ["[key]"]:
         here = path[-1]
     return _Problem(
-        error["type"], tuple(path), here, tuple(choices), cause, context, error["msg"], location[-1:] == ["[key]"]
-    )
+        error["type"], tuple(path), here, tuple(choices), cause, context, error["msg"],
+        of_key=location[-1:] == ["[key]"], owner=owner,
+    )  # fmt: skip
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -246,13 +252,13 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "?")) else f"{text}."
 
 
-def _words(cls: type[BaseModel], kind: str, error: _Problem) -> tuple[str, str | None]:
+def _words(kind: str, error: _Problem) -> tuple[str, str | None]:
     """Return message and hint."""
     path = error.path
     name = path_name(path) or kind
     shown = _shown(error.given)
     if error.unknown_key:
-        known = _known_keys(cls, path[:-1])
+        known = _known_keys(error.owner)
         return f"{_quoted(name)} is not a key here.{_guess(path[-1], known)}", _listed("known here:", known)
     if error.kind == "missing":
         return f"{_quoted(name)} is missing.", None
@@ -359,14 +365,9 @@ def _as_number(given: Any) -> str | None:
     return f"write {int(value)}." if value.is_integer() and abs(value) < 1e9 else f"write {value:g}."
 
 
-def _known_keys(cls: type[BaseModel], path: Path) -> set[str]:
-    """Return the keys that are known at ``path``, following nested parts, lists and unions."""
-    places: list[Any] = [cls]
-    for step in path:
-        places = [
-            inner for place in places for member in _members(place)
-            if (inner := _inside(member, step)) is not None
-        ]  # fmt: skip
-    models = [member for place in places for member in _members(place) if _is_model(member)]
-    keys = {info.alias or key for model in models for key, info in model.model_fields.items()}
-    return keys | ({"schema"} if any(hasattr(model, "schema_name") for model in models) else set())
+def _known_keys(owner: Any) -> set[str]:
+    """Return the keys of a model; none for anything else."""
+    if not _is_model(owner):
+        return set()
+    keys = {info.alias or key for key, info in owner.model_fields.items()}
+    return keys | ({"schema"} if hasattr(owner, "schema_name") else set())
