@@ -117,6 +117,31 @@ def pipeline_time(
 
     Source: narayanan2021, section 2.2.1 (order); baccelli1992, section 3.7 (periodicity).
     """
+    ends = stage_ends(forward, backward, transfer, micro_batches, schedule, latency=latency)
+    return plain(np.asarray(ends)[..., 0])
+
+
+def stage_ends(
+    forward: Array,
+    backward: Array,
+    transfer: Array,
+    micro_batches: Array,
+    schedule: str = "1f1b",
+    *,
+    latency: Array = 0.0,
+) -> npt.NDArray[np.float64]:
+    """Return when each stage's last backward ends, in seconds from the start of the step.
+
+    Arguments: those of :func:`pipeline_time`.
+    Returns: seconds, shape ``[..., stages]``; the first stage ends last, at :func:`pipeline_time`. Raises
+    :class:`InputError` for another schedule.
+    Counts what :func:`pipeline_time` counts: what a stage does after the step (its gradient sum) can start here.
+
+    >>> stage_ends(np.array([1.0, 1.0]), np.array([2.0, 2.0]), 0.0, 4)
+    array([15., 13.])
+
+    Source: narayanan2021, section 2.2.1 (order); baccelli1992, section 3.7 (periodicity).
+    """
     _check(schedule)
     stages = np.shape(forward)[-1]
     hop_shape = (stages - 1,)
@@ -132,16 +157,16 @@ def pipeline_time(
     count = np.broadcast_to(np.asarray(micro_batches), shape)
     if schedule == "gpipe":
         cite.use(GPIPE)
-        return plain(_gpipe(first, second, hop, flight, count))
+        return _gpipe(first, second, hop, flight, count)
     cite.use(ONE_FORWARD_ONE_BACKWARD, MAX_PLUS)
     flat = [part.reshape(count.size, part.shape[-1]).T for part in (first, second, hop, flight)]
-    seconds = np.empty(flat[0].shape[1])
+    seconds = np.empty((stages, flat[0].shape[1]))
     numbers = count.reshape(-1)
     for number in np.unique(numbers):
         chosen = np.flatnonzero(numbers == number)
         for piece in np.array_split(chosen, -(-len(chosen) // CHUNK)):
-            seconds[piece] = _one_forward_one_backward([part[:, piece] for part in flat], int(number))
-    return plain(seconds.reshape(shape))
+            seconds[:, piece] = _one_forward_one_backward([part[:, piece] for part in flat], int(number))
+    return seconds.T.reshape((*shape, stages))
 
 
 def _check(schedule: str) -> None:
@@ -149,12 +174,18 @@ def _check(schedule: str) -> None:
         raise InputError(f"schedule is {schedule!r}.", hint="write 'gpipe' or '1f1b'.")
 
 
-def _gpipe(forward: Any, backward: Any, hop: Any, flight: Any, micro_batches: Any) -> Any:
+def _gpipe(forward: Any, backward: Any, hop: Any, flight: Any, micro_batches: Any) -> npt.NDArray[np.float64]:
     """Seconds of two tandem queues of equal jobs: one trip of the first job plus the slowest server for each other."""
-    once = forward.sum(-1) + backward.sum(-1) + 2 * (hop.sum(-1) + flight.sum(-1))
-    slowest_hop = hop.max(-1, initial=0.0)
-    again = np.maximum(forward.max(-1), slowest_hop) + np.maximum(backward.max(-1), slowest_hop)
-    return once + (micro_batches - 1) * again
+    others = np.expand_dims(micro_batches, -1) - 1
+    slowest_hop = hop.max(-1, initial=0.0, keepdims=True)
+    down = forward.sum(-1, keepdims=True) + (hop + flight).sum(-1, keepdims=True)
+    down = down + others * np.maximum(forward.max(-1, keepdims=True), slowest_hop)
+    ways = np.concatenate([backward[..., :-1] + hop + flight, backward[..., -1:]], axis=-1)
+    servers = np.concatenate([np.maximum(backward[..., :-1], hop), backward[..., -1:]], axis=-1)
+    trip = np.cumsum(ways[..., ::-1], axis=-1)[..., ::-1]
+    slowest = np.maximum.accumulate(servers[..., ::-1], axis=-1)[..., ::-1]
+    ends: npt.NDArray[np.float64] = down + trip + others * slowest
+    return ends
 
 
 class _Rounds:
@@ -174,6 +205,11 @@ class _Rounds:
     def free(self) -> Any:
         """When the first stage is free."""
         return self.state[0]
+
+    @property
+    def ends(self) -> list[Any]:
+        """When every stage is free."""
+        return self.state[: self.stages]
 
     def step(self, number: int, micro_batches: int) -> None:
         """Advance by round ``number``; micro-batches outside ``0 .. micro_batches - 1`` do not exist."""
@@ -200,8 +236,8 @@ class _Rounds:
         return _Rounds([part[:, mask] for part in self.parts], [row[mask] for row in self.state], self.larger)
 
 
-def _one_pipeline(parts: list[Any], micro_batches: int) -> float:
-    """Return the seconds of 1F1B for one candidate: the same rounds on plain floats, which Python adds quickest."""
+def _one_pipeline(parts: list[Any], micro_batches: int) -> list[float]:
+    """Return the ends of 1F1B for one candidate: the same rounds on plain floats, which Python adds quickest."""
     rows = [part[:, 0].tolist() for part in parts]
     rounds = _Rounds(rows, [0.0] * (3 * len(rows[0]) - 2), max)
     stages = rounds.stages
@@ -221,22 +257,22 @@ def _one_pipeline(parts: list[Any], micro_batches: int) -> float:
             break
         if number <= stages or number - 1 - anchor_number > stages:
             anchor, anchor_number = list(rounds.state), number - 1
-    return float(_finish(rounds, number, micro_batches))
+    return _finish(rounds, number, micro_batches)
 
 
 def _one_forward_one_backward(parts: list[Any], micro_batches: int) -> Any:
-    """Seconds of 1F1B, shape ``[candidates]``, from forward, backward, hop and flight ``[stages or hops, candidates]``.
+    """Ends of 1F1B, ``[stages, candidates]``, from forward, backward, hop and flight ``[stages or hops, candidates]``.
 
     A round is max-plus linear in the one before. Once a round differs from an earlier one by the same seconds in every
     row, all later rounds repeat with that gain, so the jump over them is exact.
     """
     stages, candidates = parts[0].shape
     if candidates == 1:
-        return np.array([_one_pipeline(parts, micro_batches)])
+        return np.array(_one_pipeline(parts, micro_batches))[:, None]
     rounds = _Rounds(parts, [np.zeros(candidates) for _ in range(3 * stages - 2)], np.maximum)
     for number in range(-stages, 0):
         rounds.step(number, micro_batches)
-    seconds = np.empty(candidates)
+    seconds = np.empty((stages, candidates))
     left = np.arange(candidates)
     whole = max(0, micro_batches - stages)
     anchor, anchor_number = np.stack(rounds.state), -1
@@ -252,11 +288,11 @@ def _one_forward_one_backward(parts: list[Any], micro_batches: int) -> Any:
         skipped = (whole - 1 - number) // period
         done = rounds.take(same)
         done.state = [row + skipped * gain for row in done.state]
-        seconds[left[same]] = _finish(done, number + 1 + skipped * period, micro_batches)
+        seconds[:, left[same]] = _finish(done, number + 1 + skipped * period, micro_batches)
         left, rounds, anchor = left[~same], rounds.take(~same), anchor[:, ~same]
         if not len(left):
             return seconds
-    seconds[left] = _finish(rounds, whole, micro_batches)
+    seconds[:, left] = _finish(rounds, whole, micro_batches)
     return seconds
 
 
@@ -273,10 +309,10 @@ def _repeating(rounds: _Rounds, anchor: Any) -> tuple[Any, Any]:
     return same, least[sure]
 
 
-def _finish(rounds: _Rounds, number: int, micro_batches: int) -> Any:
+def _finish(rounds: _Rounds, number: int, micro_batches: int) -> list[Any]:
     for following in range(number, micro_batches):
         rounds.step(following, micro_batches)
-    return rounds.free
+    return rounds.ends
 
 
 def schedule_order(stage: int, stages: int, micro_batches: int, schedule: str = "1f1b") -> list[tuple[str, int]]:
