@@ -11,14 +11,19 @@ from zhenfa.estimate.layer import Shape
 from zhenfa.estimate.traits import Traits
 from zhenfa.laws import memory
 from zhenfa.laws.arrays import Array
+from zhenfa.laws.memory import LOGSUMEXP_BYTES
 from zhenfa.spec.graph import Operator
 from zhenfa.spec.machine import BYTES, Precision
 
 
+LOGIT_BYTES = 4.0
+"""Bytes per logit: the loss is computed in 32 bits (korthikanti2022, section 4.3)."""
+
+
 @dataclass(frozen=True)
 class Holding:
-    """Bytes on one card. ``activation`` is of one micro-batch; ``parameters`` are elements held, ``shared`` elements
-    whose gradients are summed over all replicas and ``routed`` those of experts."""
+    """Bytes on one card. ``activation`` is of one micro-batch; ``shared`` counts elements held whose gradients are
+    summed over all replicas and ``routed`` those of experts."""
 
     weights: Array
     gradients: Array
@@ -51,9 +56,13 @@ def holding(
 ) -> Holding:
     """Return what a sequence of operators makes one card hold.
 
-    ``recompute`` is 0 (none), 1 (selective: outputs of norms and element-wise operators are computed again) or 2
-    (full: only the input is kept). Counts each operator's output as one saved tensor, two bytes an element (four in
-    fp32). Omits dropout masks, the softmax statistics of attention and the allocator's slack.
+    ``recompute`` is 0 (none), 1 (selective: outputs of norms and activation functions are computed again) or 2 (full:
+    only the layer's input is kept). Counts what the backward pass reads, each tensor once, at its producer and two bytes
+    an element (four in fp32): matmul inputs and outputs, the residual stream, queries, keys, values and the output of
+    attention, the inputs of experts once per copy, and logits in 32 bits. The output of a row-split matmul is added to
+    the stream and not kept. Attention never stores its scores, only one 32-bit number per query and head.
+    Agrees with :func:`zhenfa.laws.memory.layer_activation_bytes` for flash attention without dropout. Omits dropout
+    masks, copies of keys that rotary or latent attention puts together, and the allocator's slack.
     """
     shared = sum(_elements(operator, shape) for operator in operators if operator.shard != "expert")
     routed = sum(_elements(operator, shape) for operator in operators if operator.shard == "expert")
@@ -85,22 +94,49 @@ def _elements(operator: Operator, shape: Shape) -> Array:
 
 
 def _saved(operators: Sequence[Operator], shape: Shape, size: float, recompute: Array, hidden: int) -> Array:
+    heavy, light = _kept(operators, size)
+    per_token = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [heavy + light, heavy], hidden * size)
+    return shape.tokens * per_token / shape.tensor
+
+
+def _kept(operators: Sequence[Operator], size: float) -> tuple[float, float]:
+    """Return the bytes per token that no cheap operator can bring back, and those that a norm or activation can."""
     heavy = light = 0.0
     for operator in operators:
-        width = operator.heads * operator.value_dim if operator.kind in {"attention", "scan"} else operator.outputs
-        copies = operator.active_experts if operator.kind == "grouped_matmul" else 1
-        if operator.kind in {"norm", "elementwise"}:
-            light += width * copies
-        else:
-            heavy += width * copies
-    per_token = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [heavy + light, heavy], hidden)
-    return shape.tokens * per_token * size / shape.tensor
+        kept = operator.outputs * size
+        match operator.kind:
+            case "norm":
+                light += kept
+            case "elementwise":
+                if _adds(operator):
+                    heavy += kept
+                else:
+                    light += kept
+            case "attention":
+                heavy += operator.heads * (operator.value_dim * size + LOGSUMEXP_BYTES)
+            case "scan":
+                heavy += operator.heads * operator.value_dim * size
+            case "grouped_matmul":
+                heavy += kept * operator.active_experts
+            case "matmul" if operator.shard == "row":
+                pass
+            case "matmul" if operator.shard == "vocabulary":
+                heavy += operator.outputs * max(size, LOGIT_BYTES)
+            case _:
+                heavy += kept
+    return heavy, light
+
+
+def _adds(operator: Operator) -> bool:
+    """Return whether an element-wise operator adds a block's output to the residual stream."""
+    return operator.shard == "none" and operator.inputs == 2 * operator.outputs
 
 
 def working_set(operators: Sequence[Operator], shape: Shape, precision: Precision, recompute: Array) -> Array:
-    """Return the bytes of one layer's activations while it is computed again (zero without full recomputation)."""
-    everything = _saved(operators, shape, max(BYTES[precision], 2.0), 0, 0)
-    return np.where(np.equal(recompute, 2), everything, 0.0)
+    """Return the bytes of one layer's activations while they are computed again (zero without recomputation)."""
+    heavy, light = _kept(operators, max(BYTES[precision], 2.0))
+    again = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [0.0, light], heavy + light)
+    return shape.tokens * again / shape.tensor
 
 
 def gathered(held: Holding, precision: Precision, zero: Array) -> Array:
