@@ -56,15 +56,23 @@ def _gpt_bigcode(c: Config) -> Fields:
     return _gpt(c, replace(_GPT, positions=("max_position_embeddings", 0)), _inner(c), kv_heads=kv_heads)
 
 
+def _neo_kinds(c: Config) -> list[str]:
+    """Return "global" or "local" for each layer: as listed, or by patterns, each with the times it repeats."""
+    listed = c.listed("attention_layers")
+    if listed is not None and len(listed) == c.layers:
+        return [str(kind) for kind in listed]
+    kinds: list[str] = []
+    for item in c.listed("attention_types") or [[["global", "local"], c.layers]]:
+        whole = isinstance(item, list) and len(item) == 2 and isinstance(item[0], list)
+        if not whole or isinstance(item[1], bool) or not isinstance(item[1], int):
+            raise c.fail("attention_types", f"attention_types holds {item!r}, and [[names], times] is wanted.")
+        kinds += [str(kind) for kind in item[0]] * min(max(item[1], 0), c.layers)
+    return (kinds + ["global"] * c.layers)[: c.layers]
+
+
 def _gpt_neo(c: Config) -> Fields:
     """Return GPT-Neo: every other layer sees ``window_size`` tokens."""
-    kinds = c.listed("attention_layers")
-    if kinds is None or len(kinds) != c.layers:
-        kinds = [
-            kind for pattern, times in (c.get("attention_types") or [[["global", "local"], c.layers // 2]])
-            for kind in list(pattern) * int(times)
-        ][: c.layers]  # fmt: skip
-        kinds += ["global"] * (c.layers - len(kinds))
+    kinds = _neo_kinds(c)
     traits = replace(_GPT, bias=False, positions=("max_position_embeddings", 0))
     dim = c.divide("hidden_size", "num_attention_heads")
 

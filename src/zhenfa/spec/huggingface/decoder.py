@@ -120,9 +120,10 @@ class MoE:
 class Traits:
     """How an architecture differs from the plain decoder (RMS norms, grouped-query attention, gated feed-forward).
 
-    ``norms`` counts the norms of a layer. ``never_tied``: the head has its own weights whatever the file says. ``qk_norm_when`` is the flag that turns ``qk_norm`` on. ``mixer`` and
-    ``feed_forward`` replace the plain ones; ``pieces`` adds operators to each layer, ``attention_pieces`` and
-    ``mlp_pieces`` to its blocks. ``positions``: key and offset of a learnt position table.
+    ``norms`` counts the norms of a layer. ``never_tied``: the head has its own weights whatever the file says.
+    ``qk_norm_when`` is the flag that turns ``qk_norm`` on. ``mixer`` and ``feed_forward`` replace the plain ones;
+    ``pieces`` adds operators to each layer, ``attention_pieces`` and ``mlp_pieces`` to its blocks. ``positions``: key
+    and offset of a learnt position table.
     """
 
     norm: NormKind = "rms"
@@ -243,7 +244,9 @@ def decoder(c: Config, t: Traits) -> Fields:
             body: FeedForward | tuple[FeedForward, ...] = experts(c, t.moe)
         else:
             body = t.feed_forward(c, index) if t.feed_forward else dense(c, t)
-        layers.append(Layer(mixer=tupled(mixer), feed_forward=tupled(body), norms=t.norms, extra=extra))
+        mixers, bodies = tupled(mixer), tupled(body)
+        norms = None if t.norms == len(mixers) + len(bodies) else t.norms
+        layers.append(Layer(mixer=mixers, feed_forward=bodies, norms=norms, extra=extra))
     return ends(c, t) | {"layers": runs(layers)}
 
 

@@ -62,12 +62,11 @@ def _doge_experts(c: Config) -> tuple[Piece, ...]:
     """Return a million tiny experts: two tables whose rows are found by two product keys."""
     width, count, active = c.count("hidden_size"), c.count("num_experts"), c.count("num_experts_per_tok")
     keys = int(count**0.5)
-    tables = [
-        Piece(
-            name=name, kind="grouped_matmul", inputs=inputs, outputs=outputs, experts=count, active=min(active, count)
-        )
-        for name, inputs, outputs in (("retrieval_down", width, 1), ("retrieval_up", 1, width))
-    ]
+    shape = {"kind": "grouped_matmul", "experts": count, "active": min(active, count), "shard": "expert"}
+    tables = (
+        Piece(name="retrieval_down", inputs=width, outputs=1, **shape),
+        Piece(name="retrieval_up", inputs=1, outputs=width, **shape),
+    )
     return (Piece(name="retrieval_router", inputs=width, outputs=2 * keys), *tables)
 
 

@@ -144,12 +144,15 @@ def _roc_bert(c: Config) -> Fields:
 def _xmod(c: Config) -> Fields:
     """Return X-MOD: one adapter per language in every layer, of which a text passes through one."""
     width = c.count("hidden_size")
-    narrow = int(width / c.number("adapter_reduction_factor", 2))
+    factor = c.number("adapter_reduction_factor", 2)
+    if factor <= 0:
+        raise c.fail("adapter_reduction_factor", f"adapter_reduction_factor is {factor}, and a positive one is wanted.")
+    narrow = int(width / factor)
     languages = len(c.listed("languages") or ["en_XX"])
-    shape = {"kind": "grouped_matmul", "bias": True, "experts": languages}
+    held = languages * width * narrow
     pieces = [
-        Piece(name="adapter.down", inputs=width, outputs=narrow, **shape),
-        Piece(name="adapter.up", inputs=narrow, outputs=width, **shape),
+        Piece(name="adapter.down", inputs=width, outputs=narrow, parameters=held + languages * narrow),
+        Piece(name="adapter.up", inputs=narrow, outputs=width, parameters=held + languages * width),
     ]
     if c.flag("adapter_layer_norm"):
         pieces.append(norm_piece("adapter.norm", 2 * width, width))

@@ -233,11 +233,10 @@ def _lfm2_size(c: Config) -> int:
     if not c.flag("block_auto_adjust_ff_dim"):
         return size
     size = int(2 * size / 3)
-    factor = c.get("block_ffn_dim_multiplier")
-    if factor is None:
+    if c.get("block_ffn_dim_multiplier") is None:
         return size
     multiple = c.count("block_multiple_of", 256)
-    return multiple * ceil(int(float(factor) * size) / multiple)
+    return multiple * ceil(int(c.number("block_ffn_dim_multiplier", 1.0) * size) / multiple)
 
 
 def _lfm2(c: Config) -> Fields:

@@ -140,12 +140,12 @@ def _jetmoe(c: Config) -> Fields:
         extra=(
             Piece(name="attention.router", inputs=width, outputs=count),
             Piece(name="attention.query", kind="grouped_matmul", inputs=width, outputs=keys, experts=count,
-                  active=active, shard="column"),
+                  active=active, shard="expert"),
             Piece(name="attention.key_value", inputs=width, outputs=2 * keys, shard="column"),
             Piece(name="attention.core", kind="attention", inputs=heads * dim + 2 * keys, outputs=heads * dim,
                   shard="heads", heads=heads, kv_heads=kv_heads, key_dim=dim, value_dim=dim, cache=2 * keys),
             Piece(name="attention.output", kind="grouped_matmul", inputs=keys, outputs=width, experts=count,
-                  active=active, shard="row"),
+                  active=active, shard="expert"),
             Piece(name="attention.bias", kind="elementwise", parameters=width, inputs=width, outputs=width),
         ),
     )  # fmt: skip

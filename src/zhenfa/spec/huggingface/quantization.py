@@ -107,8 +107,7 @@ def _compressed(q: Config) -> float | None:
     if isinstance(group, int) and not isinstance(group, bool) and group > 0:
         scale = 8.0 if str(w.get("type", "int")) == "float" and bits == 4 else 16.0
         return bits + scale / group
-    block = w.listed("block_structure")
-    return float(bits) if not block else bits + 0.002
+    return float(bits)
 
 
 def _worded(q: Config, method: str) -> float | None:

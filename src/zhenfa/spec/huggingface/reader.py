@@ -179,6 +179,14 @@ class Config:
             raise self.fail(key, f"{key} has {len(value)} items, but there are {length} layers.")
         return list(value)
 
+    def counts(self, key: str) -> list[int]:
+        """Return a list of whole numbers, empty where it is absent."""
+        found = self.listed(key) or []
+        for item in found:
+            if isinstance(item, bool) or not isinstance(item, int):
+                raise self.fail(key, f"{key} holds {item!r}, and whole numbers are wanted.")
+        return found
+
     @property
     def layers(self) -> int:
         """Return how many layers there are."""

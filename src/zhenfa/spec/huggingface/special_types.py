@@ -33,11 +33,11 @@ _RATE_KINDS: Final = {0: "sliding_attention", 4: "compressed_sparse_attention", 
 
 def _deepseek_v4(c: Config) -> Fields:
     """Return DeepSeek-V4: a window of tokens beside compressed entries, one key-value head, four residual streams."""
-    ratios = c.listed("compress_ratios")
+    ratios = c.counts("compress_ratios")
 
     def kinds(c: Config) -> list[str]:
-        if ratios is not None and c.own("layer_types") is None:
-            return [_RATE_KINDS.get(int(ratio), "sliding_attention") for ratio in ratios[: c.layers]]
+        if len(ratios) >= c.layers and c.own("layer_types") is None:
+            return [_RATE_KINDS.get(ratio, "sliding_attention") for ratio in ratios[: c.layers]]
         heavy, sparse = "heavily_compressed_attention", "compressed_sparse_attention"
         return c.layer_types(lambda index: heavy if index < 2 or index % 2 == 0 else sparse)
 
@@ -77,9 +77,7 @@ def _v4_mixer(c: Config, index: int, kind: str) -> Mixer:
         ),
     ]  # fmt: skip
     if kind in _RATES:
-        rates = c.get("compress_rates", {})
-        rate = int(rates.get(kind, _RATES[kind])) if isinstance(rates, dict) else _RATES[kind]
-        pieces += _compressor(c, kind, rate)
+        pieces += _compressor(c, kind, c.sub("compress_rates").count(kind, _RATES[kind]))
     pieces += [
         Piece(name="attention.output_down", inputs=heads * dim // groups, outputs=groups * out, shard="row"),
         Piece(name="attention.output_up", inputs=groups * out, outputs=width),
@@ -279,7 +277,7 @@ def _qwen4(c: Config) -> Fields:
     traits = Traits(
         bias="attention_bias", output_bias="attention_bias", qk_norm="head", gate="feature", gate_bias="attention_bias"
     )
-    chosen = sorted({int(item) for item in (c.listed("ple_layer_ids") or [])})
+    chosen = sorted(set(c.counts("ple_layer_ids")))
     heads = (c.count("ngram_size", 3) - 1) * c.count("heads_per_ngram", 8)
     if len(chosen) * heads > _MAX_TABLES:
         raise c.fail("ple_layer_ids", f"ple_layer_ids asks for {len(chosen) * heads} tables of n-grams.")
