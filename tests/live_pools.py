@@ -85,9 +85,7 @@ def reference_losses(
     return losses
 
 
-def leftovers() -> set[Path]:
-    """Temporary folders and control groups of the runtime on this host."""
-    import tempfile
-
-    places = (Path(tempfile.gettempdir()), Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
-    return {path for place in places if place.is_dir() for path in place.glob("zhenfa-*")}
+def remains(folder: Path) -> list[Path]:
+    """What is left of an engine whose temporary folder is this: the folder and its control group."""
+    groups = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+    return [path for path in (folder, *(group / folder.name for group in groups)) if path.exists()]

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
@@ -61,7 +62,16 @@ def test_other_models_equal_one_process(engine: LocalEngine, sizes: object) -> N
 
 def test_run_reports_what_happened(engine: LocalEngine) -> None:
     seen: list[tuple[int, int, float, float]] = []
-    run = run_plan(UNEVEN, QUARTET, TINY, EXECUTION, engine=engine, on_progress=lambda *row: seen.append(row))
+    ports: set[str] = set()
+
+    def look(*row: int | float) -> None:
+        seen.append(row)
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            ports.update(item.laddr.ip for item in process.net_connections("inet"))
+
+    run = run_plan(UNEVEN, QUARTET, TINY, EXECUTION, engine=engine, on_progress=look)
+    assert ports <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert not [item for item in psutil.Process().net_connections("inet") if item.status == psutil.CONN_LISTEN]
     assert [row[:2] for row in seen] == [(1, 3), (2, 3), (3, 3)]
     assert tuple(row[2] for row in seen) == run.losses
     assert run.figures.step_time_s.value == pytest.approx(sum(run.step_times_s[1:]) / 2)

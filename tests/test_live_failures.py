@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from live_pools import TINY, formation, leftovers, pipeline, plan, pool
+from live_pools import TINY, formation, pipeline, plan, pool, remains
 from zhenfa.errors import CapabilityError, InputError, RunError
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.run import run_plan
@@ -58,28 +58,25 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_driver_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    before = leftovers()
     script = tmp_path / "driver.py"
     script.write_text(DRIVER.format(tests=str(Path(__file__).parent), out=str(tmp_path / "out")))
-    with subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as driver:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(script)], **pipes, env=os.environ | {"TMPDIR": str(tmp_path)}) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline().strip() == "step 1"
         family = children_of(driver.pid)
         assert len(family) == 4, "a nursery and three cards"
-        assert leftovers() > before
+        (folder,) = tmp_path.glob("zhenfa-*")
         driver.send_signal(number)
         driver.stdout.read()
         driver.wait(PATIENCE_S)
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert alive == []
-    assert wait_for(lambda: leftovers() <= before)
+    assert wait_for(lambda: remains(folder) == [])
     assert not list(tmp_path.glob("out/*"))
 
 
 def test_killed_card_is_named_at_once(tmp_path: Path) -> None:
-    before = leftovers()
     killed_at: list[float] = []
     with LocalEngine() as engine:
 
@@ -93,7 +90,7 @@ def test_killed_card_is_named_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - killed_at[0] < 3.0
         family = children_of(os.getpid())
     assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
-    assert wait_for(lambda: leftovers() <= before)
+    assert wait_for(lambda: remains(engine.folder) == [])
 
 
 def test_silent_card_is_killed_and_named() -> None:
@@ -115,7 +112,6 @@ def test_silent_card_is_killed_and_named() -> None:
 
 
 def test_dead_nursery_is_noticed() -> None:
-    before = leftovers()
     with LocalEngine() as engine:
         nursery = {child.pid: child for child in psutil.Process().children()}
 
@@ -127,7 +123,7 @@ def test_dead_nursery_is_noticed() -> None:
             run_plan(PLAN, PAIR, TINY, Execution(steps=1000), engine=engine, on_progress=kill)
         family = [child for child in children_of(os.getpid()) if child.pid not in nursery]
     assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
-    assert wait_for(lambda: leftovers() <= before)
+    assert wait_for(lambda: remains(engine.folder) == [])
 
 
 def test_failing_card_is_named(tmp_path: Path) -> None:

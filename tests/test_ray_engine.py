@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from live_pools import TINY, formation, leftovers, pipeline, plan, pool, reference_losses
+from live_pools import TINY, formation, pipeline, plan, pool, reference_losses, remains
 from zhenfa.errors import RunError
 from zhenfa.live.engine_ray import RayEngine
 from zhenfa.live.run import run_plan
@@ -38,7 +39,6 @@ if __name__ == "__main__":
 
 
 def test_same_losses_and_a_killed_actor_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = leftovers()
     with RayEngine() as engine:
         run = run_plan(PLAN, PAIR, TINY, EXECUTION, engine=engine, out_dir=tmp_path)
         expected = reference_losses(TINY, EXECUTION, steps=3, global_batch=4)
@@ -62,22 +62,26 @@ def test_same_losses_and_a_killed_actor_is_named(tmp_path: Path, capsys: pytest.
         assert any("raylet" in process.name() for process in family)
         assert capsys.readouterr().out == ""
     assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
-    assert leftovers() <= before
+    assert remains(engine.folder) == []
 
 
 def test_killed_driver_leaves_no_ray(tmp_path: Path) -> None:
-    before = leftovers()
     script = tmp_path / "driver.py"
     script.write_text(DRIVER.format(tests=str(Path(__file__).parent)))
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        assert driver.stdout.readline().strip() == "step 1"
-        family = psutil.Process(driver.pid).children(recursive=True)
-        assert len(family) > 3
-        driver.kill()
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
-    assert alive == []
-    deadline = time.monotonic() + PATIENCE_S
-    while not leftovers() <= before:
-        assert time.monotonic() < deadline, leftovers() - before
-        time.sleep(0.05)
+    with tempfile.TemporaryDirectory(prefix="z") as short:  # Ray's socket paths have little room
+        environment = os.environ | {"TMPDIR": short}
+        with subprocess.Popen(
+            [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+        ) as driver:
+            assert driver.stdout is not None
+            assert driver.stdout.readline().strip() == "step 1"
+            family = psutil.Process(driver.pid).children(recursive=True)
+            assert len(family) > 3
+            (folder,) = Path(short).glob("zhenfa-*")
+            driver.kill()
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+        assert alive == []
+        deadline = time.monotonic() + PATIENCE_S
+        while remains(folder):
+            assert time.monotonic() < deadline, remains(folder)
+            time.sleep(0.05)

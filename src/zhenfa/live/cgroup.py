@@ -7,6 +7,7 @@ and the emulation says so.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -38,16 +39,21 @@ def join(group: Path, pid: int) -> bool:
     return True
 
 
-def remove(group: Path) -> bool:
-    """Remove an empty group that :func:`create` made; return whether it is gone."""
+def remove(group: Path, seconds: float = 5.0) -> bool:
+    """Remove a group that :func:`create` made; return whether it is gone.
+
+    Its processes may take a moment to die: wait up to ``seconds`` for that.
+    """
     if not group.name.startswith(PREFIX):
         return False
-    try:
-        group.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    deadline = time.monotonic() + seconds
+    while group.exists():
+        try:
+            group.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
     return True
 
 

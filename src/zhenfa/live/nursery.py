@@ -127,8 +127,8 @@ class Nursery:
         for folder in self.folders:
             if Path(folder).name.startswith(TEMPORARY[0]) or folder.endswith(TEMPORARY[1]):
                 shutil.rmtree(folder, ignore_errors=True)
-        while [group for group in self.groups if not cgroup.remove(Path(group))] and time.monotonic() < deadline:
-            time.sleep(0.01)
+        for group in self.groups:
+            cgroup.remove(Path(group))
 
     def _others_left(self) -> list[int]:
         return [pid for pid, start in self.others.items() if linux.start_time(pid) == start and _alive(pid)]

@@ -1,7 +1,7 @@
 """What the runtime itself costs on this host: measured, so that a prediction for real cards need not guess it.
 
 On emulated cards these costs vanish in the emulated time as long as they stay below
-:data:`zhenfa.live.pace.CATCH_UP` (5 ms) and below the emulated latency of the message.
+:data:`zhenfa.live.pace.CATCH_UP` and below the emulated latency of the message.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zhenfa.live.pace import VALID_SHARE
+from zhenfa.live.pace import CATCH_UP, VALID_SHARE
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.train import Measured
 from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
@@ -20,7 +20,7 @@ def run_of(measured: Measured, even: Measured | None, *, protection: str, engine
     return Run(
         plan=measured.plan,
         figures=_figures(measured, emulated),
-        walls=_walls(measured),
+        walls=_walls(measured, emulated),
         steps=len(measured.losses),
         step_times_s=tuple(measured.step_times),
         losses=tuple(measured.losses),
@@ -68,7 +68,7 @@ def fidelity(measured: Measured, protection: str) -> dict[str, float | str | boo
         "busiest_core_share": max(loads, default=0.0),
         "protection": protection,
         "valid": valid,
-        "verdict": f"{missed} of {operations} operations missed their deadline; timing is "
+        "verdict": f"{missed} of {operations} operations ended more than {1e3 * CATCH_UP:.0f} ms late; timing is "
         + ("valid" if valid else f"NOT valid (more than {VALID_SHARE:.0%})"),
     }
 
@@ -103,7 +103,7 @@ def _mfu(measured: Measured) -> Figure:
     return Figure(value=share * useful, tag="measured", note=note)
 
 
-def _walls(measured: Measured) -> Walls:
+def _walls(measured: Measured, emulated: bool) -> Walls:
     """Return the shares of the last step, mean over cards: at work, held up by messages, idle."""
     whole = max(span[3] for row in measured.spans for span in row) * len(measured.spans)
     parts: dict[str, float] = {}
@@ -113,12 +113,18 @@ def _walls(measured: Measured) -> Walls:
     work = {kind: parts[kind] for kind in COMPUTE if kind in parts}
     talk = {kind: parts[kind] for kind in COMMUNICATION if kind in parts}
     idle = max(0.0, 1.0 - sum(work.values()) - sum(talk.values()))
-    compute = Wall(
-        share=sum(work.values()), parts=work | {"idle": idle}, detail="share of the step, mean over cards, measured"
+    busy, held = sum(work.values()), sum(talk.values())
+    return Walls(
+        compute=Wall(share=busy, parts=work | {"idle": idle}, detail=_shares(work | {"idle": idle})),
+        communication=Wall(share=held, parts=talk, detail=_shares(talk)),
+        energy=Wall(detail="emulated cards draw none of their own" if emulated else "not measured"),
+        reliability=Wall(share=0.0, detail="nothing failed"),
+        binding="communication" if held > busy else "compute",
     )
-    communication = Wall(share=sum(talk.values()), parts=talk, detail="exposed: the card did nothing else")
-    larger = "communication" if sum(talk.values()) > sum(work.values()) else "compute"
-    return Walls(compute=compute, communication=communication, binding=larger)
+
+
+def _shares(parts: dict[str, float]) -> str:
+    return ", ".join(f"{kind} {share:.1%}" for kind, share in parts.items()) or "nothing was held up"
 
 
 def _stage(place: CardPlace, report: dict[str, Any]) -> StageFigures:

@@ -20,10 +20,10 @@ FORWARD: Final = "#3b7dd8"
 BACKWARD: Final = "#e07b39"
 PLAIN: Final = {"optimizer": "#4d4d4d", "reduce": "#8e5ea2", "receive": "#c9c9c9"}
 WORDS: Final = {
-    "forward": "forward (micro-batch)", "backward": "backward (micro-batch)", "optimizer": "optimizer step",
+    "forward": "forward", "backward": "backward", "optimizer": "optimizer step",
     "reduce": "gradient sum", "receive": "held up by a message",
 }  # fmt: skip
-EMULATED: Final = "EMULATED cards: CPU processes held to declared speeds; no measurement of any accelerator"
+EMULATED: Final = "EMULATED: CPU processes held to declared speeds, no real accelerator"
 SECOND: Final = 1_000_000_000
 PROCESS_TRACK: Final = 1
 
@@ -66,7 +66,7 @@ def draw(run: Run, formation: Formation, path: Path) -> Path:
     figure.suptitle("\n".join(_title(run)), fontsize=12, x=0.01, ha="left")
     _legend(axes, run, pyplot)
     if run.emulated:
-        figure.text(0.993, 0.975, EMULATED, ha="right", va="top", fontsize=10, color="#b00020", weight="bold")
+        axes.set_title(EMULATED, loc="left", fontsize=10, color="#b00020", weight="bold")
     figure.savefig(path)
     pyplot.close(figure)
     return path
