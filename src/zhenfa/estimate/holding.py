@@ -15,7 +15,6 @@ from zhenfa.laws.memory import LOGSUMEXP_BYTES
 from zhenfa.spec.graph import Operator
 from zhenfa.spec.machine import BYTES, Precision
 
-
 LOGIT_BYTES = 4.0
 """Bytes per logit: the loss is computed in 32 bits (korthikanti2022, section 4.3)."""
 
@@ -57,7 +56,7 @@ def holding(
     """Return what a sequence of operators makes one card hold.
 
     ``recompute`` is 0 (none), 1 (selective: outputs of norms and activation functions are computed again) or 2 (full:
-    only the layer's input is kept). Counts what the backward pass reads, each tensor once, at its producer and two bytes
+    only the layer's input is kept). Counts what the backward pass reads, each tensor once, at its producer, two bytes
     an element (four in fp32): matmul inputs and outputs, the residual stream, queries, keys, values and the output of
     attention, the inputs of experts once per copy, and logits in 32 bits. The output of a row-split matmul is added to
     the stream and not kept. Attention never stores its scores, only one 32-bit number per query and head.

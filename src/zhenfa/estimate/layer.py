@@ -19,12 +19,15 @@ from zhenfa.spec.graph import Operator
 from zhenfa.spec.machine import BYTES
 
 ATTENTION_BACKWARD = 2.5
-"""Backward over forward FLOPs of attention: five matmuls against two (FlashAttention-2, arXiv 2307.08691, section 3.1)."""
+"""Backward over forward FLOPs of attention: five matmuls against two (dao2023, section 3.1)."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a layer is cut. ``sequences`` per micro-batch, ``tensor`` and ``expert`` parallel degrees, ``data`` replicas."""
+    """How a layer is cut.
+
+    ``sequences`` per micro-batch of ``sequence`` tokens; ``tensor`` and ``expert`` parallel degrees; ``data`` replicas.
+    """
 
     sequences: Array
     sequence: float

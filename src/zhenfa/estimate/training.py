@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from zhenfa import units
 from zhenfa.estimate.holding import Holding
@@ -73,7 +76,7 @@ class GroupCost:
     schedule: Schedule
     pipeline: float
     tail: float
-    """Exposed gradient sum and optimizer step, in seconds, of the worst stage."""
+    """Seconds from the schedule's end until the last stage has summed its gradients and updated its weights."""
     tail_parts: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -164,41 +167,66 @@ def _group_cost(
     memo: dict[object, StageCost] = {}
     flight = memory.in_flight_micro_batches(np.arange(len(stages)), len(stages), micro_batches, plan.schedule)
     in_flight = np.broadcast_to(flight, len(stages)).tolist()
+    hops = _transfers(plan, setting, stages, size, replicas)
     found = tuple(
-        _stage_cost(plan, setting, stages, index, size, replicas, micro_batches, owners, int(in_flight[index]), memo)
-        for index in range(len(stages))
-    )
-    full = schedule_time(found, micro_batches, plan.schedule)
-    tail, parts = _tail(setting, found, micro_batches if plan.zero == 3 else 1)
-    return GroupCost(found, micro_batches, plan.schedule, full, tail, parts)
+        replace(
+            _stage_cost(
+                plan, setting, stages, index, size, replicas, micro_batches, owners, int(in_flight[index]), memo
+            ),
+            transfer=seconds, crosses=crosses,
+        )
+        for index, (seconds, crosses) in enumerate(hops)
+    )  # fmt: skip
+    ends = _schedule_ends(found, micro_batches, plan.schedule)
+    parts = _tail(setting, found, ends, micro_batches if plan.zero > 1 else 1)
+    return GroupCost(found, micro_batches, plan.schedule, float(ends[0]), sum(parts.values()), parts)
 
 
 def schedule_time(
     stages: Sequence[StageCost], micro_batches: int, schedule: Schedule, within: float = 1.0, across: float = 1.0
 ) -> float:
     """Return the schedule's seconds, with transfers inside and between pools scaled by ``within`` and ``across``."""
+    return float(_schedule_ends(stages, micro_batches, schedule, within, across)[0])
+
+
+def _schedule_ends(
+    stages: Sequence[StageCost], micro_batches: int, schedule: Schedule, within: float = 1.0, across: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """Return when each stage's last backward ends."""
     forward = np.array([stage.forward for stage in stages])
     backward = np.array([stage.backward for stage in stages])
+    if any(math.isnan(stage.transfer) for stage in stages):
+        return np.full(len(stages), math.nan)
     hops = np.array([stage.transfer * (across if stage.crosses else within) for stage in stages[:-1]])
-    return float(pipeline.pipeline_time(forward, backward, hops, micro_batches, schedule))
+    return pipeline.stage_ends(forward, backward, hops, micro_batches, schedule)
 
 
-def _tail(setting: Setting, stages: Sequence[StageCost], chances: int) -> tuple[float, dict[str, float]]:
-    """Return the worst stage's exposed gradient sum and optimizer step.
+def _tail(
+    setting: Setting, stages: Sequence[StageCost], ends: npt.NDArray[np.float64], windows: int
+) -> dict[str, float]:
+    """Return the seconds that the last stage to finish adds to the schedule, by what it does then.
 
-    Where the engine overlaps, all but the first layer's gradients hide behind the last micro-batch's backward; with
-    ZeRO-3 the gathers hide behind all ``chances`` micro-batches.
+    Each stage sums its gradients when its own last backward ends. Where the engine overlaps, all but the first layer's
+    hide behind that backward, or with ZeRO-2 and 3 behind all ``windows`` micro-batches.
     """
-    best, parts = -1.0, {"data": 0.0, "bridge": 0.0, "optimizer": 0.0}
-    for stage in stages:
-        pieces = max(stage.stage.layers, 1) * chances
-        work = stage.backward if chances == 1 else stage.busy * chances
-        hidden = work * (1 - 1 / pieces) if setting.traits.gradient_overlap else 0.0
-        exposed = max(stage.synchronise - hidden, stage.synchronise / pieces) if hidden else stage.synchronise
-        tail = exposed + stage.across + stage.optimizer
-        if tail > best or math.isnan(tail):
-            best, parts = tail, {"data": exposed, "bridge": stage.across, "optimizer": stage.optimizer}
-    return best, parts
+    last, latest = stages[0], -1.0
+    for stage, end in zip(stages, ends.tolist(), strict=True):
+        finish = end + _exposed(setting, stage, windows) + stage.across + stage.optimizer
+        if finish > latest or math.isnan(finish):
+            last, latest = stage, finish
+    beyond = latest - float(ends[0])
+    optimizer = min(last.optimizer, beyond)
+    bridge = min(last.across, beyond - optimizer)
+    return {"data": beyond - optimizer - bridge, "bridge": bridge, "optimizer": optimizer}
+
+
+def _exposed(setting: Setting, stage: StageCost, windows: int) -> float:
+    """Return the seconds of a stage's gradient sum that no arithmetic hides."""
+    if not setting.traits.gradient_overlap:
+        return stage.synchronise
+    pieces = max(stage.stage.layers, 1) * windows
+    work = stage.backward if windows == 1 else stage.busy * windows
+    return max(stage.synchronise - work * (1 - 1 / pieces), stage.synchronise / pieces)
 
 
 def _stage_cost(
@@ -208,10 +236,9 @@ def _stage_cost(
     """Return the cost of one stage; equal stages of a group differ only in what is in flight."""
     stage = stages[index]
     layers = setting.graph.layers[stage.first : stage.last]
-    next_pool = stages[index + 1].pool if index + 1 < len(stages) else None
     key = (
-        stage.pool, stage.tensor_parallel, stage.expert_parallel, stage.recompute, layers, index == 0, next_pool,
-        stages[min(index + 1, len(stages) - 1)].tensor_parallel,
+        stage.pool, stage.tensor_parallel, stage.expert_parallel, stage.recompute, layers, index == 0,
+        index == len(stages) - 1,
     )  # fmt: skip
     known = memo.get(key)
     if known is not None:
@@ -227,7 +254,6 @@ def _stage_cost(
     held = _sum_holdings(blocks)
     working = max((float(unit.working) for unit, _ in blocks), default=0.0)
     chip = setting.chips[stage.pool]
-    transfer, crosses = _transfer(plan, setting, stages, index, size, replicas)
     inside, across = _gradient_sum(plan, setting, stage, held, replicas, micro_batches, owners)
     memo[key] = StageCost(
         stage=stage,
@@ -238,8 +264,8 @@ def _stage_cost(
         tensor=_sum(blocks, lambda unit: unit.cost.tensor_forward + unit.cost.tensor_backward),
         expert=_sum(blocks, lambda unit: unit.cost.expert_forward + unit.cost.expert_backward),
         ideal=_sum(blocks, lambda unit: unit.cost.ideal),
-        transfer=transfer,
-        crosses=crosses,
+        transfer=0.0,
+        crosses=False,
         synchronise=inside,
         across=across,
         optimizer=_optimizer(plan, setting, stage, held, replicas),
@@ -265,31 +291,49 @@ def _sum_holdings(blocks: Sequence[tuple[Unit, int]]) -> Holding:
     return Holding(*(sum(float(getattr(unit.holding, name)) * count for unit, count in blocks) for name in names))
 
 
-def _transfer(
-    plan: Plan, setting: Setting, stages: tuple[Stage, ...], index: int, size: int, replicas: int
-) -> tuple[float, bool]:
-    if index == len(stages) - 1:
-        return 0.0, False
-    here, there = stages[index], stages[index + 1]
-    wide = 4.0 if plan.precision in {"fp32", "tf32"} else 2.0
-    volume = (
-        size * plan.sequence_length * setting.graph.hidden * wide / min(here.tensor_parallel, there.tensor_parallel)
-    )
+def _transfers(
+    plan: Plan, setting: Setting, stages: tuple[Stage, ...], size: int, replicas: int
+) -> list[tuple[float, bool]]:
+    """Return, per stage, the seconds of one activation to the next and whether that stands on another pool.
+
+    The cards of a stage's replicas stand next to each other, and the stages of a pool one after the other.
+    """
+    activation = size * plan.sequence_length * setting.graph.hidden * _wide(plan.precision)
     overhead = setting.traits.message_overhead_s
-    if here.pool != there.pool:
-        return (setting.bridge.time(volume) if setting.bridge else math.nan) + overhead, True
-    distance = float(here.tensor_parallel * replicas)
-    return float(communication.point_to_point_time(volume, distance, setting.fabrics[here.pool])) + overhead, False
+    hops: list[tuple[float, bool]] = [(0.0, False)] * len(stages)
+    inside: dict[str, list[tuple[int, float, int, int]]] = {}
+    taken: dict[str, int] = {}
+    for index, (here, there) in enumerate(itertools.pairwise(stages)):
+        volume = activation / min(here.tensor_parallel, there.tensor_parallel)
+        distance = here.tensor_parallel * replicas
+        start = taken.get(here.pool, 0)
+        taken[here.pool] = start + distance
+        if here.pool == there.pool:
+            inside.setdefault(here.pool, []).append((index, volume, start, distance))
+        else:
+            hops[index] = ((setting.bridge.time(volume) if setting.bridge else math.nan) + overhead, True)
+    for pool, rows in inside.items():
+        indices, volumes, starts, distances = (np.array(column) for column in zip(*rows, strict=True))
+        times = communication.point_to_point_time(volumes, distances, setting.fabrics[pool], start=starts)
+        for index, seconds in zip(indices.tolist(), np.broadcast_to(times, indices.shape).tolist(), strict=True):
+            hops[index] = (seconds + overhead, False)
+    return hops
+
+
+def _wide(precision: str) -> float:
+    """Return the bytes of a weight or an activation on the wire."""
+    return 4.0 if precision in {"fp32", "tf32"} else 2.0
 
 
 def _gradient_sum(
     plan: Plan, setting: Setting, stage: Stage, held: Holding, replicas: int, micro_batches: int, owners: int
 ) -> tuple[float, float]:
     fabric, size = setting.fabrics[stage.pool], setting.traits.gradient_bytes
-    gathers = {0: 0, 1: 1, 2: 1, 3: 2 * micro_batches}[plan.zero]
-    shared = _sum_over(gathers, float(held.shared), size, replicas, stage.tensor_parallel, fabric)
+    rounds = _Rounds.of(plan.zero, micro_batches)
+    wide = _wide(plan.precision)
+    shared = _sum_over(rounds, float(held.shared), size, wide, replicas, stage.tensor_parallel, fabric)
     peers = max(replicas * stage.tensor_parallel // stage.expert_parallel, 1)
-    routed = _sum_over(gathers, float(held.routed), size, peers, stage.expert_parallel, fabric)
+    routed = _sum_over(rounds, float(held.routed), size, wide, peers, stage.expert_parallel, fabric)
     across = 0.0
     if owners > 1:
         volume = 2 * (owners - 1) / owners * size * (float(held.shared) / replicas + float(held.routed) / peers)
@@ -297,13 +341,28 @@ def _gradient_sum(
     return shared + routed, across
 
 
-def _sum_over(gathers: int, elements: float, size: float, group: int, stride: int, fabric: Fabric) -> float:
-    """Return the seconds to sum gradients: an all-reduce, or with ZeRO a reduce-scatter and ``gathers`` of weights."""
-    if gathers == 0:
+class _Rounds(NamedTuple):
+    """How often a step reduces gradients to their owners, and gathers weights from them (0: all-reduce instead)."""
+
+    scatters: int
+    gathers: int
+
+    @classmethod
+    def of(cls, zero: int, micro_batches: int) -> _Rounds:
+        """Return the rounds of a ZeRO stage. Sharded gradients (2) are reduced after every micro-batch; sharded weights
+        (3) are gathered for every forward and backward."""
+        return (cls(1, 0), cls(1, 1), cls(micro_batches, 1), cls(micro_batches, 2 * micro_batches))[zero]
+
+
+def _sum_over(
+    rounds: _Rounds, elements: float, size: float, wide: float, group: int, stride: int, fabric: Fabric
+) -> float:
+    """Return the seconds a step to sum gradients of ``size`` bytes and, with ZeRO, to gather weights of ``wide``."""
+    if rounds.gathers == 0:
         return float(communication.all_reduce_time(elements * size, float(group), float(stride), fabric))
     scatter = communication.reduce_scatter_time(elements * size, float(group), float(stride), fabric)
-    gather = communication.all_gather_time(elements * 2.0, float(group), float(stride), fabric)
-    return float(scatter + gather * gathers)
+    gather = communication.all_gather_time(elements * wide, float(group), float(stride), fabric)
+    return float(scatter * rounds.scatters + gather * rounds.gathers)
 
 
 def _optimizer(plan: Plan, setting: Setting, stage: Stage, held: Holding, replicas: int) -> float:

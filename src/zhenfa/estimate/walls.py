@@ -53,7 +53,8 @@ def survival(plan: Plan, setting: Setting, cost: PlanCost) -> Survival:
     note = f"a failure every {units.show(mtbf, 'time')}, a checkpoint every {units.show(interval, 'time')}"
     why = (
         "failures at the rates of Llama 3 405B's run (16,384 H100); recovery assumed: "
-        f"{CHECKPOINT_S:.0f} s blocking checkpoint, {DOWN_S / 60:.0f} min to detect and replace, {RELOAD_S / 60:.0f} min to reload"
+        f"{CHECKPOINT_S:.0f} s blocking checkpoint, {DOWN_S / 60:.0f} min to detect and replace, "
+        f"{RELOAD_S / 60:.0f} min to reload"
     )
     return Survival(ettr, mtbf, interval, note, () if setting.formation.emulated else (why,))
 
@@ -120,13 +121,14 @@ def _words(parts: dict[str, float], step: float) -> str:
 
 def _compute_advice(parts: dict[str, float], plan: Plan) -> str:
     worst = max(parts, key=lambda name: parts[name] if name != "arithmetic at peak" else -1.0)
+    most = max(pipe.micro_batches for pipe in plan.pipelines)
     if worst == "arithmetic at peak" or parts[worst] < 0.25 * parts["arithmetic at peak"]:
         return "more or faster cards, or a lower precision: most of the step is arithmetic at peak speed"
     return {
         "below peak": "larger micro-batches or less tensor parallelism: kernels run below the card's peak",
         "recomputation": "more memory per card: recomputation takes what memory would save",
         "optimizer": "ZeRO sharding, or a larger global batch",
-        "bubble": f"more micro-batches than {max(p.micro_batches for p in plan.pipelines)}, fewer stages, or a more even split",
+        "bubble": f"more micro-batches than {most}, fewer stages, or a more even split",
     }[worst]
 
 
