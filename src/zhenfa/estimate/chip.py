@@ -10,7 +10,7 @@ import numpy as np
 from zhenfa.errors import MissingFactError
 from zhenfa.estimate import priors
 from zhenfa.laws.communication import Fabric
-from zhenfa.spec.fact import Fact, Tag, missing, weakest
+from zhenfa.spec.fact import Tag, missing, weakest
 from zhenfa.spec.machine import Accelerator, CardPool, Network, Precision
 
 _SUBSTITUTES: Final[dict[Precision, tuple[str, ...]]] = {
@@ -81,44 +81,49 @@ def chip(pool: CardPool, precision: Precision) -> Chip:
     notes = [note] if note else []
     attention = peak if precision not in {"fp8", "fp4", "int8"} else matmul_peak(accelerator, "bf16")[0]
     share, share_tag = _share(accelerator, precision, notes)
-    memory_share = _or_prior(accelerator.achievable.memory, priors.memory_share, f"{name}: achievable bandwidth", notes)
+    memory_share, memory_tag = _memory_share(accelerator, notes)
     launch = accelerator.achievable.launch.value
     if launch is None:
         launch = priors.LAUNCH_S
         notes.append(f"{name}: {1e6 * launch:.0f} us to launch a kernel (stated constant)")
     bandwidth = accelerator.memory.bandwidth.require(f"{name}.memory.bandwidth")
     capacity = accelerator.memory.capacity.require(f"{name}.memory.capacity")
-    tag = weakest(peak_tag, share_tag, accelerator.memory.bandwidth.tag, accelerator.memory.capacity.tag)
+    tag = weakest(peak_tag, share_tag, memory_tag, accelerator.memory.bandwidth.tag, accelerator.memory.capacity.tag)
     return Chip(
         name, accelerator.maker, precision, peak, attention, share, bandwidth, memory_share, launch, capacity,
         accelerator.emulated, tag, tuple(notes),
     )  # fmt: skip
 
 
+_SIBLINGS: Final[dict[Precision, Precision]] = {"bf16": "fp16", "fp16": "bf16"}
+
+
 def _share(accelerator: Accelerator, precision: Precision, notes: list[str]) -> tuple[float, Tag]:
-    fact = accelerator.achievable.matmul.get(precision)
-    if fact is not None and fact.value is not None:
-        return fact.require(f"{accelerator.id}.achievable.matmul.{precision}"), fact.tag
+    """Return the share of peak that a matmul reaches: measured, or measured in the other 16-bit format, or a prior."""
+    for key in (precision, _SIBLINGS.get(precision, precision)):
+        fact = accelerator.achievable.matmul.get(key)
+        if fact is not None and fact.value is not None:
+            if key != precision:
+                notes.append(f"{accelerator.id}: the matmul share measured in {key} stands in for {precision}")
+            return fact.require(f"{accelerator.id}.achievable.matmul.{key}"), fact.tag
     prior = priors.matmul_share(precision)
     notes.append(f"{accelerator.id}: matmul reaches {prior.value:.0%} of peak ({prior.why})")
     return prior.value, "assumed"
 
 
-def _or_prior(fact: Fact, prior: object, what: str, notes: list[str]) -> float:
+def _memory_share(accelerator: Accelerator, notes: list[str]) -> tuple[float, Tag]:
+    fact = accelerator.achievable.memory
     if fact.value is not None:
-        return fact.value
-    assumed = prior() if callable(prior) else prior
-    if not isinstance(assumed, priors.Prior):
-        raise TypeError(what)
-    notes.append(f"{what} {assumed.value:.0%} ({assumed.why})")
-    return assumed.value
+        return fact.require(f"{accelerator.id}.achievable.memory"), fact.tag
+    prior = priors.memory_share()
+    notes.append(f"{accelerator.id}: achievable bandwidth {prior.value:.0%} ({prior.why})")
+    return prior.value, "assumed"
 
 
 def fabric(pool: CardPool) -> tuple[Fabric, tuple[str, ...]]:
     """Return a pool's tiers as arrays, inside-out, and what was assumed of them.
 
-    An undisclosed bandwidth becomes NaN: layouts that would cross that tier are refused by name. The innermost tier is
-    stretched over the pool where the pool is smaller than it.
+    An undisclosed bandwidth becomes NaN: layouts that would cross that tier are refused by name.
     """
     notes: list[str] = []
     sizes, bandwidths, latencies, meshes, reductions = [], [], [], [], []

@@ -18,7 +18,7 @@ MFU_NOTE: Final = "model FLOPs with causal attention, no recomputation, over the
 
 def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] = ()) -> Estimate:
     """Return the estimate of a plan whose cost is known."""
-    tag = weakest(*(setting.chips[pool].tag for pool in plan.cards_by_pool()), "fitted")
+    tag = _tag(plan, setting)
     survived = survival(plan, setting, cost)
     parts = step_parts(cost.worst)
     energy, power_detail = energy_wall(plan, setting, cost, survived)
@@ -32,6 +32,21 @@ def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] 
         assumptions=tuple(dict.fromkeys((*setting.assumptions, *survived.assumptions))),
         sources=tuple(cite.text(key) for key in sources),
     )
+
+
+def _tag(plan: Plan, setting: Setting) -> Tag:
+    """Return the weakest tag of the cards that work and of every link that joins them."""
+    tags: list[Tag] = ["fitted"]
+    cards = plan.cards_by_pool()
+    for name, count in cards.items():
+        tags.append(setting.chips[name].tag)
+        for tier in setting.formation.pool(name).tiers:
+            tags.append(tier.bandwidth.tag)
+            if tier.size >= count:
+                break
+    if len(cards) > 1 and setting.formation.network is not None:
+        tags.append(setting.formation.network.bandwidth.tag)
+    return weakest(*tags)
 
 
 def step_parts(group: GroupCost) -> dict[str, float]:

@@ -102,7 +102,10 @@ def time_walls(
             share=shares["compute"], parts=compute, detail=_words(compute, step), advice=_compute_advice(compute, plan)
         ),
         "communication": Wall(
-            share=shares["communication"], parts=exposed, detail=_words(exposed, step), advice=_exposed_advice(exposed)
+            share=shares["communication"],
+            parts=exposed,
+            detail=_words(exposed, step),
+            advice=_exposed_advice(exposed, step),
         ),
         "energy": Wall(detail=power, advice="a lower power cap where decode or waiting dominates; a better PUE"),
         "reliability": Wall(
@@ -132,7 +135,9 @@ def _compute_advice(parts: dict[str, float], plan: Plan) -> str:
     }[worst]
 
 
-def _exposed_advice(parts: dict[str, float]) -> str:
+def _exposed_advice(parts: dict[str, float], step: float) -> str:
+    if sum(parts.values()) < 0.0005 * step:
+        return "nothing: no communication is exposed"
     return {
         "tensor": "keep tensor parallelism inside the fastest tier, or lower it",
         "expert": "a narrower expert group inside the supernode, or overlap of dispatch and combine",
