@@ -37,11 +37,14 @@ def _gpt(c: Config, t: Traits, size: int, **mixer: Any) -> Fields:
 
 
 def _gpt2(c: Config) -> Fields:
-    fields = _gpt(c, replace(_GPT, positions=("max_position_embeddings", 0)), _inner(c))
+    return _crossed(c, _gpt(c, replace(_GPT, positions=("max_position_embeddings", 0)), _inner(c)))
+
+
+def _crossed(c: Config, fields: Fields) -> Fields:
+    """Return the fields with cross-attention in every layer where the file asks for it."""
     if not c.flag("add_cross_attention"):
         return fields
-    crossed = [with_cross_attention(layer) for layer in fields["layers"]]
-    return fields | {"layers": tuple(crossed)}
+    return fields | {"layers": tuple(with_cross_attention(layer) for layer in fields["layers"])}
 
 
 def with_cross_attention(layer: Layer) -> Layer:
@@ -53,7 +56,7 @@ def with_cross_attention(layer: Layer) -> Layer:
 
 def _gpt_bigcode(c: Config) -> Fields:
     kv_heads = 1 if c.flag("multi_query", True) else c.count("num_attention_heads")
-    return _gpt(c, replace(_GPT, positions=("max_position_embeddings", 0)), _inner(c), kv_heads=kv_heads)
+    return _crossed(c, _gpt(c, replace(_GPT, positions=("max_position_embeddings", 0)), _inner(c), kv_heads=kv_heads))
 
 
 def _neo_kinds(c: Config) -> list[str]:
@@ -129,10 +132,7 @@ def _opt(c: Config) -> Fields:
 
 
 def _xglm(c: Config) -> Fields:
-    fields = _gpt(c, _GPT, c.count("ffn_dim"))
-    if not c.flag("add_cross_attention"):
-        return fields
-    return fields | {"layers": tuple(with_cross_attention(layer) for layer in fields["layers"])}
+    return _crossed(c, _gpt(c, _GPT, c.count("ffn_dim")))
 
 
 def _biogpt(c: Config) -> Fields:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from zhenfa.errors import CapabilityError, DocumentError, near_misses
 from zhenfa.spec.huggingface.decoder import Fields
-from zhenfa.spec.huggingface.quantization import quantization
+from zhenfa.spec.huggingface.quantization import CONFIG_KEYS, quantization
 from zhenfa.spec.huggingface.reader import Config
 from zhenfa.spec.huggingface.registry import builders
 from zhenfa.spec.huggingface.remote_types import common_rules
@@ -174,7 +174,7 @@ def _add_prediction(c: Config, fields: Fields) -> None:
 
 
 def _add_quantization(whole: Config, text: Config, fields: Fields, notes: list[str]) -> None:
-    part = whole if whole.get("quantization_config") or whole.get("compression_config") else text
+    part = whole if any(whole.get(key) is not None for key in CONFIG_KEYS) else text
     found, note = quantization(part)
     if found is not None:
         fields["quantization"] = found

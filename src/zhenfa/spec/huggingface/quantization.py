@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 from zhenfa.spec.huggingface.reader import Config
 from zhenfa.spec.model_blocks import Quantization
 
+CONFIG_KEYS: Final = ("quantization_config", "compression_config")
+
 Scope = Literal["linear", "experts", "all"]
 
 _KEPT: Final = (
@@ -30,8 +32,8 @@ def quantization(c: Config) -> tuple[Quantization | None, str | None]:
     a 16-bit scale and a zero point per group, bitsandbytes NF4 a 32-bit constant per 64 weights (an 8-bit one and a
     32-bit one per 256 blocks with double quantisation, arXiv:2305.14314), DeepSeek's FP8 a 32-bit scale per block.
     """
-    key = "quantization_config" if c.get("quantization_config") else "compression_config"
-    if c.get(key) is None:
+    key = next((name for name in CONFIG_KEYS if c.get(name) is not None), None)
+    if key is None:
         return None, None
     q = c.sub(key)
     method = str(q.get("quant_method") or q.get("quant_algo") or "unknown").lower()
