@@ -26,6 +26,87 @@ def parameters(**config: Any) -> int:
     return from_huggingface(config).graph().parameters
 
 
+MLA = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+
+PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
+    "Llama 4 Maverick, language model": (
+        {
+            "model_type": "llama4",
+            "text_config": {"no_rope_layers": [], "num_local_experts": 128, "interleave_moe_layer_step": 2},
+        },
+        400_711_848_960,
+    ),
+    "DeepSeek-V2-Lite": (
+        {
+            "model_type": "deepseek_v2", "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+            "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6, "num_hidden_layers": 27,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": None, "first_k_dense_replace": 1,
+            "moe_layer_freq": 1, "vocab_size": 102400, **MLA,
+        },
+        15_706_484_224,
+    ),
+    "DeepSeek-V2": (
+        {
+            "model_type": "deepseek_v2", "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+            "n_routed_experts": 160, "n_shared_experts": 2, "num_experts_per_tok": 6, "num_hidden_layers": 60,
+            "num_attention_heads": 128, "num_key_value_heads": 128, "q_lora_rank": 1536, "first_k_dense_replace": 1,
+            "vocab_size": 102400, **MLA,
+        },
+        235_741_434_880,
+    ),
+    "Phi-3.5-MoE": ({"model_type": "phimoe", "attention_bias": True, "lm_head_bias": True}, 41_873_153_344),
+    "DBRX": (
+        {
+            "model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40, "vocab_size": 100352,
+            "attn_config": {"kv_n_heads": 8},
+            "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+        },
+        131_596_523_520,
+    ),
+    "ChatGLM3-6B": (
+        {
+            "model_type": "chatglm", "hidden_size": 4096, "ffn_hidden_size": 13696, "num_layers": 28,
+            "num_attention_heads": 32, "kv_channels": 128, "multi_query_attention": True, "multi_query_group_num": 2,
+            "padded_vocab_size": 65024, "add_qkv_bias": True, "add_bias_linear": False, "rmsnorm": True,
+        },
+        6_243_584_000,
+    ),
+    "InternLM2-7B": (
+        {
+            "model_type": "internlm2", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 92544, "bias": False,
+            "tie_word_embeddings": False,
+        },
+        7_737_708_544,
+    ),
+    "Qwen-7B": (
+        {
+            "model_type": "qwen", "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "vocab_size": 151936, "kv_channels": 128, "no_bias": True,
+            "tie_word_embeddings": False,
+        },
+        7_721_324_544,
+    ),
+    "Baichuan2-13B": (
+        {
+            "model_type": "baichuan", "hidden_size": 5120, "intermediate_size": 13696, "num_hidden_layers": 40,
+            "num_attention_heads": 40, "vocab_size": 125696, "tie_word_embeddings": False,
+        },
+        13_896_668_160,
+    ),
+}  # fmt: skip
+"""Configurations as checkpoints carry them, with the counts that their hub pages state.
+
+Of Llama 4 Maverick's 401,583,781,376 parameters, 871,932,416 are the image encoder's, as in Scout.
+"""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_checkpoint_is_counted_exactly(name: str) -> None:
+    config, count = PUBLISHED[name]
+    assert parameters(**config) == count
+
+
 # Reading.
 
 

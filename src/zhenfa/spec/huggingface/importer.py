@@ -41,7 +41,9 @@ TEXT_TYPES: Final[dict[str, tuple[str, str]]] = {
 
 _TEXT_ALONE: Final = {"dots3_note", "emu3", "llama4", "mllama", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
 
-_STRANGE: Final = ("mamba", "ssm_", "state_size", "rwkv", "linear_attn", "conv_kernel", "hybrid", "is_encoder_decoder")
+_STRANGE: Final = (
+    "mamba", "ssm_", "state_size", "rwkv", "linear_att", "attn_type_list", "conv_kernel", "hybrid", "is_encoder_decoder",
+)  # fmt: skip
 """Parts of keys that tell of layers which the common rules do not know."""
 
 
@@ -166,7 +168,8 @@ def _add_prediction(c: Config, fields: Fields) -> None:
     """Add multi-token prediction modules: each a projection, a layer like the model's last, and norms."""
     if "mtp" in fields:
         return
-    modules = c.whole("num_nextn_predict_layers", 0) or c.whole("num_mtp_layers", 0)
+    keys = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+    modules = next((count for count in (c.whole(key, 0) for key in keys) if count), 0)
     if modules:
         last: Layer = fields["layers"][-1]
         layer = last.each[-1] if last.each else last

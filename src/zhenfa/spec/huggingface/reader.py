@@ -167,7 +167,7 @@ class Config:
         return Config(self.data | own, source=self.source, model_type=self.model_type, path=self.path)
 
     def listed(self, key: str, length: int | None = None) -> list[Any] | None:
-        """Return a list (of exactly ``length``), or None where it is absent."""
+        """Return a list, or None where it is absent; with ``length``, one of that many items, or None if empty."""
         value = self.get(key)
         if value is None:
             return None
@@ -175,6 +175,8 @@ class Config:
             raise self.fail(key, f"{key} is {value!r}, and a list is wanted.")
         if len(value) > MAX_LAYERS:
             raise self.fail(key, f"{key} has {len(value):,} items, more than the {MAX_LAYERS:,} that are read.")
+        if length is not None and not value:
+            return None
         if length is not None and len(value) != length:
             raise self.fail(key, f"{key} has {len(value)} items, but there are {length} layers.")
         return list(value)
