@@ -135,9 +135,15 @@ def test_failing_card_is_named(tmp_path: Path) -> None:
 
 
 def test_emulated_card_runs_out_of_memory() -> None:
-    small = formation(pool("a", 2, speed=1e12, capacity="100 kB"))
-    with pytest.raises(RunError, match=r"card 0 .* is out of memory: it holds .* MB of tensors and has 0.1 MB"):
-        run_plan(plan(pipeline([4, 4], "aa", 2)), small, TINY, Execution(steps=1))
+    machine = formation(pool("a", 1, speed=1e12), pool("b", 1, speed=1e12, capacity="600 kB"))
+    with LocalEngine(protect=False) as engine:
+        with pytest.raises(RunError, match=r"card 1 .* is out of memory: it holds .* MB of tensors and has 0.6 MB"):
+            run_plan(plan(pipeline([4, 4], "ab", 2)), machine, TINY, Execution(steps=1), engine=engine)
+        # A comparison that does not fit is said, and the run goes on.
+        execution = Execution(steps=1, compare_even_steps=1)
+        run = run_plan(plan(pipeline([7, 1], "ab", 2)), machine, TINY, execution, engine=engine)
+    assert run.even_split == {}
+    assert any("the even split does not fit: card 1" in note for note in run.notes)
 
 
 REFUSED = {

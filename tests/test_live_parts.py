@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from zhenfa.live import data, wire
 from zhenfa.live.board import ACTIVITIES, Board
 from zhenfa.live.decoder import StageModule
 from zhenfa.live.flops import FlopCount
+from zhenfa.live.fused import GatedSilu, RmsNorm
 from zhenfa.live.model import sizes_of
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import links_of, place
@@ -110,6 +112,24 @@ def test_flops_are_those_of_the_shapes() -> None:
     head = 2 * 32 * TINY.hidden * TINY.vocabulary
     last_product = 8 * 2 * 32 * TINY.intermediate * TINY.hidden  # of each layer: nothing behind it needs its result
     assert recomputed.total == backward.total + forward.total - head - last_product
+
+
+def test_norm_and_gate_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(1)
+    one, other, gradient = (torch.randn(3, 5, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    weight = torch.rand(8, generator=generator, dtype=torch.float64)
+
+    def both(work: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> list[torch.Tensor]:
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        result = work(*leaves)
+        result.backward(gradient)
+        return [result, *(leaf.grad for leaf in leaves)]
+
+    norms = (lambda x, w: RmsNorm.apply(x, w, 1e-5)), (lambda x, w: torch.nn.functional.rms_norm(x, (8,), w, 1e-5))
+    gates = GatedSilu.apply, (lambda gate, up: torch.nn.functional.silu(gate) * up)
+    for (own, plain), inputs in ((norms, (one, weight)), (gates, (one, other))):
+        for ours, theirs in zip(both(own, *inputs), both(plain, *inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_data_depend_on_seed_and_step_alone() -> None:
@@ -210,9 +230,15 @@ def test_messages_arrive_whole_in_whatever_pieces(messages: list[dict[str, objec
 def test_even_split_keeps_everything_else() -> None:
     chosen = plan(pipeline([4, 2, 1, 1], "abcc", 6), pipeline([5, 2, 1], "abc", 3))
     even = even_split(chosen)
-    assert [[stage.layers for stage in row.stages] for row in even.pipelines] == [[2, 2, 2, 2], [2, 3, 3]]
+    assert [[stage.layers for stage in row.stages] for row in even.pipelines] == [[2, 2, 2, 2], [3, 3, 2]]
+    assert [row.micro_batches for row in even.pipelines] == [5, 4]
     assert even.global_batch == chosen.global_batch
     assert [stage.pool for stage in even.pipelines[0].stages] == list("abcc")
+    assert even_split(even) == even
+    replicas = plan(pipeline([8], "a", 9), pipeline([8], "b", 2).model_copy(update={"count": 2}))
+    assert [(row.count, row.micro_batches) for row in even_split(replicas).pipelines] == [(1, 5), (1, 4), (1, 4)]
+    unlike = plan(pipeline([8], "a", 9, size=2), pipeline([8], "b", 2))
+    assert even_split(unlike) == unlike
 
 
 def test_board_tells_what_a_card_was_doing(tmp_path: Path) -> None:
@@ -251,3 +277,33 @@ def test_cards_without_a_provider_are_refused() -> None:
         provider_for(Accelerator(id="y", maker="m", name="Y card"))
     with pytest.raises(CapabilityError, match="computes in bf16"):
         place(plan(pipeline([8], "a", 1)).model_copy(update={"precision": "bf16"}), formation(pool("a", 1)), TINY)
+
+
+def test_decoder_is_a_llama() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=48, vocab_size=256, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+    )  # fmt: skip
+    theirs = LlamaForCausalLM(config).eval()
+    sizes = Sizes(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, intermediate=48, vocabulary=256)
+    ours = StageModule(sizes, 0, 2, stem=True, head=True, seed=3)
+    names = {
+        "embedding.": "model.embed_tokens.", "norm.": "model.norm.", "head.": "lm_head.", "layers.": "model.layers.",
+        ".attention_norm.": ".input_layernorm.", ".mlp_norm.": ".post_attention_layernorm.", ".mlp.": ".mlp.",
+        ".attention.query.": ".self_attn.q_proj.", ".attention.key.": ".self_attn.k_proj.",
+        ".attention.value.": ".self_attn.v_proj.", ".attention.output.": ".self_attn.o_proj.",
+        ".gate.": ".gate_proj.", ".up.": ".up_proj.", ".down.": ".down_proj.",
+    }  # fmt: skip
+    weights = {}
+    for name, value in ours.state_dict().items():
+        theirs_name = "." + name
+        for own, other in names.items():
+            theirs_name = theirs_name.replace("." + own.lstrip("."), "." + other.lstrip("."), 1)
+        weights[theirs_name.lstrip(".")] = value
+    theirs.load_state_dict(weights)
+    tokens = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from zhenfa.live.fused import GatedSilu, RmsNorm
 from zhenfa.live.sizes import Sizes
 
 SPREAD: Final = 0.02
@@ -36,9 +37,10 @@ class Attention(nn.Module):  # type: ignore[misc]
         """Return the attended features, shape ``[batch, sequence, hidden]``."""
         batch, length, _ = hidden.shape
         shape = (batch, length, -1, self.sizes.head_dim)
-        query, key, value = (layer(hidden).view(shape).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        query, key, value = (layer(hidden).view(shape) for layer in (self.query, self.key, self.value))
+        # Turned before the heads are moved forward: the attention then leaves its result as the output matrix reads it.
         mixed = functional.scaled_dot_product_attention(
-            _rotate(query, turn), _rotate(key, turn), value,
+            _rotate(query, turn).transpose(1, 2), _rotate(key, turn).transpose(1, 2), value.transpose(1, 2),
             is_causal=True, enable_gqa=self.sizes.heads != self.sizes.kv_heads,
         )  # fmt: skip
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
@@ -57,7 +59,20 @@ class Mlp(nn.Module):  # type: ignore[misc]
         """Return the features, shape ``[batch, sequence, hidden]``."""
         if self.gate is None:
             return self.down(functional.gelu(self.up(hidden)))
-        return self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
+        return self.down(GatedSilu.apply(self.gate(hidden), self.up(hidden)))
+
+
+class Norm(nn.Module):  # type: ignore[misc]
+    """RMS norm with one weight for each feature."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.eps = sizes.eps
+        self.weight = nn.Parameter(torch.ones(sizes.hidden))
+
+    def forward(self, hidden: Any) -> Any:
+        """Return the normed features."""
+        return RmsNorm.apply(hidden, self.weight, self.eps)
 
 
 class Layer(nn.Module):  # type: ignore[misc]
@@ -65,9 +80,9 @@ class Layer(nn.Module):  # type: ignore[misc]
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
+        self.attention_norm = Norm(sizes)
         self.attention = Attention(sizes)
-        self.mlp_norm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
+        self.mlp_norm = Norm(sizes)
         self.mlp = Mlp(sizes)
 
     def forward(self, hidden: Any, turn: tuple[Any, Any]) -> Any:
@@ -93,7 +108,7 @@ class StageModule(nn.Module):  # type: ignore[misc]
             self.embedding = nn.Embedding(sizes.vocabulary, sizes.hidden)
         self.layers = nn.ModuleDict({str(index): Layer(sizes) for index in range(first, last)})
         if head:
-            self.norm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
+            self.norm = Norm(sizes)
             if not sizes.tied:
                 self.head = nn.Linear(sizes.hidden, sizes.vocabulary, bias=False)
         initialise(self, sizes, seed)
@@ -141,11 +156,11 @@ def loss_of(logits: Any, targets: Any, global_tokens: int) -> Any:
 
 
 def _turns(sizes: Sizes, hidden: Any) -> tuple[Any, Any]:
-    """Return cosine and sine of the angles, ``[sequence, head_dim / 2]``. Source: Su et al. 2021, equation 15."""
+    """Return cosine and sine of the angles, ``[sequence, 1, head_dim / 2]``. Source: Su et al. 2021, equation 15."""
     half = sizes.head_dim // 2
     exponent = torch.arange(half, device=hidden.device, dtype=torch.float32) / half
     position = torch.arange(hidden.shape[1], device=hidden.device, dtype=torch.float32)
-    angle = position[:, None] * sizes.rope_theta ** -exponent[None, :]
+    angle = position[:, None, None] * sizes.rope_theta**-exponent
     return angle.cos(), angle.sin()
 
 

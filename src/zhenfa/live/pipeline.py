@@ -58,9 +58,12 @@ class CardStage(PipelineStage):  # type: ignore[misc]
     @property
     def buffer_bytes(self) -> int:
         """Return the bytes of the receive buffers."""
+        return sum(int(buffer.nbytes) for buffer in self._buffers())
+
+    def _buffers(self) -> list[Any]:
         tables = (self.args_recv_info, self.grad_recv_info)
         infos = [info for table in tables for row in table.values() for info in row]
-        return sum(int(info.buffer.nbytes) for info in infos if info.buffer is not None)
+        return [info.buffer for info in infos if info.buffer is not None]
 
     def _operate(self, kind: Any, micro_batch: int, work: Callable[[], Any]) -> Any:
         with self.pacer.operation(kind, micro_batch) as operation:
@@ -70,8 +73,12 @@ class CardStage(PipelineStage):  # type: ignore[misc]
         return result
 
     def _weighed(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """Count the bytes that one forward keeps for its backward, each storage once, parameters apart."""
-        own = {parameter.untyped_storage().data_ptr() for parameter in self.submod.parameters()}
+        """Count the bytes that one forward keeps for its backward, each storage once.
+
+        Parameters and receive buffers, which are kept anyway, are left out.
+        """
+        kept = [*self.submod.parameters(), *self._buffers()]
+        own = {tensor.untyped_storage().data_ptr() for tensor in kept}
 
         def pack(tensor: Any) -> Any:
             storage = tensor.untyped_storage()

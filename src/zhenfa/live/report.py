@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ COMPUTE = ("forward", "backward", "optimizer")
 COMMUNICATION = ("receive", "reduce")
 
 
-def run_of(measured: Measured, even: Measured | None, *, protection: str, engine: str, checkpoint: Path | None) -> Run:
+def run_of(
+    measured: Measured, even: Measured | None, *, protection: str, engine: str, checkpoint: Path | None,
+    notes: Sequence[str] = (),
+) -> Run:  # fmt: skip
     """Return the run. Shares and means leave the first step out; events are of the last step."""
     emulated = any(place.rate is not None for place in measured.places)
     return Run(
@@ -32,7 +36,7 @@ def run_of(measured: Measured, even: Measured | None, *, protection: str, engine
         even_split=_even(measured, even),
         checkpoint=None if checkpoint is None else str(checkpoint),
         engine=engine,
-        notes=_notes(measured, protection, emulated),
+        notes=(*_notes(measured, protection, emulated), *notes),
     )
 
 

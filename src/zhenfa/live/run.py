@@ -13,7 +13,7 @@ from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import place
 from zhenfa.live.report import run_of
 from zhenfa.live.sizes import Sizes
-from zhenfa.live.train import Driver, Measured, Progress
+from zhenfa.live.train import CardFullError, Driver, Measured, Progress
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.model import Model
@@ -42,8 +42,8 @@ def run_plan(
 
     Arguments: ``model`` as a document, or the sizes read from one; ``execution`` settings, of which
     ``steps`` and ``engine`` may be overridden here (an engine that is passed in is left running); ``out_dir`` takes
-    the checkpoint, none is written without it. If ``execution.compare_even_steps`` is not 0, the same cards first
-    train with equally many layers on each stage for that many steps.
+    the checkpoint, none is written without it. If ``execution.compare_even_steps`` is not 0 and the plan is not even,
+    the same cards first train with the :func:`even_split` of it for that many steps.
     Returns: the run; its mean step time leaves the first step out.
     Raises :class:`InputError` or :class:`CapabilityError` before anything starts, :class:`RunError` afterwards; no
     process, port or temporary folder is left in either case.
@@ -81,26 +81,46 @@ def open_engine(name: str) -> Engine:
 
 
 def even_split(plan: Plan) -> Plan:
-    """Return the plan with equally many layers on every stage of a pipeline; what is left over goes to the first."""
-    return plan.model_copy(update={"pipelines": tuple(_even(pipeline) for pipeline in plan.pipelines)})
+    """Return the plan with equally many layers on every stage of a pipeline, and equal shares for all replicas.
+
+    What is left over goes to the first. Shares stay as they are where micro-batches differ in size, or where an equal
+    share would be too few micro-batches for 1f1b.
+    """
+    pipelines = [_even_layers(pipeline) for pipeline in plan.pipelines]
+    replicas = [pipeline.model_copy(update={"count": 1}) for pipeline in pipelines for _ in range(pipeline.count)]
+    total = sum(replica.micro_batches for replica in replicas)
+    shares = [total // len(replicas) + (index < total % len(replicas)) for index in range(len(replicas))]
+    same_size = len({replica.micro_batch_size for replica in replicas}) == 1
+    enough = all(share >= len(replica.stages) for share, replica in zip(shares, replicas, strict=True))
+    equal = len({replica.micro_batches for replica in replicas}) == 1
+    if equal or not same_size or not enough:
+        return plan.model_copy(update={"pipelines": tuple(pipelines)})
+    even = [
+        replica.model_copy(update={"micro_batches": share}) for replica, share in zip(replicas, shares, strict=True)
+    ]
+    return plan.model_copy(update={"pipelines": tuple(even)})
 
 
-def _even(pipeline: Pipeline) -> Pipeline:
-    layers, stages = pipeline.stages[-1].last, len(pipeline.stages)
-    ends = [layers * (index + 1) // stages for index in range(stages)]
+def _even_layers(pipeline: Pipeline) -> Pipeline:
+    each, over = divmod(pipeline.stages[-1].last, len(pipeline.stages))
     even: list[Stage] = []
-    for stage, end in zip(pipeline.stages, ends, strict=True):
-        even.append(stage.model_copy(update={"first": even[-1].last if even else 0, "last": end}))
+    for index, stage in enumerate(pipeline.stages):
+        first = even[-1].last if even else 0
+        even.append(stage.model_copy(update={"first": first, "last": first + each + (index < over)}))
     return pipeline.model_copy(update={"stages": tuple(even)})
 
 
 def _phases(driver: Driver, plan: Plan, on_progress: Progress | None, say: Phase, out_dir: Path | None) -> Run:
     execution, engine = driver.execution, driver.engine
+    even: Measured | None = None
+    notes: list[str] = []
     try:
-        even: Measured | None = None
-        if execution.compare_even_steps:
+        if execution.compare_even_steps and even_split(plan) != plan:
             say(f"even split, {execution.compare_even_steps} steps")
-            even = driver.train(even_split(plan), execution.compare_even_steps)
+            try:
+                even = driver.train(even_split(plan), execution.compare_even_steps)
+            except CardFullError as problem:
+                notes.append(f"the even split does not fit: {problem.message}")
         say(f"training, {execution.steps} steps")
         measured = driver.train(plan, execution.steps, on_progress)
         saved = None
@@ -109,7 +129,7 @@ def _phases(driver: Driver, plan: Plan, on_progress: Progress | None, say: Phase
             saved = driver.save(measured, out_dir)
     finally:
         driver.close()
-    return run_of(measured, even, protection=engine.protection, engine=engine.name, checkpoint=saved)
+    return run_of(measured, even, protection=engine.protection, engine=engine.name, checkpoint=saved, notes=notes)
 
 
 def _keep_log(engine: Engine, out_dir: Path | None) -> None:

@@ -29,6 +29,10 @@ LEAD_S: Final = 0.02
 """Seconds between the order for a step and its start, in which the order reaches every card."""
 
 
+class CardFullError(RunError):
+    """A card holds more than its memory."""
+
+
 @dataclass
 class Measured:
     """What the cards did with one plan. ``spans`` are of the last step, by rank; times in s from its start."""
@@ -56,7 +60,10 @@ class Driver:
         self._generation = 0
 
     def train(self, plan: Plan, steps: int, on_step: Progress | None = None) -> Measured:
-        """Build the model on the cards as ``plan`` says and take ``steps`` steps. Raises :class:`RunError`."""
+        """Build the model on the cards as ``plan`` says and take ``steps`` steps.
+
+        Raises :class:`RunError`, :class:`CardFullError` after the first step if an emulated card's memory is too small.
+        """
         places = place(plan, self.formation, self.sizes)
         self.engine.place(places)
         self.engine.start()
@@ -105,7 +112,7 @@ class Driver:
         for item, report in zip(places, self._call("report", {}), strict=True):
             held = sum(report["memory"].values())
             if item.rate is not None and item.capacity is not None and held > item.capacity:
-                raise RunError(
+                raise CardFullError(
                     f"{item.label} is out of memory: it holds {held / 1e6:.1f} MB of tensors and has "
                     f"{item.capacity / 1e6:.1f} MB.",
                     hint="give the card fewer layers, a smaller micro-batch, or recompute: full.",

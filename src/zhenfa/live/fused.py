@@ -1,0 +1,57 @@
+"""Norm and gate that keep for the backward pass only what cannot be had again for next to nothing.
+
+Plain torch keeps the normed input of an RMS norm and the activated gate as well; kernels for accelerators do not, and
+neither do these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+
+class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
+    """``x / rms(x) * weight`` over the last axis; keeps ``x`` and one number for each row.
+
+    Source: Zhang and Sennrich 2019, equation 4.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Any, weight: Any, eps: float) -> Any:
+        """Return the normed features."""
+        scale = features.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(features, weight, scale)
+        return features * scale * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any, None]:
+        """Return the gradients of features and weight."""
+        features, weight, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        normed = features * scale
+        weighted = gradient * weight
+        inner = (weighted * normed).mean(-1, keepdim=True)
+        of_weight = (gradient * normed).flatten(0, -2).sum(0)
+        return (weighted - normed * inner).mul_(scale), of_weight, None
+
+
+class GatedSilu(torch.autograd.Function):  # type: ignore[misc]
+    """``silu(gate) * up``; keeps its two inputs. Source: Shazeer 2020, equation 6."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Any, up: Any) -> Any:
+        """Return the gated features."""
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any]:
+        """Return the gradients of gate and up."""
+        gate, up = ctx.saved_tensors
+        (gradient,) = gradients
+        share = gate.sigmoid()
+        active = gate * share
+        of_gate = (share + active * (1 - share)) * up * gradient
+        return of_gate, gradient * active
