@@ -4,68 +4,192 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
-from rich.console import Console
-from rich.table import Table
+
+from zhenfa.cli.cells import width, wrap
+from zhenfa.cli.tables import Line, Table, render
+from zhenfa.errors import ZhenfaError
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from zhenfa.cli.documents import Printed, RunReport
+
+PIPED_WIDTH: Final = 120
+NARROWEST: Final = 40
+PATIENCE_S: Final = 1.0
+"""Seconds after which a terminal is told that work is going on."""
+
+STYLES: Final[dict[str, dict[str, Any]]] = {
+    "head": {"bold": True},
+    "strong": {"bold": True},
+    "dim": {"dim": True},
+    "warn": {"fg": "yellow"},
+    "error": {"fg": "red", "bold": True},
+    "hint": {"fg": "cyan"},
+}
 
 
-def data() -> Console:
-    """Return the console for data: stdout, plain when it is not a terminal."""
-    return _console(sys.stdout)
+class Screen:
+    """One of the two streams. ``width`` is in cells; a ``silent`` screen writes nothing."""
+
+    def __init__(self, stream: TextIO, *, silent: bool = False) -> None:
+        self.stream, self.silent = stream, silent
+        self.terminal = stream.isatty()
+        self.width = width_of(stream)
+        self.colour = coloured(stream)
+        self.full, self.empty = ("█", "░") if writes(stream, "█░") else ("#", ".")
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        """Write one line as it is, however long."""
+        self._write([(text, style)])
+
+    def text(self, text: str, *, first: str = "", style: str | None = None) -> None:
+        """Write a text wrapped to the screen; ``first`` stands before it and the other lines are set in as far."""
+        indent = width(first)
+        for number, part in enumerate(wrap(text, max(self.width - indent, 20))):
+            self._write([((" " * indent if number else first) + part, style)])
+
+    def items(self, texts: Iterable[str]) -> None:
+        """Write a list, one item a line, wrapped."""
+        for text in texts:
+            self.text(text, first="  - ")
+
+    def head(self, title: str, remark: str = "") -> None:
+        """Write a blank line and a heading."""
+        self._write([("", None)])
+        self._write([(title, "head"), (f" {remark}" if remark else "", None)])
+
+    def table(self, shown: Table, *, indent: int = 0) -> list[str]:
+        """Write a table and return the titles of the columns for which there was no room."""
+        lines, left_out = render(shown, self.width - indent)
+        for line in lines:
+            self._write([(" " * indent, None), *line] if indent else line)
+        return left_out
+
+    def bar(self, share: float | None, cells: int = 20) -> str:
+        """Return a bar for a share between 0 and 1, dots for None."""
+        if share is None:
+            return "." * cells
+        filled = round(cells * min(max(share, 0.0), 1.0))
+        return self.full * filled + self.empty * (cells - filled)
+
+    def _write(self, line: Line) -> None:
+        if self.silent:
+            return
+        shown = "".join(click.style(text, **STYLES[style]) if style and self.colour else text for text, style in line)
+        try:
+            if self.stream is sys.stderr:
+                sys.stdout.flush()
+            self.stream.write(shown + "\n")
+        except BrokenPipeError:
+            raise
+        except OSError as problem:
+            raise unwritable(problem) from None
 
 
-def talk() -> Console:
-    """Return the console for everything else: stderr."""
-    return _console(sys.stderr)
+class Output:
+    """What a command was asked to write, and where."""
+
+    def __init__(self, *, as_json: bool, cite: bool, quiet: bool) -> None:
+        self.as_json, self.cite, self.quiet = as_json, cite, quiet
+        self.data = Screen(sys.stdout)
+        self.talk = Screen(sys.stderr, silent=quiet)
+
+    def document(self, document: Printed | RunReport) -> None:
+        """Write one JSON document to stdout."""
+        self.data.line(json.dumps(document.to_data(), indent=2, ensure_ascii=False, allow_nan=False))
+
+    def say(self, text: str) -> None:
+        """Say something on stderr, unless told to be quiet."""
+        self.talk.text(text, style="dim")
+
+    def left_out(self, titles: Iterable[str]) -> None:
+        """Say which columns there was no room for."""
+        names = list(dict.fromkeys(titles))
+        if names:
+            self.say(f"left out at {self.data.width} columns: {', '.join(names)}")
+
+    def sources(self, lines: Iterable[str]) -> None:
+        """List the sources that an answer rests on."""
+        found = list(dict.fromkeys(lines))
+        self.data.head("Sources", f"({len(found)})")
+        self.data.items(found)
+
+    @contextmanager
+    def working(self, words: str) -> Iterator[None]:
+        """Show on a terminal that work is going on, once it has lasted :data:`PATIENCE_S`; leave no trace of it."""
+        if self.quiet or not self.talk.terminal:
+            yield
+            return
+        waiting = _Waiting(words)
+        try:
+            yield
+        finally:
+            waiting.end()
 
 
-def _console(stream: Any) -> Console:
-    width = shutil.get_terminal_size((120, 40)).columns if stream.isatty() else _piped_width()
-    return Console(file=stream, width=width, highlight=False, emoji=False, markup=True, soft_wrap=False)
+class _Waiting:
+    """A spinner on stderr that comes late and goes without a trace."""
+
+    def __init__(self, words: str) -> None:
+        self._words, self._lock, self._over = words, threading.Lock(), False
+        self._status: Status | None = None
+        self._timer = threading.Timer(PATIENCE_S, self._begin)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _begin(self) -> None:
+        from rich.console import Console
+        from rich.status import Status
+
+        with self._lock:
+            if not self._over:
+                self._status = Status(self._words, console=Console(stderr=True))
+                self._status.start()
+
+    def end(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._over = True
+            if self._status is not None:
+                self._status.stop()
 
 
-def _piped_width() -> int:
-    """Return the width to write for where no terminal says one: COLUMNS if it is set, else 120."""
+def width_of(stream: TextIO) -> int:
+    """Return the cells of a line: COLUMNS if it is set, else the terminal's, else 120; 40 at least."""
     given = os.environ.get("COLUMNS", "")
-    return int(given) if given.isdigit() and int(given) >= 40 else 120
+    if given.isdigit() and int(given) > 0:
+        return max(int(given), NARROWEST)
+    try:
+        found = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        found = 0
+    return max(found or PIPED_WIDTH, NARROWEST)
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """Write one JSON document to stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+def coloured(stream: TextIO) -> bool:
+    """Return whether to colour: on a terminal or with FORCE_COLOR, and never with NO_COLOR or a dumb terminal."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, right: Sequence[int] = ()
-) -> Table:
-    """Return a table without boxes; the columns numbered in ``right`` are aligned right."""
-    result = Table(
-        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
-    )
-    for index, name in enumerate(columns):
-        result.add_column(name, justify="right" if index in right else "left", overflow="fold")
-    for row in rows:
-        result.add_row(*row)
-    return result
+def writes(stream: TextIO, text: str) -> bool:
+    """Return whether the stream's encoding can hold the text."""
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
 
 
-def bar(share: float | None, width: int = 20) -> str:
-    """Return a bar of blocks for a share between 0 and 1."""
-    if share is None:
-        return "·" * width
-    filled = round(width * min(max(share, 0.0), 1.0))
-    return "█" * filled + "░" * (width - filled)
-
-
-def print_sources(sources: Iterable[str]) -> None:
-    """List the sources that an answer rests on."""
-    found = list(dict.fromkeys(sources))
-    console = data()
-    console.print(f"\n[bold]Sources[/bold] ({len(found)})")
-    for line in found:
-        console.print(f"  - {line}", markup=False)
+def unwritable(problem: OSError) -> ZhenfaError:
+    """Return the error for output that nobody takes."""
+    return ZhenfaError(f"the output cannot be written: {os.strerror(problem.errno or 0)}.")

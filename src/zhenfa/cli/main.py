@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
 
 from zhenfa import __version__
-from zhenfa.errors import ZhenfaError
+from zhenfa.errors import UnknownNameError, ZhenfaError, near_misses
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS: Final = ("accelerators", "links", "systems", "machines", "models", "terms")
+EXIT_CODES: Final = {
+    0: "ok",
+    1: "failed",
+    2: "usage or bad input",
+    3: "nothing feasible: no plan fits",
+    130: "interrupted",
+}
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The user pressed Ctrl-C, or the process was told to end."""
+
+
+class ReaderGone(Exception):  # noqa: N818
+    """Whoever read stdout has closed it, such as ``head``."""
+
+
+class Commands(click.Group):
+    """The commands; a name that is not one of them is answered with the near miss."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command named by the first argument. Raises :class:`UnknownNameError`."""
+        name = args[0]
+        if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            raise UnknownNameError("command", name, self.list_commands(ctx), hint="`zhenfa --help` lists the commands.")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an interrupt and a closed pipe go up under names that click leaves alone."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+        except BrokenPipeError:
+            raise ReaderGone from None
 
 
 def output_options(command: F) -> F:
@@ -22,7 +59,7 @@ def output_options(command: F) -> F:
     for option in (
         click.option("--quiet", is_flag=True, help="Say nothing on stderr but errors."),
         click.option("--cite", "cite_sources", is_flag=True, help="List the sources that the answer rests on."),
-        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else."),
     ):
         command = option(command)
     return command
@@ -35,7 +72,8 @@ def machine_options(command: F) -> F:
             "--assume",
             multiple=True,
             metavar="NAME=VALUE",
-            help='Supply a value that a maker has not published, such as scalex-card.memory.capacity="64 GB".',
+            help="Supply a value that a maker has not published, such as "
+            'scalex-card.memory.capacity="64 GB". May be given several times.',
         ),
         click.option("--on", metavar="MACHINE", help="A catalog machine or a machine file, instead of the job's own."),
     ):
@@ -43,9 +81,14 @@ def machine_options(command: F) -> F:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, message="zhenfa %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Zhenfa 阵法: many cards, many makers, one machine.
 
     Plan and run large-model jobs over pools of unequal accelerators.
@@ -55,20 +98,26 @@ def cli() -> None:
       zhenfa show machines
       zhenfa plan examples/deepseek-v3-train.yaml --on cloudmatrix384
       zhenfa run examples/mixed-pretrain.yaml
+
+    Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 nothing feasible.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 @cli.command()
 @click.argument("name", required=False, metavar="[KIND|NAME]")
 @output_options
 def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> None:
-    """Show what the catalog holds: a KIND (accelerators, links, systems, machines, models, terms) or one entry.
+    """Show what the catalog holds: a KIND or one entry.
 
-    Every number is shown with its unit, its source and how far it can be trusted.
+    KIND is machines, systems, accelerators, links, models or terms; NAME is any entry of these, or the path of a
+    machine or model file. Every number is shown with its unit, its source and how far it can be trusted.
     """
     from zhenfa.cli.show import show_entry
 
-    show_entry(name, as_json=as_json, cite_sources=cite_sources)
+    show_entry(name, _output(as_json, cite_sources, quiet))
 
 
 @cli.command()
@@ -76,40 +125,28 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
 @machine_options
 @click.option("--top", type=click.IntRange(1, 100), default=5, show_default=True, help="How many plans to list.")
 @click.option("--why", type=click.IntRange(2, 100), metavar="N", help="Why plan N lost to the first.")
-@click.option("--detail", is_flag=True, help="Every stage of the best plan: layers, seconds, memory by part.")
-@click.option("--out", type=click.Path(dir_okay=False), help="Write the best plan to this file.")
+@click.option("--detail", is_flag=True, help="Every figure with its tag, every stage of the best plan.")
+@click.option("--out", type=click.Path(), help="Write the best plan to this file.")
 @output_options
-def plan(
-    job: str, on: str | None, assume: tuple[str, ...], top: int, why: int | None, detail: bool, out: str | None,
-    as_json: bool, cite_sources: bool, quiet: bool,
-) -> None:  # fmt: skip
+def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     """Find the quickest ways to lay a JOB file over a machine, and say why."""
-    from zhenfa.cli.plan import plan_job
+    from zhenfa.cli.plan import Wanted, plan_job
 
-    plan_job(
-        job, on=on, assume=assume, top=top, why=why, detail=detail, out=out, as_json=as_json,
-        cite_sources=cite_sources, quiet=quiet,
-    )  # fmt: skip
+    plan_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command()
 @click.argument("job", metavar="JOB")
 @machine_options
 @click.option("--steps", type=click.IntRange(1, 1_000_000), help="Training steps, instead of the job's own.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), help="Where cards' processes run.")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for checkpoint, pictures and reports.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Where the cards' processes run.")
+@click.option("--out", type=click.Path(), help="Folder for checkpoint, pictures and reports.")
 @output_options
-def run(
-    job: str, on: str | None, assume: tuple[str, ...], steps: int | None, engine: str | None, out: str | None,
-    as_json: bool, cite_sources: bool, quiet: bool,
-) -> None:  # fmt: skip
+def run(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     """Plan a JOB file, run it for real with PyTorch, and lay what was predicted beside what happened."""
-    from zhenfa.cli.run import run_job
+    from zhenfa.cli.run import Wanted, run_job
 
-    run_job(
-        job, on=on, assume=assume, steps=steps, engine=engine, out=out, as_json=as_json, cite_sources=cite_sources,
-        quiet=quiet,
-    )  # fmt: skip
+    run_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command()
@@ -118,7 +155,7 @@ def devices(as_json: bool, cite_sources: bool, quiet: bool) -> None:
     """List the cards of this machine that a run can use."""
     from zhenfa.cli.devices import list_devices
 
-    list_devices(as_json=as_json)
+    list_devices(_output(as_json, cite_sources, quiet))
 
 
 @cli.command()
@@ -128,51 +165,95 @@ def explain(term: tuple[str, ...], as_json: bool, cite_sources: bool, quiet: boo
     """Explain a TERM of the field, in English and Chinese."""
     from zhenfa.cli.explain import explain_term
 
-    explain_term(" ".join(term), as_json=as_json, cite_sources=cite_sources)
+    explain_term(" ".join(term), _output(as_json, cite_sources, quiet))
+
+
+def _output(as_json: bool, cite_sources: bool, quiet: bool) -> Any:
+    from zhenfa.cli.console import Output
+
+    return Output(as_json=as_json, cite=cite_sources, quiet=quiet)
 
 
 def entry() -> None:
-    """Run the command line: errors in words on stderr, exit codes 0 ok, 1 failed, 2 usage, 3 nothing feasible."""
+    """Run the command line: errors in words on stderr, and an exit code of :data:`EXIT_CODES`."""
+    if not os.environ.get("ZHENFA_DEBUG"):
+        warnings.simplefilter("ignore")
     sys.exit(invoke(sys.argv[1:]))
 
 
 def invoke(arguments: list[str]) -> int:
     """Run the command line on ``arguments`` and return the exit code."""
+    _open_streams()
     try:
         result = cli.main(args=arguments, prog_name="zhenfa", standalone_mode=False)
+        sys.stdout.flush()
     except ZhenfaError as problem:
-        _complain(problem.message, problem.hint)
-        return problem.exit_code
+        return _complain(problem.message, problem.hint, problem.exit_code)
     except click.ClickException as problem:
-        hint = getattr(problem, "possibilities", None)
-        _complain(problem.format_message(), f"did you mean {' or '.join(hint)}?" if hint else _usage_hint(problem))
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted.", None)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _complain(*_usage(problem), 2)
+    except (Interrupted, KeyboardInterrupt, click.Abort):
+        return _complain("interrupted.", None, 130)
+    except (ReaderGone, BrokenPipeError):
+        _drop_output()
         return 0
+    except OSError as problem:
+        _drop_output()
+        return _complain(f"{problem.strerror or problem}.", None, 1)
     except Exception as problem:
         if os.environ.get("ZHENFA_DEBUG"):
             raise
-        _complain(
+        return _complain(
             f"this is a fault in zhenfa, not in what you gave it: {type(problem).__name__}: {problem}",
             "set ZHENFA_DEBUG=1 for the traceback and report it.",
+            1,
         )
-        return 1
     return result if isinstance(result, int) else 0
 
 
-def _usage_hint(problem: click.ClickException) -> str | None:
+def _open_streams() -> None:
+    """Give a closed stream somewhere to write to, and let one that cannot write Chinese write question marks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Let what is still held for stdout go nowhere, so that the interpreter ends in silence."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def _usage(problem: click.ClickException) -> tuple[str, str | None]:
+    """Return what was wrong with the arguments, and the way out."""
     context = getattr(problem, "ctx", None)
-    return f"`{context.command_path} --help` shows how it is used." if context else None
+    command = context.command_path if context else "zhenfa"
+    way_out = f"`{command} --help` shows how it is used."
+    if isinstance(problem, click.NoSuchOption):
+        known = [name for part in context.command.params for name in part.opts] if context else []
+        near = near_misses(problem.option_name, known)
+        guess = f" Did you mean {' or '.join(near)}?" if near else ""
+        return f"`{command}` has no option {problem.option_name}.{guess}", way_out
+    words = problem.format_message().strip()
+    return f"{words[:1].lower()}{words[1:].rstrip('.')}.", way_out
 
 
-def _complain(message: str, hint: str | None) -> None:
-    click.echo(f"error: {message}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
+def _complain(message: str, hint: str | None, code: int) -> int:
+    for label, text in (("error", message), ("hint", hint)):
+        if text:
+            click.echo(f"{_paint(label)}: {text}", err=True)
+    return code
+
+
+def _paint(label: str) -> str:
+    """Return a label in its colour, where stderr shows colours."""
+    from zhenfa.cli.console import STYLES, coloured
+
+    return click.style(label, **STYLES[label]) if coloured(sys.stderr) else label
 
 
 if __name__ == "__main__":

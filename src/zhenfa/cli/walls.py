@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from zhenfa.cli.console import bar
+from typing import Final
+
+from zhenfa.cli.console import Screen
 from zhenfa.spec.result import Walls
 
+NAMES: Final = ("compute", "communication", "energy", "reliability")
 
-def wall_lines(walls: Walls) -> list[str]:
-    """Return one line per wall, the binding one marked, and what would move it."""
-    lines = []
-    for name in ("compute", "communication", "energy", "reliability"):
+
+def print_walls(screen: Screen, walls: Walls, *, empty: str) -> None:
+    """Write a line for each wall, the binding one marked, and what would move it; ``empty`` stands for no detail."""
+    for name in NAMES:
         wall = getattr(walls, name)
-        share = f"{wall.share:6.1%}" if wall.share is not None else "     -"
-        mark = ">" if walls.binding == name else " "
-        lines.append(f"{mark} {name:<14} {share} {bar(wall.share)} {wall.detail}")
+        binds = walls.binding == name
+        share = "-" if wall.share is None else f"{wall.share:.1%}"
+        first = f"{'>' if binds else ' '} {name:<13} {share:>6} {screen.bar(wall.share)} "
+        words = wall.detail or ("" if wall.share is not None else empty)
+        screen.text(words, first=first, style="strong" if binds else None)
     advice = getattr(walls, walls.binding).advice
     if advice:
-        lines.append(f"  to move it: {advice}")
-    return lines
+        screen.text(advice, first="  to move it: ")

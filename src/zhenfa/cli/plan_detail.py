@@ -1,0 +1,110 @@
+"""``zhenfa plan --detail`` and ``--why``: every figure with its tag, every stage, and two plans side by side."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Final
+
+from zhenfa import units
+from zhenfa.cli.console import Output
+from zhenfa.cli.tables import Column, Table, table
+from zhenfa.cli.words import difference, figure
+from zhenfa.estimate.report import step_parts
+from zhenfa.plan import Answer, Ranked
+from zhenfa.spec.result import Figures, StageFigures
+
+LABELS: Final = {
+    "step_time_s": "step time",
+    "tokens_per_s": "throughput",
+    "tokens_per_s_per_card": "throughput per card",
+    "mfu": "MFU",
+    "memory_bytes_per_card": "memory per card",
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "energy_j_per_token": "energy per token",
+    "ettr": "ETTR",
+    "cost": "cost",
+}
+NEGLIGIBLE_S: Final = 1e-9
+
+
+def print_detail(best: Ranked, output: Output) -> list[str]:
+    """Print figures, parts of the step and stages of a plan; return the columns for which there was no room."""
+    out, left_out = output.data, []
+    out.head("Figures of plan 1", "(estimated)")
+    left_out += out.table(figure_table(best.estimate.figures), indent=2)
+    out.head("Where the step goes", "(busiest stage, estimated)")
+    step = best.cost.step
+    for name, seconds in best.estimate.parts_s.items():
+        share = seconds / step
+        out.line(f"  {name:<18} {_seconds(seconds):>8} {share:>6.1%} {out.bar(share)}")
+    out.head("Stages", "(seconds per micro-batch, memory per card, estimated)")
+    left_out += out.table(_stage_table(best.estimate.stages), indent=2)
+    return left_out
+
+
+def figure_table(figures: Figures) -> Table:
+    """Return every figure with its tag and note; those that were not estimated are left out."""
+    known = [(LABELS[name], value) for name in LABELS if (value := getattr(figures, name)).value is not None]
+    missing = [
+        (LABELS[name], value) for name in LABELS if (value := getattr(figures, name)).value is None and value.note
+    ]
+    columns = (Column("figure", style="strong"), Column("value", right=True), Column("tag"))
+    rows = [(label, figure(value), value.tag) for label, value in known] + [(label, "-", "-") for label, _ in missing]
+    return table(columns, rows, notes=[value.note or "" for _, value in (*known, *missing)])
+
+
+def _stage_table(stages: tuple[StageFigures, ...]) -> Table:
+    columns = (
+        Column("pipeline", right=True), Column("stage", right=True), Column("pool", style="strong"), Column("layers"),
+        Column("forward", right=True), Column("backward", right=True), Column("to next", right=True, drop=1),
+        Column("memory", right=True),
+    )  # fmt: skip
+    rows, notes = [], []
+    several = len({stage.pipeline for stage in stages}) > 1
+    for _, group in groupby(stages, key=_shown):
+        run = list(group)
+        first, last = run[0], run[-1]
+        number = str(first.stage) if len(run) == 1 else f"{first.stage}-{last.stage}"
+        rows.append((
+            str(first.pipeline) if several else "", number, first.pool, f"{first.layers[0]}-{last.layers[1] - 1}",
+            *_shown(first)[3:7],
+        ))  # fmt: skip
+        parts = [f"{name} {units.show(held, 'data')}" for name, held in first.memory_parts.items() if held]
+        notes.append(", ".join(parts))
+    return table(columns, rows, notes=notes, title="of which")
+
+
+def _shown(stage: StageFigures) -> tuple[str, ...]:
+    """Return what of a stage is shown, by which stages in a row are told to be alike."""
+    return (
+        str(stage.pipeline), stage.pool, str(stage.layers[1] - stage.layers[0]), units.show(stage.forward_s, "time"),
+        units.show(stage.backward_s, "time"), units.show(stage.transfer_s, "time") if stage.transfer_s else "-",
+        units.show(stage.memory_bytes, "data"),
+    )  # fmt: skip
+
+
+def print_why(answer: Answer, why: int, output: Output) -> None:
+    """Print why a plan lost to the first, part by part of the step."""
+    other, best = answer.plans[why - 1], answer.best
+    output.data.head(f"Why plan {why} lost", f"({other.layout}): {other.lost_by}")
+    mine, first = step_parts(other.cost.worst), step_parts(best.cost.worst)
+    rows = [
+        (name, _seconds(first[name]), _seconds(mine[name]), difference(mine[name], first[name]))
+        for name in mine
+        if max(abs(mine[name]), abs(first[name])) > NEGLIGIBLE_S
+    ]
+    rows.append((
+        "step", units.show(best.cost.step, "time"), units.show(other.cost.step, "time"),
+        difference(other.cost.step, best.cost.step),
+    ))  # fmt: skip
+    columns = (
+        Column("part of the step", style="strong"), Column("plan 1", right=True), Column(f"plan {why}", right=True),
+        Column("difference", right=True),
+    )  # fmt: skip
+    output.data.table(table(columns, rows), indent=2)
+
+
+def _seconds(value: float) -> str:
+    """Return a part of a step; what rounding left over is nothing."""
+    return units.show(value if abs(value) > NEGLIGIBLE_S else 0.0, "time")

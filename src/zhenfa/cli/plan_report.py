@@ -1,0 +1,187 @@
+"""The answer of ``zhenfa plan`` in words: ranked plans, stages, the four walls, what it rests on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Final
+
+from zhenfa import units
+from zhenfa.cli import plan_detail
+from zhenfa.cli.console import Output
+from zhenfa.cli.plan import Wanted
+from zhenfa.cli.tables import Column, Table, table
+from zhenfa.cli.walls import print_walls
+from zhenfa.cli.words import EMULATED, bare, batches, of, parameters
+from zhenfa.plan import Answer, Ranked
+from zhenfa.spec.plan import Pipeline, Stage
+
+SCHEDULES: Final = {"1f1b": "1F1B", "gpipe": "GPipe"}
+KINDS_SHOWN: Final = 4
+REASONS_SHOWN: Final = 5
+
+
+def print_answer(answer: Answer, wanted: Wanted, output: Output) -> None:
+    """Print the answer as far as it was asked for."""
+    _print_subject(answer, output)
+    left_out = _print_plans(answer, wanted.top, output)
+    _print_stages(answer.best, output)
+    out, walls = output.data, answer.best.estimate.walls
+    out.head("Four walls of plan 1", f"(estimated; {walls.binding} binds)")
+    print_walls(out, walls, empty="undisclosed")
+    if wanted.detail:
+        left_out += plan_detail.print_detail(answer.best, output)
+    if wanted.why is not None:
+        plan_detail.print_why(answer, wanted.why, output)
+    _print_ground(answer, output)
+    if output.cite:
+        output.sources(answer.best.estimate.sources)
+    _suggest(answer, wanted, output)
+    output.left_out(left_out)
+
+
+def _print_subject(answer: Answer, output: Output) -> None:
+    request = answer.request
+    graph, workload, formation = request.graph, request.job.workload, request.formation
+    output.data.text(
+        f"{graph.name}, {parameters(graph.parameters)} parameters, {parameters(graph.active_parameters)} active; "
+        f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision}",
+        first=f"{request.job.name}: ",
+    )
+    mark = f" [{EMULATED}]" if formation.emulated else ""
+    pools = " + ".join(f"{pool.count:,} {pool.accelerator.id}" for pool in formation.pools)
+    output.data.text(pools, first=f"on {formation.name}{mark}: ")
+
+
+def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
+    out = output.data
+    emulated = " for emulated cards" if answer.request.formation.emulated else ""
+    out.head("Plans", f"(estimated{emulated}, quickest first)")
+    left_out = out.table(plan_table(answer.plans[:top]))
+    workload = answer.request.job.workload
+    batch = f"{workload.global_batch:,}"
+    legend = {
+        "layout": "tensor x pipeline x data parallel = cards",
+        "batches": f"replicas x micro-batches x sequences = {batch}" if "batches" not in left_out else "",
+        "tokens/s": f"{batch} x {workload.sequence_length:,} tokens / step",
+        "MFU": answer.best.estimate.figures.mfu.note or "",
+        "tags": tags(answer.best),
+    }
+    out.line()
+    for label, words in legend.items():
+        if words:
+            out.text(words, first=f"   {label:<9} ", style="dim")
+    out.line()
+    if len(answer.plans) > 1:
+        out.text(f"Plan 2 is behind by {answer.plans[1].lost_by}. ({answer.plans[1].layout})")
+    return left_out
+
+
+def plan_table(plans: tuple[Ranked, ...]) -> Table:
+    """Return one row for each plan, the winner first."""
+    columns = (
+        Column("#", right=True), Column("layout"), Column("batches", right=True, drop=8),
+        Column("cards", right=True, drop=6), Column("step", right=True), Column("tokens/s", right=True),
+        Column("per card", right=True, drop=7), Column("MFU", right=True), Column("memory", right=True, drop=5),
+        Column("behind", right=True), Column("most of it", drop=9),
+    )  # fmt: skip
+    return table(columns, [_row(one) for one in plans], strong=[0])
+
+
+def _row(one: Ranked) -> tuple[str, ...]:
+    figures, fullest = one.estimate.figures, one.cost.fullest
+    behind, _, reason = one.lost_by.partition(": ")
+    return (
+        str(one.rank), one.layout, batches(one.plan), f"{one.plan.cards:,}",
+        units.show(figures.step_time_s.value, "time"), bare(figures.tokens_per_s.value),
+        bare(figures.tokens_per_s_per_card.value), units.show(figures.mfu.value, "ratio"),
+        of(fullest.bytes, fullest.capacity), behind or "best", reason,
+    )  # fmt: skip
+
+
+def tags(one: Ranked) -> str:
+    """Return which tag each figure of the table carries, in words."""
+    figures = one.estimate.figures
+    found: dict[str, list[str]] = {}
+    for name, value in (
+        ("step", figures.step_time_s), ("tokens/s", figures.tokens_per_s), ("MFU", figures.mfu),
+        ("memory", figures.memory_bytes_per_card),
+    ):  # fmt: skip
+        found.setdefault(value.tag, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {tag}" for tag, names in found.items())
+
+
+def _print_stages(best: Ranked, output: Output) -> None:
+    out = output.data
+    out.head("Plan 1", best.layout)
+    for entry in best.plan.pipelines[:KINDS_SHOWN]:
+        replicas = f"{entry.count:,} replica{'s' if entry.count > 1 else ''}"
+        size = f"{entry.micro_batch_size:,} sequence{'s' if entry.micro_batch_size > 1 else ''}"
+        each = f"{'each ' if entry.count > 1 else ''}{entry.micro_batches:,} micro-batches of {size}"
+        out.text(f"{each}, {SCHEDULES[best.plan.schedule]}", first=f"{replicas}: ")
+        for first, words in stage_lines(entry):
+            out.text(words, first=f"  {first}: ")
+    if len(best.plan.pipelines) > KINDS_SHOWN:
+        out.text(f"and {len(best.plan.pipelines) - KINDS_SHOWN} more kinds of replica")
+
+
+def stage_lines(entry: Pipeline) -> Iterator[tuple[str, str]]:
+    """Yield who holds which layers, stages alike on one line: which stages, and what they hold."""
+    for run in _runs(entry.stages):
+        first, last = entry.stages[run[0]], entry.stages[run[-1]]
+        where = f"stage {run[0]}" if len(run) == 1 else f"stages {run[0]}-{run[-1]}"
+        layers = "no layer" if last.last == first.first else f"layers {first.first}-{last.last - 1}"
+        words = [f"{layers} on {first.pool}"]
+        words += [f"{first.layers} each"] if len(run) > 1 else []
+        words += [f"TP{first.tensor_parallel}"] if first.tensor_parallel > 1 else []
+        words += [f"EP{first.expert_parallel}"] if first.expert_parallel > 1 else []
+        words += [f"{first.recompute} recomputation"] if first.recompute != "none" else []
+        yield where, ", ".join(words)
+
+
+def _runs(stages: tuple[Stage, ...]) -> list[list[int]]:
+    """Return the indices of neighbouring stages that are alike."""
+    runs: list[list[int]] = []
+    for index, stage in enumerate(stages):
+        if runs and _alike(stages[runs[-1][-1]], stage):
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def _alike(one: Stage, other: Stage) -> bool:
+    return (one.pool, one.layers, one.tensor_parallel, one.expert_parallel, one.recompute) == (
+        other.pool, other.layers, other.tensor_parallel, other.expert_parallel, other.recompute
+    )  # fmt: skip
+
+
+def _print_ground(answer: Answer, output: Output) -> None:
+    out = output.data
+    if answer.best.estimate.assumptions:
+        out.head("Rests on")
+        out.items(answer.best.estimate.assumptions)
+    out.head("Considered", f"{answer.considered:,} layouts in {answer.seconds:.2f} s, {answer.costed:,} costed exactly")
+    reasons = list(answer.rejected.items())
+    rows = [(f"{count:,}", reason) for reason, count in reasons[:REASONS_SHOWN]]
+    if len(reasons) > REASONS_SHOWN:
+        rows.append(("", f"and {len(reasons) - REASONS_SHOWN} more reasons (--json lists all)"))
+    if rows:
+        out.table(table((Column("rejected", right=True), Column("because", wrap=30)), rows), indent=2)
+
+
+def _suggest(answer: Answer, wanted: Wanted, output: Output) -> None:
+    """Say on stderr which commands lead on from here."""
+    words = ["zhenfa", "plan", wanted.job, *(["--on", wanted.on] if wanted.on else [])]
+    words += [part for text in wanted.assume for part in ("--assume", text)]
+    command = shlex.join(words)
+    output.talk.line()
+    output.talk.line("Next:", "dim")
+    if not wanted.detail:
+        output.talk.line(f"  {command} --detail")
+    if wanted.why is None and len(answer.plans) > 1:
+        output.talk.line(f"  {command} --why 2")
+    if not output.cite:
+        output.talk.line(f"  {command} --cite")
+    if answer.request.formation.emulated:
+        output.talk.line(f"  {command.replace('zhenfa plan', 'zhenfa run', 1)}")

@@ -1,0 +1,123 @@
+"""The report of ``zhenfa run``: what was predicted beside what was measured."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zhenfa import units
+from zhenfa.cli.console import Output
+from zhenfa.cli.tables import Column, table
+from zhenfa.cli.walls import print_walls
+from zhenfa.cli.words import EMULATED, figure, ratio
+from zhenfa.plan import Answer
+from zhenfa.spec.result import Figures, Run
+
+FIGURES: Final = {
+    "step_time_s": "step time",
+    "tokens_per_s": "throughput",
+    "tokens_per_s_per_card": "throughput per card",
+    "mfu": "MFU",
+    "memory_bytes_per_card": "memory, fullest card",
+}
+
+
+def print_run(run: Run, answer: Answer, files: dict[str, str], seconds: float, output: Output) -> None:
+    """Print the report of a run."""
+    out = output.data
+    mark = f" [{EMULATED} cards]" if run.emulated else ""
+    out.text(
+        f"{run.steps} steps on {run.plan.cards} cards of {run.plan.machine}{mark}, engine {run.engine}, "
+        f"{answer.best.layout}",
+        first=f"{run.plan.job}: ", style="head",
+    )  # fmt: skip
+    if run.emulated:
+        out.text(
+            "The cards are emulated: the time is that of the emulation, and says nothing of any maker's silicon.",
+            style="warn",
+        )
+    out.head("Predicted beside measured", "(predicted: estimated before the run)")
+    out.table(table(_columns("figure"), _rows(run)), indent=2)
+    _print_notes(run, output)
+    _print_speeds(run, output)
+    out.head("Four walls", f"(measured; {run.walls.binding} binds)")
+    print_walls(out, run.walls, empty="not measured by a run")
+    _print_cards(run, output)
+    out.head("Files")
+    for name, path in files.items():
+        out.line(f"  {name:<10} {path}")
+    output.say(f"{seconds:.0f} s in all")
+
+
+def _columns(first: str) -> tuple[Column, ...]:
+    return (
+        Column(first, style="strong"), Column("predicted", right=True), Column("measured", right=True),
+        Column("measured / predicted", right=True),
+    )  # fmt: skip
+
+
+def _rows(run: Run) -> list[tuple[str, ...]]:
+    predicted = run.estimate.figures if run.estimate else Figures()
+    rows: list[tuple[str, ...]] = []
+    for field, label in FIGURES.items():
+        before, after = getattr(predicted, field), getattr(run.figures, field)
+        rows.append((label, figure(before), figure(after), ratio(after.value, before.value)))
+    return rows
+
+
+def _print_notes(run: Run, output: Output) -> None:
+    """Say what MFU and memory count on either side, and what else the run has to say."""
+    predicted = run.estimate.figures if run.estimate else Figures()
+    for label, words in (
+        ("MFU, predicted", predicted.mfu.note), ("MFU, measured", run.figures.mfu.note),
+        ("memory, measured", run.figures.memory_bytes_per_card.note),
+        *(("note", note) for note in run.notes),
+    ):  # fmt: skip
+        if words:
+            output.data.text(words, first=f"  {label}: ", style="dim")
+
+
+def _print_speeds(run: Run, output: Output) -> None:
+    out = output.data
+    out.head("What the run showed")
+    out.text(f"{run.losses[0]:.4f} -> {run.losses[-1]:.4f} over {run.steps} steps", first="  loss: ")
+    if run.share_of_sum_of_speeds is not None:
+        out.text(
+            f"{run.share_of_sum_of_speeds:.1%}, the ideal step with every card busy all the time over the measured one",
+            first="  share of the sum of speeds: ",
+        )
+    if run.even_split:
+        share = run.even_split.get("share_of_sum_of_speeds")
+        of_sum = f", {share:.1%} of the sum of speeds" if share else ""
+        out.text(
+            f"{units.show(run.even_split['step_time_s'], 'time')} a step{of_sum}; the plan is "
+            f"{run.even_split['speed_up']:.2f} times as fast",
+            first="  the same cards with an even split: ",
+        )
+    if run.fidelity:
+        out.text(
+            f"{run.fidelity.get('verdict')}; protection: {run.fidelity.get('protection')}",
+            first="  fidelity of the emulation: ", style=None if run.fidelity.get("valid") else "warn",
+        )  # fmt: skip
+
+
+def _print_cards(run: Run, output: Output) -> None:
+    output.data.head("Cards", "(seconds per micro-batch, predicted / measured; memory measured)")
+    predicted = {(stage.pool, stage.layers): stage for stage in run.estimate.stages} if run.estimate else {}
+    rows = []
+    for number, stage in enumerate(run.stages):
+        twin = predicted.get((stage.pool, stage.layers))
+        rows.append((
+            str(number), stage.pool, f"{stage.layers[0]}-{stage.layers[1] - 1}",
+            _pair(twin.forward_s if twin else None, stage.forward_s),
+            _pair(twin.backward_s if twin else None, stage.backward_s), units.show(stage.memory_bytes, "data"),
+        ))  # fmt: skip
+    columns = (
+        Column("card", right=True), Column("pool", style="strong"), Column("layers"), Column("forward", right=True),
+        Column("backward", right=True), Column("memory", right=True),
+    )  # fmt: skip
+    output.left_out(output.data.table(table(columns, rows), indent=2))
+
+
+def _pair(predicted: float | None, measured: float) -> str:
+    before = units.show(predicted, "time") if predicted is not None else "-"
+    return f"{before} / {units.show(measured, 'time')}"
