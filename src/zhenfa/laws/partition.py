@@ -26,6 +26,7 @@ def partition(
     layer_memory: npt.ArrayLike,
     memory_extra: npt.ArrayLike,
     capacity: npt.ArrayLike,
+    peak_memory: npt.ArrayLike = 0.0,
     allow_empty: bool = False,
 ) -> list[int] | None:
     """Return the boundaries of the contiguous split with the smallest largest stage cost.
@@ -34,7 +35,8 @@ def partition(
     negative; ``first_extra`` what the stem would cost on each stage and ``last_extra`` the head, shape ``[stages]``
     (the first stage's and the last stage's count); ``layer_memory`` bytes, shape ``[stages, layers]``;
     ``memory_extra`` bytes that a stage holds besides layers and ``capacity`` bytes, shape ``[stages]``;
-    ``allow_empty``: a stage may hold no layer.
+    ``peak_memory`` bytes that a layer needs only while it is computed, so that a stage holds its largest one's, shape
+    ``[stages, layers]`` or a number; ``allow_empty``: a stage may hold no layer.
     Returns: ``stages + 1`` boundaries from 0 to ``layers`` (stage s holds layers ``b[s]`` to ``b[s + 1]``), or ``None``
     when memory, or fewer layers than stages, makes every split impossible. Among equals the smallest sum of stage
     costs wins, then the split with the earliest boundaries from the back.
@@ -49,7 +51,7 @@ def partition(
     """
     cite.use(CHAINS)
     costs = _stage_costs(layer_cost, first_extra, last_extra)
-    costs[~_fits(layer_memory, memory_extra, capacity, allow_empty=allow_empty)] = np.inf
+    costs[~_fits(layer_memory, memory_extra, capacity, peak_memory, allow_empty=allow_empty)] = np.inf
     slowest = _best(costs, np.maximum)[0]
     if not np.isfinite(slowest):
         return None
@@ -72,13 +74,27 @@ def _stage_costs(layer_cost: npt.ArrayLike, first_extra: npt.ArrayLike, last_ext
 
 
 def _fits(
-    layer_memory: npt.ArrayLike, memory_extra: npt.ArrayLike, capacity: npt.ArrayLike, *, allow_empty: bool
+    layer_memory: npt.ArrayLike,
+    memory_extra: npt.ArrayLike,
+    capacity: npt.ArrayLike,
+    peak_memory: npt.ArrayLike,
+    *,
+    allow_empty: bool,
 ) -> Any:
     held = _spans(np.asarray(layer_memory, float))
+    if np.any(peak_memory):
+        held[:, :, 1:] += _largest(np.broadcast_to(np.asarray(peak_memory, float), (len(held), held.shape[1] - 1)))
     stages, ends, _ = held.shape
     extra, room = (np.broadcast_to(np.asarray(part, float), stages)[:, None, None] for part in (memory_extra, capacity))
     forward = np.triu(np.ones((ends, ends), bool), 0 if allow_empty else 1)
     return (held + extra <= room * (1 + ROUNDING)) & forward
+
+
+def _largest(per_layer: Any) -> Any:
+    """Return the largest of layers ``i`` to ``j - 1``, shape ``[stages, layers + 1, layers]`` over ``i`` and ``j``."""
+    layers = per_layer.shape[1]
+    seen = np.arange(layers) >= np.arange(layers + 1)[:, None]
+    return np.maximum.accumulate(np.where(seen, per_layer[:, None, :], 0.0), axis=2)
 
 
 def _best(costs: Any, combine: np.ufunc) -> tuple[float, list[int]]:
