@@ -136,6 +136,7 @@ NOT_ELEMENTWISE = {
     "pipeline.pipeline_time",
     "pipeline.pipeline_events",
     "pipeline.schedule_order",
+    "pipeline.stage_ends",  # test_estimate_pipeline
 }
 
 
