@@ -10,7 +10,9 @@ import psutil
 import pytest
 
 from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
+from zhenfa.errors import CapabilityError
 from zhenfa.live.engine_local import LocalEngine
+from zhenfa.live.overheads import measure_overheads
 from zhenfa.live.run import even_split, run_plan
 from zhenfa.spec.job import Execution
 from zhenfa.spec.plan import Plan
@@ -102,6 +104,21 @@ def test_events_are_consistent(engine: LocalEngine, schedule: str) -> None:
         assert ends["forward", 3, batch].end_s <= ends["backward", 3, batch].start_s
     most = {"1f1b": [4, 3, 2, 1], "gpipe": [6, 6, 6, 6]}[schedule]
     assert [_most_in_flight(events) for events in by_card] == most
+
+
+def test_started_cards_are_used_again_but_do_not_change(engine: LocalEngine) -> None:
+    pair = plan(pipeline([5, 3], "ab", 2))
+    run = run_plan(pair, QUARTET, TINY, EXECUTION, steps=1, engine=engine)
+    assert len(run.stages) == 2
+    assert run.stages[0].forward_s > 0, "a single step is measured too"
+    emulated = formation(pool("c", 1), pool("b", 1, speed=1e9))
+    with pytest.raises(CapabilityError, match=r"card 1 .* has started and cannot become card 0 of pool b"):
+        run_plan(plan(pipeline([5, 3], "cb", 2)), emulated, TINY, EXECUTION, engine=engine)
+
+
+def test_overheads_are_measured() -> None:
+    found = measure_overheads(micro_batches=8)
+    assert all(0 < seconds < 0.5 for seconds in (found.forward_s, found.backward_s, found.message_s))
 
 
 def _most_in_flight(events: list[object]) -> int:

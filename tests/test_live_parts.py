@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 from live_pools import TINY, formation, pipeline, plan, pool
 from zhenfa.errors import CapabilityError, InputError
-from zhenfa.live import data, wire
+from zhenfa.live import cgroup, data, wire
 from zhenfa.live.board import ACTIVITIES, Board
 from zhenfa.live.decoder import StageModule
+from zhenfa.live.engine_ray import RayEngine
 from zhenfa.live.flops import FlopCount
 from zhenfa.live.fused import GatedSilu, RmsNorm
 from zhenfa.live.model import sizes_of
@@ -26,7 +28,7 @@ from zhenfa.live.orders import Orders
 from zhenfa.live.placement import links_of, place
 from zhenfa.live.providers import devices, maker_of, provider_for
 from zhenfa.live.replicas import owners
-from zhenfa.live.run import even_split
+from zhenfa.live.run import even_split, run_plan
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.machine import Accelerator, Software
 from zhenfa.spec.model import Model
@@ -239,6 +241,26 @@ def test_even_split_keeps_everything_else() -> None:
     assert [(row.count, row.micro_batches) for row in even_split(replicas).pipelines] == [(1, 5), (1, 4), (1, 4)]
     unlike = plan(pipeline([8], "a", 9, size=2), pipeline([8], "b", 2))
     assert even_split(unlike) == unlike
+
+
+def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CapabilityError, match="torch is not installed") as caught:
+        run_plan(plan(pipeline([8], "a", 1)), formation(pool("a", 1)), TINY)
+    assert "zhenfa[live]" in str(caught.value)
+    with pytest.raises(CapabilityError, match="Ray is not installed"):
+        RayEngine()
+
+
+def test_without_a_control_group_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    assert cgroup.create("zhenfa-test") is None
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="does not start with 'zhenfa-'"):
+        cgroup.create("system")
+    (tmp_path / "system").mkdir()
+    assert not cgroup.remove(tmp_path / "system"), "only groups of our own are removed"
+    assert (tmp_path / "system").exists()
 
 
 def test_board_tells_what_a_card_was_doing(tmp_path: Path) -> None:

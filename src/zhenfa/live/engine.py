@@ -19,7 +19,10 @@ from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live import linux
 from zhenfa.live.board import Board
 from zhenfa.live.placement import CardPlace
+from zhenfa.live.providers import PROVIDERS
 
+MOST_CARDS: Final = 256
+"""Cards of one engine: all are processes of this host."""
 SETTLE_S: Final = 0.4
 """Seconds to wait after a first failure: when a card dies its neighbours fail too, and the dead one is the cause."""
 
@@ -48,18 +51,32 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self.places: tuple[CardPlace, ...] = ()
+        self._known: dict[int, CardPlace] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="zhenfa-"))
         self.board: Board | None = None
 
     def place(self, places: Sequence[CardPlace]) -> None:
-        """Say which cards will be needed. Raises :class:`CapabilityError` if the engine cannot carry them."""
-        if self.places and len(places) != len(self.places):
-            raise CapabilityError(f"the engine holds {len(self.places)} cards; this plan needs {len(places)}.")
-        if any(old.provider != new.provider for old, new in zip(self.places, places, strict=False)):
-            raise CapabilityError("a started card cannot become one of another kind.")
+        """Say which cards will be needed, by rank. Cards that have started are used again.
+
+        Raises :class:`CapabilityError` if a started card would have to be another one, or there are too many.
+        """
+        if len(places) > MOST_CARDS:
+            raise CapabilityError(f"one host carries {MOST_CARDS} cards at most; this plan needs {len(places)}.")
+        for new in places:
+            old = self._known.setdefault(new.rank, new)
+            if self._card(old) != self._card(new):
+                raise CapabilityError(
+                    f"{old.label} has started and cannot become card {new.index} of pool {new.pool}.",
+                    hint="run the plan in an engine of its own.",
+                )
         self.places = tuple(places)
         if self.board is None:
-            self.board = Board(self.folder / "board", len(places), create=True)
+            self.board = Board(self.folder / "board", MOST_CARDS, create=True)
+
+    def _card(self, place: CardPlace) -> tuple[object, ...]:
+        """Return what of a card stays as it is once its process has started: processor cards are all alike."""
+        bound = PROVIDERS[place.provider].visible_devices is not None
+        return (place.provider, place.pool, place.index) if bound else (place.provider,)
 
     @abstractmethod
     def start(self) -> None:

@@ -24,6 +24,7 @@ from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live import cgroup, linux
 from zhenfa.live.engine import Engine, Reply
 from zhenfa.live.engine_local import Nursed
+from zhenfa.live.placement import CardPlace
 from zhenfa.live.providers import PROVIDERS
 
 PLACE_S: Final = 60.0
@@ -69,6 +70,9 @@ class RayEngine(Engine):
     def protection(self) -> str:
         """Return ``cgroup`` if the cards have one of their own."""
         return "none" if self._group is None else "cgroup"
+
+    def _card(self, place: CardPlace) -> tuple[object, ...]:
+        return (*super()._card(place), place.pool)
 
     def start(self) -> None:
         """Start Ray and an actor for every card that has none; waits with a limit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,8 @@ def run_plan(
 
 def open_engine(name: str) -> Engine:
     """Return a new engine by name. Raises :class:`CapabilityError` if what it needs is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise CapabilityError("torch is not installed.", hint="pip install 'zhenfa[live]'.")
     if name == "local":
         from zhenfa.live.engine_local import LocalEngine
 

@@ -117,8 +117,9 @@ class _Run:
         return sum(parameter.numel() for row in self.parameters.values() for parameter in row)
 
     def step(self, number: int, at: float) -> dict[str, Any]:
-        if number == 2:  # the first step counts FLOPs and fills caches
+        if number == 2:  # the first step counted FLOPs and filled caches
             self.pacer.fidelity = Fidelity()
+            self.sums.clear()
         inputs, targets = self._batch(number)
         self.pacer.begin(number, at)
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,9 +131,8 @@ class _Run:
         ended = time.monotonic()
         spans = list(self.pacer.spans)
         self.board.write(self.place.rank, "idle", step=number)
-        if number > 1:
-            for span in spans:
-                self.sums.setdefault(span.kind, []).append(span.end - span.start)
+        for span in spans:
+            self.sums.setdefault(span.kind, []).append(span.end - span.start)
         return {"loss": loss, "ended": ended, "spans": [(s.kind, s.micro_batch, s.start, s.end, s.peer) for s in spans]}
 
     def report(self) -> dict[str, Any]:
