@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import click
 
 from zhenfa import __version__
-from zhenfa.errors import UnknownNameError, ZhenfaError, near_misses
+from zhenfa.errors import UnknownNameError, ZhenfaError, near_misses, quote
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,14 +45,42 @@ class Commands(click.Group):
             raise UnknownNameError("command", name, self.list_commands(ctx), hint="`zhenfa --help` lists the commands.")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        """Read the arguments; ``--help`` writes here."""
+        with _renamed():
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an interrupt and a closed pipe go up under names that click leaves alone."""
-        try:
+        """Run the command."""
+        with _renamed():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-        except BrokenPipeError:
-            raise ReaderGone from None
+
+
+@contextmanager
+def _renamed() -> Iterator[None]:
+    """Let an interrupt and a closed pipe go up under names that click does not handle in its own way."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted from None
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+class Whole(click.IntRange):
+    """A whole number between two bounds."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, or fail in words that name the bounds."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{quote(value)} is not a whole number.", param, ctx)
+        if not (self.min or 0) <= number <= (self.max or number):
+            self.fail(f"{quote(number)} is not between {self.min:,} and {self.max:,}.", param, ctx)
+        return number
 
 
 def output_options(command: F) -> F:
@@ -123,8 +152,8 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
 @cli.command()
 @click.argument("job", metavar="JOB")
 @machine_options
-@click.option("--top", type=click.IntRange(1, 100), default=5, show_default=True, help="How many plans to list.")
-@click.option("--why", type=click.IntRange(2, 100), metavar="N", help="Why plan N lost to the first.")
+@click.option("--top", type=Whole(1, 100), default=5, show_default=True, help="How many plans to list.")
+@click.option("--why", type=Whole(2, 100), metavar="N", help="Why plan N lost to the first.")
 @click.option("--detail", is_flag=True, help="Every figure with its tag, every stage of the best plan.")
 @click.option("--out", type=click.Path(), help="Write the best plan to this file.")
 @output_options
@@ -138,7 +167,7 @@ def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
 @cli.command()
 @click.argument("job", metavar="JOB")
 @machine_options
-@click.option("--steps", type=click.IntRange(1, 1_000_000), help="Training steps, instead of the job's own.")
+@click.option("--steps", type=Whole(1, 1_000_000), help="Training steps, instead of the job's own.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Where the cards' processes run.")
 @click.option("--out", type=click.Path(), help="Folder for checkpoint, pictures and reports.")
 @output_options
@@ -234,7 +263,7 @@ def _usage(problem: click.ClickException) -> tuple[str, str | None]:
     command = context.command_path if context else "zhenfa"
     way_out = f"`{command} --help` shows how it is used."
     if isinstance(problem, click.NoSuchOption):
-        known = [name for part in context.command.params for name in part.opts] if context else []
+        known = [name for part in context.command.get_params(context) for name in part.opts] if context else []
         near = near_misses(problem.option_name, known)
         guess = f" Did you mean {' or '.join(near)}?" if near else ""
         return f"`{command}` has no option {problem.option_name}.{guess}", way_out
@@ -243,17 +272,14 @@ def _usage(problem: click.ClickException) -> tuple[str, str | None]:
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:
-    for label, text in (("error", message), ("hint", hint)):
-        if text:
-            click.echo(f"{_paint(label)}: {text}", err=True)
-    return code
-
-
-def _paint(label: str) -> str:
-    """Return a label in its colour, where stderr shows colours."""
     from zhenfa.cli.console import STYLES, coloured
 
-    return click.style(label, **STYLES[label]) if coloured(sys.stderr) else label
+    colour = coloured(sys.stderr)
+    for label, text in (("error", message), ("hint", hint)):
+        if text:
+            shown = click.style(label, **STYLES[label]) if colour else label
+            click.echo(f"{shown}: {text}", err=True, color=colour)
+    return code
 
 
 if __name__ == "__main__":

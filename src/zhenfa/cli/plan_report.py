@@ -61,7 +61,9 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
     workload = answer.request.job.workload
     batch = f"{workload.global_batch:,}"
     legend = {
-        "layout": "tensor x pipeline x data parallel = cards",
+        "layout": "tensor x pipeline x data parallel = cards"
+        if len(answer.request.formation.pools) == 1
+        else "degrees of tensor, pipeline and data parallelism; a range where replicas differ",
         "batches": f"replicas x micro-batches x sequences = {batch}" if "batches" not in left_out else "",
         "tokens/s": f"{batch} x {workload.sequence_length:,} tokens / step",
         "MFU": answer.best.estimate.figures.mfu.note or "",
@@ -80,19 +82,21 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
 def plan_table(plans: tuple[Ranked, ...]) -> Table:
     """Return one row for each plan, the winner first."""
     columns = (
-        Column("#", right=True), Column("layout"), Column("batches", right=True, drop=8),
+        Column("#", right=True), Column("layout"), Column("on", drop=4), Column("batches", right=True, drop=8),
         Column("cards", right=True, drop=6), Column("step", right=True), Column("tokens/s", right=True),
         Column("per card", right=True, drop=7), Column("MFU", right=True), Column("memory", right=True, drop=5),
         Column("behind", right=True), Column("most of it", drop=9),
     )  # fmt: skip
-    return table(columns, [_row(one) for one in plans], strong=[0])
+    several = len({pool for one in plans for pool in one.plan.cards_by_pool()}) > 1
+    return table(columns, [_row(one, several) for one in plans], strong=[0])
 
 
-def _row(one: Ranked) -> tuple[str, ...]:
+def _row(one: Ranked, several: bool) -> tuple[str, ...]:
+    pools = " + ".join(f"{count:,} {pool}" for pool, count in one.plan.cards_by_pool().items()) if several else ""
     figures, fullest = one.estimate.figures, one.cost.fullest
     behind, _, reason = one.lost_by.partition(": ")
     return (
-        str(one.rank), one.layout, batches(one.plan), f"{one.plan.cards:,}",
+        str(one.rank), one.layout, pools, batches(one.plan), f"{one.plan.cards:,}",
         units.show(figures.step_time_s.value, "time"), bare(figures.tokens_per_s.value),
         bare(figures.tokens_per_s_per_card.value), units.show(figures.mfu.value, "ratio"),
         of(fullest.bytes, fullest.capacity), behind or "best", reason,

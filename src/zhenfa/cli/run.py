@@ -156,7 +156,7 @@ def _progress(output: Output, settings: Execution) -> Iterator[tuple[Progress | 
             bar.update(task, completed=step, total=total, words=f"loss {loss:.4f}, {seconds:.2f} s a step")
 
         def phase(words: str) -> None:
-            bar.update(task, description=words, completed=0)
+            bar.update(task, description=words)
 
         yield advance, phase
 
