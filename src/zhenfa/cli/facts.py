@@ -95,8 +95,8 @@ def fact_table(rows: Iterable[Row]) -> Table:
     """Return the rows as a table; notes stand beside or below."""
     found = list(rows)
     columns = (
-        Column("fact", style="strong"), Column("value", right=True), Column("tag"), Column("confidence", drop=2),
-        Column("source", wrap=14),
+        Column("fact", style="strong"), Column("value", right=True, wrap=16), Column("tag"),
+        Column("confidence", drop=2), Column("source", wrap=14),
     )  # fmt: skip
     body = [(one.name, one.value, one.tag, one.confidence, one.source) for one in found]
     return table(columns, body, notes=[one.note for one in found])
@@ -110,6 +110,7 @@ class Need:
     dimension: units.Dimension
     needed_for: str
     note: str = ""
+    example: str = ""
 
     @property
     def path(self) -> str:
@@ -119,7 +120,7 @@ class Need:
     @property
     def assume(self) -> str:
         """Return the option that supplies it, with a value that is only an example."""
-        return f'--assume {self.name}="{EXAMPLES[self.dimension]}"'
+        return f'--assume {self.name}="{self.example or EXAMPLES[self.dimension]}"'
 
 
 def needs_of(formation: Formation) -> list[Need]:
@@ -127,7 +128,7 @@ def needs_of(formation: Formation) -> list[Need]:
     found = [need for pool in formation.pools for need in (*_card_needs(pool), *_tier_needs(pool))]
     network = formation.network
     if network is not None and len(formation.pools) > 1 and not network.bandwidth.known:
-        found.append(Need(f"{formation.name}.network.bandwidth", "rate", "plans across pools"))
+        found.append(Need(f"{formation.name}.network.bandwidth", "rate", "plans across pools", example="50 GB/s"))
     return list({need.name: need for need in found}.values())
 
 
@@ -162,11 +163,14 @@ def _tier_needs(pool: CardPool) -> Iterator[Need]:
     for tier in pool.tiers:
         if not tier.bandwidth.known:
             name = f"{pool.name}.tiers.{tier.name}.bandwidth"
-            yield Need(name, "rate", "layouts that cross this tier", tier.bandwidth.note or "")
+            yield Need(name, "rate", "layouts that cross this tier", tier.bandwidth.note or "", "100 GB/s")
 
 
 def need_table(needs: Iterable[Need]) -> Table:
     """Return what is undisclosed as a table."""
     found = list(needs)
-    columns = (Column("undisclosed, needed for"), Column("supply your value with", style="strong"))
-    return table(columns, [(need.needed_for, need.assume) for need in found], notes=[need.note for need in found])
+    notes = [f"{need.needed_for} ({need.note})" if need.note else need.needed_for for need in found]
+    return table(
+        (Column("supply your value with", style="strong"),), [(need.assume,) for need in found], notes=notes,
+        title="needed for",
+    )  # fmt: skip

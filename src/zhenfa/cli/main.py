@@ -219,7 +219,7 @@ def invoke(arguments: list[str]) -> int:
     except ZhenfaError as problem:
         return _complain(problem.message, problem.hint, problem.exit_code)
     except click.ClickException as problem:
-        return _complain(*_usage(problem), 2)
+        return _complain(*_usage(problem, arguments), 2)
     except (Interrupted, KeyboardInterrupt, click.Abort):
         return _complain("interrupted.", None, 130)
     except (ReaderGone, BrokenPipeError):
@@ -257,16 +257,21 @@ def _drop_output() -> None:
         return
 
 
-def _usage(problem: click.ClickException) -> tuple[str, str | None]:
+def _usage(problem: click.ClickException, arguments: list[str]) -> tuple[str, str | None]:
     """Return what was wrong with the arguments, and the way out."""
     context = getattr(problem, "ctx", None)
-    command = context.command_path if context else "zhenfa"
+    named = f"zhenfa {arguments[0]}" if arguments and arguments[0] in cli.commands else "zhenfa"
+    command = context.command_path if context else named
     way_out = f"`{command} --help` shows how it is used."
     if isinstance(problem, click.NoSuchOption):
-        known = [name for part in context.command.get_params(context) for name in part.opts] if context else []
-        near = near_misses(problem.option_name, known)
+        name = problem.option_name
+        owner = next((own for own, one in cli.commands.items() if any(name in part.opts for part in one.params)), None)
+        if command == "zhenfa" and owner:
+            return f"{name} belongs to a command and comes after it.", f"such as `zhenfa {owner} {name}`."
+        known = [opt for part in context.command.get_params(context) for opt in part.opts] if context else []
+        near = near_misses(name, known)
         guess = f" Did you mean {' or '.join(near)}?" if near else ""
-        return f"`{command}` has no option {problem.option_name}.{guess}", way_out
+        return f"`{command}` has no option {name}.{guess}", way_out
     words = problem.format_message().strip()
     return f"{words[:1].lower()}{words[1:].rstrip('.')}.", way_out
 

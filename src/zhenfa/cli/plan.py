@@ -65,7 +65,8 @@ def write_plan(path: str, answer: Answer) -> None:
         with open(path, "w", encoding="utf-8") as stream:
             stream.write(answer.best.plan.to_yaml())
     except OSError as problem:
-        raise InputError(f"{path!r} cannot be written: {os.strerror(problem.errno or 0)}.") from None
+        words = f"{path!r} cannot be written: {os.strerror(problem.errno or 0)}."
+        raise InputError(words, hint="name a file in a folder that exists with --out.") from None
 
 
 def to_document(answer: Answer, top: int) -> Plans:

@@ -108,7 +108,8 @@ def claim_folder(wanted: str | None, name: str) -> Path:
                 number += 1
                 folder = Path("runs") / f"{name}-{number}"
     except OSError as problem:
-        words = f"{str(folder)!r} cannot be written: {os.strerror(problem.errno or 0)}."
+        reason = "it is a file" if isinstance(problem, FileExistsError) else os.strerror(problem.errno or 0)
+        words = f"{str(folder)!r} cannot hold the run's files: {reason}."
         raise InputError(words, hint="name another folder with --out.") from None
 
 

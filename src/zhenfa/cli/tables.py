@@ -106,7 +106,7 @@ def _row(
         wrap(text, size) if columns[index].wrap and width(text) > size else [text]
         for text, index, size in zip(row, kept, cells, strict=True)
     ]
-    for at in range(max(map(len, parts))):
+    for at in range(max(map(len, parts), default=0)):
         yield _line([part[at] if at < len(part) else "" for part in parts], kept, cells, columns, style)
 
 

@@ -1,0 +1,189 @@
+"""``zhenfa run``: what is said before, during and after, and one real run of a single step."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from cli_runner import Call, caller, fill
+from zhenfa.cli import schemas
+from zhenfa.cli.documents import RunReport
+from zhenfa.cli.run import claim_folder, settings_of
+from zhenfa.errors import InputError, RunError
+from zhenfa.spec.job import Execution
+from zhenfa.spec.plan import Plan
+from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
+
+QUICK = """\
+schema: zhenfa.job/1
+name: quick
+model: tiny-byte-gpt
+machine: emulated-quartet
+workload: {task: train, sequence_length: 32, global_batch: 8, precision: fp32}
+limits: {micro_batch_size: 2}
+execution: {steps: 1}
+"""
+
+
+@pytest.fixture
+def zhenfa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    fill(tmp_path)
+    (tmp_path / "quick.yaml").write_text(QUICK, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return caller(capsys, monkeypatch)
+
+
+def measured(plan: Plan, *, valid: bool = True) -> Run:
+    """A run of the plan with round numbers."""
+    stages, events = [], []
+    for card, stage in enumerate(plan.pipelines[0].stages):
+        stages.append(
+            StageFigures(
+                pipeline=0, stage=card, pool=stage.pool, layers=(stage.first, stage.last), forward_s=0.05,
+                backward_s=0.1, transfer_s=0.001, memory_bytes=4e7, memory_parts={"weights": 4e7},
+            )
+        )  # fmt: skip
+        events += [Event(card=card, kind=kind, micro_batch=0, start_s=at, end_s=at + 1.0)
+                   for at, kind in enumerate(("forward", "backward"))]  # fmt: skip
+    return Run(
+        plan=plan, steps=2, step_times_s=(2.1, 2.0), losses=(5.5, 5.25), stages=tuple(stages), events=tuple(events),
+        figures=Figures(
+            step_time_s=Figure(value=2.0, unit="s", tag="measured"),
+            tokens_per_s=Figure(value=4096.0, unit="tokens/s", tag="measured"),
+        ),
+        walls=Walls(compute=Wall(share=0.8, detail="forward 80.0%"), communication=Wall(share=0.2, detail="receive")),
+        emulated=True, fidelity={"valid": valid, "verdict": "0 of 9 operations were late", "protection": "none"},
+        share_of_sum_of_speeds=0.75, even_split={"step_time_s": 3.0, "speed_up": 1.5, "share_of_sum_of_speeds": 0.5},
+        notes=("one thing to know",),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let ``run_plan`` return a run with round numbers instead of starting processes."""
+
+    def arrange(**options: Any) -> None:
+        def run_plan(plan: Plan, *_: Any, on_progress: Any, on_phase: Any, out_dir: Path, **__: Any) -> Run:
+            assert out_dir.is_dir()
+            for call, arguments in ((on_phase, ("training, 2 steps",)), (on_progress, (1, 2, 5.5, 2.1))):
+                if call is not None:
+                    call(*arguments)
+            return measured(plan, **options)
+
+        monkeypatch.setattr("zhenfa.live.run.run_plan", run_plan)
+
+    return arrange
+
+
+@pytest.mark.parametrize("columns", [80, 120, 160])
+def test_the_report_lays_what_was_predicted_beside_what_was_measured(
+    zhenfa: Call, pretend: Callable[..., None], columns: int
+) -> None:
+    pretend()
+    shown = zhenfa("run", "mixed-pretrain.yaml", "--cite", columns=columns)
+    assert shown.code == 0, shown.err
+    assert shown.widest <= columns
+    words = " ".join(shown.out.split())
+    assert words.startswith("mixed-pretrain: 2 steps on 4 cards of emulated-quartet [EMULATED cards], engine local, ")
+    assert (
+        "The cards are emulated: the time is that of the emulation, and says nothing of any maker's silicon." in words
+    )
+    block = shown.out.partition("\nPredicted beside measured ")[2].splitlines()
+    assert block[1].split() == ["figure", "predicted", "measured", "measured", "/", "predicted"]
+    row = re.match(r"  step time +([\d.]+) s +2 s +([\d.]+)$", block[2])
+    assert row
+    assert float(row[1]) * float(row[2]) == pytest.approx(2.0, rel=0.01)
+    assert re.search(r"\n  memory, fullest card +[\d.]+ MB +- +-\n", shown.out)
+    assert "note: one thing to know" in words
+    assert "loss: 5.5000 -> 5.2500 over 2 steps" in words
+    assert "the same cards with an even split: 3 s a step, 50.0% of the sum of speeds; the plan is 1.50 times" in words
+    assert "\nFour walls (measured; compute binds)\n>" in shown.out
+    assert len(re.findall(r"not measured by a run", words)) == 2
+    assert re.search(r"\n     0  \w+ +\d-\d +[\d.]+ ms / 50 ms +[\d.]+ ms / 100 ms +40 MB\n", shown.out)
+    assert re.search(r"\n  report +runs/mixed-pretrain-1/run.json\n", shown.out)
+    assert "\nSources (" in shown.out
+
+
+def test_a_pipe_is_told_what_goes_on_in_lines(zhenfa: Call, pretend: Callable[..., None]) -> None:
+    pretend()
+    lines = zhenfa("run", "mixed-pretrain.yaml").err.splitlines()
+    assert re.match(
+        r"plan: TP1 PP\d DP\d on emulated-quartet \[EMULATED cards\], the best of [\d,]+ considered", lines[0]
+    )
+    assert "training, 2 steps" in lines
+    assert re.match(r"\d+ s in all", lines[-1])
+    assert zhenfa("run", "mixed-pretrain.yaml", "--quiet").err == ""
+
+
+def test_files_are_written_and_read_back(zhenfa: Call, pretend: Callable[..., None], tmp_path: Path) -> None:
+    pretend()
+    for number in (1, 2):
+        assert zhenfa("run", "mixed-pretrain.yaml").code == 0
+        folder = tmp_path / "runs" / f"mixed-pretrain-{number}"
+        run = Run.from_file(folder / "run.json")
+        assert run.estimate is not None
+        assert Plan.from_file(folder / "plan.yaml") == run.plan
+        assert (folder / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_document_validates(zhenfa: Call, pretend: Callable[..., None]) -> None:
+    pretend()
+    shown = zhenfa("run", "mixed-pretrain.yaml", "--json", "--out", "here")
+    found = json.loads(shown.out)
+    for strict in (False, True):
+        schema = schemas.schema(RunReport, strict=strict)
+        assert not [fault.message for fault in Draft202012Validator(schema).iter_errors(found)]
+    assert found["files"]["report"] == "here/run.json"
+    assert found["figures"]["step_time_s"]["value"] == 2.0
+    assert found["estimate"]["figures"]["step_time_s"]["tag"] != "measured"
+    assert RunReport.from_data(found).steps == 2
+
+
+def test_timing_that_is_not_valid_is_said(zhenfa: Call, pretend: Callable[..., None]) -> None:
+    pretend(valid=False)
+    assert "fidelity of the emulation: 0 of 9 operations were late" in zhenfa("run", "mixed-pretrain.yaml").out
+
+
+def test_a_run_that_fails_leaves_no_empty_folder(zhenfa: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RunError("card 2 died.", hint="the other cards were stopped.")
+
+    monkeypatch.setattr("zhenfa.live.run.run_plan", fail)
+    shown = zhenfa("run", "mixed-pretrain.yaml", "--quiet")
+    assert (shown.code, shown.out) == (1, "")
+    assert shown.err == "error: card 2 died.\nhint: the other cards were stopped.\n"
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_folder_is_claimed_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [claim_folder(None, "job") for _ in range(3)] == [Path(f"runs/job-{number}") for number in (1, 2, 3)]
+    assert claim_folder("given", "job") == claim_folder("given", "job") == Path("given")
+    (tmp_path / "file").touch()
+    for wanted in ("file", "file/below"):
+        with pytest.raises(InputError, match="cannot hold the run's files"):
+            claim_folder(wanted, "job")
+
+
+def test_the_command_line_overrides_the_job() -> None:
+    given = Execution(steps=9, engine="local", seed=3)
+    assert settings_of(given, None, None) == given
+    assert settings_of(given, 4, "ray") == Execution(steps=4, engine="ray", seed=3)
+
+
+@pytest.mark.live
+def test_one_real_step(zhenfa: Call, tmp_path: Path) -> None:
+    shown = zhenfa("run", "quick.yaml", "--json")
+    assert shown.code == 0, shown.err
+    run = json.loads(shown.out)
+    assert not [fault.message for fault in Draft202012Validator(schemas.schema(RunReport)).iter_errors(run)]
+    assert (run["steps"], run["emulated"], len(run["losses"])) == (1, True, 1)
+    assert run["figures"]["step_time_s"]["tag"] == "measured"
+    assert {"report", "plan", "checkpoint"} <= set(run["files"])
+    assert all(Path(path).exists() for path in run["files"].values())
