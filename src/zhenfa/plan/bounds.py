@@ -8,15 +8,17 @@ Let ``T`` be the work of one micro-batch over the whole model (forward and backw
   both ends, so ``X >= P_s + (m - p + s + 1) c_s + 2 R_s``. Average these with weights proportional to
   ``1 / ((m - p + s - 1)(m - p + s))``: every ``c_s`` then has the coefficient ``(m + p - 1) / p``.
 * ``X >= T / (1 - (1 - 1/m)**p)`` for any ``m``: ``X >= P_s + m c_s`` gives ``X - P_{s+1} >= (X - P_s)(1 - 1/m)``.
-* ``X >= m c`` for the busiest stage: it holds at least one layer of each kind's slowest, and at least ``ceil(L/p)``
-  layers of the quickest kind.
+* ``X >= m c`` for the busiest stage: some stage holds at least ``ceil(n/p)`` of the ``n`` layers of each kind, and at
+  least ``ceil(L/p)`` layers that each take as long as the quickest kind.
 
-The memory test is necessary: the stages must hold the layers of the most numerous kind, even without the others.
+The memory tests are necessary: every stage holds a layer, and the stages together hold the layers of the most numerous
+kind, even without the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,42 +27,62 @@ from zhenfa.estimate.holding import holding
 from zhenfa.estimate.layer import Cost, Shape, layer_cost
 from zhenfa.estimate.setting import Setting
 from zhenfa.laws.arrays import Array
-from zhenfa.plan.space import Candidates
+from zhenfa.plan.space import Bools, Candidates, Ints
 from zhenfa.spec.graph import Operator
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
-def step_bound(setting: Setting, pool: str, candidates: Candidates) -> Floats:
-    """Return seconds that no split of the layers can beat, one per candidate."""
-    work, slowest, quickest = work_per_micro_batch(setting, pool, candidates)
-    times, depth = candidates.micro_batches.astype(float), candidates.pipeline
-    filling = work / (1.0 - (1.0 - 1.0 / times) ** depth)
-    steady = np.where(times > depth, work * (times + depth - 1) / depth, 0.0)
-    busiest = times * np.maximum(slowest, np.ceil(len(setting.graph.layers) / depth) * quickest)
-    bound: Floats = np.maximum(np.maximum(filling, steady), busiest)
+class Work(NamedTuple):
+    """Seconds of one micro-batch: over the whole model, shape ``[candidates]``, and of one layer of each kind, shape
+    ``[kinds, candidates]``."""
+
+    whole: Floats
+    layers: Floats
+
+    def take(self, index: Ints) -> Work:
+        """Return the work of the candidates that an index selects."""
+        return Work(self.whole[index], self.layers[:, index])
+
+
+def step_bound(setting: Setting, work: Work, depth: Ints, micro_batches: Ints) -> Floats:
+    """Return seconds that no split of the layers over ``depth`` stages can beat, one per candidate."""
+    times = micro_batches.astype(float)
+    with np.errstate(divide="ignore"):
+        filling = work.whole / (1.0 - (1.0 - 1.0 / times) ** depth)
+    steady = np.where(times > depth, work.whole * (times + depth - 1) / depth, 0.0)
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    quickest = np.ceil(len(setting.graph.layers) / depth) * work.layers.min(axis=0)
+    held = [np.ceil(count / depth) * one for count, one in zip(counts, work.layers, strict=True)]
+    busiest = times * np.max([quickest, *held], axis=0)
+    bound: Floats = np.max([filling, steady, busiest], axis=0)
     return bound
 
 
-def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> tuple[Floats, Floats, Floats]:
-    """Return seconds of one micro-batch over the whole model, its slowest and its quickest layer, per candidate."""
-    keys = np.stack([candidates.size, candidates.tensor, candidates.expert])
-    unique, back = np.unique(keys, axis=1, return_inverse=True)
-    size, tensor, expert = unique.astype(float)
+def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> Work:
+    """Return the seconds of one micro-batch over the whole model and of each kind of layer, per candidate."""
+    first, back = _distinct(candidates)
+    size, tensor, expert = (one[first].astype(float) for one in (candidates.size, candidates.tensor, candidates.expert))
     shape = Shape(size, float(setting.workload.sequence_length), tensor, expert, np.ones_like(size))
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     chip, fabric, traits = setting.chips[pool], setting.fabrics[pool], setting.traits
     ends = [*setting.graph.stem, *setting.graph.head, *setting.graph.extra]
-    total = _spread(layer_cost(ends, shape, chip, fabric, traits), size.shape)[0][back] + 0.0 * candidates.size
-    slowest, quickest = np.zeros(len(candidates)), np.full(len(candidates), np.inf)
-    for kind, count in zip(setting.graph.kinds, counts, strict=True):
-        plain, light, forward = _spread(layer_cost(kind.operators, shape, chip, fabric, traits), size.shape)
-        again = np.select([candidates.recompute == 0, candidates.recompute == 1], [0.0, light[back]], forward[back])
-        one = plain[back] + again
-        total = total + count * one
-        slowest, quickest = np.maximum(slowest, one), np.minimum(quickest, one)
-    return total, slowest, quickest
+    total = _spread(layer_cost(ends, shape, chip, fabric, traits), size.shape)[0][back]
+    layers = np.empty((len(counts), len(candidates)))
+    for kind, operators in enumerate(setting.graph.kinds):
+        plain, light, forward = _spread(layer_cost(operators.operators, shape, chip, fabric, traits), size.shape)
+        by_mode = np.stack([plain, plain + light, plain + forward])
+        layers[kind] = by_mode[candidates.recompute, back]
+        total = total + counts[kind] * layers[kind]
+    return Work(total, layers)
+
+
+def _distinct(candidates: Candidates) -> tuple[Ints, Ints]:
+    """Return one candidate of each micro-batch size, tensor and expert degree, and where each candidate's kind is."""
+    names = (candidates.size, candidates.tensor, candidates.expert)
+    key = np.ravel_multi_index(names, tuple(int(one.max(initial=0)) + 1 for one in names))
+    _, first, back = np.unique(key, return_index=True, return_inverse=True)
+    return first, back
 
 
 def _spread(cost: Cost, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
@@ -70,27 +92,36 @@ def _spread(cost: Cost, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]
     return whole, light, forward
 
 
-def may_fit(setting: Setting, pool: str, candidates: Candidates) -> tuple[Bools, Floats]:
-    """Return which candidates pass the necessary memory test, and by how many layers the others fall short."""
+def may_fit(setting: Setting, pool: str, candidates: Candidates) -> Bools:
+    """Return which candidates pass the necessary memory tests."""
+    fits: Bools = room(setting, pool, candidates) >= 1.0
+    return fits
+
+
+def room(setting: Setting, pool: str, candidates: Candidates) -> Floats:
+    """Return how many times over the stages could hold the layers of the most numerous kind: 0 where one holds none."""
     shape = Shape(
         candidates.size.astype(float), float(setting.workload.sequence_length), candidates.tensor.astype(float),
         candidates.expert.astype(float), candidates.data.astype(float),
     )  # fmt: skip
-    usable = setting.chips[pool].usable
-    state, activation = main_layer(setting, shape, candidates.zero, candidates.recompute)
+    usable = setting.chips[pool].usable * (1 + 1e-9)
+    state, activation = main_layer(setting, shape, candidates)
+    least_state, least_activation = _least_layer(setting, shape, candidates)
     stem, head = (
         _ends(setting, ends, shape, candidates.zero)
         for ends in (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
     )
-    room = np.zeros(len(candidates))
+    held = np.zeros(len(candidates))
+    starved = np.zeros(len(candidates), dtype=bool)
     for index in range(int(candidates.pipeline.max(initial=0))):
-        in_flight = np.minimum(candidates.pipeline - index, candidates.micro_batches)
+        here = index < candidates.pipeline
+        in_flight = np.clip(candidates.pipeline - index, 1, candidates.micro_batches)
         left = usable - np.where(candidates.pipeline == index + 1, head[0] + head[1], 0.0)
         left = left - (stem[0] + in_flight * stem[1] if index == 0 else 0.0)
-        holds = np.floor(np.maximum(left, 0.0) / (state + in_flight * activation) + 1e-9)
-        room += np.where(index < candidates.pipeline, holds, 0.0)
-    short = main_kind(setting)[1] - room
-    return short <= 0, short
+        held += np.where(here, np.floor(np.maximum(left, 0.0) / (state + in_flight * activation) + 1e-9), 0.0)
+        starved |= here & (left < least_state + in_flight * least_activation)
+    times: Floats = np.where(starved, 0.0, held / main_kind(setting)[1])
+    return times
 
 
 def _ends(setting: Setting, operators: Sequence[Operator], shape: Shape, zero: Array) -> tuple[Array, Array]:
@@ -100,15 +131,30 @@ def _ends(setting: Setting, operators: Sequence[Operator], shape: Shape, zero: A
     return held.state, held.activation
 
 
+def main_index(setting: Setting) -> int:
+    """Return which kind of layer is the most numerous."""
+    return int(np.argmax(np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))))
+
+
 def main_kind(setting: Setting) -> tuple[Sequence[Operator], int]:
     """Return the operators of the most numerous kind of layer, and how many layers are of it."""
-    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-    index = int(np.argmax(counts))
-    return setting.graph.kinds[index].operators, int(counts[index])
+    index = main_index(setting)
+    return setting.graph.kinds[index].operators, setting.graph.layers.count(index)
 
 
-def main_layer(setting: Setting, shape: Shape, zero: Array, recompute: Array) -> tuple[Array, Array]:
+def main_layer(setting: Setting, shape: Shape, found: Candidates) -> tuple[Array, Array]:
     """Return the bytes of state and of one micro-batch's activations of a layer of the most numerous kind."""
-    operators, _ = main_kind(setting)
-    held = holding(operators, shape, setting.workload.precision, zero, recompute, setting.traits, setting.graph.hidden)
+    return _layer(setting, main_kind(setting)[0], shape, found)
+
+
+def _least_layer(setting: Setting, shape: Shape, found: Candidates) -> tuple[Array, Array]:
+    """Return at most the bytes of state and of activations of any layer."""
+    every = [_layer(setting, kind.operators, shape, found) for kind in setting.graph.kinds]
+    state, activation = (np.min(np.broadcast_arrays(*parts), axis=0) for parts in zip(*every, strict=True))
+    return state, activation
+
+
+def _layer(setting: Setting, operators: Sequence[Operator], shape: Shape, found: Candidates) -> tuple[Array, Array]:
+    precision, hidden = setting.workload.precision, setting.graph.hidden
+    held = holding(operators, shape, precision, found.zero, found.recompute, setting.traits, hidden)
     return held.state, held.activation

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from zhenfa.estimate.setting import RECOMPUTE, Setting, Units
+from zhenfa.estimate.layer import Shape
+from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
 from zhenfa.laws import memory
 from zhenfa.laws.partition import partition
+from zhenfa.plan.space import Candidates
 from zhenfa.spec.plan import Pipeline, Plan, Recompute, Schedule, Stage
 
 Floats = npt.NDArray[np.float64]
@@ -45,6 +48,42 @@ class Layout:
     schedule: Schedule = "1f1b"
 
 
+class Rows(NamedTuple):
+    """What a slot's blocks cost: the last axis is seconds of a micro-batch, bytes of state, bytes of a micro-batch in
+    flight, and bytes of which a stage holds only the largest. ``kinds`` has shape ``[kinds, 4]``, the ends ``[4]``."""
+
+    kinds: Floats
+    stem: Floats
+    head: Floats
+
+
+def rows_of(units: Units) -> Rows:
+    """Return the costs of one layout's building blocks."""
+    return Rows(np.array([_four(unit) for unit in units.kinds], float), _four(units.stem), _four(units.head))
+
+
+def rows_of_many(setting: Setting, pool: str, candidates: Candidates) -> Rows:
+    """Return the costs of many layouts' building blocks, with a last axis of ``[candidates]``."""
+    shape = Shape(
+        candidates.size.astype(float), float(setting.workload.sequence_length), candidates.tensor.astype(float),
+        candidates.expert.astype(float), candidates.data.astype(float),
+    )  # fmt: skip
+    units = setting.units(pool, shape, candidates.zero, candidates.recompute)
+    wide = (4, len(candidates))
+    kinds = [np.broadcast_to(_four(unit, wide[1:]), wide) for unit in units.kinds]
+    return Rows(np.array(kinds), _four(units.stem, wide[1:]), _four(units.head, wide[1:]))
+
+
+def take(rows: Rows, index: int) -> Rows:
+    """Return one candidate's costs of :func:`rows_of_many`."""
+    return Rows(rows.kinds[:, :, index], rows.stem[:, index], rows.head[:, index])
+
+
+def _four(unit: Unit, shape: tuple[int, ...] = ()) -> Floats:
+    parts = (unit.forward + unit.backward, unit.holding.state, unit.holding.activation, unit.working)
+    return np.array([np.broadcast_to(np.asarray(part, float), shape) for part in parts])
+
+
 @dataclass(frozen=True)
 class Split:
     """Layers of each stage, and the seconds of one micro-batch that each stage works."""
@@ -69,76 +108,126 @@ class Refused(Enum):
     TIME = "time"
 
 
-def split_layers(setting: Setting, layout: Layout, limit: float = math.inf) -> Split | Refused:
-    """Return the split of layers over slots with the shortest busiest stage, exactly.
+@dataclass(frozen=True)
+class _Problem:
+    """The split of layers over slots as arrays ``[stages, layers]`` and ``[stages]``."""
 
-    Refused where no split fits in memory, or where none can bring a step under ``limit`` seconds: every stage of a
-    step works ``micro_batches`` times.
-    """
-    known = {
-        slot: setting.cached_units(
-            slot.pool, layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute
-        )
-        for slot in set(layout.slots)
-    }
+    seconds: Floats
+    held: Floats
+    peak: Floats
+    extra: Floats
+    first: float
+    last: float
+    capacity: Floats
+
+    @property
+    def ends(self) -> Floats:
+        """Return the seconds of stem and head, on the stages that hold them."""
+        seconds = np.zeros(len(self.seconds))
+        seconds[0] += self.first
+        seconds[-1] += self.last
+        return seconds
+
+
+def _problem(setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> _Problem:
     blocks = [known[slot] for slot in layout.slots]
     kinds = np.asarray(setting.graph.layers)
     stages = len(blocks)
     counted = memory.in_flight_micro_batches(np.arange(stages), stages, layout.micro_batches, layout.schedule)
-    flight = np.broadcast_to(counted, stages).astype(int).tolist()
-    rows = {slot: _rows(units) for slot, units in known.items()}
-    table = np.array([rows[slot] for slot in layout.slots])
-    seconds = table[:, 0][:, kinds]
-    held = (table[:, 1] + np.array(flight)[:, None] * table[:, 2])[:, kinds]
-    extra = table[:, 3].max(axis=1)
-    first, last = blocks[0].stem, blocks[-1].head
-    extra[0] += float(first.holding.state) + flight[0] * float(first.holding.activation)
-    extra[-1] += float(last.holding.state) + flight[-1] * float(last.holding.activation)
-    ends = np.zeros((2, stages))
-    ends[0, 0] = float(first.forward + first.backward)
-    ends[1, -1] = float(last.forward + last.backward)
-    capacity = np.array([setting.chips[slot.pool].usable for slot in layout.slots])
-    if not _reaches(held, capacity - extra):
+    flight = np.broadcast_to(counted, stages)
+    tables = {slot: rows.kinds.T[:, kinds] for slot, rows in known.items()}
+    table = np.array([tables[slot] for slot in layout.slots])
+    stem, head = blocks[0].stem, blocks[-1].head
+    extra, peak = np.zeros(stages), table[:, 3].copy()
+    extra[0] += stem[1] + flight[0] * stem[2]
+    extra[-1] += head[1] + flight[-1] * head[2]
+    peak[0], peak[-1] = np.maximum(peak[0], stem[3]), np.maximum(peak[-1], head[3])
+    return _Problem(
+        seconds=table[:, 0], held=table[:, 1] + flight[:, None] * table[:, 2], peak=peak, extra=extra,
+        first=float(stem[0]), last=float(head[0]),
+        capacity=np.array([setting.chips[slot.pool].usable for slot in layout.slots]),
+    )  # fmt: skip
+
+
+def rows_for(setting: Setting, layout: Layout) -> dict[Slot, Rows]:
+    """Return the costs of every slot of one layout."""
+    return {
+        slot: rows_of(
+            setting.cached_units(
+                slot.pool, layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute
+            )
+        )
+        for slot in set(layout.slots)
+    }
+
+
+def split_layers(
+    setting: Setting, layout: Layout, limit: float = math.inf, known: Mapping[Slot, Rows] | None = None
+) -> Split | Refused:
+    """Return the split of layers over slots with the shortest busiest stage, exactly.
+
+    Refused where no split fits in memory, or where none can bring a step under ``limit`` seconds: every stage of a
+    step works ``micro_batches`` times. ``known`` holds what :func:`rows_for` returns, where that is at hand.
+    """
+    problem = _problem(setting, layout, rows_for(setting, layout) if known is None else known)
+    room = problem.capacity - problem.extra
+    least = problem.peak.min(axis=1)
+    if not _reaches(problem.held, room - least):
         return Refused.MEMORY
-    if not _reaches(held, capacity - extra, seconds, limit / layout.micro_batches - ends.sum(axis=0)):
+    if limit < math.inf and not _reaches(
+        problem.held, room - least, problem.seconds, limit / layout.micro_batches - problem.ends
+    ):
         return Refused.TIME
-    found = partition(seconds, ends[0], ends[1], layer_memory=held, memory_extra=extra, capacity=capacity)
+    constant = bool((problem.peak.max(axis=1) == least).all())
+    found = partition(
+        problem.seconds, problem.first, problem.last, layer_memory=problem.held,
+        memory_extra=problem.extra + (least if constant else 0.0), capacity=problem.capacity,
+        peak_memory=0.0 if constant else problem.peak,
+    )  # fmt: skip
     if found is None:
         return Refused.MEMORY
-    ranges = list(itertools.pairwise(found))
-    loads = ends.sum(axis=0) + [seconds[index, begin:end].sum() for index, (begin, end) in enumerate(ranges)]
-    return Split(ranges, loads)
+    return Split(list(itertools.pairwise(found)), _loads(problem, found))
 
 
-def _reaches(held: Floats, room: Floats, seconds: Floats | None = None, time: Floats | None = None) -> bool:
+def _loads(problem: _Problem, bounds: Sequence[int]) -> Floats:
+    sums = [problem.seconds[stage, first:last].sum() for stage, (first, last) in enumerate(itertools.pairwise(bounds))]
+    loads: Floats = problem.ends + sums
+    return loads
+
+
+def fits(setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> bool:
+    """Return whether some split of the layers surely fits in memory."""
+    problem = _problem(setting, layout, known)
+    return _reaches(problem.held, problem.capacity - problem.extra - problem.peak.max(axis=1), slack=0.0)
+
+
+def _reaches(
+    held: Floats, room: Floats, seconds: Floats | None = None, time: Floats | None = None, slack: float = 1e-9
+) -> bool:
     """Return whether stages that each take as many layers as they can reach the last layer.
 
     Exact: a part of what a stage can take can be taken, so taking all of it never bars the stages behind.
     """
     stages, layers = held.shape
-    sums = [(np.concatenate([np.zeros((stages, 1)), held.cumsum(axis=1)], axis=1).tolist(), room.tolist())]
+    sums = [(_sums(held), (room * (1 + slack)).tolist())]
     if seconds is not None and time is not None:
-        sums.append((np.concatenate([np.zeros((stages, 1)), seconds.cumsum(axis=1)], axis=1).tolist(), time.tolist()))
+        sums.append((_sums(seconds), (time * (1 + slack)).tolist()))
     here = 0
     for stage in range(stages):
-        ends = [bisect_right(rows[stage], rows[stage][here] + caps[stage] * (1 + 1e-9)) - 1 for rows, caps in sums]
-        reach = (
-            min(*ends, layers - (stages - 1 - stage)) if len(ends) > 1 else min(ends[0], layers - (stages - 1 - stage))
-        )
+        reach = layers - (stages - 1 - stage)
+        for rows, caps in sums:
+            reach = min(reach, bisect_right(rows[stage], rows[stage][here] + caps[stage]) - 1)
         if reach <= here:
             return False
         here = reach
-    return here == int(layers)
+    return bool(here == layers)
 
 
-def _rows(units: Units) -> list[list[float]]:
-    """Return, per kind of layer: seconds, bytes of state, bytes of one micro-batch, bytes of recomputation."""
-    return [
-        [float(unit.forward + unit.backward) for unit in units.kinds],
-        [float(unit.holding.state) for unit in units.kinds],
-        [float(unit.holding.activation) for unit in units.kinds],
-        [float(unit.working) for unit in units.kinds],
-    ]
+def _sums(per_layer: Floats) -> list[list[float]]:
+    sums = np.zeros((len(per_layer), per_layer.shape[1] + 1))
+    np.cumsum(per_layer, axis=1, out=sums[:, 1:])
+    rows: list[list[float]] = sums.tolist()
+    return rows
 
 
 def pipelines(layout: Layout, ranges: Sequence[tuple[int, int]], total: int) -> tuple[Pipeline, ...]:

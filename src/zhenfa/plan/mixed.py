@@ -1,11 +1,16 @@
-"""Search a pool of several makers: makers meet in the pipeline, or in data parallel. Never worse than one maker alone.
+"""Search a pool of several makers. Never worse than one maker alone, because every single pool is searched too.
 
-*In the pipeline*: every pool holds consecutive stages of each replica; layers are split exactly over unequal stages.
-A layout is bounded by ``m / sum(p_i / t_i)`` (``p_i`` stages on pool ``i``, where a micro-batch over the whole model
-would take ``t_i``): no split can keep every stage busier than always.
+*In data parallel*: :mod:`zhenfa.plan.joint`. *In the pipeline*: every pool holds consecutive stages of each replica,
+and layers are split exactly over unequal stages. Searched are all orders of the pools, every recomputation per pool,
+and every number of stages per pool whose bound leaves it a chance to be the quickest plan; of tensor degrees those up
+to :data:`MAX_MIXED_TENSOR`, of replicas those of :func:`_degrees`, of expert degrees those of :func:`_options`.
 
-*In data parallel*: every pool runs whole replicas of its own best layout, and sequences are shared so that all finish
-together; the gradient sum between makers is added.
+Three bounds, each sharper and dearer than the one before, where ``p_i`` stages stand on pool ``i``, on which a
+micro-batch over the whole model would take ``t_i`` and one layer of the most numerous kind ``l_i``:
+
+* ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
+* ``X >= T(C) (m + p - 1) / p``, see :func:`_fill`.
+* ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
 """
 
 from __future__ import annotations
@@ -13,43 +18,52 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
 from zhenfa.estimate.layer import Shape
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.training import cost
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats
-from zhenfa.plan.build import Layout, Slot
-from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Found, Tally, evaluate, search_pool
-from zhenfa.plan.space import Candidates, Ints, divisors, experts, micro_batch_sizes, tensor_degrees
+from zhenfa.plan.build import Layout, Slot, rows_for
+from zhenfa.plan.joint import replicas_over_pools
+from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_pool
+from zhenfa.plan.space import Bools, Candidates, Ints, divisors, experts, micro_batch_sizes, tensor_degrees, zero_stages
 from zhenfa.spec.job import Limits
-from zhenfa.spec.plan import Pipeline, Plan
 
-MAX_POOLS_ORDERED = 4
+MAX_POOLS_ORDERED: Final = 4
 """Pools that one pipeline may cross; their orders are all tried."""
 
-COSTED_AT_MOST = 400
-"""Mixed pipelines costed exactly, best bound first. Where that stops the search, the answer says so."""
+MAX_MIXED_TENSOR: Final = 16
 
+FEW_OPTIONS: Final = 48
+"""Up to so many ways to cut a pool's stages, all are tried."""
 
-MAX_MIXED_TENSOR = 16
+COSTED_AT_MOST: Final = 400
+"""Mixed pipelines split and costed, best bound first. Where that stops the search, the answer says so."""
+
+FEWER_AT_MOST: Final = 40_000
+"""Mixed pipelines with fewer stages than there are cards for that are looked at."""
+
+UNSEEN: Final = "not looked at (mixed pipelines that leave cards idle)"
 
 
 @dataclass(frozen=True)
 class _Options:
-    """The ways to cut one pool's stages, as arrays: degrees, seconds of one micro-batch over the whole model, and
-    bytes of one layer (state without ZeRO's sharding, one micro-batch's activations)."""
+    """The ways to cut one pool's stages, as arrays: degrees, seconds of one micro-batch over the whole model, and of a
+    layer of each kind, shape ``[kinds, options]``."""
 
     pool: str
     tensor: Ints
     expert: Ints
     recompute: Ints
-    seconds: Floats
+    work: bounds.Work
     count: int
+    routed: bool
+    """Whether the model has experts."""
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -59,52 +73,9 @@ class _Options:
         return Slot(self.pool, int(self.tensor[index]), int(self.expert[index]), int(self.recompute[index]))
 
 
-def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
-    """Offer to ``best`` plans over single pools, pipelines over several pools, and data parallel over several."""
-    names = [pool.name for pool in setting.formation.pools]
-    alone: dict[str, Best] = {}
-    for name in names:
-        alone[name] = Best(best.keep)
-        search_pool(setting, job, name, sequences, limits, alone[name], tally)
-        for found in alone[name].ranked():
-            best.offer(found.plan, found.cost)
-    if len(names) == 1:
-        return
-    pipelines_over_pools(setting, job, sequences, limits, best, tally)
-    replicas_over_pools(setting, job, sequences, limits, best, tally)
-
-
-def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
-    """Offer pipelines whose stages stand on two or more pools, in every order of the pools."""
-    names = [pool.name for pool in setting.formation.pools]
-    families: list[_Family] = []
-    for size in micro_batch_sizes(sequences, limits):
-        options = {name: _options(setting, name, size, limits) for name in names}
-        for count in range(2, min(len(names), MAX_POOLS_ORDERED) + 1):
-            for members in itertools.combinations(names, count):
-                base = _family(setting, [options[name] for name in members], size, sequences // size, limits)
-                families.extend(_in_order(setting, base, order) for order in itertools.permutations(range(count)))
-    looked_at = sum(len(family.bound) for family in families)
-    tally.considered += looked_at
-    fitting = sum(int(np.isfinite(family.bound).sum()) for family in families)
-    tally.rejected[NO_MEMORY] += looked_at - fitting
-    order = heapq.nsmallest(
-        COSTED_AT_MOST,
-        ((float(family.bound[index]), number, int(index)) for number, family in enumerate(families)
-         for index in np.argsort(family.bound, kind="stable")[:COSTED_AT_MOST] if np.isfinite(family.bound[index])),
-    )  # fmt: skip
-    queue = [(bound, families[number].layout(index, setting), families[number].total) for bound, number, index in order]
-    evaluate(iter(queue), len(queue), setting, job, best, tally)
-    left = fitting - len(queue)
-    if left and (not order or order[-1][0] < best.last):
-        tally.rejected[f"not costed (the search stops after {COSTED_AT_MOST} mixed pipelines)"] += left
-    else:
-        tally.rejected[SLOWER] += left
-
-
 @dataclass(frozen=True)
 class _Family:
-    """Mixed pipelines over the same pools, in one order, with the same micro-batch size; arrays ``[candidate]``."""
+    """Mixed pipelines over the same pools, with the same micro-batch size and ZeRO stage; arrays ``[candidate]``."""
 
     options: list[_Options]
     chosen: Ints
@@ -113,49 +84,143 @@ class _Family:
     """Stages of each pool, ``[pools, candidates]``."""
     replicas: Ints
     bound: Floats
-    """Seconds that cannot be beaten; infinite where memory cannot hold the layers."""
+    """Seconds that cannot be beaten."""
     size: int
     total: int
+    zero: int
 
-    def layout(self, index: int, setting: Setting) -> Layout:
-        """Return one candidate."""
+    def __len__(self) -> int:
+        return len(self.replicas)
+
+    @property
+    def micro_batches(self) -> Ints:
+        """Return the micro-batches of the busiest replica."""
+        return -(-self.total // self.replicas)
+
+    @property
+    def zeros(self) -> Ints:
+        """Return the ZeRO stage of each candidate: none where nothing is replicated."""
+        shared = [self.replicas * one.tensor[pick] > one.expert[pick] for one, pick in self._picks if one.routed]
+        zeros: Ints = np.where(np.logical_or.reduce([self.replicas > 1, *shared]), self.zero, 0)
+        return zeros
+
+    @property
+    def _picks(self) -> list[tuple[_Options, Ints]]:
+        return list(zip(self.options, self.chosen, strict=True))
+
+    def where(self, index: Ints) -> _Family:
+        """Return the candidates that an index selects."""
+        return replace(
+            self, chosen=self.chosen[:, index], depth=self.depth[:, index], replicas=self.replicas[index],
+            bound=self.bound[index],
+        )  # fmt: skip
+
+    def layout(self, index: int, order: Sequence[int]) -> Layout:
+        """Return one candidate with its pools in an order."""
         slots: list[Slot] = []
-        for options, chosen, depth in zip(self.options, self.chosen, self.depth, strict=True):
-            slots += [options.slot(int(chosen[index]))] * int(depth[index])
-        replicas = int(self.replicas[index])
-        zero = 1 if replicas > 1 and 1 in setting.traits.zero_stages else 0
+        for pool in order:
+            slots += [self.options[pool].slot(int(self.chosen[pool, index]))] * int(self.depth[pool, index])
+        replicas, zero = int(self.replicas[index]), int(self.zeros[index])
         return Layout(tuple(slots), replicas, self.size, -(-self.total // replicas), zero)
 
+    def candidates(self, pool: int) -> Candidates:
+        """Return the candidates as one pool sees them."""
+        one, pick = self.options[pool], self.chosen[pool]
+        same = np.ones_like(self.replicas)
+        return Candidates(
+            one.tensor[pick], self.depth[pool], self.replicas, one.expert[pick], self.size * same, self.total * same,
+            self.zeros, one.recompute[pick],
+        )  # fmt: skip
 
-def _family(setting: Setting, options: list[_Options], size: int, total: int, limits: Limits) -> _Family:
-    """Return every choice of options and data-parallel degree over these pools, bounded."""
-    layers = len(setting.graph.layers)
-    deepest = min(layers, limits.max_pipeline_parallel or layers)
+
+def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
+    """Offer to ``best`` plans over single pools, data parallel over several, and pipelines over several."""
+    names = [pool.name for pool in setting.formation.pools]
+    alone: dict[str, Best] = {}
+    for name in names:
+        alone[name] = Best(1, also=best)
+        search_pool(setting, job, name, sequences, limits, alone[name], tally)
+    if len(names) == 1:
+        return
+    quickest = {name: found.ranked()[0] for name, found in alone.items() if found.ranked()}
+    replicas_over_pools(setting, job, quickest, sequences, limits, best, tally)
+    pipelines_over_pools(setting, job, sequences, limits, best, tally)
+
+
+def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
+    """Offer pipelines whose stages stand on two or more pools, in every order of the pools."""
+    families = list(_families(setting, sequences, limits)) if setting.bridge else []
+    if not families:
+        return
+    left = _evaluate(setting, job, families, COSTED_AT_MOST, best, tally)
+    fewer = [_fewer_stages(family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
+    _evaluate(setting, job, fewer, left, best, tally)
+
+
+def _families(setting: Setting, sequences: int, limits: Limits) -> Iterator[_Family]:
+    names = [pool.name for pool in setting.formation.pools]
+    stages = [stage for stage in zero_stages(setting) if stage < 2]
+    for size in micro_batch_sizes(sequences, limits):
+        options = {name: _options(setting, name, size, limits) for name in names}
+        for count in range(2, min(len(names), MAX_POOLS_ORDERED) + 1):
+            for members in itertools.combinations(names, count):
+                chosen = [options[name] for name in members]
+                for zero in stages or [0]:
+                    yield _family(setting, chosen, size, sequences // size, zero, limits)
+
+
+def _family(setting: Setting, options: list[_Options], size: int, total: int, zero: int, limits: Limits) -> _Family:
+    """Return every choice of options and data-parallel degree over these pools, with all the stages that the cards and
+    the layers allow, bounded."""
     widest = min(total, *(one.count for one in options))
     grid = np.meshgrid(*(np.arange(len(one)) for one in options), np.array(_degrees(widest)), indexing="ij")
     *chosen, replicas = (axis.reshape(-1) for axis in grid)
     depth = np.stack([one.count // (one.tensor[pick] * replicas) for one, pick in zip(options, chosen, strict=True)])
     whole = [replicas * one.tensor[pick] % one.expert[pick] == 0 for one, pick in zip(options, chosen, strict=True)]
     keep = np.logical_and.reduce([*whole, depth.min(axis=0) >= 1])
-    picks, depth, replicas = np.stack(chosen)[:, keep], depth[:, keep], replicas[keep]
-    seconds = np.stack([one.seconds[pick] for one, pick in zip(options, picks, strict=True)])
-    depth = _trim(depth, seconds, deepest)
-    times = -(-total // np.maximum(replicas, 1))
-    speed = (depth / seconds).sum(axis=0)
-    bound = np.where(depth.min(axis=0, initial=1) >= 1, _fill(times / speed, depth, seconds, times), np.inf)
-    return _Family(options, picks, depth, replicas, bound, size, total)
+    family = _Family(
+        options, np.stack(chosen)[:, keep], depth[:, keep], replicas[keep], np.zeros(keep.sum()), size, total, zero
+    )
+    return _bounded(_trimmed(family, _deepest(setting, limits), limits.max_cards))
 
 
-def _in_order(setting: Setting, base: _Family, order: Sequence[int]) -> _Family:
-    """Return a family with its pools in another order; the bound is infinite where memory cannot hold the layers."""
-    options, picks, depth = [base.options[i] for i in order], base.chosen[list(order)], base.depth[list(order)]
-    times = -(-base.total // base.replicas)
-    room, needed = np.zeros(len(base.replicas)), bounds.main_kind(setting)[1]
-    behind = depth[::-1].cumsum(axis=0)[::-1] - depth
-    for one, pick, stages, after in zip(options, picks, depth, behind, strict=True):
-        room += _layers_that_fit(setting, one, pick, stages, after, base.replicas, times, base.size)
-    bound = np.where(room >= needed, base.bound, np.inf)
-    return replace(base, options=options, chosen=picks, depth=depth, bound=bound)
+def _deepest(setting: Setting, limits: Limits) -> int:
+    layers = len(setting.graph.layers)
+    return min(layers, limits.max_pipeline_parallel or layers)
+
+
+def _seconds(family: _Family) -> Floats:
+    """Return the seconds of one micro-batch over the whole model on each pool, ``[pools, candidates]``."""
+    return np.stack([one.work.whole[pick] for one, pick in zip(family.options, family.chosen, strict=True)])
+
+
+def _trimmed(family: _Family, deepest: int, cards: int | None) -> _Family:
+    """Take stages from the slowest cards where a pipeline is deeper than the model or takes more cards than allowed.
+
+    Each pool keeps at least one; what is still too deep or too wide is left out.
+    """
+    depth = family.depth.copy()
+    width = np.stack([one.tensor[pick] for one, pick in zip(family.options, family.chosen, strict=True)])
+    width = width * family.replicas
+    columns = np.arange(len(family))
+    for row in np.argsort(-_seconds(family), axis=0, kind="stable"):
+        over = np.maximum(depth.sum(axis=0) - deepest, 0)
+        if cards is not None:
+            over = np.maximum(over, -(-np.maximum((depth * width).sum(axis=0) - cards, 0) // width[row, columns]))
+        depth[row, columns] -= np.minimum(over, np.maximum(depth[row, columns] - 1, 0))
+    keep = depth.sum(axis=0) <= deepest
+    if cards is not None:
+        keep &= (depth * width).sum(axis=0) <= cards
+    return replace(family, depth=depth).where(np.flatnonzero(keep))
+
+
+def _bounded(family: _Family) -> _Family:
+    """Return a family with the first two bounds."""
+    if not len(family):
+        return family
+    seconds, times = _seconds(family), family.micro_batches
+    speed = (family.depth / seconds).sum(axis=0)
+    return replace(family, bound=_fill(times / speed, family.depth, seconds, times))
 
 
 def _fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
@@ -169,7 +234,7 @@ def _fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
     ramp = np.where(times > deep, (times + deep - 1) / np.maximum(deep, 1), 1.0)
     order = np.argsort(seconds, axis=0)
     quick, many = np.take_along_axis(seconds, order, 0), np.take_along_axis(depth, order, 0)
-    low, high = bound, bound * ramp * deep / times
+    low, high = bound, bound * np.maximum(ramp * deep / times, 1.0)
     for _ in range(5):
         middle = (low + high) / 2
         left, work = np.ones_like(middle), np.zeros_like(middle)
@@ -178,27 +243,169 @@ def _fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
             left, work = left - taken, work + taken * one
         short = ramp * work > middle
         low, high = np.where(short, middle, low), np.where(short, high, middle)
-    return np.maximum(bound, low)
+    return low
 
 
-def _layers_that_fit(
-    setting: Setting, options: _Options, pick: Ints, stages: Ints, after: Ints, replicas: Ints, times: Ints, size: int
-) -> Floats:
+def _whole_layers(setting: Setting, family: _Family) -> Floats:
+    """Return ``m C`` for the least ``C`` at which whole layers of the most numerous kind find a place."""
+    kind = bounds.main_index(setting)
+    layer = np.stack([one.work.layers[kind, pick] for one, pick in zip(family.options, family.chosen, strict=True)])
+    needed = np.bincount(setting.graph.layers)[kind]
+    low: Floats = needed / (family.depth / layer).sum(axis=0)
+    high = low + layer.max(axis=0)
+    for _ in range(24):
+        middle = (low + high) / 2
+        short = (family.depth * np.floor(middle / layer + 1e-9)).sum(axis=0) < needed
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    bound: Floats = low * family.micro_batches
+    return bound
+
+
+def _fewer_stages(family: _Family, limit: float, budget: int, tally: Tally) -> _Family:
+    """Return the candidates with fewer stages, or other shares of them, whose bound is below ``limit``.
+
+    A stage less, or one moved to slower cards where the pipeline is as deep as it may be, only raises the bound; every
+    choice of stages is reached from the deepest one in such steps.
+    """
+    deepest, found = family.depth.sum(axis=0).max(initial=0), []
+    known: set[bytes] = set()
+    here = _unknown(family, limit, known)
+    while len(here):
+        here = _unknown(_bounded(_children(here, int(deepest))), limit, known)
+        if len(known) > budget:
+            tally.considered += len(here)
+            tally.rejected[UNSEEN] += len(here)
+            break
+        found.append(here)
+    return _together(family, found)
+
+
+def _children(here: _Family, deepest: int) -> _Family:
+    """Return each candidate with one stage less on each pool, and with one moved from each pool to each slower one."""
+    pools = len(here.options)
+    seconds, parts = _seconds(here), []
+    width = [one.tensor[pick] * here.replicas for one, pick in zip(here.options, here.chosen, strict=True)]
+    for source, target in itertools.product(range(pools), range(-1, pools)):
+        depth = here.depth.copy()
+        depth[source] -= 1
+        possible = depth[source] >= 1
+        if target >= 0:
+            depth[target] += 1
+            possible &= (seconds[target] >= seconds[source]) & (here.depth.sum(axis=0) == deepest) & (target != source)
+            possible &= depth[target] * width[target] <= here.options[target].count
+        parts.append(replace(here, depth=depth).where(np.flatnonzero(possible)))
+    return _together(here, parts)
+
+
+def _unknown(family: _Family, limit: float, known: set[bytes]) -> _Family:
+    """Return the candidates that were not there before and whose bound is below the limit."""
+    rows = np.concatenate([family.chosen, family.depth, family.replicas[None]]).T.copy()
+    fresh = []
+    for index in np.flatnonzero(family.bound < limit).tolist():
+        key = rows[index].tobytes()
+        if key not in known:
+            known.add(key)
+            fresh.append(index)
+    return family.where(np.array(fresh, dtype=np.int64))
+
+
+def _together(like: _Family, parts: Sequence[_Family]) -> _Family:
+    if not parts:
+        return like.where(np.zeros(0, dtype=np.int64))
+    return replace(
+        like,
+        chosen=np.concatenate([part.chosen for part in parts], axis=1),
+        depth=np.concatenate([part.depth for part in parts], axis=1),
+        replicas=np.concatenate([part.replicas for part in parts]),
+        bound=np.concatenate([part.bound for part in parts]),
+    )
+
+
+def _evaluate(setting: Setting, job: str, families: Sequence[_Family], budget: int, best: Best, tally: Tally) -> int:
+    """Cost mixed pipelines in order of their bound; return what is left of the budget."""
+    looked_at = sum(len(family) * math.factorial(len(family.options)) for family in families)
+    tally.considered += looked_at
+    queue = _in_order(setting, families, tally, best)
+    seen = 0
+    for one in queue:
+        if isinstance(one, int):
+            seen += one
+            continue
+        bound, layout, total, known = one
+        if bound >= best.last:
+            break
+        if not budget:
+            tally.rejected[f"not costed (the search stops after {COSTED_AT_MOST} mixed pipelines)"] += looked_at - seen
+            return 0
+        seen, budget = seen + 1, budget - 1
+        consider(layout, total, known, setting, job, best, tally)
+    tally.rejected[SLOWER] += looked_at - seen
+    return budget
+
+
+def _in_order(setting: Setting, families: Sequence[_Family], tally: Tally, best: Best) -> Iterator[Hopeful | int]:
+    """Yield the candidates of all families in order of their sharpest bound, and the number of those that do not fit.
+
+    The sharper bound and the memory are looked at a few candidates at a time, in order of the weaker bound: what waits
+    is passed on once nothing that is still to come can have a smaller bound.
+    """
+    bound = np.concatenate([family.bound for family in families])
+    owner = np.concatenate([np.full(len(family), number) for number, family in enumerate(families)])
+    place = np.concatenate([np.arange(len(family)) for family in families])
+    waiting: list[tuple[float, int, _Family, int, Sequence[int]]] = []
+    ticket = itertools.count()
+    for chunk in chunks(bound, np.flatnonzero(bound < best.last)):
+        while waiting and waiting[0][0] <= bound[chunk[0]]:
+            yield _hopeful(setting, *heapq.heappop(waiting))
+        for number in np.unique(owner[chunk]).tolist():
+            part = families[number].where(place[chunk[owner[chunk] == number]])
+            part = replace(part, bound=np.maximum(part.bound, _whole_layers(setting, part)))
+            part = part.where(np.flatnonzero(part.bound < best.last))
+            for order, fit in _orders(setting, part):
+                tally.rejected[NO_MEMORY] += int((~fit).sum())
+                yield int((~fit).sum())
+                for index in np.flatnonzero(fit).tolist():
+                    heapq.heappush(waiting, (float(part.bound[index]), next(ticket), part, index, order))
+    while waiting:
+        yield _hopeful(setting, *heapq.heappop(waiting))
+
+
+def _hopeful(setting: Setting, bound: float, ticket: int, part: _Family, index: int, order: Sequence[int]) -> Hopeful:
+    layout = part.layout(index, order)
+    return bound, layout, part.total, rows_for(setting, layout)
+
+
+def _orders(setting: Setting, part: _Family) -> Iterator[tuple[Sequence[int], Bools]]:
+    """Yield every order of the pools with the candidates that may fit in memory then."""
+    if not len(part):
+        return
+    seen = [part.candidates(pool) for pool in range(len(part.options))]
+    needed = bounds.main_kind(setting)[1]
+    for order in itertools.permutations(range(len(seen))):
+        room, after = np.zeros(len(part)), part.depth.sum(axis=0)
+        for pool in order:
+            after = after - part.depth[pool]
+            room += _layers_that_fit(setting, part.options[pool].pool, seen[pool], after)
+        yield order, room >= needed
+
+
+def _layers_that_fit(setting: Setting, pool: str, seen: Candidates, after: Ints) -> Floats:
     """Return at least as many layers as a pool's consecutive stages can hold, ``after`` stages before the last.
 
     A stage with ``k`` micro-batches in flight holds ``usable / (a + b k)`` layers; the sum over ``k`` is at most the
     integral half a step around it, because the terms are convex in ``k``.
     """
     shape = Shape(
-        float(size), float(setting.workload.sequence_length), options.tensor[pick].astype(float),
-        options.expert[pick].astype(float), replicas.astype(float),
+        seen.size.astype(float), float(setting.workload.sequence_length), seen.tensor.astype(float),
+        seen.expert.astype(float), seen.data.astype(float),
     )  # fmt: skip
-    zero = 1 if 1 in setting.traits.zero_stages else 0
-    state, activation = bounds.main_layer(setting, shape, zero, options.recompute[pick])
-    usable = setting.chips[options.pool].usable
-    few, many = after + 0.5, after + stages + 0.5
+    state, activation = bounds.main_layer(setting, shape, seen)
+    usable = setting.chips[pool].usable * (1 + 1e-9)
+    few, many = after + 0.5, after + seen.pipeline + 0.5
     integral = usable / activation * np.log((state + activation * many) / (state + activation * few))
-    return np.where(times >= after + stages, integral, stages * usable / (state + activation))
+    flat = seen.pipeline * usable / (state + activation)
+    most: Floats = np.where(seen.micro_batches >= after + seen.pipeline, integral, flat)
+    return most
 
 
 def _degrees(widest: int) -> list[int]:
@@ -208,133 +415,26 @@ def _degrees(widest: int) -> list[int]:
     return sorted(steps | set(range(1, min(widest, 16) + 1)) | set(divisors(widest, widest)))
 
 
-def _trim(depth: Ints, seconds: Floats, deepest: int) -> Ints:
-    """Take stages from the slowest cards where a pipeline is deeper than the model; each pool keeps at least one."""
-    depth = depth.copy()
-    columns = np.arange(depth.shape[1])
-    for row in np.argsort(-seconds, axis=0, kind="stable"):
-        over = np.maximum(depth.sum(axis=0) - deepest, 0)
-        depth[row, columns] -= np.minimum(over, np.maximum(depth[row, columns] - 1, 0))
-    return np.where(depth.sum(axis=0) > deepest, 0, depth)
-
-
 def _options(setting: Setting, name: str, size: int, limits: Limits) -> _Options:
-    """Return the ways to cut one pool's stages: per tensor degree and recomputation, the two best expert degrees."""
-    pool = setting.formation.pool(name)
-    rows = [
-        (tensor, expert, again)
-        for tensor in tensor_degrees(setting, name, limits)
-        for expert in divisors(experts(setting), 512)
-        for again in setting.traits.recompute
-        if tensor <= min(pool.count, MAX_MIXED_TENSOR) and expert <= pool.count
-    ]
+    """Return the ways to cut one pool's stages.
+
+    Where they are more than :data:`FEW_OPTIONS`: per tensor degree and recomputation, the two quickest expert degrees
+    among those that spread the experts over 32 cards or more.
+    """
+    count = setting.formation.pool(name).count
+    degrees = [one for one in tensor_degrees(setting, name, limits) if one <= min(count, MAX_MIXED_TENSOR)]
+    rows = list(itertools.product(degrees, divisors(experts(setting), 512), setting.traits.recompute))
     tensor, expert, again = np.array(rows, dtype=np.int64).T
     ones = np.ones_like(tensor)
-    table = Candidates(tensor, ones, ones, expert, size * ones, ones, 0 * ones, again)
-    seconds, _, _ = bounds.work_per_micro_batch(setting, name, table)
-    wide = expert >= min(32, experts(setting))
-    keep = [
-        index
-        for index in np.flatnonzero(np.isfinite(seconds))
-        if ((tensor == tensor[index]) & (again == again[index]) & wide & (seconds < seconds[index])).sum() < 2
-        and wide[index]
-    ]
-    chosen = np.array(keep, dtype=np.int64)
-    return _Options(name, tensor[chosen], expert[chosen], again[chosen], seconds[chosen], pool.count)
-
-
-def replicas_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
-    """Offer data parallel over all pools: each runs its own best layout on a share of the batch."""
-    share = 16 if sequences % 16 == 0 else 1
-    speeds = {}
-    for pool in setting.formation.pools:
-        found = _quickest(setting, job, pool.name, sequences, limits)
-        if found is None:
-            continue
-        speeds[pool.name] = sequences / found.step
-    if len(speeds) < 2:
-        return
-    parts = _shares(speeds, sequences, share)
-    plans = {name: _quickest(setting, job, name, part, limits) for name, part in parts.items() if part}
-    entries = [found.plan for found in plans.values() if found is not None]
-    if len(entries) < 2 or len(entries) < len(plans):
-        return
-    tally.considered += 1
-    joint = _rebalance(setting, _join(entries), sequences)
-    if joint is None:
-        return
-    found_cost = cost(joint, setting)
-    tally.costed += 1
-    if found_cost.problem:
-        tally.rejected[found_cost.problem] += 1
-        return
-    best.offer(joint, found_cost)
-
-
-def _quickest(setting: Setting, job: str, pool: str, sequences: int, limits: Limits) -> Found | None:
-    best = Best(1)
-    search_pool(setting, job, pool, sequences, limits, best, Tally())
-    ranked = best.ranked()
-    return ranked[0] if ranked else None
-
-
-def _shares(speeds: dict[str, float], sequences: int, grain: int) -> dict[str, int]:
-    """Split ``sequences`` in proportion to the speeds, in multiples of ``grain``, none lost."""
-    whole = sequences // grain
-    exact = {name: whole * speed / sum(speeds.values()) for name, speed in speeds.items()}
-    parts = {name: int(value) for name, value in exact.items()}
-    for name in sorted(exact, key=lambda one: parts[one] - exact[one])[: whole - sum(parts.values())]:
-        parts[name] += 1
-    result = {name: part * grain for name, part in parts.items()}
-    fastest = max(speeds, key=lambda one: speeds[one])
-    result[fastest] += sequences - sum(result.values())
-    return result
-
-
-def _join(plans: Sequence[Plan]) -> Plan:
-    """Put the pipelines of several plans into one."""
-    entries = tuple(entry for plan in plans for entry in plan.pipelines)
-    return plans[0].model_copy(update={"pipelines": entries, "zero": max(plan.zero for plan in plans)})
-
-
-def _rebalance(setting: Setting, plan: Plan, sequences: int) -> Plan | None:
-    """Move micro-batches from the pool that finishes last to the one that finishes first while that helps."""
-    groups = _by_pool(plan)
-    if sum(entry.sequences for entries in groups.values() for entry in entries) != sequences:
-        return None
-    totals = {name: sum(entry.count * entry.micro_batches for entry in entries) for name, entries in groups.items()}
-    sizes = {name: entries[0].micro_batch_size for name, entries in groups.items()}
-    grain = math.lcm(*sizes.values())
-    current, step = plan, cost(plan, setting).step
-    for _ in range(64):
-        times = {group.stages[0].stage.pool: group.step for group in cost(current, setting).groups}
-        slow, fast = max(times, key=lambda one: times[one]), min(times, key=lambda one: times[one])
-        moved = dict(totals)
-        moved[slow] -= grain // sizes[slow]
-        moved[fast] += grain // sizes[fast]
-        if moved[slow] < 1 or slow == fast:
-            break
-        trial = plan.model_copy(update={"pipelines": _entries(groups, moved)})
-        trial_step = cost(trial, setting).step
-        if trial_step >= step:
-            break
-        current, step, totals = trial, trial_step, moved
-    return current
-
-
-def _by_pool(plan: Plan) -> dict[str, list[Pipeline]]:
-    groups: dict[str, list[Pipeline]] = {}
-    for entry in plan.pipelines:
-        groups.setdefault(entry.stages[0].pool, []).append(entry)
-    return groups
-
-
-def _entries(groups: dict[str, list[Pipeline]], totals: dict[str, int]) -> tuple[Pipeline, ...]:
-    entries = []
-    for name, members in groups.items():
-        replicas = sum(entry.count for entry in members)
-        few, more = divmod(totals[name], replicas)
-        for count, times in ((more, few + 1), (replicas - more, few)):
-            if count and times:
-                entries.append(members[0].model_copy(update={"count": count, "micro_batches": times}))
-    return tuple(entries)
+    work = bounds.work_per_micro_batch(
+        setting, name, Candidates(tensor, ones, ones, expert, size * ones, ones, 0 * ones, again)
+    )
+    keep = np.isfinite(work.whole) & (expert <= count * degrees[-1])
+    if keep.sum() > FEW_OPTIONS:
+        keep &= expert >= min(32, experts(setting))
+        quicker = (work.whole[None] < work.whole[:, None]) & keep[None]
+        alike = (tensor[None] == tensor[:, None]) & (again[None] == again[:, None])
+        keep &= (quicker & alike).sum(axis=1) < 2
+    chosen = np.flatnonzero(keep)
+    routed = experts(setting) > 1
+    return _Options(name, tensor[chosen], expert[chosen], again[chosen], work.take(chosen), count, routed)

@@ -1,10 +1,14 @@
-"""Search one pool: bound everything as arrays, then cost exactly in order of the bound until nothing can win."""
+"""Search one pool: bound everything as arrays, then cost exactly in order of the bound until nothing can win.
+
+The objective, of every search here, is the step time of :func:`zhenfa.estimate.training.cost` over the layouts of
+:mod:`zhenfa.plan.space`, each with the contiguous split of layers whose busiest stage is shortest.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,16 +16,20 @@ import numpy as np
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import bounds
-from zhenfa.plan.build import Layout, Refused, Slot, Split, make_plan, pipelines, split_layers
-from zhenfa.plan.space import Candidates, enumerate_pool
+from zhenfa.plan.bounds import Floats
+from zhenfa.plan.build import Layout, Refused, Rows, Slot, Split, make_plan, pipelines, rows_of_many, split_layers, take
+from zhenfa.plan.space import Candidates, Ints, enumerate_pool, fewer_replicas
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
-
-MISSES_KEPT = 48
 
 NO_BANDWIDTH = "crosses a tier whose bandwidth is undisclosed"
 NO_MEMORY = "does not fit in memory"
 SLOWER = "slower than the plans listed (by bound)"
+
+FIRST_LOOK = 64
+"""Candidates whose memory is looked at together, at first; four times as many each time that was not enough."""
+
+LARGEST_LOOK = 8192
 
 
 @dataclass(order=True)
@@ -36,54 +44,62 @@ class Found:
 
 @dataclass
 class Tally:
-    """What was looked at."""
+    """What was looked at: every layout considered is either costed and possible, or rejected for one reason."""
 
     considered: int = 0
     costed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    misses: list[Layout] = field(default_factory=list)
-    """Some layouts that memory refused, likeliest first: the nearest miss is among them."""
-
-    def missed(self, layout: Layout) -> None:
-        """Remember a layout that does not fit."""
-        if len(self.misses) < MISSES_KEPT:
-            self.misses.append(layout)
 
 
 Family = tuple[object, ...]
-"""What makes two plans the same to a reader: pools, TP, stages, replicas and micro-batch size. They may still differ
-in EP, ZeRO, recomputation or the order of pools; only the quickest of them is listed."""
+"""What makes two plans the same to a reader: pools, TP, stages and micro-batch size. They may still differ in replicas,
+EP, ZeRO, recomputation or the order of pools; only the quickest of them is listed."""
 
 
 class Best:
-    """The quickest plan of each of the ``keep`` best families so far."""
+    """The quickest plan of each of the ``keep`` best families so far.
 
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
+    ``also`` is another such list that is offered the same plans; the limits then are those of the looser of the two.
+    """
+
+    def __init__(self, keep: int, also: Best | None = None) -> None:
+        self.keep, self.also = keep, also
         self._found: dict[Family, Found] = {}
         self._order = itertools.count()
 
     def limit(self, family: Family) -> float:
         """Return the step time that a plan of this family must beat to be kept."""
+        limit = self.also.limit(family) if self.also else 0.0
         if family in self._found:
-            return self._found[family].step
+            return max(limit, self._found[family].step)
         if len(self._found) < self.keep:
             return np.inf
-        return max(found.step for found in self._found.values())
+        return max(limit, *(found.step for found in self._found.values()))
 
     @property
     def last(self) -> float:
         """Return the step time that no plan of any family may exceed to be kept."""
         return self.limit(())
 
+    @property
+    def first(self) -> float:
+        """Return the shortest step so far."""
+        return min((found.step for found in self._found.values()), default=np.inf)
+
     def offer(self, plan: Plan, found: PlanCost) -> None:
         """Keep a plan if it is among the best."""
+        if self.also:
+            self.also.offer(plan, found)
         family = family_of(plan)
-        if found.step >= self.limit(family):
+        known = self._found.get(family)
+        if found.step >= (known.step if known else self._worst()):
             return
         self._found[family] = Found(found.step, next(self._order), plan, found)
         if len(self._found) > self.keep:
             del self._found[max(self._found, key=lambda one: self._found[one])]
+
+    def _worst(self) -> float:
+        return np.inf if len(self._found) < self.keep else max(found.step for found in self._found.values())
 
     def ranked(self) -> list[Found]:
         """Return the plans, best first."""
@@ -96,60 +112,132 @@ def family_of(plan: Plan) -> Family:
         (entry.micro_batch_size, *_blocks([(stage.pool, stage.tensor_parallel) for stage in entry.stages])): 0
         for entry in plan.pipelines
     }
-    return (plan.replicas, *entries)
+    return tuple(entries)
 
 
 def family_of_layout(layout: Layout) -> Family:
     """Return the family of the plan that a layout becomes."""
-    return (layout.replicas, (layout.size, *_blocks([(slot.pool, slot.tensor) for slot in layout.slots])))
+    return ((layout.size, *_blocks([(slot.pool, slot.tensor) for slot in layout.slots])),)
 
 
 def _blocks(stages: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
     return sorted((pool, tensor, count) for (pool, tensor), count in Counter(stages).items())
 
 
+Hopeful = tuple[float, Layout, int, Mapping[Slot, Rows]]
+"""A layout with its bound, the micro-batches of all its replicas, and what its slots cost."""
+
+
 def search_pool(
-    setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally
-) -> None:
-    """Offer to ``best`` every layout of one pool that can be among the best. Exact over the enumerated space."""
-    candidates = enumerate_pool(setting, pool, sequences, limits, tally.rejected)
-    tally.considered += len(candidates) + sum(tally.rejected.values())
-    if not len(candidates):
+    setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally,
+    zero: int | None = None,
+) -> None:  # fmt: skip
+    """Offer to ``best`` every layout of one pool that can be among the best. Exact over the enumerated space.
+
+    ``zero`` restricts the search to one ZeRO stage.
+    """
+    impossible: Counter[str] = Counter()
+    widest = enumerate_pool(setting, pool, sequences, limits, impossible)
+    tally.rejected.update(impossible)
+    tally.considered += sum(impossible.values())
+    if zero is not None:
+        widest = widest.where((widest.zero == zero) | (widest.data == 1))
+    if not len(widest):
         return
-    bound = bounds.step_bound(setting, pool, candidates)
-    known = np.isfinite(bound)
-    tally.rejected[NO_BANDWIDTH] += int((~known).sum())
-    fits, short = bounds.may_fit(setting, pool, candidates)
-    tally.rejected[NO_MEMORY] += int((known & ~fits).sum())
-    hopeful = np.flatnonzero(known & fits)
-    if not len(hopeful) and known.any():
-        for closest in np.flatnonzero(known)[np.argsort(short[known], kind="stable")[:MISSES_KEPT]]:
-            tally.missed(_layout(candidates, int(closest), pool))
-    queue = hopeful[np.argsort(bound[hopeful], kind="stable")]
-    evaluate(
-        ((float(bound[index]), _layout(candidates, int(index), pool), int(candidates.total[index])) for index in queue),
-        len(queue), setting, job, best, tally,
-    )  # fmt: skip
+    work = bounds.work_per_micro_batch(setting, pool, widest)
+    bound = bounds.step_bound(setting, work, widest.pipeline, widest.micro_batches)
+    _evaluate_pool(setting, job, pool, widest, bound, best, tally)
+    hope = np.flatnonzero(bound < best.last)
+    hope = hope[bounds.may_fit(setting, pool, widest.where(hope))]
+    fewer, bound = _fewer(setting, widest.where(hope), work.take(hope), best)
+    _evaluate_pool(setting, job, pool, fewer, bound, best, tally)
 
 
-def evaluate(
-    queue: Iterator[tuple[float, Layout, int]], length: int, setting: Setting, job: str, best: Best, tally: Tally
+def _fewer(setting: Setting, widest: Candidates, work: bounds.Work, best: Best) -> tuple[Candidates, Floats]:
+    """Return the layouts with fewer replicas whose bound leaves them a chance.
+
+    The bound and the memory needed only grow on the way, so that those without a chance lead to none.
+    """
+    layouts, floors = [widest.where(np.zeros(0, dtype=np.int64))], [np.zeros(0)]
+    here = widest
+    while len(here):
+        here, left = fewer_replicas(here)
+        work = work.take(left)
+        floor = bounds.step_bound(setting, work, here.pipeline, here.micro_batches)
+        hope = np.flatnonzero(floor < best.last)
+        here, work = here.where(hope), work.take(hope)
+        layouts.append(here)
+        floors.append(floor[hope])
+    return Candidates.together(layouts), np.concatenate(floors)
+
+
+def _evaluate_pool(
+    setting: Setting, job: str, pool: str, candidates: Candidates, bound: Floats, best: Best, tally: Tally
 ) -> None:
-    """Cost layouts in order of their bound until the bound passes the worst plan kept."""
-    for place, (bound, layout, total) in enumerate(queue):
+    tally.considered += len(candidates)
+    known = np.flatnonzero(np.isfinite(bound))
+    tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
+    queue = _in_order(setting, pool, candidates, bound, known, tally)
+    evaluate(queue, len(known), setting, job, best, tally)
+
+
+def _in_order(
+    setting: Setting, pool: str, candidates: Candidates, bound: Floats, known: Ints, tally: Tally
+) -> Iterator[Hopeful | int]:
+    """Yield the candidates that may fit in order of their bound, and the number of those that do not."""
+    for chunk in chunks(bound, known):
+        part = candidates.where(chunk)
+        fit = bounds.may_fit(setting, pool, part)
+        yield int((~fit).sum())
+        hopeful = part.where(fit)
+        if not len(hopeful):
+            continue
+        rows = rows_of_many(setting, pool, hopeful)
+        for index, place in enumerate(chunk[fit].tolist()):
+            layout = layout_of(hopeful, index, pool)
+            yield float(bound[place]), layout, int(hopeful.total[index]), {layout.slots[0]: take(rows, index)}
+
+
+def chunks(bound: Floats, known: Ints) -> Iterator[Ints]:
+    """Yield the indices ``known`` in order of their bound, a few at first, without sorting what is never reached."""
+    size, left = FIRST_LOOK, known
+    while len(left):
+        if len(left) > size:
+            nearest = np.argpartition(bound[left], size - 1)
+            now, left = left[nearest[:size]], left[nearest[size:]]
+        else:
+            now, left = left, left[:0]
+        yield now[np.argsort(bound[now], kind="stable")]
+        size = min(4 * size, LARGEST_LOOK)
+
+
+def evaluate(queue: Iterator[Hopeful | int], length: int, setting: Setting, job: str, best: Best, tally: Tally) -> None:
+    """Cost layouts in order of their bound until the bound passes the worst plan kept.
+
+    A number in the queue counts layouts that turned out not to fit.
+    """
+    seen = 0
+    for one in queue:
+        if isinstance(one, int):
+            tally.rejected[NO_MEMORY] += one
+            seen += one
+            continue
+        bound, layout, total, known = one
         if bound >= best.last:
-            tally.rejected[SLOWER] += length - place
-            return
-        consider(layout, total, setting, job, best, tally)
+            break
+        seen += 1
+        consider(layout, total, known, setting, job, best, tally)
+    tally.rejected[SLOWER] += length - seen
 
 
-def consider(layout: Layout, total: int, setting: Setting, job: str, best: Best, tally: Tally) -> None:
+def consider(
+    layout: Layout, total: int, known: Mapping[Slot, Rows], setting: Setting, job: str, best: Best, tally: Tally
+) -> None:
     """Split, cost and offer one layout."""
     limit = best.limit(family_of_layout(layout))
-    split = split_layers(setting, layout, limit)
+    split = split_layers(setting, layout, limit, known)
     if split is Refused.MEMORY:
         tally.rejected[NO_MEMORY] += 1
-        tally.missed(layout)
         return
     if split is Refused.TIME:
         tally.rejected[SLOWER] += 1
@@ -160,29 +248,17 @@ def consider(layout: Layout, total: int, setting: Setting, job: str, best: Best,
         return
     plan = make_plan(setting, job, layout, pipelines(layout, split.ranges, total))
     found = cost(plan, setting)
-    tally.costed += 1
     if found.problem:
         tally.rejected[NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY] += 1
         return
+    tally.costed += 1
     best.offer(plan, found)
 
 
-def _layout(candidates: Candidates, index: int, pool: str) -> Layout:
+def layout_of(candidates: Candidates, index: int, pool: str) -> Layout:
+    """Return one candidate as a layout."""
     slot = Slot(pool, int(candidates.tensor[index]), int(candidates.expert[index]), int(candidates.recompute[index]))
     return Layout(
         (slot,) * int(candidates.pipeline[index]), int(candidates.data[index]), int(candidates.size[index]),
         int(candidates.micro_batches[index]), int(candidates.zero[index]),
     )  # fmt: skip
-
-
-def needed_share(setting: Setting, layout: Layout) -> float:
-    """Return how many times its memory the fullest stage needs when layers are split evenly."""
-    layers = len(setting.graph.layers)
-    stages = len(layout.slots)
-    edges = np.linspace(0, layers, stages + 1).round().astype(int)
-    plan = make_plan(
-        setting, "nearest-miss", layout,
-        pipelines(layout, list(itertools.pairwise(edges.tolist())), layout.replicas * layout.micro_batches),
-    )  # fmt: skip
-    fullest = cost(plan, setting).fullest
-    return fullest.bytes / fullest.capacity

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +17,25 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.spec.job import Limits
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-MAX_MICRO_BATCH = 16
-MAX_TENSOR = 64
+MAX_MICRO_BATCH: Final = 16
+MAX_TENSOR: Final = 64
+MAX_EXPERT: Final = 4096
+
+NO_CARDS: Final = "more cards than the pool has"
+NO_EXPERTS: Final = "experts over more cards than a stage has"
+
+FEW_REPLICAS: Final = 16
+"""Up to so many groups of replicas, every number is tried."""
+
+FEW_MICRO_BATCHES: Final = 32
+"""Up to so many micro-batches a replica, every number is tried; beyond, sixteen numbers per doubling."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Layouts of a homogeneous pool. ``micro_batches`` is of the busiest replica, ``total`` of all replicas together."""
+    """Layouts of a homogeneous pool. ``total`` counts micro-batches of all replicas together."""
 
     tensor: Ints
     pipeline: Ints
@@ -41,9 +54,23 @@ class Candidates:
         """Return the micro-batches of the busiest replica."""
         return -(-self.total // self.data)
 
-    def where(self, mask: npt.NDArray[np.bool_] | Ints) -> Candidates:
+    @cached_property
+    def step(self) -> Ints:
+        """Return the number of which every data-parallel degree is a multiple: expert groups must be whole."""
+        return self.expert // np.gcd(self.expert, self.tensor)
+
+    def where(self, mask: Bools | Ints) -> Candidates:
         """Return the candidates that a mask or an index selects."""
         return Candidates(*(getattr(self, one.name)[mask] for one in fields(self)))
+
+    @staticmethod
+    def together(parts: Sequence[Candidates]) -> Candidates:
+        """Return the candidates of all parts in one."""
+        return Candidates(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Candidates)))
+
+    def with_data(self, data: Ints) -> Candidates:
+        """Return the same layouts with other data-parallel degrees."""
+        return Candidates(**{one.name: getattr(self, one.name) for one in fields(self)} | {"data": data})
 
 
 def divisors(number: int, limit: int) -> list[int]:
@@ -58,12 +85,8 @@ def tensor_degrees(setting: Setting, pool: str, limits: Limits) -> list[int]:
     heads = [one.heads for kind in setting.graph.kinds for one in kind.operators if one.kind in {"attention", "scan"}]
     common = math.gcd(*heads) if heads else setting.graph.hidden
     most = min(MAX_TENSOR, limits.max_tensor_parallel or MAX_TENSOR, setting.formation.pool(pool).count)
-    sizes = [tier.size for tier in setting.formation.pool(pool).tiers]
-    return [
-        degree
-        for degree in divisors(common, most)
-        if all(size % degree == 0 or degree % size == 0 for size in sizes[:1])
-    ]
+    innermost = setting.formation.pool(pool).tiers[0].size
+    return [one for one in divisors(common, most) if innermost % one == 0 or one % innermost == 0]
 
 
 def experts(setting: Setting) -> int:
@@ -79,34 +102,75 @@ def micro_batch_sizes(sequences: int, limits: Limits) -> list[int]:
     return [size for size in (1, 2, 4, 8, MAX_MICRO_BATCH) if sequences % size == 0]
 
 
+def zero_stages(setting: Setting) -> tuple[int, ...]:
+    """Return the ZeRO stages to try where there is something to shard.
+
+    Where a weight takes half the bytes of its gradient, none is never better than stage 1: reducing and gathering
+    moves three quarters of what an all-reduce does, and both the memory and the update shrink.
+    """
+    stages = setting.traits.zero_stages
+    wide = setting.workload.precision in {"fp32", "tf32"}
+    return stages if wide or 1 not in stages else tuple(stage for stage in stages if stage)
+
+
 def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, rejected: Counter[str]) -> Candidates:
-    """Return every layout of a pool for a batch of ``sequences``, counting what cannot be by reason."""
-    cards = min(setting.formation.pool(pool).count, limits.max_cards or 10**9)
+    """Return every layout of a pool for a batch of ``sequences``, counting what cannot be by reason.
+
+    Each takes as many replicas as there are cards and micro-batches for; :func:`fewer_replicas` gives the others.
+    """
+    count = setting.formation.pool(pool).count
+    cards = min(count, limits.max_cards or count)
     layers = len(setting.graph.layers)
     deepest = min(layers, limits.max_pipeline_parallel or layers)
-    rows: list[tuple[int, ...]] = []
-    for tensor in tensor_degrees(setting, pool, limits):
-        for depth, size in itertools.product(range(1, deepest + 1), micro_batch_sizes(sequences, limits)):
-            data = min(cards // (tensor * depth), sequences // size)
-            if data == 0:
-                rejected["more cards than the pool has"] += 1
-                continue
-            rows.extend(_modes(setting, tensor, depth, data, size, sequences // size, rejected))
-    table = np.array(rows, dtype=np.int64).reshape(-1, 8)
-    return Candidates(*table.T)
+    modes = list(itertools.product(sorted({0, *zero_stages(setting)}), setting.traits.recompute))
+    axes = (
+        tensor_degrees(setting, pool, limits),
+        range(1, deepest + 1),
+        micro_batch_sizes(sequences, limits),
+        divisors(experts(setting), MAX_EXPERT),
+    )
+    grid = np.meshgrid(*(np.array(axis, dtype=np.int64) for axis in axes), indexing="ij")
+    tensor, depth, size, expert = (axis.reshape(-1) for axis in grid)
+    total = sequences // size
+    most = np.minimum(cards // (tensor * depth), total)
+    step = expert // np.gcd(expert, tensor)
+    data = most // step * step
+    rejected[NO_CARDS] += int((most == 0).sum())
+    rejected[NO_EXPERTS] += int(((most > 0) & (data == 0)).sum())
+    rows = np.stack([tensor, depth, data, expert, size, total])[:, data > 0]
+    zero, again = np.array(modes, dtype=np.int64).T
+    table = np.concatenate([np.repeat(rows, len(modes), axis=1), np.tile([zero, again], rows.shape[1])])
+    found = Candidates(*table)
+    return found.where(_can_shard(setting, found))
 
 
-def _modes(
-    setting: Setting, tensor: int, depth: int, data: int, size: int, total: int, rejected: Counter[str]
-) -> list[tuple[int, ...]]:
-    rows: list[tuple[int, ...]] = []
-    stages = [stage for stage in setting.traits.zero_stages if stage < 2 or depth == 1]
-    for expert in divisors(experts(setting), 4096):
-        step = expert // math.gcd(expert, tensor)
-        replicas = data // step * step
-        if replicas == 0:
-            rejected["experts over more cards than a stage has"] += 1
-            continue
-        for zero, again in itertools.product(stages if replicas > 1 else [0], setting.traits.recompute):
-            rows.append((tensor, depth, replicas, expert, size, total, zero, again))
-    return rows
+def _can_shard(setting: Setting, found: Candidates) -> Bools:
+    """Return which candidates have a ZeRO stage that makes sense: gradients and weights are sharded without a pipeline
+    only, and where nothing is replicated, nothing is."""
+    replicated = found.data > 1
+    if experts(setting) > 1:
+        replicated |= found.data * found.tensor > found.expert
+    tried = np.isin(found.zero, zero_stages(setting))
+    sensible = tried & ((found.zero < 2) | (found.pipeline == 1))
+    mask: Bools = np.where(replicated, sensible, found.zero == 0)
+    return mask
+
+
+def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:
+    """Return each layout with the next fewer replicas, leaving out those that have no fewer, and which are left.
+
+    Up to :data:`FEW_REPLICAS` expert groups, that is one group less. Beyond, it is the fewest replicas that leave the
+    busiest with as many micro-batches as it has, or, where it has those, with the next number of :data:`_TIMES`.
+    """
+    groups, step, times = found.data // found.step, found.step, found.micro_batches
+    tight = -(-found.total // (times * step))
+    more = _TIMES[np.minimum(np.searchsorted(_TIMES, times, side="right"), len(_TIMES) - 1)]
+    tighter = np.minimum(-(-found.total // (more * step)), groups - 1)
+    fewer = np.where(groups <= FEW_REPLICAS, groups - 1, np.where(tight < groups, tight, tighter))
+    left = np.flatnonzero(fewer > 0)
+    return found.where(left).with_data((fewer * step)[left]), left
+
+
+_TIMES: Final[Ints] = np.unique(
+    [*range(1, FEW_MICRO_BATCHES), *(round(FEW_MICRO_BATCHES * 2 ** (part / 16)) for part in range(16 * 20))]
+).astype(np.int64)
