@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -371,3 +373,14 @@ def test_faulty_document_is_explained(old: str, new: str, words: str) -> None:
 def test_pattern_and_blocks_do_not_mix() -> None:
     with pytest.raises(DocumentError, match="either a pattern"):
         Model.from_text(GOOD.replace("repeat: 2\n", "repeat: 2\n    each: [{feed_forward: {kind: dense, size: 8}}]\n"))
+
+
+def test_the_model_in_the_documentation_compiles() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    shown = re.search(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert shown is not None
+    read = Model.from_text(shown[1])
+    assert read.layer_count == 32
+    assert {kind.name for kind in read.graph().kinds} == {
+        "attention+dense", "attention+experts", "latent-attention+experts",
+    }  # fmt: skip

@@ -86,6 +86,21 @@ REASONS: dict[str, str] = {
 }
 """Known differences, and why they stay."""
 
+NOT_BUILT: dict[str, str] = {
+    "gemma3n": "its image encoder needs the package timm; its language model is checked as gemma3n_text",
+    "gemma4_assistant": (
+        "no configuration passes its own checks: all layers must reuse a cache, and then none is left to keep one"
+    ),
+}
+"""Architectures known not to build, in words of our own."""
+
+WHY: dict[str, str] = {
+    "helium": "Such a model is built but cannot run: its output projection does not fit its heads.",
+    "zamba": "Untied ends untie the shared blocks too in transformers; the published models tie both.",
+    "zamba2": "Untied ends untie the shared blocks too in transformers; the published models tie both.",
+}
+"""Why a changed configuration differs."""
+
 SKIPPED_KEYS = (
     "token", "dropout", "_act", "initializer", "eps", "rope", "summary", "id2label", "label", "cache", "return",
     "output_", "theta", "torch", "dtype", "chunk_size", "use_bfloat", "coef", "scal", "jitter", "pdrop", "std",
@@ -187,8 +202,8 @@ def check(name: str, cls: str) -> Row:
     try:
         true, config, short = build(name, changes)
     except Exception as problem:  # any constructor may fail in its own way; the row says how
-        first = " ".join(str(problem).split()) or type(problem).__name__
-        return Row(name, cls, reason=f"transformers cannot build it: {first[:160]}")
+        first = " ".join(str(problem).split()).split(". ")[0] or type(problem).__name__
+        return Row(name, cls, reason=NOT_BUILT.get(name) or f"transformers cannot build it: {first[:160]}")
     ours, brief = imported(config), imported(short)
     gc.collect()
     if isinstance(ours, str):
@@ -244,7 +259,8 @@ def vary(name: str) -> tuple[int, int, list[str]]:
         tried += 1
         equal += ours == true
         if ours != true:
-            wrong.append(f"{name} with {change}: true {true:,}, ours {ours}")
+            shown = f"{ours:,}" if isinstance(ours, int) else ours
+            wrong.append(f"{name} with {change}: true {true:,}, ours {shown}. {WHY.get(name, '')}".strip())
     gc.collect()
     return tried, equal, wrong
 
@@ -255,6 +271,40 @@ def share(rows: list[Row]) -> tuple[int, int]:
     return sum(row.verdict in {"exact", "close"} for row in built), len(built)
 
 
+INTRODUCTION = """\
+# Models
+
+A job names a model of the catalog, a model document, or a Hugging Face `config.json` (or the folder that holds it). All
+three become the same: blocks that people can read, and from them the operators that the estimate works on.
+
+A model document says what is not plain:
+
+```yaml
+schema: zhenfa.model/1
+name: my-model
+hidden_size: 4096
+vocabulary_size: 128256
+layers:
+  - repeat: 2
+    mixer: {kind: attention, heads: 32, kv_heads: 8, head_dim: 128}
+    feed_forward: {kind: dense, size: 14336}
+  - repeat: 15
+    each:
+      - mixer: {kind: attention, heads: 32, kv_heads: 8, head_dim: 128, window: 1024}
+        feed_forward: {kind: experts, count: 64, active: 8, size: 1024, common: {size: 1024}}
+      - mixer: {kind: latent-attention, heads: 32, query_rank: 1536, latent_rank: 512, nope_dim: 128, rope_dim: 64,
+                value_dim: 128}
+        feed_forward: {kind: experts, count: 64, active: 8, size: 1024, common: {size: 1024}}
+head: {tied: true}
+```
+
+Mixers are `attention`, `latent-attention`, `recurrent` (linear attention, state space, recurrence, short convolution)
+and `pieces`, operator by operator; feed-forwards are `dense`, `experts` and `pieces`.
+
+The rest of this page is written by `tools/check_transformers.py`, which checks the import.
+"""
+
+
 def line(row: Row) -> str:
     """Return one row for people."""
     true = "-" if row.true is None else f"{row.true:,}"
@@ -263,18 +313,14 @@ def line(row: Row) -> str:
     return f"{row.name:28s} {true:>20s} {ours:>20s} {ratio:>9s}  {row.verdict}"
 
 
-def markdown(rows: list[Row], version: str, varied: tuple[int, int] | None) -> str:
+def markdown(rows: list[Row], version: str, varied: tuple[int, int] | None, wrong: list[str]) -> str:
     """Return the page of results."""
     from zhenfa.spec.huggingface import known_types
 
     good, built = share(rows)
     exact = sum(row.verdict == "exact" for row in rows)
     text = [
-        "# Models",
-        "",
-        "Any Hugging Face `config.json` of a decoder-only language model becomes a model document, and the document "
-        "becomes operators. `tools/check_transformers.py` checks the import and writes this page.",
-        "",
+        INTRODUCTION,
         f"Checked against transformers {version}: every architecture of its causal language model mapping "
         f"({len(rows)} of them), built on torch's meta device from its default configuration, true parameters against "
         "ours, tied ones counted once.",
@@ -286,7 +332,9 @@ def markdown(rows: list[Row], version: str, varied: tuple[int, int] | None) -> s
     if varied:
         text.append(
             "- With one key changed at a time (flags flipped, sizes doubled and halved, empty ones filled), "
-            f"{varied[1]:,} of {varied[0]:,} configurations are equal to the parameter."
+            f"{varied[1]:,} of {varied[0]:,} configurations are equal to the parameter. Left out: what transformers "
+            "does not build, and what the import refuses because heads do not divide or more experts are active than "
+            "there are."
         )
     text += [
         f"- {len(known_types())} model types are known by name. Others are read by the common rules of decoders, and "
@@ -298,6 +346,7 @@ def markdown(rows: list[Row], version: str, varied: tuple[int, int] | None) -> s
         "|---|---|---|",
         *(f"| {row.name} | {row.verdict} | {row.reason} |" for row in rows if row.verdict not in {"exact", "close"}),
         "",
+        *(["## Changed by one key, and not equal", "", *(f"- {item}" for item in wrong), ""] if wrong else []),
         "## Built from another configuration than the default",
         "",
         "| model type | why |",
@@ -379,7 +428,7 @@ def report(
         sys.stdout.write(f"within 0.5 %: {good} of {built} ({percent:.1f} %)\n")
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
-        arguments.markdown.write_text(markdown(rows, version, varied), encoding="utf-8")
+        arguments.markdown.write_text(markdown(rows, version, varied, wrong), encoding="utf-8")
 
 
 if __name__ == "__main__":

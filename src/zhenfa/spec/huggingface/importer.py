@@ -42,7 +42,8 @@ TEXT_TYPES: Final[dict[str, tuple[str, str]]] = {
 _TEXT_ALONE: Final = {"dots3_note", "emu3", "llama4", "mllama", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
 
 _STRANGE: Final = (
-    "mamba", "ssm_", "state_size", "rwkv", "linear_att", "attn_type_list", "conv_kernel", "hybrid", "is_encoder_decoder",
+    "mamba", "ssm_", "state_size", "rwkv", "linear_att", "attn_type_list", "conv_kernel", "hybrid",
+    "is_encoder_decoder",
 )  # fmt: skip
 """Parts of keys that tell of layers which the common rules do not know."""
 
