@@ -92,12 +92,18 @@ class Split:
     loads: Floats
 
     def bound(self, micro_batches: int) -> float:
-        """Return seconds that no 1F1B step over these loads can beat (see :mod:`zhenfa.plan.bounds`)."""
+        """Return seconds that no 1F1B step over these loads can beat.
+
+        A stage waits for the stages behind it once after its first forward and, where it has more micro-batches than
+        may be in flight, once more after its last (see :mod:`zhenfa.plan.bounds`).
+        """
         stages = len(self.loads)
         behind = self.loads[::-1].cumsum()[::-1] - self.loads
         before = self.loads.cumsum() - self.loads
-        flight = np.minimum(stages - np.arange(stages), micro_batches)
-        waits = np.maximum(2 * behind - (flight - 1) * self.loads, 0.0)
+        flight = stages - np.arange(stages)
+        once = behind - (micro_batches - 1) * self.loads
+        twice = 2 * behind - (flight - 1) * self.loads
+        waits = np.maximum(np.where(micro_batches > flight, twice, once), 0.0)
         return float(np.max(before + micro_batches * self.loads + waits))
 
 

@@ -5,12 +5,16 @@ and layers are split exactly over unequal stages. Searched are all orders of the
 and every number of stages per pool whose bound leaves it a chance to be the quickest plan; of tensor degrees those up
 to :data:`MAX_MIXED_TENSOR`, of replicas those of :func:`_degrees`, of expert degrees those of :func:`_options`.
 
-Three bounds, each sharper and dearer than the one before, where ``p_i`` stages stand on pool ``i``, on which a
+Four bounds, each sharper and dearer than the one before, where ``p_i`` stages stand on pool ``i``, on which a
 micro-batch over the whole model would take ``t_i`` and one layer of the most numerous kind ``l_i``:
 
 * ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
 * ``X >= T(C) (m + p - 1) / p``, see :func:`_fill`.
 * ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
+* The same with at most as many layers on each stage as its memory holds, see :meth:`_Look.bounds`.
+
+The first plan is the quickest of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
+mixed pipelines that were not costed or not looked at. Places behind the first are the best that were found.
 """
 
 from __future__ import annotations
@@ -24,11 +28,10 @@ from typing import Final
 
 import numpy as np
 
-from zhenfa.estimate.layer import Shape
 from zhenfa.estimate.setting import Setting
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats
-from zhenfa.plan.build import Layout, Slot, rows_for
+from zhenfa.plan.build import Layout, Rows, Slot, rows_of_many, take
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_pool
 from zhenfa.plan.space import Bools, Candidates, Ints, divisors, experts, micro_batch_sizes, tensor_degrees, zero_stages
@@ -42,8 +45,14 @@ MAX_MIXED_TENSOR: Final = 16
 FEW_OPTIONS: Final = 48
 """Up to so many ways to cut a pool's stages, all are tried."""
 
-COSTED_AT_MOST: Final = 400
-"""Mixed pipelines split and costed, best bound first. Where that stops the search, the answer says so."""
+PROVED_AT_MOST: Final = 3000
+"""Mixed pipelines split to prove that none beats the first plan. Where that stops the search, the answer says so."""
+
+LISTED_AT_MOST: Final = 150
+"""Mixed pipelines split for the places behind the first."""
+
+UNPROVED: Final = f"not costed (the search stops after {PROVED_AT_MOST:,} mixed pipelines)"
+UNLISTED: Final = f"not costed (of mixed pipelines behind the first plan, {LISTED_AT_MOST} are)"
 
 FEWER_AT_MOST: Final = 40_000
 """Mixed pipelines with fewer stages than there are cards for that are looked at."""
@@ -152,9 +161,9 @@ def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Lim
     families = list(_families(setting, sequences, limits)) if setting.bridge else []
     if not families:
         return
-    left = _evaluate(setting, job, families, COSTED_AT_MOST, best, tally)
+    _evaluate(setting, job, families, best, tally)
     fewer = [_fewer_stages(family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
-    _evaluate(setting, job, fewer, left, best, tally)
+    _evaluate(setting, job, fewer, best, tally)
 
 
 def _families(setting: Setting, sequences: int, limits: Limits) -> Iterator[_Family]:
@@ -321,91 +330,125 @@ def _together(like: _Family, parts: Sequence[_Family]) -> _Family:
     )
 
 
-def _evaluate(setting: Setting, job: str, families: Sequence[_Family], budget: int, best: Best, tally: Tally) -> int:
-    """Cost mixed pipelines in order of their bound; return what is left of the budget."""
+def _evaluate(setting: Setting, job: str, families: Sequence[_Family], best: Best, tally: Tally) -> None:
+    """Cost mixed pipelines in order of their bound: all that may be the first plan, and some that may be listed."""
     looked_at = sum(len(family) * math.factorial(len(family.options)) for family in families)
     tally.considered += looked_at
-    queue = _in_order(setting, families, tally, best)
-    seen = 0
-    for one in queue:
+    seen, proving, listing = 0, PROVED_AT_MOST, LISTED_AT_MOST
+    reason = SLOWER
+    for one in _in_order(setting, families, tally, best):
         if isinstance(one, int):
             seen += one
             continue
         bound, layout, total, known = one
         if bound >= best.last:
             break
-        if not budget:
-            tally.rejected[f"not costed (the search stops after {COSTED_AT_MOST} mixed pipelines)"] += looked_at - seen
-            return 0
-        seen, budget = seen + 1, budget - 1
+        if bound < best.first:
+            proving -= 1
+        else:
+            listing -= 1
+        if proving < 0 or listing < 0:
+            reason = UNPROVED if proving < 0 else UNLISTED
+            break
+        seen += 1
         consider(layout, total, known, setting, job, best, tally)
-    tally.rejected[SLOWER] += looked_at - seen
-    return budget
+    tally.rejected[reason] += looked_at - seen
 
 
 def _in_order(setting: Setting, families: Sequence[_Family], tally: Tally, best: Best) -> Iterator[Hopeful | int]:
     """Yield the candidates of all families in order of their sharpest bound, and the number of those that do not fit.
 
-    The sharper bound and the memory are looked at a few candidates at a time, in order of the weaker bound: what waits
-    is passed on once nothing that is still to come can have a smaller bound.
+    The sharper bounds are looked at a few candidates at a time, in order of the weaker bound: what waits is passed on
+    once nothing that is still to come can have a smaller bound.
     """
     bound = np.concatenate([family.bound for family in families])
     owner = np.concatenate([np.full(len(family), number) for number, family in enumerate(families)])
     place = np.concatenate([np.arange(len(family)) for family in families])
-    waiting: list[tuple[float, int, _Family, int, Sequence[int]]] = []
+    waiting: list[tuple[float, int, _Look, int, Sequence[int]]] = []
     ticket = itertools.count()
     for chunk in chunks(bound, np.flatnonzero(bound < best.last)):
         while waiting and waiting[0][0] <= bound[chunk[0]]:
-            yield _hopeful(setting, *heapq.heappop(waiting))
+            yield _hopeful(*heapq.heappop(waiting))
         for number in np.unique(owner[chunk]).tolist():
             part = families[number].where(place[chunk[owner[chunk] == number]])
             part = replace(part, bound=np.maximum(part.bound, _whole_layers(setting, part)))
-            part = part.where(np.flatnonzero(part.bound < best.last))
-            for order, fit in _orders(setting, part):
-                tally.rejected[NO_MEMORY] += int((~fit).sum())
-                yield int((~fit).sum())
-                for index in np.flatnonzero(fit).tolist():
-                    heapq.heappush(waiting, (float(part.bound[index]), next(ticket), part, index, order))
+            look = _Look.at(setting, part.where(np.flatnonzero(part.bound < best.last)))
+            for order in itertools.permutations(range(len(part.options))):
+                floor = look.bounds(order, best.last)
+                misfits = int(np.isnan(floor).sum())
+                tally.rejected[NO_MEMORY] += misfits
+                yield misfits
+                for index in np.flatnonzero(floor < best.last).tolist():
+                    heapq.heappush(waiting, (float(floor[index]), next(ticket), look, index, order))
     while waiting:
-        yield _hopeful(setting, *heapq.heappop(waiting))
+        yield _hopeful(*heapq.heappop(waiting))
 
 
-def _hopeful(setting: Setting, bound: float, ticket: int, part: _Family, index: int, order: Sequence[int]) -> Hopeful:
-    layout = part.layout(index, order)
-    return bound, layout, part.total, rows_for(setting, layout)
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """Some candidates of a family with what their slots cost, one entry per pool."""
 
+    part: _Family
+    rows: list[Rows]
+    kind: int
+    needed: int
+    usable: list[float]
 
-def _orders(setting: Setting, part: _Family) -> Iterator[tuple[Sequence[int], Bools]]:
-    """Yield every order of the pools with the candidates that may fit in memory then."""
-    if not len(part):
-        return
-    seen = [part.candidates(pool) for pool in range(len(part.options))]
-    needed = bounds.main_kind(setting)[1]
-    for order in itertools.permutations(range(len(seen))):
-        room, after = np.zeros(len(part)), part.depth.sum(axis=0)
+    @classmethod
+    def at(cls, setting: Setting, part: _Family) -> _Look:
+        """Look at some candidates."""
+        names = [one.pool for one in part.options]
+        rows = [rows_of_many(setting, name, part.candidates(pool)) for pool, name in enumerate(names)]
+        kind = bounds.main_index(setting)
+        usable = [setting.chips[name].usable * (1 + 1e-9) for name in names]
+        return cls(part, rows, kind, setting.graph.layers.count(kind), usable)
+
+    def bounds(self, order: Sequence[int], limit: float) -> Floats:
+        """Return the bounds with the pools in an order, NaN where the layers do not fit in memory.
+
+        The stages hold whole layers of the most numerous kind, at most as many as time and memory let each.
+        """
+        part, times = self.part, self.part.micro_batches
+        held, layer = self._held(order), [rows.kinds[self.kind, 0] for rows in self.rows]
+        fits = self._place(held, layer, np.full(len(part), np.inf))
+        low, high = part.bound, np.minimum(2 * part.bound, limit)
+        for middle in itertools.chain([high], itertools.repeat(None, 7)):
+            now = (low + high) / 2 if middle is None else middle
+            found = self._place(held, layer, now / times)
+            low, high = np.where(found, low, np.maximum(low, now)), np.where(found, now, high)
+        return np.where(fits, low, np.nan)
+
+    def _held(self, order: Sequence[int]) -> list[Floats]:
+        """Return how many layers each stage's memory holds, per pool ``[stages from the last, candidates]``; 0 beyond
+        the pool's stages."""
+        after = self.part.depth.sum(axis=0)
+        held: list[Floats] = [np.zeros(0)] * len(order)
         for pool in order:
-            after = after - part.depth[pool]
-            room += _layers_that_fit(setting, part.options[pool].pool, seen[pool], after)
-        yield order, room >= needed
+            depth = self.part.depth[pool]
+            after = after - depth
+            _, state, activation, _ = self.rows[pool].kinds[self.kind]
+            place = np.arange(int(depth.max(initial=0)))[:, None]
+            flight = np.minimum(after + place + 1, self.part.micro_batches)
+            layers = np.floor(self.usable[pool] / (state + flight * activation) + 1e-9)
+            held[pool] = np.where(place < depth, layers, 0.0)
+        return held
+
+    def _place(self, held: list[Floats], layer: list[Floats], longest: Floats) -> Bools:
+        """Return where all layers find a place on stages that work no longer than ``longest`` on a micro-batch."""
+        room = np.zeros(len(self.part))
+        for most, one in zip(held, layer, strict=True):
+            room += np.minimum(most, np.floor(longest / one + 1e-9)).sum(axis=0)
+        placed: Bools = room >= self.needed
+        return placed
 
 
-def _layers_that_fit(setting: Setting, pool: str, seen: Candidates, after: Ints) -> Floats:
-    """Return at least as many layers as a pool's consecutive stages can hold, ``after`` stages before the last.
-
-    A stage with ``k`` micro-batches in flight holds ``usable / (a + b k)`` layers; the sum over ``k`` is at most the
-    integral half a step around it, because the terms are convex in ``k``.
-    """
-    shape = Shape(
-        seen.size.astype(float), float(setting.workload.sequence_length), seen.tensor.astype(float),
-        seen.expert.astype(float), seen.data.astype(float),
-    )  # fmt: skip
-    state, activation = bounds.main_layer(setting, shape, seen)
-    usable = setting.chips[pool].usable * (1 + 1e-9)
-    few, many = after + 0.5, after + seen.pipeline + 0.5
-    integral = usable / activation * np.log((state + activation * many) / (state + activation * few))
-    flat = seen.pipeline * usable / (state + activation)
-    most: Floats = np.where(seen.micro_batches >= after + seen.pipeline, integral, flat)
-    return most
+def _hopeful(bound: float, ticket: int, look: _Look, index: int, order: Sequence[int]) -> Hopeful:
+    part = look.part
+    known = {
+        one.slot(int(pick[index])): take(rows, index)
+        for one, pick, rows in zip(part.options, part.chosen, look.rows, strict=True)
+    }
+    return bound, part.layout(index, order), part.total, known
 
 
 def _degrees(widest: int) -> list[int]:
