@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jsonschema import Draft202012Validator
 from cli_runner import Call, caller, fill
 from zhenfa.cli import schemas
 from zhenfa.cli.documents import RunReport
-from zhenfa.cli.run import claim_folder, settings_of
+from zhenfa.cli.run import _Stop, claim_folder, settings_of
 from zhenfa.errors import InputError, RunError
 from zhenfa.spec.job import Execution
 from zhenfa.spec.plan import Plan
@@ -161,6 +162,20 @@ def test_a_run_that_fails_leaves_no_empty_folder(zhenfa: Call, monkeypatch: pyte
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_an_interrupted_run_is_one_line_and_leaves_nothing(
+    zhenfa: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def told_to_end(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("zhenfa.live.run.run_plan", told_to_end)
+    shown = zhenfa("run", "mixed-pretrain.yaml", "--quiet")
+    assert (shown.code, shown.out, shown.err) == (130, "", "error: interrupted.\n")
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_folder_is_claimed_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert [claim_folder(None, "job") for _ in range(3)] == [Path(f"runs/job-{number}") for number in (1, 2, 3)]
@@ -187,3 +202,15 @@ def test_one_real_step(zhenfa: Call, tmp_path: Path) -> None:
     assert run["figures"]["step_time_s"]["tag"] == "measured"
     assert {"report", "plan", "checkpoint"} <= set(run["files"])
     assert all(Path(path).exists() for path in run["files"].values())
+
+
+def test_a_stop_that_was_lost_is_honoured_at_the_next_step() -> None:
+    stop = _Stop()
+    seen: list[int] = []
+    step = stop.after(seen.append)
+    step(1)
+    with pytest.raises(KeyboardInterrupt):
+        stop.ask(2, None)
+    with pytest.raises(KeyboardInterrupt):
+        step(2)
+    assert seen == [1]

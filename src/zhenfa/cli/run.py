@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +70,10 @@ def _execute(wanted: Wanted, request: Request, answer: Answer, output: Output) -
     folder = claim_folder(wanted.out, request.job.name)
     announce(answer, output)
     try:
-        with _interruptible(), _progress(output, settings) as (advance, phase):
+        with _interruptible() as stop, _progress(output, settings) as (advance, phase):
             result = run_plan(
-                answer.best.plan, request.formation, request.model, settings, on_progress=advance, on_phase=phase,
-                out_dir=folder,
+                answer.best.plan, request.formation, request.model, settings, on_progress=stop.after(advance),
+                on_phase=stop.after(phase), out_dir=folder,
             )  # fmt: skip
     except BaseException:
         _remove_if_empty(folder)
@@ -120,18 +120,42 @@ def _remove_if_empty(folder: Path) -> None:
         return
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that workers are ended either way."""
+class _Stop:
+    """Whether somebody asked the run to stop."""
 
-    def stop(signum: int, frame: object) -> None:
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, signum: int, frame: object) -> None:
+        """Unwind from wherever the program is."""
+        self.asked = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def after(self, callback: Callable[..., None] | None) -> Callable[..., None]:
+        """Return a callback that unwinds if a stop was asked for and lost.
+
+        Python drops an exception that a signal raises inside a weak reference's callback, as imports run many.
+        """
+
+        def call(*arguments: Any) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            if callback is not None:
+                callback(*arguments)
+
+        return call
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Stop]:
+    """Let SIGTERM and Ctrl-C unwind alike, so that workers are ended either way."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
