@@ -99,14 +99,28 @@ class Setting:
             self._costs[key] = layer_cost(block, shape, self.chips[pool], self.fabrics[pool], self.traits)
         return self._costs[key]
 
-    def _unit(self, operators: Sequence[Operator], cost: Cost, shape: Shape, zero: Array, recompute: Array) -> Unit:
+    def memory(self, shape: Shape, zero: Array, recompute: Array) -> list[tuple[Holding, Array]]:
+        """Return what each kind of layer, the stem and the head hold, and the bytes that each needs only at work."""
+        kinds, stem, head = self._blocks
+        none = 0 * np.asarray(recompute)
+        return [
+            self._memory(block, shape, zero, again)
+            for block, again in [*((kind, recompute) for kind in kinds), (stem, none), (head, none)]
+        ]
+
+    def _memory(
+        self, operators: Sequence[Operator], shape: Shape, zero: Array, recompute: Array
+    ) -> tuple[Holding, Array]:
         precision = self.workload.precision
         held = holding(operators, shape, precision, zero, recompute, self.traits, self.graph.hidden)
+        return held, working_set(operators, shape, precision, recompute) + gathered(held, precision, zero)
+
+    def _unit(self, operators: Sequence[Operator], cost: Cost, shape: Shape, zero: Array, recompute: Array) -> Unit:
+        held, working = self._memory(operators, shape, zero, recompute)
         again = np.select(
             [np.equal(recompute, 0), np.equal(recompute, 1)], [0.0 * cost.forward_total, cost.light_forward],
             cost.forward_total,
         )  # fmt: skip
-        working = working_set(operators, shape, precision, recompute) + gathered(held, precision, zero)
         return Unit(cost, held, cost.forward_total, cost.backward_total + again, again, working)
 
 

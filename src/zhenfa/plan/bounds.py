@@ -34,15 +34,16 @@ Floats = npt.NDArray[np.float64]
 
 
 class Work(NamedTuple):
-    """Seconds of one micro-batch: over the whole model, shape ``[candidates]``, and of one layer of each kind, shape
-    ``[kinds, candidates]``."""
+    """Seconds of one micro-batch, forward and backward: over the whole model, shape ``[candidates]``, of one layer of
+    each kind, shape ``[kinds, candidates]``, and of stem and head, shape ``[2, candidates]``."""
 
     whole: Floats
     layers: Floats
+    ends: Floats
 
     def take(self, index: Ints) -> Work:
         """Return the work of the candidates that an index selects."""
-        return Work(self.whole[index], self.layers[:, index])
+        return Work(self.whole[index], self.layers[:, index], self.ends[:, index])
 
 
 def step_bound(setting: Setting, work: Work, depth: Ints, micro_batches: Ints) -> Floats:
@@ -66,15 +67,16 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
     shape = Shape(size, float(setting.workload.sequence_length), tensor, expert, np.ones_like(size))
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     chip, fabric, traits = setting.chips[pool], setting.fabrics[pool], setting.traits
-    ends = [*setting.graph.stem, *setting.graph.head, *setting.graph.extra]
-    total = _spread(layer_cost(ends, shape, chip, fabric, traits), size.shape)[0][back]
+    blocks = (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
+    ends = np.stack([_spread(layer_cost(block, shape, chip, fabric, traits), size.shape)[0][back] for block in blocks])
+    total = ends.sum(axis=0)
     layers = np.empty((len(counts), len(candidates)))
     for kind, operators in enumerate(setting.graph.kinds):
         plain, light, forward = _spread(layer_cost(operators.operators, shape, chip, fabric, traits), size.shape)
         by_mode = np.stack([plain, plain + light, plain + forward])
         layers[kind] = by_mode[candidates.recompute, back]
         total = total + counts[kind] * layers[kind]
-    return Work(total, layers)
+    return Work(total, layers, ends)
 
 
 def _distinct(candidates: Candidates) -> tuple[Ints, Ints]:

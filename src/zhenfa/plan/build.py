@@ -13,10 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from zhenfa.estimate.holding import Holding
 from zhenfa.estimate.layer import Shape
 from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
 from zhenfa.laws import memory
+from zhenfa.laws.arrays import Array
 from zhenfa.laws.partition import partition
+from zhenfa.plan.bounds import Work
 from zhenfa.plan.space import Candidates
 from zhenfa.spec.plan import Pipeline, Plan, Recompute, Schedule, Stage
 
@@ -59,19 +62,24 @@ class Rows(NamedTuple):
 
 def rows_of(units: Units) -> Rows:
     """Return the costs of one layout's building blocks."""
-    return Rows(np.array([_four(unit) for unit in units.kinds], float), _four(units.stem), _four(units.head))
+    return Rows(np.array([_four(unit) for unit in units.kinds]), _four(units.stem), _four(units.head))
 
 
-def rows_of_many(setting: Setting, pool: str, candidates: Candidates) -> Rows:
+def rows_of_many(setting: Setting, candidates: Candidates, work: Work) -> Rows:
     """Return the costs of many layouts' building blocks, with a last axis of ``[candidates]``."""
     shape = Shape(
         candidates.size.astype(float), float(setting.workload.sequence_length), candidates.tensor.astype(float),
         candidates.expert.astype(float), candidates.data.astype(float),
     )  # fmt: skip
-    units = setting.units(pool, shape, candidates.zero, candidates.recompute)
-    wide = (4, len(candidates))
-    kinds = [np.broadcast_to(_four(unit, wide[1:]), wide) for unit in units.kinds]
-    return Rows(np.array(kinds), _four(units.stem, wide[1:]), _four(units.head, wide[1:]))
+    bytes_ = [_three(*parts, shape.tokens) for parts in setting.memory(shape, candidates.zero, candidates.recompute)]
+    seconds = [*work.layers, *work.ends]
+    *kinds, stem, head = (np.stack([time, *parts]) for time, parts in zip(seconds, bytes_, strict=True))
+    return Rows(np.array(kinds), stem, head)
+
+
+def _three(held: Holding, working: Array, like: Array) -> list[Floats]:
+    shape = np.shape(like)
+    return [np.broadcast_to(np.asarray(part, float), shape) for part in (held.state, held.activation, working)]
 
 
 def take(rows: Rows, index: int) -> Rows:
@@ -79,9 +87,9 @@ def take(rows: Rows, index: int) -> Rows:
     return Rows(rows.kinds[:, :, index], rows.stem[:, index], rows.head[:, index])
 
 
-def _four(unit: Unit, shape: tuple[int, ...] = ()) -> Floats:
-    parts = (unit.forward + unit.backward, unit.holding.state, unit.holding.activation, unit.working)
-    return np.array([np.broadcast_to(np.asarray(part, float), shape) for part in parts])
+def _four(unit: Unit) -> Floats:
+    held = unit.holding
+    return np.array([unit.forward + unit.backward, held.state, held.activation, unit.working], dtype=float)
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,12 @@ def holds(setting: Setting, pool: str, limits: Limits) -> Layout | None:
     found = enumerate_pool(setting, pool, setting.workload.global_batch, small, tally.rejected)
     if not len(found):
         return None
-    known = np.isfinite(bounds.work_per_micro_batch(setting, pool, found).whole)
-    room = np.where(known, bounds.room(setting, pool, found), 0.0)
+    work = bounds.work_per_micro_batch(setting, pool, found)
+    room = np.where(np.isfinite(work.whole), bounds.room(setting, pool, found), 0.0)
     order = np.argsort(-room, kind="stable")[: int((room >= 1.0).sum())]
     for chunk in np.array_split(order, max(1, len(order) // 256)):
         part = found.where(chunk)
-        rows = rows_of_many(setting, pool, part)
+        rows = rows_of_many(setting, part, work.take(chunk))
         for index in range(len(part)):
             layout = layout_of(part, index, pool)
             known_rows = {layout.slots[0]: take(rows, index)}

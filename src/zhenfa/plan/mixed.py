@@ -45,11 +45,17 @@ MAX_MIXED_TENSOR: Final = 16
 FEW_OPTIONS: Final = 48
 """Up to so many ways to cut a pool's stages, all are tried."""
 
+FIRST_LOOK: Final = 1024
+"""Mixed pipelines whose memory is looked at together, at first."""
+
 PROVED_AT_MOST: Final = 3000
 """Mixed pipelines split to prove that none beats the first plan. Where that stops the search, the answer says so."""
 
 LISTED_AT_MOST: Final = 150
 """Mixed pipelines split for the places behind the first."""
+
+LISTED_WITHIN: Final = 1.1
+"""How many times the step of the first plan a mixed pipeline may take to be listed behind it."""
 
 UNPROVED: Final = f"not costed (the search stops after {PROVED_AT_MOST:,} mixed pipelines)"
 UNLISTED: Final = f"not costed (of mixed pipelines behind the first plan, {LISTED_AT_MOST} are)"
@@ -158,7 +164,7 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
 
 def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
     """Offer pipelines whose stages stand on two or more pools, in every order of the pools."""
-    families = list(_families(setting, sequences, limits)) if setting.bridge else []
+    families = list(_families(setting, sequences, limits, _horizon(best), tally)) if setting.bridge else []
     if not families:
         return
     _evaluate(setting, job, families, best, tally)
@@ -166,7 +172,12 @@ def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Lim
     _evaluate(setting, job, fewer, best, tally)
 
 
-def _families(setting: Setting, sequences: int, limits: Limits) -> Iterator[_Family]:
+def _horizon(best: Best) -> float:
+    """Return the step time from which on a mixed pipeline is not worth looking at."""
+    return min(best.last, LISTED_WITHIN * best.first)
+
+
+def _families(setting: Setting, sequences: int, limits: Limits, limit: float, tally: Tally) -> Iterator[_Family]:
     names = [pool.name for pool in setting.formation.pools]
     stages = [stage for stage in zero_stages(setting) if stage < 2]
     for size in micro_batch_sizes(sequences, limits):
@@ -175,22 +186,35 @@ def _families(setting: Setting, sequences: int, limits: Limits) -> Iterator[_Fam
             for members in itertools.combinations(names, count):
                 chosen = [options[name] for name in members]
                 for zero in stages or [0]:
-                    yield _family(setting, chosen, size, sequences // size, zero, limits)
+                    family, left_out = _family(setting, chosen, size, sequences // size, zero, limits, limit)
+                    tally.considered += left_out * math.factorial(count)
+                    tally.rejected[SLOWER] += left_out * math.factorial(count)
+                    yield family
 
 
-def _family(setting: Setting, options: list[_Options], size: int, total: int, zero: int, limits: Limits) -> _Family:
-    """Return every choice of options and data-parallel degree over these pools, with all the stages that the cards and
-    the layers allow, bounded."""
-    widest = min(total, *(one.count for one in options))
-    grid = np.meshgrid(*(np.arange(len(one)) for one in options), np.array(_degrees(widest)), indexing="ij")
-    *chosen, replicas = (axis.reshape(-1) for axis in grid)
-    depth = np.stack([one.count // (one.tensor[pick] * replicas) for one, pick in zip(options, chosen, strict=True)])
-    whole = [replicas * one.tensor[pick] % one.expert[pick] == 0 for one, pick in zip(options, chosen, strict=True)]
-    keep = np.logical_and.reduce([*whole, depth.min(axis=0) >= 1])
-    family = _Family(
-        options, np.stack(chosen)[:, keep], depth[:, keep], replicas[keep], np.zeros(keep.sum()), size, total, zero
-    )
-    return _bounded(_trimmed(family, _deepest(setting, limits), limits.max_cards))
+def _family(
+    setting: Setting, options: list[_Options], size: int, total: int, zero: int, limits: Limits, limit: float
+) -> tuple[_Family, int]:
+    """Return every choice of options and data-parallel degree over these pools that may stay below ``limit``, with all
+    the stages that the cards and the layers allow, bounded; and how many were left out."""
+    degrees = np.array(_degrees(min(total, *(one.count for one in options))))
+    grid = np.meshgrid(*(np.arange(len(one)) for one in options), np.arange(len(degrees)), indexing="ij", sparse=True)
+    *chosen, place = grid
+    speed: Floats = np.zeros(())
+    possible: Bools = np.ones((), dtype=bool)
+    for one, pick in zip(options, chosen, strict=True):
+        depth = one.count // (one.tensor[:, None] * degrees)
+        whole = (depth >= 1) & (degrees * one.tensor[:, None] % one.expert[:, None] == 0)
+        speed = speed + (depth / one.work.whole[:, None])[pick, place]
+        possible = possible & whole[pick, place]
+    with np.errstate(divide="ignore"):
+        likely = possible & (-(-total // degrees) / speed < limit)
+    *picks, number = np.nonzero(likely)
+    replicas = degrees[number]
+    depth = np.stack([one.count // (one.tensor[pick] * replicas) for one, pick in zip(options, picks, strict=True)])
+    family = _Family(options, np.stack(picks), depth, replicas, np.zeros(len(replicas)), size, total, zero)
+    left_out = int(possible.sum()) - len(family)
+    return _bounded(_trimmed(family, _deepest(setting, limits), limits.max_cards)), left_out
 
 
 def _deepest(setting: Setting, limits: Limits) -> int:
@@ -341,7 +365,7 @@ def _evaluate(setting: Setting, job: str, families: Sequence[_Family], best: Bes
             seen += one
             continue
         bound, layout, total, known = one
-        if bound >= best.last:
+        if bound >= _horizon(best):
             break
         if bound < best.first:
             proving -= 1
@@ -366,19 +390,19 @@ def _in_order(setting: Setting, families: Sequence[_Family], tally: Tally, best:
     place = np.concatenate([np.arange(len(family)) for family in families])
     waiting: list[tuple[float, int, _Look, int, Sequence[int]]] = []
     ticket = itertools.count()
-    for chunk in chunks(bound, np.flatnonzero(bound < best.last)):
+    for chunk in chunks(bound, np.flatnonzero(bound < _horizon(best)), FIRST_LOOK):
         while waiting and waiting[0][0] <= bound[chunk[0]]:
             yield _hopeful(*heapq.heappop(waiting))
         for number in np.unique(owner[chunk]).tolist():
             part = families[number].where(place[chunk[owner[chunk] == number]])
             part = replace(part, bound=np.maximum(part.bound, _whole_layers(setting, part)))
-            look = _Look.at(setting, part.where(np.flatnonzero(part.bound < best.last)))
+            look = _Look.at(setting, part.where(np.flatnonzero(part.bound < _horizon(best))))
             for order in itertools.permutations(range(len(part.options))):
-                floor = look.bounds(order, best.last)
+                floor = look.bounds(order, _horizon(best))
                 misfits = int(np.isnan(floor).sum())
                 tally.rejected[NO_MEMORY] += misfits
                 yield misfits
-                for index in np.flatnonzero(floor < best.last).tolist():
+                for index in np.flatnonzero(floor < _horizon(best)).tolist():
                     heapq.heappush(waiting, (float(floor[index]), next(ticket), look, index, order))
     while waiting:
         yield _hopeful(*heapq.heappop(waiting))
@@ -398,7 +422,10 @@ class _Look:
     def at(cls, setting: Setting, part: _Family) -> _Look:
         """Look at some candidates."""
         names = [one.pool for one in part.options]
-        rows = [rows_of_many(setting, name, part.candidates(pool)) for pool, name in enumerate(names)]
+        rows = [
+            rows_of_many(setting, part.candidates(pool), one.work.take(pick))
+            for pool, (one, pick) in enumerate(zip(part.options, part.chosen, strict=True))
+        ]
         kind = bounds.main_index(setting)
         usable = [setting.chips[name].usable * (1 + 1e-9) for name in names]
         return cls(part, rows, kind, setting.graph.layers.count(kind), usable)

@@ -16,7 +16,7 @@ import numpy as np
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import bounds
-from zhenfa.plan.bounds import Floats
+from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Refused, Rows, Slot, Split, make_plan, pipelines, rows_of_many, split_layers, take
 from zhenfa.plan.space import Candidates, Ints, enumerate_pool, fewer_replicas
 from zhenfa.spec.job import Limits
@@ -146,19 +146,20 @@ def search_pool(
         return
     work = bounds.work_per_micro_batch(setting, pool, widest)
     bound = bounds.step_bound(setting, work, widest.pipeline, widest.micro_batches)
-    _evaluate_pool(setting, job, pool, widest, bound, best, tally)
+    _evaluate_pool(setting, job, pool, widest, work, bound, best, tally)
     hope = np.flatnonzero(bound < best.last)
     hope = hope[bounds.may_fit(setting, pool, widest.where(hope))]
-    fewer, bound = _fewer(setting, widest.where(hope), work.take(hope), best)
-    _evaluate_pool(setting, job, pool, fewer, bound, best, tally)
+    fewer, work, bound = _fewer(setting, widest.where(hope), work.take(hope), best)
+    _evaluate_pool(setting, job, pool, fewer, work, bound, best, tally)
 
 
-def _fewer(setting: Setting, widest: Candidates, work: bounds.Work, best: Best) -> tuple[Candidates, Floats]:
+def _fewer(setting: Setting, widest: Candidates, work: Work, best: Best) -> tuple[Candidates, Work, Floats]:
     """Return the layouts with fewer replicas whose bound leaves them a chance.
 
     The bound and the memory needed only grow on the way, so that those without a chance lead to none.
     """
-    layouts, floors = [widest.where(np.zeros(0, dtype=np.int64))], [np.zeros(0)]
+    none = np.zeros(0, dtype=np.int64)
+    layouts, works, floors = [widest.where(none)], [work.take(none)], [np.zeros(0)]
     here = widest
     while len(here):
         here, left = fewer_replicas(here)
@@ -167,22 +168,24 @@ def _fewer(setting: Setting, widest: Candidates, work: bounds.Work, best: Best) 
         hope = np.flatnonzero(floor < best.last)
         here, work = here.where(hope), work.take(hope)
         layouts.append(here)
+        works.append(work)
         floors.append(floor[hope])
-    return Candidates.together(layouts), np.concatenate(floors)
+    joined = Work(*(np.concatenate(parts, axis=-1) for parts in zip(*works, strict=True)))
+    return Candidates.together(layouts), joined, np.concatenate(floors)
 
 
 def _evaluate_pool(
-    setting: Setting, job: str, pool: str, candidates: Candidates, bound: Floats, best: Best, tally: Tally
+    setting: Setting, job: str, pool: str, candidates: Candidates, work: Work, bound: Floats, best: Best, tally: Tally
 ) -> None:
     tally.considered += len(candidates)
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
-    queue = _in_order(setting, pool, candidates, bound, known, tally)
+    queue = _in_order(setting, pool, candidates, work, bound, known, tally)
     evaluate(queue, len(known), setting, job, best, tally)
 
 
 def _in_order(
-    setting: Setting, pool: str, candidates: Candidates, bound: Floats, known: Ints, tally: Tally
+    setting: Setting, pool: str, candidates: Candidates, work: Work, bound: Floats, known: Ints, tally: Tally
 ) -> Iterator[Hopeful | int]:
     """Yield the candidates that may fit in order of their bound, and the number of those that do not."""
     for chunk in chunks(bound, known):
@@ -192,15 +195,15 @@ def _in_order(
         hopeful = part.where(fit)
         if not len(hopeful):
             continue
-        rows = rows_of_many(setting, pool, hopeful)
+        rows = rows_of_many(setting, hopeful, work.take(chunk[fit]))
         for index, place in enumerate(chunk[fit].tolist()):
             layout = layout_of(hopeful, index, pool)
             yield float(bound[place]), layout, int(hopeful.total[index]), {layout.slots[0]: take(rows, index)}
 
 
-def chunks(bound: Floats, known: Ints) -> Iterator[Ints]:
-    """Yield the indices ``known`` in order of their bound, a few at first, without sorting what is never reached."""
-    size, left = FIRST_LOOK, known
+def chunks(bound: Floats, known: Ints, first: int = FIRST_LOOK) -> Iterator[Ints]:
+    """Yield the indices ``known`` in order of their bound, ``first`` so many, without sorting what is never reached."""
+    size, left = first, known
     while len(left):
         if len(left) > size:
             nearest = np.argpartition(bound[left], size - 1)
