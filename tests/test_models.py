@@ -148,15 +148,15 @@ def test_tied_head_has_no_parameters_but_works() -> None:
 
 def test_experts_are_sharded_over_experts_and_cost_what_is_active() -> None:
     layer = PLAIN.model_copy(
-        update={"feed_forward": (Experts(count=8, active=2, size=32, common=SharedExpert(size=48, gate=True)),)}
+        update={"feed_forward": (Experts(count=8, active=2, size=32, shared=SharedExpert(size=48, gate=True)),)}
     )
     graph = model(layer).graph()
     up = one(graph, "experts.up")
     assert (up.kind, up.shard, up.parameters, up.active_parameters) == ("grouped_matmul", "expert", 32768, 8192)
     assert up.matmul_flops_per_token() == 2 * 64 * 64 * 2
     assert one(graph, "experts.router").parameters == 512
-    assert one(graph, "common.up").parameters == 64 * 96
-    assert one(graph, "common.gate").parameters == 64
+    assert one(graph, "shared.up").parameters == 64 * 96
+    assert one(graph, "shared.gate").parameters == 64
 
 
 def test_latent_attention_caches_one_latent() -> None:

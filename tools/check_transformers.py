@@ -291,10 +291,10 @@ layers:
   - repeat: 15
     each:
       - mixer: {kind: attention, heads: 32, kv_heads: 8, head_dim: 128, window: 1024}
-        feed_forward: {kind: experts, count: 64, active: 8, size: 1024, common: {size: 1024}}
+        feed_forward: {kind: experts, count: 64, active: 8, size: 1024, shared: {size: 1024}}
       - mixer: {kind: latent-attention, heads: 32, query_rank: 1536, latent_rank: 512, nope_dim: 128, rope_dim: 64,
                 value_dim: 128}
-        feed_forward: {kind: experts, count: 64, active: 8, size: 1024, common: {size: 1024}}
+        feed_forward: {kind: experts, count: 64, active: 8, size: 1024, shared: {size: 1024}}
 head: {tied: true}
 ```
 

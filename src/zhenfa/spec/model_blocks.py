@@ -237,7 +237,7 @@ class Experts(Block):
     router_bias: bool = False
     router_outputs: Size | None = None
     router_parameters: Whole = 0
-    common: SharedExpert | None = None
+    shared: SharedExpert | None = None
     extra: tuple[Piece, ...] = ()
 
     @model_validator(mode="after")

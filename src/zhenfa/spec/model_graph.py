@@ -342,11 +342,11 @@ def _experts(block: Experts, width: int) -> list[Operator]:
         ),
         _grouped("experts.down", block, block.size, width),
     ]  # fmt: skip
-    if block.common:
-        shared = block.common
-        operators += _mlp("common", width, shared.size, shared.gated, shared.bias, shared.bias, True)
+    if block.shared:
+        shared = block.shared
+        operators += _mlp("shared", width, shared.size, shared.gated, shared.bias, shared.bias, True)
         if shared.gate:
-            operators.append(_matmul("common.gate", width, 1))
+            operators.append(_matmul("shared.gate", width, 1))
     return operators + _pieces(block.extra, "experts.")
 
 

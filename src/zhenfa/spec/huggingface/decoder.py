@@ -98,16 +98,16 @@ def stepped(c: Config) -> list[bool]:
 class MoE:
     """Where a family keeps what its mixtures of experts are made of.
 
-    The width of the shared experts is the count under ``common_count`` (1 without) times what stands under
-    ``common_size`` (``size`` without). ``selection_bias``: the router holds one more parameter per expert.
+    The width of the shared experts is the count under ``shared_count`` (1 without) times what stands under
+    ``shared_size`` (``size`` without). ``selection_bias``: the router holds one more parameter per expert.
     """
 
     sparse: SparseRule = every_sparse
     size: tuple[str, ...] = ("moe_intermediate_size", "intermediate_size")
-    common_count: str | None = None
-    common_size: str | None = None
-    common_gate: bool = False
-    common_bias: Switch = False
+    shared_count: str | None = None
+    shared_size: str | None = None
+    shared_gate: bool = False
+    shared_bias: Switch = False
     bias: bool = False
     gated: bool = True
     router_bias: bool = False
@@ -216,16 +216,16 @@ def experts(c: Config, moe: MoE) -> Experts:
     size = c.count(first_of(c, moe.size))
     if active > count:
         raise c.fail(moe.active[0], f"{moe.active[0]} is {active}, but there are {count} experts.")
-    common = 0
-    if moe.common_size or moe.common_count:
-        given = c.whole(moe.common_size, 0) if moe.common_size else 0
-        times = c.whole(moe.common_count, 0) if moe.common_count else 1
-        common = times * (given or (size if moe.common_count else 0))
+    shared = 0
+    if moe.shared_size or moe.shared_count:
+        given = c.whole(moe.shared_size, 0) if moe.shared_size else 0
+        times = c.whole(moe.shared_count, 0) if moe.shared_count else 1
+        shared = times * (given or (size if moe.shared_count else 0))
     return Experts(
         count=count, active=active, size=size, gated=moe.gated, bias=moe.bias, router_bias=moe.router_bias,
         router_parameters=count if moe.selection_bias else 0,
-        common=SharedExpert(size=common, gated=moe.gated, gate=moe.common_gate, bias=on(c, moe.common_bias))
-        if common
+        shared=SharedExpert(size=shared, gated=moe.gated, gate=moe.shared_gate, bias=on(c, moe.shared_bias))
+        if shared
         else None,
     )  # fmt: skip
 

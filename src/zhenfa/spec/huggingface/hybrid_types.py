@@ -77,7 +77,7 @@ def _granite_hybrid(c: Config) -> Fields:
         if not c.whole("num_local_experts", 0):
             return Dense(size=shared)
         moe = experts(c, MoE(size=("intermediate_size",)))
-        return moe.model_copy(update={"common": SharedExpert(size=shared)})
+        return moe.model_copy(update={"shared": SharedExpert(size=shared)})
 
     return decoder(c, Traits(kinds=_granite_kinds, mixer=mixer, feed_forward=feed_forward))
 
@@ -162,8 +162,8 @@ def _nemotron_mamba(c: Config) -> Mixer:
 def _nemotron_experts(c: Config) -> FeedForward:
     """Return ungated experts, behind a projection to fewer features where ``moe_latent_size`` says so."""
     width, narrow = c.count("hidden_size"), c.maybe("moe_latent_size")
-    common = SharedExpert(size=c.count("moe_shared_expert_intermediate_size"), gated=False, bias=c.flag("mlp_bias"))
-    block = experts(c, MoE(gated=False)).model_copy(update={"common": common})
+    shared = SharedExpert(size=c.count("moe_shared_expert_intermediate_size"), gated=False, bias=c.flag("mlp_bias"))
+    block = experts(c, MoE(gated=False)).model_copy(update={"shared": shared})
     if not narrow:
         return block
     grouped = {"kind": "grouped_matmul", "experts": block.count, "active": block.active, "shard": "expert"}
@@ -176,8 +176,8 @@ def _nemotron_experts(c: Config) -> FeedForward:
             Piece(name="experts.up", inputs=narrow, outputs=block.size, **grouped),
             Piece(name="experts.down", inputs=block.size, outputs=narrow, **grouped),
             Piece(name="experts.widen", inputs=narrow, outputs=width, bias=bias),
-            Piece(name="common.up", inputs=width, outputs=common.size, bias=bias, shard="column"),
-            Piece(name="common.down", inputs=common.size, outputs=width, bias=bias, shard="row"),
+            Piece(name="shared.up", inputs=width, outputs=shared.size, bias=bias, shard="column"),
+            Piece(name="shared.down", inputs=shared.size, outputs=width, bias=bias, shard="row"),
         ),
     )
 
@@ -193,7 +193,7 @@ def _qwen_next(c: Config) -> Fields:
     moe = None
     if c.get("num_experts") is not None:
         sparse = stepped if c.model_type == "qwen3_next" else lambda c: [True] * c.layers
-        moe = MoE(sparse=sparse, common_size="shared_expert_intermediate_size", common_gate=True)
+        moe = MoE(sparse=sparse, shared_size="shared_expert_intermediate_size", shared_gate=True)
     mixed = replace(
         traits, moe=moe, mixer=lambda c, index, kind: block if kind == LINEAR else attention(c, kind, traits)
     )
@@ -300,7 +300,7 @@ def _kimi_linear(c: Config) -> Fields:
 
         return c.layer_types(rule, known=(LINEAR, "full_attention"))
 
-    moe = MoE(sparse=first_dense("first_k_dense_replace", 1), common_count="num_shared_experts")
+    moe = MoE(sparse=first_dense("first_k_dense_replace", 1), shared_count="num_shared_experts")
     mixed = Traits(
         kinds=kinds, moe=moe, never_tied=True,
         mixer=lambda c, _, kind: block if kind == LINEAR else latent(c, kind),
@@ -315,7 +315,7 @@ def _bailing(c: Config) -> Fields:
         c.count("num_attention_heads"), dim or c.count("head_dim", 128), c.count("short_conv_kernel_size", 4),
         low_rank=False,
     )  # fmt: skip
-    moe = MoE(sparse=first_dense("first_k_dense_replace", 2), common_count="num_shared_experts")
+    moe = MoE(sparse=first_dense("first_k_dense_replace", 2), shared_count="num_shared_experts")
     return decoder(
         c,
         Traits(

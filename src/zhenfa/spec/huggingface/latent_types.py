@@ -8,7 +8,7 @@ from zhenfa.spec.huggingface.decoder import Fields, MoE, Traits, decoder, expert
 from zhenfa.spec.huggingface.reader import Config
 from zhenfa.spec.model_blocks import Dense, Experts, Indexer, LatentAttention, Mixer, Piece
 
-_COMMON: Final = "n_shared_experts"
+_SHARED: Final = "n_shared_experts"
 
 
 def latent(c: Config, kind: str, **changes: Any) -> LatentAttention:
@@ -67,7 +67,7 @@ def _glm_dsa(c: Config) -> Fields:
     def mixer(c: Config, index: int, kind: str) -> Mixer:
         return latent(c, kind, indexer=indexer(c, shared=types[index] == "shared"))
 
-    moe = MoE(sparse=first_dense("first_k_dense_replace", 3), common_count=_COMMON)
+    moe = MoE(sparse=first_dense("first_k_dense_replace", 3), shared_count=_SHARED)
     return decoder(c, Traits(mixer=mixer, kinds=_indexed_kinds, moe=moe))
 
 
@@ -80,7 +80,7 @@ def _axk1(c: Config) -> Fields:
     def feed_forward(c: Config, index: int) -> Dense | Experts:
         if not sparse[index]:
             return Dense(size=c.count("intermediate_size"))
-        return experts(c, MoE(common_count=_COMMON)).model_copy(update={"extra": (norm,)})
+        return experts(c, MoE(shared_count=_SHARED)).model_copy(update={"extra": (norm,)})
 
     return decoder(c, Traits(mixer=_plain, feed_forward=feed_forward))
 
@@ -106,7 +106,7 @@ def _axk2(c: Config) -> Fields:
     def feed_forward(c: Config, index: int) -> Dense | Experts:
         if not sparse[index]:
             return Dense(size=c.count("intermediate_size"))
-        return experts(c, MoE(common_count=_COMMON)).model_copy(update={"extra": norm_gate})
+        return experts(c, MoE(shared_count=_SHARED)).model_copy(update={"extra": norm_gate})
 
     return decoder(c, Traits(mixer=mixer, kinds=_indexed_kinds, feed_forward=feed_forward))
 
@@ -140,8 +140,8 @@ def _dots3(c: Config) -> Fields:
         return latent(here, kind, gate="head", extra=(key_norm,), indexer=picked, window=seen)
 
     moe = MoE(
-        sparse=first_dense("first_k_dense_replace", 1), common_count=_COMMON,
-        common_size="shared_experts_intermediate_size",
+        sparse=first_dense("first_k_dense_replace", 1), shared_count=_SHARED,
+        shared_size="shared_experts_intermediate_size",
     )  # fmt: skip
     return decoder(c, Traits(kinds=kinds, mixer=mixer, moe=moe))
 
@@ -176,7 +176,7 @@ def _hy_v4(c: Config) -> Fields:
         for site in ("attention_streams", "mlp_streams")
         for piece in hyper_connection(site, width, streams, 2 * streams, 2)
     )
-    moe = MoE(sparse=first_dense("first_k_dense_replace", 1), common_count=_COMMON)
+    moe = MoE(sparse=first_dense("first_k_dense_replace", 1), shared_count=_SHARED)
     traits = Traits(mixer=mixer, kinds=_indexed_kinds, moe=moe, pieces=lambda _: pieces)
     return _hyper_head(c, decoder(c, traits))
 
@@ -206,20 +206,20 @@ def _deepseek_v2(c: Config) -> Fields:
     sparse = first_dense("first_k_dense_replace", 0)
     if c.get("n_routed_experts") is None:
         return decoder(c, Traits(mixer=_plain, mlp_bias="mlp_bias"))
-    moe = MoE(sparse=sparse, common_count=_COMMON, common_bias="mlp_bias")
+    moe = MoE(sparse=sparse, shared_count=_SHARED, shared_bias="mlp_bias")
     return decoder(c, Traits(mixer=_plain, mlp_bias="mlp_bias", moe=moe))
 
 
 TRAITS: Final[dict[str, Traits]] = {
     "deepseek_v3": Traits(
-        mixer=_plain, moe=MoE(sparse=first_dense("first_k_dense_replace", 3), common_count=_COMMON)
+        mixer=_plain, moe=MoE(sparse=first_dense("first_k_dense_replace", 3), shared_count=_SHARED)
     ),
     "deepseek_v32": Traits(
         mixer=_indexed, kinds=_indexed_kinds,
-        moe=MoE(sparse=first_dense("first_k_dense_replace", 3), common_count=_COMMON),
+        moe=MoE(sparse=first_dense("first_k_dense_replace", 3), shared_count=_SHARED),
     ),
     "glm4_moe_lite": Traits(
-        mixer=_plain, moe=MoE(sparse=first_dense("first_k_dense_replace", 1), common_count=_COMMON)
+        mixer=_plain, moe=MoE(sparse=first_dense("first_k_dense_replace", 1), shared_count=_SHARED)
     ),
     "minicpm3": Traits(mixer=_plain, mlp_bias="mlp_bias"),
     "youtu": Traits(mixer=_plain),

@@ -44,9 +44,9 @@ def _llama4(c: Config) -> Fields:
     def feed_forward(c: Config, index: int) -> FeedForward:
         if index not in chosen:
             return Dense(size=c.count("intermediate_size_mlp"))
-        common = SharedExpert(size=c.count("intermediate_size"))
+        shared = SharedExpert(size=c.count("intermediate_size"))
         moe = MoE(size=("intermediate_size",))
-        return experts(c, moe).model_copy(update={"common": common})
+        return experts(c, moe).model_copy(update={"shared": shared})
 
     return decoder(c, replace(_BIASED, kinds=kinds, feed_forward=feed_forward))
 
@@ -59,7 +59,7 @@ def _ernie(c: Config) -> Fields:
     def sparse(c: Config) -> list[bool]:
         return [(index + 1) % step == 0 and start <= index <= last for index in range(c.layers)]
 
-    moe = MoE(sparse=sparse, common_count="moe_num_shared_experts", selection_bias=True, common_bias="use_bias")
+    moe = MoE(sparse=sparse, shared_count="moe_num_shared_experts", selection_bias=True, shared_bias="use_bias")
     traits = Traits(bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", head_bias="use_bias", moe=moe)
     return decoder(c, traits)
 
@@ -79,7 +79,7 @@ def _mimo(c: Config) -> Fields:
             c, kind, Traits(bias="attention_bias"), kv_heads=kv_heads, value_dim=c.count("v_head_dim"), sinks=windowed
         )
 
-    moe = MoE(sparse=_sparse_list, common_count="n_shared_experts")
+    moe = MoE(sparse=_sparse_list, shared_count="n_shared_experts")
     return decoder(c, Traits(bias="attention_bias", kinds=kinds, mixer=mixer, moe=moe))
 
 
@@ -93,7 +93,7 @@ def _laguna(c: Config) -> Fields:
         traits = replace(_BIASED, qk_norm="head")
         return attention(c, kind, traits, gate=chosen, **changes)
 
-    moe = MoE(sparse=_sparse_list, common_size="shared_expert_intermediate_size", selection_bias=True)
+    moe = MoE(sparse=_sparse_list, shared_size="shared_expert_intermediate_size", selection_bias=True)
     return decoder(c, Traits(mixer=mixer, moe=moe))
 
 
@@ -166,7 +166,7 @@ def _cohere2_moe(c: Config) -> Fields:
         return c.layer_types(rule)
 
     moe = MoE(
-        sparse=first_dense("first_k_dense_replace", 0), size=("intermediate_size",), common_count="num_shared_experts"
+        sparse=first_dense("first_k_dense_replace", 0), size=("intermediate_size",), shared_count="num_shared_experts"
     )
     traits = replace(_BIASED, norm="layer-no-bias", norms=1, kinds=kinds, moe=moe)
 
@@ -189,7 +189,7 @@ def _granite_moe(c: Config, sinks: bool = False) -> Fields:
 
     def feed_forward(c: Config, index: int) -> FeedForward:
         block = experts(c, MoE(size=("intermediate_size",)))
-        return block.model_copy(update={"common": SharedExpert(size=shared) if shared else None})
+        return block.model_copy(update={"shared": SharedExpert(size=shared) if shared else None})
 
     return decoder(c, Traits(mixer=mixer, kinds=kinds, feed_forward=feed_forward))
 
@@ -207,7 +207,7 @@ def _flint(c: Config) -> Fields:
         step = c.count("decoder_sparse_step", 1)
         return [index not in only and (index + 1) % step == 0 for index in range(c.layers)]
 
-    moe = MoE(sparse=sparse, common_size="shared_expert_intermediate_size")
+    moe = MoE(sparse=sparse, shared_size="shared_expert_intermediate_size")
     traits = Traits(
         bias="attention_bias", output_bias="attention_bias", qk_norm="head", sinks=True, kinds=kinds, moe=moe
     )
@@ -224,13 +224,13 @@ def _minimax_m3(c: Config) -> Fields:
         return attention(c, kind, Traits(qk_norm="head"))
 
     moe = MoE(sparse=first_dense("first_k_dense_replace", 0), size=("intermediate_size",),
-              common_size="shared_intermediate_size")  # fmt: skip
+              shared_size="shared_intermediate_size")  # fmt: skip
     traits = Traits(kinds=kinds, mixer=mixer, moe=moe)
     return decoder(c, replace(traits, feed_forward=lambda c, _: Dense(size=c.count("dense_intermediate_size"))))
 
 
 def _afmoe(c: Config) -> Fields:
-    moe = MoE(sparse=first_dense("num_dense_layers", 1), common_count="num_shared_experts", selection_bias=True)
+    moe = MoE(sparse=first_dense("num_dense_layers", 1), shared_count="num_shared_experts", selection_bias=True)
     traits = Traits(
         norms=4, qk_norm="head", gate="feature", kinds=every("global_attn_every_n_layers", 4), moe=moe,
         bias="attention_bias", output_bias="attention_bias",
@@ -252,35 +252,35 @@ TRAITS: Final[dict[str, Traits]] = {
     "aria_text": replace(
         _BIASED, mlp_bias="mlp_bias",
         moe=MoE(
-            common_bias="mlp_bias", size=("intermediate_size",), common_count="moe_num_shared_experts",
+            shared_bias="mlp_bias", size=("intermediate_size",), shared_count="moe_num_shared_experts",
             count=("moe_num_experts",), active=("moe_topk",),
         ),
     ),
     "dots1": replace(
-        _BIASED, qk_norm="head", kinds=late_windows, moe=MoE(sparse=first_dense(), common_count="n_shared_experts")
+        _BIASED, qk_norm="head", kinds=late_windows, moe=MoE(sparse=first_dense(), shared_count="n_shared_experts")
     ),
     "exaone_moe": Traits(
         qk_norm="head", kinds=every("sliding_window_pattern", 4),
-        moe=MoE(sparse=_sparse_list, common_count="num_shared_experts"),
+        moe=MoE(sparse=_sparse_list, shared_count="num_shared_experts"),
     ),
     "flex_olmo": replace(_BIASED, qk_norm="full", moe=MoE(size=("intermediate_size",))),
     "glm4_moe": Traits(
         bias="attention_bias", qk_norm="head", qk_norm_when="use_qk_norm", round_head=True,
-        moe=MoE(sparse=first_dense("first_k_dense_replace", 1), common_count="n_shared_experts"),
+        moe=MoE(sparse=first_dense("first_k_dense_replace", 1), shared_count="n_shared_experts"),
     ),
     "gpt_oss": replace(
         _BIASED, sinks=True, kinds=_sliding_even, moe=MoE(size=("intermediate_size",), bias=True, router_bias=True)
     ),
     "hunyuan_v1_moe": replace(
-        _BIASED, qk_norm="head", moe=MoE(size=("intermediate_size",), common_size="intermediate_size")
+        _BIASED, qk_norm="head", moe=MoE(size=("intermediate_size",), shared_size="intermediate_size")
     ),
     "hy_v3": replace(
         _BIASED, qk_norm="head", mlp_bias="mlp_bias",
-        moe=MoE(sparse=_sparse_list, common_count="num_shared_experts", common_bias="mlp_bias"),
+        moe=MoE(sparse=_sparse_list, shared_count="num_shared_experts", shared_bias="mlp_bias"),
     ),
     "kolibri1": Traits(
         norms=4, qk_norm="head", kinds=every("sliding_window_pattern", 5),
-        moe=MoE(common_size="shared_expert_intermediate_size"),
+        moe=MoE(shared_size="shared_expert_intermediate_size"),
     ),
     "mellum": replace(_BIASED, qk_norm="head", moe=MoE(sparse=first_dense())),
     "minimax_m2": Traits(qk_norm="full", moe=MoE(size=("intermediate_size",))),
@@ -288,10 +288,10 @@ TRAITS: Final[dict[str, Traits]] = {
     "olmoe": replace(_BIASED, qk_norm="full", moe=MoE(size=("intermediate_size",))),
     "qwen2_moe": Traits(
         bias="qkv_bias", kinds=late_windows,
-        moe=MoE(sparse=stepped, common_size="shared_expert_intermediate_size", common_gate=True),
+        moe=MoE(sparse=stepped, shared_size="shared_expert_intermediate_size", shared_gate=True),
     ),
     "qwen3_moe": replace(_BIASED, qk_norm="head", kinds=late_windows, moe=MoE(sparse=stepped)),
-    "solar_open": Traits(bias="attention_bias", moe=MoE(sparse=every_sparse, common_count="n_shared_experts")),
+    "solar_open": Traits(bias="attention_bias", moe=MoE(sparse=every_sparse, shared_count="n_shared_experts")),
 }  # fmt: skip
 
 BUILDERS: Final = {

@@ -14,7 +14,7 @@ Scope = Literal["linear", "experts", "all"]
 
 _KEPT: Final = (
     (re.compile(r"self_attn|attention|\battn\b"), "attention"),
-    (re.compile(r"shared_expert"), "common"),
+    (re.compile(r"shared_expert"), "shared"),
     (re.compile(r"mlp(?!\.gate)|feed_forward"), "mlp"),
 )
 """Parts of module names that stay at 16 bits, and what they are called here."""

@@ -58,13 +58,13 @@ def _chatglm(c: Config) -> Fields:
 
 def _deepseek(c: Config) -> Fields:
     """Return DeepSeekMoE, the first generation, with plain attention."""
-    moe = MoE(sparse=first_dense("first_k_dense_replace", 0), common_count="n_shared_experts")
+    moe = MoE(sparse=first_dense("first_k_dense_replace", 0), shared_count="n_shared_experts")
     return decoder(c, Traits(bias="attention_bias", output_bias="attention_bias", moe=moe))
 
 
 def _bailing_moe(c: Config) -> Fields:
     """Return Ling and Ring with softmax attention."""
-    moe = MoE(sparse=first_dense("first_k_dense_replace", 0), common_count="num_shared_experts")
+    moe = MoE(sparse=first_dense("first_k_dense_replace", 0), shared_count="num_shared_experts")
     traits = Traits(bias="use_qkv_bias", output_bias="use_bias", moe=moe)
     return decoder(c, replace(traits, qk_norm="head", qk_norm_when="use_qk_norm"))
 
@@ -81,8 +81,8 @@ def common_rules(c: Config) -> Fields:
         )
         size = "moe_intermediate_size" if c.get("moe_intermediate_size") is not None else "intermediate_size"
         moe = MoE(
-            sparse=first_dense(dense, 0), size=(size,), common_count=shared,
-            common_size=width if c.get(width) is not None and not shared else None,
+            sparse=first_dense(dense, 0), size=(size,), shared_count=shared,
+            shared_size=width if c.get(width) is not None and not shared else None,
         )  # fmt: skip
     traits = Traits(
         bias=c.flag("attention_bias") or c.flag("qkv_bias"), output_bias=c.flag("attention_bias"),

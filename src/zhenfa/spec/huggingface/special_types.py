@@ -47,7 +47,7 @@ def _deepseek_v4(c: Config) -> Fields:
         for site in ("attention_streams", "mlp_streams")
         for piece in hyper_connection(site, width, streams, streams * (streams + 2), 3)
     )
-    block = experts(c, MoE(common_size="moe_intermediate_size", common_bias="mlp_bias"))
+    block = experts(c, MoE(shared_size="moe_intermediate_size", shared_bias="mlp_bias"))
     traits = Traits(kinds=kinds, mixer=_v4_mixer, feed_forward=lambda *_: block, pieces=lambda _: pieces)
     fields = decoder(c, traits)
     extra = hyper_connection("streams", width, streams, streams, 1)
@@ -174,8 +174,8 @@ def _inkling(c: Config) -> Fields:
         if not sparse[index]:
             return Dense(size=c.count("intermediate_size"), extra=scale)
         block = experts(c, MoE())
-        common = SharedExpert(size=shared * block.size) if shared else None
-        return block.model_copy(update={"common": common, "router_outputs": block.count + shared, "extra": scale})
+        wide = SharedExpert(size=shared * block.size) if shared else None
+        return block.model_copy(update={"shared": wide, "router_outputs": block.count + shared, "extra": scale})
 
     pieces = (_taps("attention_convolution", width, taps), _taps("mlp_convolution", width, taps))
     traits = Traits(kinds=_hybrid_sixth, mixer=mixer, feed_forward=feed_forward, pieces=lambda _: pieces)
@@ -303,7 +303,7 @@ def _qwen4(c: Config) -> Fields:
         return attention(c, kind, traits, window=budget, extra=extra)
 
     def feed_forward(c: Config, index: int) -> FeedForward:
-        moe = experts(c, MoE(common_size="shared_expert_intermediate_size", common_gate=True))
+        moe = experts(c, MoE(shared_size="shared_expert_intermediate_size", shared_gate=True))
         if index + 1 not in chosen:
             return moe
         place = chosen.index(index + 1) * heads
