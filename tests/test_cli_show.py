@@ -154,6 +154,13 @@ def test_sources_are_listed_with_their_keys(zhenfa: Call) -> None:
     assert re.search(r"^  - cm384: arXiv 2506\.12708", sources, flags=re.MULTILINE)
 
 
+def test_a_list_cites_what_it_shows(zhenfa: Call) -> None:
+    shown = zhenfa("show", "links", "--cite", columns=160).out
+    assert "\nSources (" in shown
+    assert re.search(r"^  - cm384: arXiv 2506\.12708", shown, flags=re.MULTILINE)
+    assert "Sources (" not in zhenfa("show", "terms", "--cite").out
+
+
 def test_the_page_of_a_file(zhenfa: Call, tmp_path) -> None:  # type: ignore[no-untyped-def]
     machine = tmp_path / "mine.yaml"
     machine.write_text(catalog.machine("hgx-h100").to_yaml().replace("name: hgx-h100", "name: mine"), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -160,6 +161,12 @@ def test_an_encoding_without_chinese_gets_question_marks() -> None:
     done = run("explain", "bubble", environment={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
     assert done.stdout.startswith("bubble (pipeline bubble, bubble ratio) ? ??\n")
+
+
+def test_json_survives_an_encoding_without_chinese() -> None:
+    done = run("explain", "bubble", "--json", environment={"PYTHONIOENCODING": "ascii"})
+    assert json.loads(done.stdout)["chinese"] == "气泡"
+    assert done.stdout.isascii()
 
 
 WAITING = """

@@ -78,6 +78,12 @@ def test_the_least_wanted_column_goes_first_and_is_named() -> None:
     assert render(table(columns, rows), 15)[1] == ["first to go", "next"]
 
 
+def test_a_narrow_column_returns_to_the_room_that_a_wide_one_left() -> None:
+    columns = (Column("name"), Column("wide", drop=1), Column("slim", drop=2))
+    rows = [("x" * 10, "y" * 40, "z" * 4)]
+    assert render(table(columns, rows), 40)[1] == ["wide"]
+
+
 def test_a_column_without_entries_is_not_shown() -> None:
     lines, left_out = render(table((Column("a"), Column("empty")), [("1", ""), ("2", "")]), 40)
     assert plain(lines) == ["a", "1", "2"]

@@ -54,7 +54,7 @@ class Screen:
         """Write a text wrapped to the screen; ``first`` stands before it and the other lines are set in as far."""
         indent = width(first)
         for number, part in enumerate(wrap(text, max(self.width - indent, 20))):
-            self._write([((" " * indent if number else first) + part, style)])
+            self._write([(((" " * indent if number else first) + part).rstrip(), style)])
 
     def items(self, texts: Iterable[str]) -> None:
         """Write a list, one item a line, wrapped."""
@@ -64,7 +64,11 @@ class Screen:
     def head(self, title: str, remark: str = "") -> None:
         """Write a blank line and a heading."""
         self._write([("", None)])
-        self._write([(title, "head"), (f" {remark}" if remark else "", None)])
+        lines = wrap(f"{title} {remark}", self.width)
+        start, rest = (title, lines[0].removeprefix(title)) if lines[0].startswith(title) else (lines[0], "")
+        self._write([(start, "head"), (rest, None)])
+        for line in lines[1:]:
+            self._write([(f"  {line}", None)])
 
     def table(self, shown: Table, *, indent: int = 0) -> list[str]:
         """Write a table and return the titles of the columns for which there was no room."""
@@ -104,7 +108,10 @@ class Output:
 
     def document(self, document: Printed | RunReport) -> None:
         """Write one JSON document to stdout."""
-        self.data.line(json.dumps(document.to_data(), indent=2, ensure_ascii=False, allow_nan=False))
+        text = json.dumps(document.to_data(), indent=2, ensure_ascii=False, allow_nan=False)
+        if not writes(self.data.stream, text):
+            text = json.dumps(json.loads(text), indent=2)
+        self.data.line(text)
 
     def say(self, text: str) -> None:
         """Say something on stderr, unless told to be quiet."""

@@ -149,7 +149,7 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
     show_entry(name, _output(as_json, cite_sources, quiet))
 
 
-@cli.command()
+@cli.command(short_help="Find the quickest ways to lay a job over a machine, and say why.")
 @click.argument("job", metavar="JOB")
 @machine_options
 @click.option("--top", type=Whole(1, 100), default=5, show_default=True, help="How many plans to list.")
@@ -164,7 +164,7 @@ def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     plan_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
-@cli.command()
+@cli.command(short_help="Plan a job, run it with PyTorch, compare with the plan.")
 @click.argument("job", metavar="JOB")
 @machine_options
 @click.option("--steps", type=Whole(1, 1_000_000), help="Training steps, instead of the job's own.")

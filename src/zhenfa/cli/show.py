@@ -27,17 +27,17 @@ def show_entry(name: str | None, output: Output) -> None:
     if name is None:
         listings.overview(output)
         return
-    folded = name.strip().casefold()
-    for kind, listing in listings.LISTINGS.items():
-        if folded in {kind, kind.removesuffix("s")}:
-            listing(output)
-            return
     with cite.collect() as used:
-        page = _file(name) if _is_path(name) else _entry(name)
+        page = _listing(name) or (_file(name) if _is_path(name) else _entry(name))
         page(output)
-    if output.cite and not output.as_json:
+    if output.cite and not output.as_json and used:
         keys = [key for key in used if cite.text(key) != key]
         output.sources([f"{key}: {cite.text(key)}" for key in keys] + [key for key in used if key not in keys])
+
+
+def _listing(name: str) -> Page | None:
+    folded = name.strip().casefold()
+    return next((one for kind, one in listings.LISTINGS.items() if folded in {kind, kind.removesuffix("s")}), None)
 
 
 def _is_path(name: str) -> bool:

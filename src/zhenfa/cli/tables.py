@@ -63,12 +63,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> 
     least = [
         min(natural[index], column.wrap) if column.wrap else natural[index] for index, column in enumerate(columns)
     ]
-    kept = list(range(len(columns)))
-    while sum(least[index] + GAP for index in kept) - GAP > room:
-        droppable = [index for index in kept if columns[index].drop]
-        if not droppable:
-            break
-        kept.remove(max(droppable, key=lambda index: columns[index].drop))
+    kept = _kept(columns, least, room)
     cells = {index: natural[index] for index in kept}
     flexible = [index for index in kept if columns[index].wrap]
     while sum(cells.values()) + GAP * (len(kept) - 1) > room:
@@ -77,6 +72,22 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> 
             break
         cells[max(narrowable, key=lambda index: cells[index])] -= 1
     return kept, [cells[index] for index in kept]
+
+
+def _kept(columns: Sequence[Column], least: list[int], room: int) -> list[int]:
+    """Return the columns that stay: the least wanted are left out until the rest fits, then what still fits returns."""
+
+    def fits(indices: list[int]) -> bool:
+        return sum(least[index] + GAP for index in indices) - GAP <= room
+
+    kept = list(range(len(columns)))
+    for index in sorted(kept, key=lambda index: -columns[index].drop):
+        if columns[index].drop and not fits(kept):
+            kept.remove(index)
+    for index in sorted(range(len(columns)), key=lambda index: columns[index].drop):
+        if index not in kept and fits(sorted([*kept, index])):
+            kept = sorted([*kept, index])
+    return kept
 
 
 def render(shown: Table, room: int) -> tuple[list[Line], list[str]]:

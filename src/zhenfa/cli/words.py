@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from zhenfa import units
+from zhenfa import cite, units
 from zhenfa.spec.fact import Fact, Tag
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure
@@ -22,8 +22,11 @@ EMULATED: Final = "EMULATED"
 
 
 def short(fact: Fact | None, digits: int = 3) -> str:
-    """Return a value with the mark of its tag, or ``-`` where nobody has published one."""
-    return "-" if fact is None or fact.value is None else f"{quantity(fact, digits)}{MARKS[fact.tag]}"
+    """Return a value with the mark of its tag, or ``-`` where nobody has published one. Its source is cited."""
+    if fact is None or fact.value is None:
+        return "-"
+    cite.use(fact.source)
+    return f"{quantity(fact, digits)}{MARKS[fact.tag]}"
 
 
 def quantity(fact: Fact, digits: int = 4) -> str:
