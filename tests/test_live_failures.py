@@ -73,6 +73,7 @@ def test_interrupted_driver_leaves_nothing(number: signal.Signals, tmp_path: Pat
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert alive == []
     assert wait_for(lambda: remains(folder) == [])
+    assert {path.name for path in tmp_path.iterdir()} <= {"driver.py", "out"}
     assert not list(tmp_path.glob("out/*"))
 
 

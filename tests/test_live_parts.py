@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from zhenfa.live.providers import devices, maker_of, provider_for
 from zhenfa.live.replicas import owners
 from zhenfa.live.run import even_split, run_plan
 from zhenfa.live.sizes import Sizes
+from zhenfa.live.train import _interrupts_later
 from zhenfa.spec.machine import Accelerator, Software
 from zhenfa.spec.model import Model
 
@@ -241,6 +243,20 @@ def test_even_split_keeps_everything_else() -> None:
     assert [(row.count, row.micro_batches) for row in even_split(replicas).pipelines] == [(1, 5), (1, 4), (1, 4)]
     unlike = plan(pipeline([8], "a", 9, size=2), pipeline([8], "b", 2))
     assert even_split(unlike) == unlike
+
+
+def test_an_interrupt_while_torch_is_imported_comes_through_afterwards() -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with _interrupts_later():
+            signal.raise_signal(signal.SIGINT)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

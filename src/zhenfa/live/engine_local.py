@@ -30,6 +30,7 @@ class Nursed:
         self.channel, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONPATH": _search_path(), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         environment |= {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "GLOO_SOCKET_IFNAME": "lo"}
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")  # importing torch creates it
         command = [sys.executable, "-m", "zhenfa.live.nursery", str(theirs.fileno())]
         with (folder / "cards.log").open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603

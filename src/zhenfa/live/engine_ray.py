@@ -160,7 +160,8 @@ class RayEngine(Engine):
         pools: dict[str, float] = {}
         for place in self.places:
             pools[_resource(place.pool)] = pools.get(_resource(place.pool), 0.0) + 1.0
-        with _environment(ENVIRONMENT), _loopback_and_quiet():
+        cache = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}  # importing torch creates it
+        with _environment(ENVIRONMENT | cache), _loopback_and_quiet():
             import ray
 
             self._ray = ray

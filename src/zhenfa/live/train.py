@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -137,7 +140,8 @@ class Driver:
 
 def open_store() -> tuple[Any, int]:
     """Open the store where cards find each other, on the loopback interface alone; return it and its port."""
-    from torch.distributed import TCPStore
+    with _interrupts_later():
+        from torch.distributed import TCPStore
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     port = int(listener.getsockname()[1])
@@ -146,3 +150,21 @@ def open_store() -> tuple[Any, int]:
         master_listen_fd=listener.detach(),
     )  # fmt: skip
     return store, port
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block: an interrupt in the middle of importing torch can be swallowed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [item for item in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(item))]
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: caught.append(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for got in caught[:1]:
+            signal.raise_signal(got)
