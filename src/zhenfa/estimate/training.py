@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from zhenfa import units
+from zhenfa.estimate import traffic
 from zhenfa.estimate.holding import Holding
 from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
-from zhenfa.laws import communication, compute, memory, pipeline
+from zhenfa.laws import compute, memory, pipeline
 from zhenfa.laws.arrays import Array
-from zhenfa.laws.communication import Fabric
 from zhenfa.spec.plan import Pipeline, Plan, Schedule, Stage
 
 OPTIMIZER_BYTES = 30.0
@@ -164,19 +162,18 @@ def _group_cost(
 ) -> GroupCost:
     replicas = sum(entry.count for entry in entries)
     micro_batches = max(entry.micro_batches for entry in entries)
-    memo: dict[object, StageCost] = {}
+    hops = traffic.transfers(setting, stages, size, replicas)
     flight = memory.in_flight_micro_batches(np.arange(len(stages)), len(stages), micro_batches, plan.schedule)
-    in_flight = np.broadcast_to(flight, len(stages)).tolist()
-    hops = _transfers(plan, setting, stages, size, replicas)
+    keys = [_key(setting, stages, index) for index in range(len(stages))]
+    alike = {key: _Blocks.of(plan, setting, stages, index, size, replicas) for index, key in _first(keys)}
+    sums = _gradient_sums(plan, setting, alike, replicas, micro_batches, owners)
+    costs = {key: _stage_cost(plan, setting, blocks, sums[key], replicas) for key, blocks in alike.items()}
     found = tuple(
-        replace(
-            _stage_cost(
-                plan, setting, stages, index, size, replicas, micro_batches, owners, int(in_flight[index]), memo
-            ),
-            transfer=seconds, crosses=crosses,
+        _placed(costs[key], stage, in_flight, *hop)
+        for key, stage, in_flight, hop in zip(
+            keys, stages, np.broadcast_to(flight, len(stages)).tolist(), hops, strict=True
         )
-        for index, (seconds, crosses) in enumerate(hops)
-    )  # fmt: skip
+    )
     ends = _schedule_ends(found, micro_batches, plan.schedule)
     parts = _tail(setting, found, ends, micro_batches if plan.zero > 1 else 1)
     return GroupCost(found, micro_batches, plan.schedule, float(ends[0]), sum(parts.values()), parts)
@@ -229,144 +226,105 @@ def _exposed(setting: Setting, stage: StageCost, windows: int) -> float:
     return max(stage.synchronise - work * (1 - 1 / pieces), stage.synchronise / pieces)
 
 
-def _stage_cost(
-    plan: Plan, setting: Setting, stages: tuple[Stage, ...], index: int, size: int, replicas: int, micro_batches: int,
-    owners: int, in_flight: int, memo: dict[object, StageCost],
-) -> StageCost:  # fmt: skip
-    """Return the cost of one stage; equal stages of a group differ only in what is in flight."""
+_Key = tuple[object, ...]
+
+
+def _key(setting: Setting, stages: tuple[Stage, ...], index: int) -> _Key:
+    """Return what makes two stages of a group cost the same, but for what is in flight and the way to the next."""
     stage = stages[index]
     layers = setting.graph.layers[stage.first : stage.last]
-    key = (
-        stage.pool, stage.tensor_parallel, stage.expert_parallel, stage.recompute, layers, index == 0,
-        index == len(stages) - 1,
-    )  # fmt: skip
-    known = memo.get(key)
-    if known is not None:
-        parts = {**known.memory, "activations": in_flight * known.activation + known.working}
-        return replace(known, stage=stage, memory=parts)
-    built = stage_units(setting, stage, size, replicas, plan.zero)
-    counts = np.bincount(layers, minlength=len(built.kinds))
-    blocks = [(unit, int(count)) for unit, count in zip(built.kinds, counts, strict=True) if count]
-    if index == 0:
-        blocks.append((built.stem, 1))
-    if index == len(stages) - 1:
-        blocks.append((built.head, 1))
-    held = _sum_holdings(blocks)
-    working = max((float(unit.working) for unit, _ in blocks), default=0.0)
-    chip = setting.chips[stage.pool]
-    inside, across = _gradient_sum(plan, setting, stage, held, replicas, micro_batches, owners)
-    memo[key] = StageCost(
+    ends = (index == 0, index == len(stages) - 1)
+    return (stage.pool, stage.tensor_parallel, stage.expert_parallel, stage.recompute, layers, ends)
+
+
+def _first(keys: Sequence[_Key]) -> list[tuple[int, _Key]]:
+    """Return each key with the place where it comes first."""
+    return [(keys.index(key), key) for key in dict.fromkeys(keys)]
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The building blocks of a stage with how many of each, and what they make a card hold together."""
+
+    stage: Stage
+    blocks: list[tuple[Unit, int]]
+    held: Holding
+    working: float
+
+    @classmethod
+    def of(
+        cls, plan: Plan, setting: Setting, stages: tuple[Stage, ...], index: int, size: int, replicas: int
+    ) -> _Blocks:
+        """Look up the blocks of one stage."""
+        stage = stages[index]
+        built = stage_units(setting, stage, size, replicas, plan.zero)
+        layers = setting.graph.layers[stage.first : stage.last]
+        blocks = [(unit, layers.count(kind)) for kind, unit in enumerate(built.kinds) if kind in layers]
+        if index == 0:
+            blocks.append((built.stem, 1))
+        if index == len(stages) - 1:
+            blocks.append((built.head, 1))
+        names = Holding.__dataclass_fields__
+        sums = (sum(float(getattr(unit.holding, name)) * count for unit, count in blocks) for name in names)
+        return cls(stage, blocks, Holding(*sums), max((float(unit.working) for unit, _ in blocks), default=0.0))
+
+    def sum(self, part: Callable[[Unit], Array]) -> float:
+        """Return the sum of one part over the blocks."""
+        return float(sum(float(part(unit)) * count for unit, count in self.blocks))
+
+
+def _gradient_sums(
+    plan: Plan, setting: Setting, alike: dict[_Key, _Blocks], replicas: int, micro_batches: int, owners: int
+) -> dict[_Key, tuple[float, float]]:
+    """Return the gradient sums of every distinct stage; those that are cut alike are computed as one array."""
+    cuts: dict[tuple[str, int, int], list[_Key]] = {}
+    for key, blocks in alike.items():
+        stage = blocks.stage
+        cuts.setdefault((stage.pool, stage.tensor_parallel, stage.expert_parallel), []).append(key)
+    found: dict[_Key, tuple[float, float]] = {}
+    for keys in cuts.values():
+        held = [alike[key].held for key in keys]
+        sums = traffic.gradient_sums(plan, setting, alike[keys[0]].stage, held, replicas, micro_batches, owners)
+        found.update(zip(keys, sums, strict=True))
+    return found
+
+
+def _stage_cost(plan: Plan, setting: Setting, blocks: _Blocks, sums: tuple[float, float], replicas: int) -> StageCost:
+    held, stage = blocks.held, blocks.stage
+    return StageCost(
         stage=stage,
-        forward=_sum(blocks, lambda unit: unit.forward),
-        backward=_sum(blocks, lambda unit: unit.backward),
-        arithmetic=_sum(blocks, lambda unit: unit.cost.forward + unit.cost.backward),
-        recomputed=_sum(blocks, lambda unit: unit.recomputed),
-        tensor=_sum(blocks, lambda unit: unit.cost.tensor_forward + unit.cost.tensor_backward),
-        expert=_sum(blocks, lambda unit: unit.cost.expert_forward + unit.cost.expert_backward),
-        ideal=_sum(blocks, lambda unit: unit.cost.ideal),
+        forward=blocks.sum(lambda unit: unit.forward),
+        backward=blocks.sum(lambda unit: unit.backward),
+        arithmetic=blocks.sum(lambda unit: unit.cost.forward + unit.cost.backward),
+        recomputed=blocks.sum(lambda unit: unit.recomputed),
+        tensor=blocks.sum(lambda unit: unit.cost.tensor_forward + unit.cost.tensor_backward),
+        expert=blocks.sum(lambda unit: unit.cost.expert_forward + unit.cost.expert_backward),
+        ideal=blocks.sum(lambda unit: unit.cost.ideal),
         transfer=0.0,
         crosses=False,
-        synchronise=inside,
-        across=across,
+        synchronise=sums[0],
+        across=sums[1],
         optimizer=_optimizer(plan, setting, stage, held, replicas),
         memory={
             "weights": float(held.weights),
             "gradients": float(held.gradients),
             "optimizer": float(held.optimizer),
-            "activations": in_flight * float(held.activation) + working,
+            "activations": blocks.working,
         },
-        capacity=chip.usable,
+        capacity=setting.chips[stage.pool].usable,
         activation=float(held.activation),
-        working=working,
+        working=blocks.working,
     )
-    return memo[key]
 
 
-def _sum(blocks: Sequence[tuple[Unit, int]], part: Callable[[Unit], Array]) -> float:
-    return float(sum(float(part(unit)) * count for unit, count in blocks))
-
-
-def _sum_holdings(blocks: Sequence[tuple[Unit, int]]) -> Holding:
-    names = Holding.__dataclass_fields__
-    return Holding(*(sum(float(getattr(unit.holding, name)) * count for unit, count in blocks) for name in names))
-
-
-def _transfers(
-    plan: Plan, setting: Setting, stages: tuple[Stage, ...], size: int, replicas: int
-) -> list[tuple[float, bool]]:
-    """Return, per stage, the seconds of one activation to the next and whether that stands on another pool.
-
-    The cards of a stage's replicas stand next to each other, and the stages of a pool one after the other.
-    """
-    activation = size * plan.sequence_length * setting.graph.hidden * _wide(plan.precision)
-    overhead = setting.traits.message_overhead_s
-    hops: list[tuple[float, bool]] = [(0.0, False)] * len(stages)
-    inside: dict[str, list[tuple[int, float, int, int]]] = {}
-    taken: dict[str, int] = {}
-    for index, (here, there) in enumerate(itertools.pairwise(stages)):
-        volume = activation / min(here.tensor_parallel, there.tensor_parallel)
-        distance = here.tensor_parallel * replicas
-        start = taken.get(here.pool, 0)
-        taken[here.pool] = start + distance
-        if here.pool == there.pool:
-            inside.setdefault(here.pool, []).append((index, volume, start, distance))
-        else:
-            hops[index] = ((setting.bridge.time(volume) if setting.bridge else math.nan) + overhead, True)
-    for pool, rows in inside.items():
-        indices, volumes, starts, distances = (np.array(column) for column in zip(*rows, strict=True))
-        times = communication.point_to_point_time(volumes, distances, setting.fabrics[pool], start=starts)
-        for index, seconds in zip(indices.tolist(), np.broadcast_to(times, indices.shape).tolist(), strict=True):
-            hops[index] = (seconds + overhead, False)
-    return hops
-
-
-def _wide(precision: str) -> float:
-    """Return the bytes of a weight or an activation on the wire."""
-    return 4.0 if precision in {"fp32", "tf32"} else 2.0
-
-
-def _gradient_sum(
-    plan: Plan, setting: Setting, stage: Stage, held: Holding, replicas: int, micro_batches: int, owners: int
-) -> tuple[float, float]:
-    fabric, size = setting.fabrics[stage.pool], setting.traits.gradient_bytes
-    rounds = _Rounds.of(plan.zero, micro_batches)
-    wide = _wide(plan.precision)
-    shared = _sum_over(rounds, float(held.shared), size, wide, replicas, stage.tensor_parallel, fabric)
-    peers = max(replicas * stage.tensor_parallel // stage.expert_parallel, 1)
-    routed = _sum_over(rounds, float(held.routed), size, wide, peers, stage.expert_parallel, fabric)
-    across = 0.0
-    if owners > 1:
-        volume = 2 * (owners - 1) / owners * size * (float(held.shared) / replicas + float(held.routed) / peers)
-        across = setting.bridge.time(volume) if setting.bridge else math.nan
-    return shared + routed, across
-
-
-class _Rounds(NamedTuple):
-    """How often a step reduces gradients to their owners, and gathers weights from them (0: all-reduce instead)."""
-
-    scatters: int
-    gathers: int
-
-    @classmethod
-    def of(cls, zero: int, micro_batches: int) -> _Rounds:
-        """Return the rounds of a ZeRO stage. Sharded gradients (2) are reduced after every micro-batch; sharded weights
-        (3) are gathered for every forward and backward."""
-        return (cls(1, 0), cls(1, 1), cls(micro_batches, 1), cls(micro_batches, 2 * micro_batches))[zero]
-
-
-def _sum_over(
-    rounds: _Rounds, elements: float, size: float, wide: float, group: int, stride: int, fabric: Fabric
-) -> float:
-    """Return the seconds a step to sum gradients of ``size`` bytes and, with ZeRO, to gather weights of ``wide``."""
-    if rounds.gathers == 0:
-        return float(communication.all_reduce_time(elements * size, float(group), float(stride), fabric))
-    scatter = communication.reduce_scatter_time(elements * size, float(group), float(stride), fabric)
-    gather = communication.all_gather_time(elements * wide, float(group), float(stride), fabric)
-    return float(scatter * rounds.scatters + gather * rounds.gathers)
+def _placed(cost: StageCost, stage: Stage, in_flight: float, transfer: float, crosses: bool) -> StageCost:
+    """Return a stage's cost at its place in the pipeline."""
+    held = {**cost.memory, "activations": in_flight * cost.activation + cost.working}
+    return replace(cost, stage=stage, memory=held, transfer=transfer, crosses=crosses)
 
 
 def _optimizer(plan: Plan, setting: Setting, stage: Stage, held: Holding, replicas: int) -> float:
-    peers = max(replicas * stage.tensor_parallel // stage.expert_parallel, 1)
+    peers = traffic.expert_peers(stage, replicas)
     elements = float(held.shared) / (replicas if plan.zero else 1) + float(held.routed) / (peers if plan.zero else 1)
     chip = setting.chips[stage.pool]
     moved = OPTIMIZER_BYTES_FP32 if plan.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from zhenfa.estimate import traffic
 from zhenfa.estimate.holding import Holding
 from zhenfa.estimate.layer import Shape
 from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
@@ -98,6 +99,8 @@ class Split:
 
     ranges: list[tuple[int, int]]
     loads: Floats
+    hops: Floats | float = 0.0
+    """Seconds of one activation from each stage to the next, or less."""
 
     def bound(self, micro_batches: int) -> float:
         """Return seconds that no 1F1B step over these loads can beat.
@@ -106,8 +109,10 @@ class Split:
         may be in flight, once more after its last (see :mod:`zhenfa.plan.bounds`).
         """
         stages = len(self.loads)
-        behind = self.loads[::-1].cumsum()[::-1] - self.loads
-        before = self.loads.cumsum() - self.loads
+        ways = self.loads.copy()
+        ways[:-1] += 2 * np.asarray(self.hops)
+        before = ways.cumsum() - ways
+        behind = ways[::-1].cumsum()[::-1] - self.loads
         flight = stages - np.arange(stages)
         once = behind - (micro_batches - 1) * self.loads
         twice = 2 * behind - (flight - 1) * self.loads
@@ -200,7 +205,19 @@ def split_layers(
     )  # fmt: skip
     if found is None:
         return Refused.MEMORY
-    return Split(list(itertools.pairwise(found)), _loads(problem, found))
+    return Split(list(itertools.pairwise(found)), _loads(problem, found), _crossings(setting, layout))
+
+
+def _crossings(setting: Setting, layout: Layout) -> Floats | float:
+    """Return the seconds of each hop between pools, 0 for those inside one."""
+    pools = {slot.pool for slot in layout.slots}
+    if len(pools) == 1:
+        return 0.0
+    hops = [
+        0.0 if here.pool == there.pool else traffic.crossing(setting, layout.size, here.tensor, there.tensor)
+        for here, there in itertools.pairwise(layout.slots)
+    ]
+    return np.array(hops)
 
 
 def _loads(problem: _Problem, bounds: Sequence[int]) -> Floats:

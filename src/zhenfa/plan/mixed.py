@@ -51,7 +51,7 @@ FIRST_LOOK: Final = 1024
 PROVED_AT_MOST: Final = 3000
 """Mixed pipelines split to prove that none beats the first plan. Where that stops the search, the answer says so."""
 
-LISTED_AT_MOST: Final = 150
+LISTED_AT_MOST: Final = 60
 """Mixed pipelines split for the places behind the first."""
 
 LISTED_WITHIN: Final = 1.1
