@@ -12,7 +12,6 @@ from jsonschema import Draft202012Validator
 from cli_runner import ROOT, Call, caller, fill
 from zhenfa import catalog
 from zhenfa.cli import reference, schemas
-from zhenfa.cli.documents import PRINTED
 from zhenfa.cli.main import cli
 from zhenfa.cli.terms import terms
 from zhenfa.spec.machine import Machine
@@ -20,6 +19,7 @@ from zhenfa.spec.model import Model
 from zhenfa.spec.plan import Plan
 
 FOLDER = ROOT / "docs" / "schemas"
+PRINTED = schemas.PRINTED
 BY_NAME = {printed.schema_name: printed for printed in PRINTED}
 
 

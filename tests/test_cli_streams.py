@@ -188,6 +188,31 @@ def test_an_interrupt_while_a_terminal_is_told_to_wait(tmp_path: Path, monkeypat
     assert shown.count("\n") <= 2, "the spinner leaves nothing behind but its own line"
 
 
+RUNNING = """
+import zhenfa.live.run
+from zhenfa.cli import main
+from zhenfa.errors import RunError
+def run_plan(*arguments, on_progress, on_phase, **more):
+    on_phase("training, 2 steps")
+    on_progress(1, 2, 5.5, 2.1)
+    raise RunError("card 2 died.")
+zhenfa.live.run.run_plan = run_plan
+raise SystemExit(main.invoke(["run", "mixed-pretrain.yaml"]))
+"""
+
+
+def test_a_terminal_sees_the_steps_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, shown = on_a_terminal(RUNNING, COLUMNS="120", NO_COLOR="1")
+    assert code == 1
+    assert "[EMULATED cards]" in shown
+    assert "training, 2 steps" in shown
+    assert "1/2" in shown
+    assert "loss 5.5000, 2.10 s a step" in shown
+    assert shown.endswith("error: card 2 died.\n")
+
+
 def test_an_interrupt_is_one_line(zhenfa: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from zhenfa.spec.machine import Accelerator, Formation
 from zhenfa.spec.model import Model, read_model
 
 if TYPE_CHECKING:
-    from zhenfa.cli.documents import MachineLine
+    from zhenfa.cli.catalog_documents import MachineLine
 
 MEANING: Final = {
     "machines": "pools that a job can be planned on",
@@ -36,7 +36,7 @@ def overview(output: Output) -> None:
         "terms": len(terms()),
     }  # fmt: skip
     if output.as_json:
-        from zhenfa.cli.documents import Catalog
+        from zhenfa.cli.catalog_documents import Catalog
 
         output.document(Catalog(counts=counts))
         return
@@ -54,7 +54,7 @@ def accelerators(output: Output) -> None:
     """Print every accelerator."""
     items = list(catalog.accelerators().values())
     if output.as_json:
-        from zhenfa.cli.documents import Accelerators, plain
+        from zhenfa.cli.catalog_documents import Accelerators, plain
 
         output.document(Accelerators(accelerators=tuple(plain(item) for item in items)))
         return
@@ -84,7 +84,7 @@ def systems(output: Output) -> None:
     """Print every system."""
     items = list(catalog.systems().values())
     if output.as_json:
-        from zhenfa.cli.documents import Systems, plain
+        from zhenfa.cli.catalog_documents import Systems, plain
 
         output.document(Systems(systems=tuple(plain(item) for item in items)))
         return
@@ -111,7 +111,7 @@ def machines(output: Output) -> None:
         formation = catalog.resolve(catalog.machine(name))
         found.append((formation, needs_of(formation)))
     if output.as_json:
-        from zhenfa.cli.documents import Machines
+        from zhenfa.cli.catalog_documents import Machines
 
         lines = [_machine_line(one, needs) for one, needs in found]
         output.document(Machines(machines=tuple(lines)))
@@ -135,7 +135,7 @@ def machines(output: Output) -> None:
 
 
 def _machine_line(formation: Formation, needs: list[Need]) -> MachineLine:
-    from zhenfa.cli.documents import MachineLine, PoolLine
+    from zhenfa.cli.catalog_documents import MachineLine, PoolLine
 
     pools = [
         PoolLine(name=pool.name, count=pool.count, accelerator=pool.accelerator.id, maker=pool.maker)
@@ -156,7 +156,7 @@ def links(output: Output) -> None:
     """Print every link technology."""
     items = list(catalog.links().values())
     if output.as_json:
-        from zhenfa.cli.documents import Links, plain
+        from zhenfa.cli.catalog_documents import Links, plain
 
         output.document(Links(links=tuple(plain(item) for item in items)))
         return
@@ -173,7 +173,7 @@ def models(output: Output) -> None:
     """Print every model with the parameters counted from its operators."""
     found = [_packaged(name) for name in catalog.models()]
     if output.as_json:
-        from zhenfa.cli.documents import ModelLine, Models
+        from zhenfa.cli.catalog_documents import ModelLine, Models
 
         lines = [
             ModelLine(
@@ -208,7 +208,7 @@ def all_terms(output: Output) -> None:
     """Print every term."""
     items = list(terms().values())
     if output.as_json:
-        from zhenfa.cli.documents import TermLine, Terms
+        from zhenfa.cli.catalog_documents import TermLine, Terms
 
         lines = [
             TermLine(

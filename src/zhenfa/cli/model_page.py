@@ -13,7 +13,7 @@ from zhenfa.spec.graph import Graph, Operator
 from zhenfa.spec.model import Model
 
 if TYPE_CHECKING:
-    from zhenfa.cli.documents import LayerLine
+    from zhenfa.cli.catalog_documents import LayerLine
 
 
 def model(item: Model, output: Output) -> None:
@@ -80,7 +80,7 @@ def _sizes(one: Operator) -> str:
 
 
 def _document(item: Model, graph: Graph, output: Output) -> None:
-    from zhenfa.cli.documents import ModelEntry
+    from zhenfa.cli.catalog_documents import ModelEntry
 
     output.document(
         ModelEntry(
@@ -92,7 +92,7 @@ def _document(item: Model, graph: Graph, output: Output) -> None:
 
 
 def _lines(graph: Graph) -> Iterator[LayerLine]:
-    from zhenfa.cli.documents import LayerLine, OperatorLine
+    from zhenfa.cli.catalog_documents import LayerLine, OperatorLine
 
     for part, count, operators in _parts(graph):
         lines = [

@@ -20,7 +20,7 @@ def accelerator(item: Accelerator, output: Output) -> None:
     """Print an accelerator."""
     rows = list(rows_of(item))
     if output.as_json:
-        from zhenfa.cli.documents import AcceleratorEntry, plain
+        from zhenfa.cli.catalog_documents import AcceleratorEntry, plain
 
         output.document(AcceleratorEntry(accelerator=plain(item), sources=_bibliography(rows)))
         return
@@ -60,7 +60,7 @@ def system(item: System, output: Output) -> None:
     """Print a supernode, node or pod."""
     rows = list(rows_of(item))
     if output.as_json:
-        from zhenfa.cli.documents import SystemEntry, plain
+        from zhenfa.cli.catalog_documents import SystemEntry, plain
 
         output.document(SystemEntry(system=plain(item), sources=_bibliography(rows)))
         return
@@ -82,7 +82,7 @@ def link(item: Link, output: Output) -> None:
     """Print a link technology."""
     rows = list(rows_of(item))
     if output.as_json:
-        from zhenfa.cli.documents import LinkEntry, plain
+        from zhenfa.cli.catalog_documents import LinkEntry, plain
 
         output.document(LinkEntry(link=plain(item), sources=_bibliography(rows)))
         return
@@ -156,7 +156,7 @@ def _network(output: Output, network: Network) -> None:
 
 
 def _machine_document(item: Machine, formation: Formation, output: Output) -> None:
-    from zhenfa.cli.documents import FormationEntry, PoolEntry, Undisclosed, plain
+    from zhenfa.cli.catalog_documents import FormationEntry, PoolEntry, Undisclosed, plain
 
     pools = [
         PoolEntry(

@@ -7,7 +7,7 @@ from typing import Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
-from zhenfa.cli.tables import Column, Table, table
+from zhenfa.cli.tables import Column, Table, render, table
 from zhenfa.cli.words import difference, figure
 from zhenfa.estimate.report import step_parts
 from zhenfa.plan import Answer, Ranked
@@ -39,7 +39,7 @@ def print_detail(best: Ranked, output: Output) -> list[str]:
         share = seconds / step
         out.line(f"  {name:<18} {_seconds(seconds):>8} {share:>6.1%} {out.bar(share)}")
     out.head("Stages", "(seconds per micro-batch, memory per card, estimated)")
-    left_out += out.table(_stage_table(best.estimate.stages), indent=2)
+    left_out += out.table(_stages_that_fit(best.estimate.stages, out.width - 2), indent=2)
     return left_out
 
 
@@ -54,25 +54,34 @@ def figure_table(figures: Figures) -> Table:
     return table(columns, rows, notes=[value.note or "" for _, value in (*known, *missing)])
 
 
-def _stage_table(stages: tuple[StageFigures, ...]) -> Table:
-    columns = (
+def _stages_that_fit(stages: tuple[StageFigures, ...], room: int) -> Table:
+    """Return the stages with the parts of their memory in columns, or in notes where not all columns have room."""
+    wide = _stage_table(stages, apart=True)
+    return _stage_table(stages, apart=False) if render(wide, room)[1] else wide
+
+
+def _stage_table(stages: tuple[StageFigures, ...], *, apart: bool) -> Table:
+    """Return one line for each stage; neighbours that look the same share one."""
+    several = len({stage.pipeline for stage in stages}) > 1
+    held = list(dict.fromkeys(name for stage in stages for name in stage.memory_parts))
+    signs = [f"{'+' if at else '='} {name}" for at, name in enumerate(held)]
+    columns = [
         Column("pipeline", right=True), Column("stage", right=True), Column("pool", style="strong"), Column("layers"),
         Column("forward", right=True), Column("backward", right=True), Column("to next", right=True, drop=1),
-        Column("memory", right=True),
-    )  # fmt: skip
+        Column("memory", right=True), *(Column(sign, right=True, drop=2) for sign in signs if apart),
+    ]  # fmt: skip
     rows, notes = [], []
-    several = len({stage.pipeline for stage in stages}) > 1
     for _, group in groupby(stages, key=_shown):
         run = list(group)
         first, last = run[0], run[-1]
-        number = str(first.stage) if len(run) == 1 else f"{first.stage}-{last.stage}"
+        parts = [units.show(first.memory_parts.get(name, 0.0), "data") for name in held]
         rows.append((
-            str(first.pipeline) if several else "", number, first.pool, f"{first.layers[0]}-{last.layers[1] - 1}",
-            *_shown(first)[3:7],
+            str(first.pipeline) if several else "",
+            str(first.stage) if len(run) == 1 else f"{first.stage}-{last.stage}",
+            first.pool, f"{first.layers[0]}-{last.layers[1] - 1}", *_shown(first)[3:7], *(parts if apart else ()),
         ))  # fmt: skip
-        parts = [f"{name} {units.show(held, 'data')}" for name, held in first.memory_parts.items() if held]
-        notes.append(", ".join(parts))
-    return table(columns, rows, notes=notes, title="of which")
+        notes.append("" if apart else ", ".join(f"{name} {part}" for name, part in zip(held, parts, strict=True)))
+    return table(columns, rows, notes=notes)
 
 
 def _shown(stage: StageFigures) -> tuple[str, ...]:

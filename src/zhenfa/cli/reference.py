@@ -10,9 +10,8 @@ from typing import Final
 
 import click
 
-from zhenfa.cli.documents import PRINTED
 from zhenfa.cli.main import EXIT_CODES, cli
-from zhenfa.cli.schemas import file_name
+from zhenfa.cli.schemas import PRINTED, file_name
 from zhenfa.cli.words import MARKS
 from zhenfa.spec.fact import TAG_OF, WEAKNESS
 

@@ -9,13 +9,33 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from zhenfa.cli.documents import EMBEDDED, PRINTED, Printed, RunReport
+from zhenfa.cli.catalog_documents import (
+    AcceleratorEntry,
+    Accelerators,
+    Catalog,
+    FormationEntry,
+    LinkEntry,
+    Links,
+    Machines,
+    ModelEntry,
+    Models,
+    SystemEntry,
+    Systems,
+    Terms,
+)
+from zhenfa.cli.documents import EMBEDDED, Devices, Plans, Printed, RunReport, Term
 from zhenfa.spec.document import Document
 from zhenfa.spec.fact import TAG_OF, Fact
 from zhenfa.spec.machine import Accelerator, Claim, Link, Machine, Network, System, Tier
 from zhenfa.spec.model import Model
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Run
+
+PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
+    Plans, RunReport, Devices, Term, Catalog, Accelerators, AcceleratorEntry, Systems, SystemEntry, Machines,
+    FormationEntry, Links, LinkEntry, Models, ModelEntry, Terms,
+)  # fmt: skip
+"""Every document that a command prints."""
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 PARTS: Final[dict[str, type[BaseModel]]] = {
