@@ -55,7 +55,7 @@ class Fidelity:
     emulated: float = 0.0
 
     def count(self, late: float, real: float, emulated: float) -> None:
-        """Count one operation: seconds late, really computed, and emulated."""
+        """Count one operation, or one message that a card waited for: seconds late, really computed, and emulated."""
         self.operations += 1
         self.missed += late > CATCH_UP
         self.worst = max(self.worst, late)
@@ -114,7 +114,7 @@ class Pacer:
         """
         if self.paced:
             late = wait_until(at)
-            if late > CATCH_UP and at > called:
+            if at > called:
                 self.fidelity.count(late, 0.0, 0.0)
             self.now = max(called, at)
         else:

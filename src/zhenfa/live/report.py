@@ -72,8 +72,8 @@ def fidelity(measured: Measured, protection: str) -> dict[str, float | str | boo
         "busiest_core_share": max(loads, default=0.0),
         "protection": protection,
         "valid": valid,
-        "verdict": f"{missed} of {operations} operations ended more than {1e3 * CATCH_UP:.0f} ms late; timing is "
-        + ("valid" if valid else f"NOT valid (more than {VALID_SHARE:.0%})"),
+        "verdict": f"{missed} of {operations} operations and messages came more than {1e3 * CATCH_UP:.0f} ms late; "
+        + ("timing is valid" if valid else f"timing is NOT valid (more than {VALID_SHARE:.0%})"),
     }
 
 

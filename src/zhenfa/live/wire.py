@@ -35,10 +35,13 @@ class Reader:
         self.open = True
         self._buffer = bytearray()
 
-    def read(self) -> list[dict[str, Any]]:
-        """Take what has arrived (at least one byte, or the end) and return the messages that are whole."""
+    def read(self, *, wait: bool = False) -> list[dict[str, Any]]:
+        """Take what has arrived and return the messages that are whole; with ``wait``, wait for something to arrive.
+
+        Nothing may have: what a selector has told of may have been taken since.
+        """
         try:
-            data, files, _, _ = socket.recv_fds(self.channel, 1 << 16, 4)
+            data, files, _, _ = socket.recv_fds(self.channel, 1 << 16, 4, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return []
         except OSError:

@@ -203,7 +203,7 @@ def serve(channel: socket.socket) -> None:
     worker = CardWorker()
     reader = wire.Reader(channel)
     while reader.open:
-        for message in reader.read():
+        for message in reader.read(wait=True):
             wire.send(channel, obey(worker, message))
 
 
