@@ -3,15 +3,15 @@
 *In data parallel*: :mod:`zhenfa.plan.joint`. *In the pipeline*: every pool holds consecutive stages of each replica,
 and layers are split exactly over unequal stages. Searched are all orders of the pools, every recomputation per pool,
 and every number of stages per pool whose bound leaves it a chance to be the quickest plan; of tensor degrees those up
-to :data:`MAX_MIXED_TENSOR`, of replicas those of :func:`_degrees`, of expert degrees those of :func:`_options`.
+to ``MAX_MIXED_TENSOR``, and of replicas and expert degrees those that :mod:`zhenfa.plan.family` chooses.
 
 Four bounds, each sharper and dearer than the one before, where ``p_i`` stages stand on pool ``i``, on which a
 micro-batch over the whole model would take ``t_i`` and one layer of the most numerous kind ``l_i``:
 
 * ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
-* ``X >= T(C) (m + p - 1) / p``, see :func:`_fill`.
+* ``X >= T(C) (m + p - 1) / p``, see :func:`zhenfa.plan.family.fill`.
 * ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
-* The same with at most as many layers on each stage as its memory holds, see :meth:`_Look.bounds`.
+* The last two together, with at most as many layers on each stage as its memory holds, see :meth:`zhenfa.plan.look.Look.bounds`.
 
 The first plan is the quickest of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
 mixed pipelines that were not costed or not looked at. Places behind the first are the best that were found.
@@ -23,27 +23,18 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from zhenfa.estimate.setting import Setting
-from zhenfa.plan import bounds
-from zhenfa.plan.bounds import Floats
-from zhenfa.plan.build import Layout, Rows, Slot, rows_of_many, take
+from zhenfa.plan.build import take
+from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, whole_layers
 from zhenfa.plan.joint import replicas_over_pools
+from zhenfa.plan.look import Look
 from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_pool
-from zhenfa.plan.space import Bools, Candidates, Ints, divisors, experts, micro_batch_sizes, tensor_degrees, zero_stages
 from zhenfa.spec.job import Limits
-
-MAX_POOLS_ORDERED: Final = 4
-"""Pools that one pipeline may cross; their orders are all tried."""
-
-MAX_MIXED_TENSOR: Final = 16
-
-FEW_OPTIONS: Final = 48
-"""Up to so many ways to cut a pool's stages, all are tried."""
 
 FIRST_LOOK: Final = 1024
 """Mixed pipelines whose memory is looked at together, at first."""
@@ -59,93 +50,6 @@ LISTED_WITHIN: Final = 1.1
 
 UNPROVED: Final = f"not costed (the search stops after {PROVED_AT_MOST:,} mixed pipelines)"
 UNLISTED: Final = f"not costed (of mixed pipelines behind the first plan, {LISTED_AT_MOST} are)"
-
-FEWER_AT_MOST: Final = 40_000
-"""Mixed pipelines with fewer stages than there are cards for that are looked at."""
-
-UNSEEN: Final = "not looked at (mixed pipelines that leave cards idle)"
-
-
-@dataclass(frozen=True)
-class _Options:
-    """The ways to cut one pool's stages, as arrays: degrees, seconds of one micro-batch over the whole model, and of a
-    layer of each kind, shape ``[kinds, options]``."""
-
-    pool: str
-    tensor: Ints
-    expert: Ints
-    recompute: Ints
-    work: bounds.Work
-    count: int
-    routed: bool
-    """Whether the model has experts."""
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def slot(self, index: int) -> Slot:
-        """Return one option as a slot."""
-        return Slot(self.pool, int(self.tensor[index]), int(self.expert[index]), int(self.recompute[index]))
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Mixed pipelines over the same pools, with the same micro-batch size and ZeRO stage; arrays ``[candidate]``."""
-
-    options: list[_Options]
-    chosen: Ints
-    """Which option each pool takes, ``[pools, candidates]``."""
-    depth: Ints
-    """Stages of each pool, ``[pools, candidates]``."""
-    replicas: Ints
-    bound: Floats
-    """Seconds that cannot be beaten."""
-    size: int
-    total: int
-    zero: int
-
-    def __len__(self) -> int:
-        return len(self.replicas)
-
-    @property
-    def micro_batches(self) -> Ints:
-        """Return the micro-batches of the busiest replica."""
-        return -(-self.total // self.replicas)
-
-    @property
-    def zeros(self) -> Ints:
-        """Return the ZeRO stage of each candidate: none where nothing is replicated."""
-        shared = [self.replicas * one.tensor[pick] > one.expert[pick] for one, pick in self._picks if one.routed]
-        zeros: Ints = np.where(np.logical_or.reduce([self.replicas > 1, *shared]), self.zero, 0)
-        return zeros
-
-    @property
-    def _picks(self) -> list[tuple[_Options, Ints]]:
-        return list(zip(self.options, self.chosen, strict=True))
-
-    def where(self, index: Ints) -> _Family:
-        """Return the candidates that an index selects."""
-        return replace(
-            self, chosen=self.chosen[:, index], depth=self.depth[:, index], replicas=self.replicas[index],
-            bound=self.bound[index],
-        )  # fmt: skip
-
-    def layout(self, index: int, order: Sequence[int]) -> Layout:
-        """Return one candidate with its pools in an order."""
-        slots: list[Slot] = []
-        for pool in order:
-            slots += [self.options[pool].slot(int(self.chosen[pool, index]))] * int(self.depth[pool, index])
-        replicas, zero = int(self.replicas[index]), int(self.zeros[index])
-        return Layout(tuple(slots), replicas, self.size, -(-self.total // replicas), zero)
-
-    def candidates(self, pool: int) -> Candidates:
-        """Return the candidates as one pool sees them."""
-        one, pick = self.options[pool], self.chosen[pool]
-        same = np.ones_like(self.replicas)
-        return Candidates(
-            one.tensor[pick], self.depth[pool], self.replicas, one.expert[pick], self.size * same, self.total * same,
-            self.zeros, one.recompute[pick],
-        )  # fmt: skip
 
 
 def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
@@ -164,11 +68,11 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
 
 def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
     """Offer pipelines whose stages stand on two or more pools, in every order of the pools."""
-    families = list(_families(setting, sequences, limits, _horizon(best), tally)) if setting.bridge else []
+    families = list(every_family(setting, sequences, limits, _horizon(best), tally)) if setting.bridge else []
     if not families:
         return
     _evaluate(setting, job, families, best, tally)
-    fewer = [_fewer_stages(family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
+    fewer = [fewer_stages(family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
     _evaluate(setting, job, fewer, best, tally)
 
 
@@ -177,184 +81,7 @@ def _horizon(best: Best) -> float:
     return min(best.last, LISTED_WITHIN * best.first)
 
 
-def _families(setting: Setting, sequences: int, limits: Limits, limit: float, tally: Tally) -> Iterator[_Family]:
-    names = [pool.name for pool in setting.formation.pools]
-    stages = [stage for stage in zero_stages(setting) if stage < 2]
-    for size in micro_batch_sizes(sequences, limits):
-        options = {name: _options(setting, name, size, limits) for name in names}
-        for count in range(2, min(len(names), MAX_POOLS_ORDERED) + 1):
-            for members in itertools.combinations(names, count):
-                chosen = [options[name] for name in members]
-                for zero in stages or [0]:
-                    family, left_out = _family(setting, chosen, size, sequences // size, zero, limits, limit)
-                    tally.considered += left_out * math.factorial(count)
-                    tally.rejected[SLOWER] += left_out * math.factorial(count)
-                    yield family
-
-
-def _family(
-    setting: Setting, options: list[_Options], size: int, total: int, zero: int, limits: Limits, limit: float
-) -> tuple[_Family, int]:
-    """Return every choice of options and data-parallel degree over these pools that may stay below ``limit``, with all
-    the stages that the cards and the layers allow, bounded; and how many were left out."""
-    degrees = np.array(_degrees(min(total, *(one.count for one in options))))
-    grid = np.meshgrid(*(np.arange(len(one)) for one in options), np.arange(len(degrees)), indexing="ij", sparse=True)
-    *chosen, place = grid
-    speed: Floats = np.zeros(())
-    possible: Bools = np.ones((), dtype=bool)
-    for one, pick in zip(options, chosen, strict=True):
-        depth = one.count // (one.tensor[:, None] * degrees)
-        whole = (depth >= 1) & (degrees * one.tensor[:, None] % one.expert[:, None] == 0)
-        speed = speed + (depth / one.work.whole[:, None])[pick, place]
-        possible = possible & whole[pick, place]
-    with np.errstate(divide="ignore"):
-        likely = possible & (-(-total // degrees) / speed < limit)
-    *picks, number = np.nonzero(likely)
-    replicas = degrees[number]
-    depth = np.stack([one.count // (one.tensor[pick] * replicas) for one, pick in zip(options, picks, strict=True)])
-    family = _Family(options, np.stack(picks), depth, replicas, np.zeros(len(replicas)), size, total, zero)
-    left_out = int(possible.sum()) - len(family)
-    return _bounded(_trimmed(family, _deepest(setting, limits), limits.max_cards)), left_out
-
-
-def _deepest(setting: Setting, limits: Limits) -> int:
-    layers = len(setting.graph.layers)
-    return min(layers, limits.max_pipeline_parallel or layers)
-
-
-def _seconds(family: _Family) -> Floats:
-    """Return the seconds of one micro-batch over the whole model on each pool, ``[pools, candidates]``."""
-    return np.stack([one.work.whole[pick] for one, pick in zip(family.options, family.chosen, strict=True)])
-
-
-def _trimmed(family: _Family, deepest: int, cards: int | None) -> _Family:
-    """Take stages from the slowest cards where a pipeline is deeper than the model or takes more cards than allowed.
-
-    Each pool keeps at least one; what is still too deep or too wide is left out.
-    """
-    depth = family.depth.copy()
-    width = np.stack([one.tensor[pick] for one, pick in zip(family.options, family.chosen, strict=True)])
-    width = width * family.replicas
-    columns = np.arange(len(family))
-    for row in np.argsort(-_seconds(family), axis=0, kind="stable"):
-        over = np.maximum(depth.sum(axis=0) - deepest, 0)
-        if cards is not None:
-            over = np.maximum(over, -(-np.maximum((depth * width).sum(axis=0) - cards, 0) // width[row, columns]))
-        depth[row, columns] -= np.minimum(over, np.maximum(depth[row, columns] - 1, 0))
-    keep = depth.sum(axis=0) <= deepest
-    if cards is not None:
-        keep &= (depth * width).sum(axis=0) <= cards
-    return replace(family, depth=depth).where(np.flatnonzero(keep))
-
-
-def _bounded(family: _Family) -> _Family:
-    """Return a family with the first two bounds."""
-    if not len(family):
-        return family
-    seconds, times = _seconds(family), family.micro_batches
-    speed = (family.depth / seconds).sum(axis=0)
-    return replace(family, bound=_fill(times / speed, family.depth, seconds, times))
-
-
-def _fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
-    """Sharpen the bound by what filling and draining the pipeline costs.
-
-    With ``X`` the step, no stage works longer than ``C = X / m`` on a micro-batch, so the whole model works at least
-    ``T(C)``: fast stages full, the rest on slower ones. And ``X >= T (m + p - 1) / p`` where ``m > p`` (see
-    :mod:`zhenfa.plan.bounds`). Bisection keeps the lower end a bound.
-    """
-    deep = depth.sum(axis=0)
-    ramp = np.where(times > deep, (times + deep - 1) / np.maximum(deep, 1), 1.0)
-    order = np.argsort(seconds, axis=0)
-    quick, many = np.take_along_axis(seconds, order, 0), np.take_along_axis(depth, order, 0)
-    low, high = bound, bound * np.maximum(ramp * deep / times, 1.0)
-    for _ in range(5):
-        middle = (low + high) / 2
-        left, work = np.ones_like(middle), np.zeros_like(middle)
-        for one, stages in zip(quick, many, strict=True):
-            taken = np.minimum(left, stages * middle / times / one)
-            left, work = left - taken, work + taken * one
-        short = ramp * work > middle
-        low, high = np.where(short, middle, low), np.where(short, high, middle)
-    return low
-
-
-def _whole_layers(setting: Setting, family: _Family) -> Floats:
-    """Return ``m C`` for the least ``C`` at which whole layers of the most numerous kind find a place."""
-    kind = bounds.main_index(setting)
-    layer = np.stack([one.work.layers[kind, pick] for one, pick in zip(family.options, family.chosen, strict=True)])
-    needed = np.bincount(setting.graph.layers)[kind]
-    low: Floats = needed / (family.depth / layer).sum(axis=0)
-    high = low + layer.max(axis=0)
-    for _ in range(24):
-        middle = (low + high) / 2
-        short = (family.depth * np.floor(middle / layer + 1e-9)).sum(axis=0) < needed
-        low, high = np.where(short, middle, low), np.where(short, high, middle)
-    bound: Floats = low * family.micro_batches
-    return bound
-
-
-def _fewer_stages(family: _Family, limit: float, budget: int, tally: Tally) -> _Family:
-    """Return the candidates with fewer stages, or other shares of them, whose bound is below ``limit``.
-
-    A stage less, or one moved to slower cards where the pipeline is as deep as it may be, only raises the bound; every
-    choice of stages is reached from the deepest one in such steps.
-    """
-    deepest, found = family.depth.sum(axis=0).max(initial=0), []
-    known: set[bytes] = set()
-    here = _unknown(family, limit, known)
-    while len(here):
-        here = _unknown(_bounded(_children(here, int(deepest))), limit, known)
-        if len(known) > budget:
-            tally.considered += len(here)
-            tally.rejected[UNSEEN] += len(here)
-            break
-        found.append(here)
-    return _together(family, found)
-
-
-def _children(here: _Family, deepest: int) -> _Family:
-    """Return each candidate with one stage less on each pool, and with one moved from each pool to each slower one."""
-    pools = len(here.options)
-    seconds, parts = _seconds(here), []
-    width = [one.tensor[pick] * here.replicas for one, pick in zip(here.options, here.chosen, strict=True)]
-    for source, target in itertools.product(range(pools), range(-1, pools)):
-        depth = here.depth.copy()
-        depth[source] -= 1
-        possible = depth[source] >= 1
-        if target >= 0:
-            depth[target] += 1
-            possible &= (seconds[target] >= seconds[source]) & (here.depth.sum(axis=0) == deepest) & (target != source)
-            possible &= depth[target] * width[target] <= here.options[target].count
-        parts.append(replace(here, depth=depth).where(np.flatnonzero(possible)))
-    return _together(here, parts)
-
-
-def _unknown(family: _Family, limit: float, known: set[bytes]) -> _Family:
-    """Return the candidates that were not there before and whose bound is below the limit."""
-    rows = np.concatenate([family.chosen, family.depth, family.replicas[None]]).T.copy()
-    fresh = []
-    for index in np.flatnonzero(family.bound < limit).tolist():
-        key = rows[index].tobytes()
-        if key not in known:
-            known.add(key)
-            fresh.append(index)
-    return family.where(np.array(fresh, dtype=np.int64))
-
-
-def _together(like: _Family, parts: Sequence[_Family]) -> _Family:
-    if not parts:
-        return like.where(np.zeros(0, dtype=np.int64))
-    return replace(
-        like,
-        chosen=np.concatenate([part.chosen for part in parts], axis=1),
-        depth=np.concatenate([part.depth for part in parts], axis=1),
-        replicas=np.concatenate([part.replicas for part in parts]),
-        bound=np.concatenate([part.bound for part in parts]),
-    )
-
-
-def _evaluate(setting: Setting, job: str, families: Sequence[_Family], best: Best, tally: Tally) -> None:
+def _evaluate(setting: Setting, job: str, families: Sequence[Family], best: Best, tally: Tally) -> None:
     """Cost mixed pipelines in order of their bound: all that may be the first plan, and some that may be listed."""
     looked_at = sum(len(family) * math.factorial(len(family.options)) for family in families)
     tally.considered += looked_at
@@ -379,7 +106,7 @@ def _evaluate(setting: Setting, job: str, families: Sequence[_Family], best: Bes
     tally.rejected[reason] += looked_at - seen
 
 
-def _in_order(setting: Setting, families: Sequence[_Family], tally: Tally, best: Best) -> Iterator[Hopeful | int]:
+def _in_order(setting: Setting, families: Sequence[Family], tally: Tally, best: Best) -> Iterator[Hopeful | int]:
     """Yield the candidates of all families in order of their sharpest bound, and the number of those that do not fit.
 
     The sharper bounds are looked at a few candidates at a time, in order of the weaker bound: what waits is passed on
@@ -388,15 +115,15 @@ def _in_order(setting: Setting, families: Sequence[_Family], tally: Tally, best:
     bound = np.concatenate([family.bound for family in families])
     owner = np.concatenate([np.full(len(family), number) for number, family in enumerate(families)])
     place = np.concatenate([np.arange(len(family)) for family in families])
-    waiting: list[tuple[float, int, _Look, int, Sequence[int]]] = []
+    waiting: list[tuple[float, int, Look, int, Sequence[int]]] = []
     ticket = itertools.count()
     for chunk in chunks(bound, np.flatnonzero(bound < _horizon(best)), FIRST_LOOK):
         while waiting and waiting[0][0] <= bound[chunk[0]]:
             yield _hopeful(*heapq.heappop(waiting))
         for number in np.unique(owner[chunk]).tolist():
             part = families[number].where(place[chunk[owner[chunk] == number]])
-            part = replace(part, bound=np.maximum(part.bound, _whole_layers(setting, part)))
-            look = _Look.at(setting, part.where(np.flatnonzero(part.bound < _horizon(best))))
+            part = replace(part, bound=np.maximum(part.bound, whole_layers(setting, part)))
+            look = Look.at(setting, part.where(np.flatnonzero(part.bound < _horizon(best))))
             for order in itertools.permutations(range(len(part.options))):
                 floor = look.bounds(order, _horizon(best))
                 misfits = int(np.isnan(floor).sum())
@@ -408,103 +135,10 @@ def _in_order(setting: Setting, families: Sequence[_Family], tally: Tally, best:
         yield _hopeful(*heapq.heappop(waiting))
 
 
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """Some candidates of a family with what their slots cost, one entry per pool."""
-
-    part: _Family
-    rows: list[Rows]
-    kind: int
-    needed: int
-    usable: list[float]
-
-    @classmethod
-    def at(cls, setting: Setting, part: _Family) -> _Look:
-        """Look at some candidates."""
-        names = [one.pool for one in part.options]
-        rows = [
-            rows_of_many(setting, part.candidates(pool), one.work.take(pick))
-            for pool, (one, pick) in enumerate(zip(part.options, part.chosen, strict=True))
-        ]
-        kind = bounds.main_index(setting)
-        usable = [setting.chips[name].usable * (1 + 1e-9) for name in names]
-        return cls(part, rows, kind, setting.graph.layers.count(kind), usable)
-
-    def bounds(self, order: Sequence[int], limit: float) -> Floats:
-        """Return the bounds with the pools in an order, NaN where the layers do not fit in memory.
-
-        The stages hold whole layers of the most numerous kind, at most as many as time and memory let each.
-        """
-        part, times = self.part, self.part.micro_batches
-        held, layer = self._held(order), [rows.kinds[self.kind, 0] for rows in self.rows]
-        fits = self._place(held, layer, np.full(len(part), np.inf))
-        low, high = part.bound, np.minimum(2 * part.bound, limit)
-        for middle in itertools.chain([high], itertools.repeat(None, 7)):
-            now = (low + high) / 2 if middle is None else middle
-            found = self._place(held, layer, now / times)
-            low, high = np.where(found, low, np.maximum(low, now)), np.where(found, now, high)
-        return np.where(fits, low, np.nan)
-
-    def _held(self, order: Sequence[int]) -> list[Floats]:
-        """Return how many layers each stage's memory holds, per pool ``[stages from the last, candidates]``; 0 beyond
-        the pool's stages."""
-        after = self.part.depth.sum(axis=0)
-        held: list[Floats] = [np.zeros(0)] * len(order)
-        for pool in order:
-            depth = self.part.depth[pool]
-            after = after - depth
-            _, state, activation, _ = self.rows[pool].kinds[self.kind]
-            place = np.arange(int(depth.max(initial=0)))[:, None]
-            flight = np.minimum(after + place + 1, self.part.micro_batches)
-            layers = np.floor(self.usable[pool] / (state + flight * activation) + 1e-9)
-            held[pool] = np.where(place < depth, layers, 0.0)
-        return held
-
-    def _place(self, held: list[Floats], layer: list[Floats], longest: Floats) -> Bools:
-        """Return where all layers find a place on stages that work no longer than ``longest`` on a micro-batch."""
-        room = np.zeros(len(self.part))
-        for most, one in zip(held, layer, strict=True):
-            room += np.minimum(most, np.floor(longest / one + 1e-9)).sum(axis=0)
-        placed: Bools = room >= self.needed
-        return placed
-
-
-def _hopeful(bound: float, ticket: int, look: _Look, index: int, order: Sequence[int]) -> Hopeful:
+def _hopeful(bound: float, ticket: int, look: Look, index: int, order: Sequence[int]) -> Hopeful:
     part = look.part
     known = {
         one.slot(int(pick[index])): take(rows, index)
         for one, pick, rows in zip(part.options, part.chosen, look.rows, strict=True)
     }
     return bound, part.layout(index, order), part.total, known
-
-
-def _degrees(widest: int) -> list[int]:
-    """Return the data-parallel degrees to try: all up to 16, all divisors of the widest, about eight per doubling."""
-    doublings = max(1, math.ceil(math.log2(widest + 1)))
-    steps = {min(widest, round(2 ** (eighth / 8))) for eighth in range(8 * doublings + 1)}
-    return sorted(steps | set(range(1, min(widest, 16) + 1)) | set(divisors(widest, widest)))
-
-
-def _options(setting: Setting, name: str, size: int, limits: Limits) -> _Options:
-    """Return the ways to cut one pool's stages.
-
-    Where they are more than :data:`FEW_OPTIONS`: per tensor degree and recomputation, the two quickest expert degrees
-    among those that spread the experts over 32 cards or more.
-    """
-    count = setting.formation.pool(name).count
-    degrees = [one for one in tensor_degrees(setting, name, limits) if one <= min(count, MAX_MIXED_TENSOR)]
-    rows = list(itertools.product(degrees, divisors(experts(setting), 512), setting.traits.recompute))
-    tensor, expert, again = np.array(rows, dtype=np.int64).T
-    ones = np.ones_like(tensor)
-    work = bounds.work_per_micro_batch(
-        setting, name, Candidates(tensor, ones, ones, expert, size * ones, ones, 0 * ones, again)
-    )
-    keep = np.isfinite(work.whole) & (expert <= count * degrees[-1])
-    if keep.sum() > FEW_OPTIONS:
-        keep &= expert >= min(32, experts(setting))
-        quicker = (work.whole[None] < work.whole[:, None]) & keep[None]
-        alike = (tensor[None] == tensor[:, None]) & (again[None] == again[:, None])
-        keep &= (quicker & alike).sum(axis=1) < 2
-    chosen = np.flatnonzero(keep)
-    routed = experts(setting) > 1
-    return _Options(name, tensor[chosen], expert[chosen], again[chosen], work.take(chosen), count, routed)

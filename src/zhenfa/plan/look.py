@@ -1,0 +1,114 @@
+"""A sharper look at a few mixed pipelines: what their slots hold, and a bound that counts whole layers and memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from zhenfa.estimate.setting import Setting
+from zhenfa.plan.bounds import Floats
+from zhenfa.plan.build import Rows, rows_of_many
+from zhenfa.plan.family import Family
+from zhenfa.plan.space import Bools, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Some candidates of a family with what their slots cost, one entry per pool."""
+
+    part: Family
+    rows: list[Rows]
+    counts: Ints
+    """Layers of each kind."""
+    usable: list[float]
+
+    @classmethod
+    def at(cls, setting: Setting, part: Family) -> Look:
+        """Look at some candidates."""
+        rows = [
+            rows_of_many(setting, part.candidates(pool), one.work.take(pick))
+            for pool, (one, pick) in enumerate(zip(part.options, part.chosen, strict=True))
+        ]
+        usable = [setting.chips[one.pool].usable * (1 + 1e-9) for one in part.options]
+        return cls(part, rows, np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds)), usable)
+
+    @cached_property
+    def kind(self) -> int:
+        """Return the most numerous kind of layer."""
+        return int(np.argmax(self.counts))
+
+    @cached_property
+    def layer(self) -> Floats:
+        """Return the seconds of a layer of that kind on each pool, ``[pools, candidates]``."""
+        return np.stack([rows.kinds[self.kind, 0] for rows in self.rows])
+
+    def bounds(self, order: Sequence[int], limit: float) -> Floats:
+        """Return the bounds with the pools in an order, NaN where the layers do not fit in memory.
+
+        The stages hold whole layers of the most numerous kind, each at least one unless another kind stands there, and
+        at most as many as its time and memory let it, with stem and head; the quickest pools are filled first.
+        """
+        stages = self._stages(order)
+        fits = sum(held.sum(axis=0) for held, _ in stages) >= self.counts[self.kind]
+        rest = self._rest(order)
+        low, high = self.part.bound, np.minimum(2 * self.part.bound, limit)
+        for middle in itertools.chain([high], itertools.repeat(None, 7)):
+            now = (low + high) / 2 if middle is None else middle
+            found = self._possible(stages, rest, now)
+            low, high = np.where(found, low, np.maximum(low, now)), np.where(found, now, high)
+        return np.where(fits, low, np.nan)
+
+    def _rest(self, order: Sequence[int]) -> Floats:
+        """Return the least seconds of stem, head and the layers of the other kinds."""
+        rest: Floats = self.rows[order[0]].stem[0] + self.rows[order[-1]].head[0]
+        for kind, count in enumerate(self.counts.tolist()):
+            if kind != self.kind:
+                rest = rest + count * np.min([rows.kinds[kind, 0] for rows in self.rows], axis=0)
+        return rest
+
+    def _stages(self, order: Sequence[int]) -> list[tuple[Floats, Floats]]:
+        """Return how many layers each stage's memory holds and the seconds of stem and head on it, per pool.
+
+        The arrays are ``[stages from the last, candidates]``, 0 beyond the pool's stages.
+        """
+        after = self.part.depth.sum(axis=0)
+        found: list[tuple[Floats, Floats]] = [(np.zeros(0), np.zeros(0))] * len(order)
+        for pool in order:
+            depth, rows = self.part.depth[pool], self.rows[pool]
+            after = after - depth
+            place = np.arange(int(depth.max(initial=0)))[:, None]
+            flight = np.minimum(after + place + 1, self.part.micro_batches)
+            room, busy = np.full(flight.shape, self.usable[pool]), np.zeros(flight.shape)
+            for here, end in ((place == depth - 1, rows.stem), (place == 0, rows.head)):
+                if pool == (order[0] if end is rows.stem else order[-1]):
+                    room -= np.where(here, end[1] + flight * end[2], 0.0)
+                    busy += np.where(here, end[0], 0.0)
+            _, state, activation, _ = rows.kinds[self.kind]
+            held = np.floor(np.maximum(room, 0.0) / (state + flight * activation) + 1e-9)
+            found[pool] = (np.where(place < depth, held, 0.0), busy)
+        return found
+
+    def _possible(self, stages: list[tuple[Floats, Floats]], rest: Floats, step: Floats) -> Bools:
+        """Return where a step may be as short: its stages have room for all layers, and time to fill and drain."""
+        times, deep = self.part.micro_batches, self.part.depth.sum(axis=0)
+        longest = step / times
+        free = [
+            np.minimum(held, np.floor(np.maximum(longest - busy, 0.0) / one + 1e-9)).sum(axis=0)
+            for (held, busy), one in zip(stages, self.layer, strict=True)
+        ]
+        room = np.stack(free)
+        others = self.counts.sum() - self.counts[self.kind]
+        taken = np.minimum(np.maximum(self.part.depth - others, 0), room)
+        left, work = self.counts[self.kind] - taken.sum(axis=0), rest + (taken * self.layer).sum(axis=0)
+        order = np.argsort(self.layer, axis=0)
+        quick = np.take_along_axis(self.layer, order, 0)
+        for one, more in zip(quick, np.take_along_axis(room - taken, order, 0), strict=True):
+            now = np.clip(left, 0, more)
+            left, work = left - now, work + now * one
+        ramp = np.where(times > deep, (times + deep - 1) / deep, 1.0)
+        possible: Bools = (left <= 0) & (ramp * work <= step * (1 + 1e-9))
+        return possible
