@@ -345,3 +345,16 @@ def test_decoder_is_a_llama() -> None:
     tokens = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reader_does_not_wait_for_what_another_has_taken() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        reader = wire.Reader(here)
+        wire.send(there, {"ended": 1})
+        assert reader.read() == [{"ended": 1}]
+        assert reader.read() == []
+        assert reader.open
+        there.close()
+        assert reader.read() == []
+        assert not reader.open

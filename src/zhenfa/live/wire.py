@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 from typing import Any, Final
@@ -40,8 +41,10 @@ class Reader:
 
         Nothing may have: what a selector has told of may have been taken since.
         """
+        if not wait and not self._arrived():
+            return []
         try:
-            data, files, _, _ = socket.recv_fds(self.channel, 1 << 16, 4, 0 if wait else socket.MSG_DONTWAIT)
+            data, files, _, _ = socket.recv_fds(self.channel, 1 << 16, 4)
         except BlockingIOError:
             return []
         except OSError:
@@ -51,6 +54,11 @@ class Reader:
             self.open = False
         self._buffer += data
         return list(self._whole())
+
+    def _arrived(self) -> bool:
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _whole(self) -> list[dict[str, Any]]:
         found = []
