@@ -11,7 +11,7 @@ micro-batch over the whole model would take ``t_i`` and one layer of the most nu
 * ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
 * ``X >= T(C) (m + p - 1) / p``, see :func:`zhenfa.plan.family.fill`.
 * ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
-* The last two together, with at most as many layers on each stage as its memory holds, see :meth:`zhenfa.plan.look.Look.bounds`.
+* The last two together, with at most as many layers on each stage as its memory holds, see :mod:`zhenfa.plan.look`.
 
 The first plan is the quickest of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
 mixed pipelines that were not costed or not looked at. Places behind the first are the best that were found.
