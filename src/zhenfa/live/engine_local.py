@@ -161,7 +161,7 @@ class LocalEngine(Engine):
                 self._pids[message["rank"]] = message["forked"]
             else:
                 self._endings[message["ended"]] = message["code"]
-        if not self._nursery.reader.open:
+        if not self._nursery.reader.open and self._nursery.channel in self._selector.get_map():
             self._selector.unregister(self._nursery.channel)
 
     def _hear_card(self, rank: int) -> list[Reply]:
