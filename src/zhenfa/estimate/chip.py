@@ -164,12 +164,12 @@ class Bridge:
         return self.latency + volume / self.bandwidth + staging
 
 
-def bridge(network: Network | None, *, emulated: bool) -> Bridge | None:
+def bridge(network: Network | None, *, machine: str, emulated: bool) -> Bridge | None:
     """Return the link between pools; None where the machine has only one pool or names no network."""
     if network is None:
         return None
     share = 1.0 if emulated else priors.NETWORK_SHARE
-    rate = network.bandwidth.require("network.bandwidth") * share
+    rate = network.bandwidth.require(f"{machine}.network.bandwidth") * share
     latency = network.latency.value
     if latency is None:
         latency = priors.tier_latency(1).value

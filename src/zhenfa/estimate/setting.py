@@ -131,7 +131,11 @@ def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Trai
     """
     found = {pool.name: chips.chip(pool, workload.precision) for pool in formation.pools}
     fabrics = {pool.name: chips.fabric(pool) for pool in formation.pools}
-    joint = chips.bridge(formation.network, emulated=formation.emulated) if len(formation.pools) > 1 else None
+    joint = (
+        chips.bridge(formation.network, machine=formation.name, emulated=formation.emulated)
+        if len(formation.pools) > 1
+        else None
+    )
     notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
     for one in found.values():
         notes.extend(one.assumptions)

@@ -114,6 +114,8 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
     A pipe, a socket or a device is refused, and never waited for.
     """
+    if not str(path):
+        raise DocumentError("no file is named.", hint="give the path of a file.")
     place = Path(path)
     try:
         mode = place.stat().st_mode
