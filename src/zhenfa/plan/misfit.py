@@ -15,9 +15,10 @@ from zhenfa.estimate import chip as chips
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import cost
 from zhenfa.plan import bounds
-from zhenfa.plan.build import Layout, Slot, Split, fits, make_plan, pipelines, rows_of_many, split_layers, take
+from zhenfa.plan.build import Layout, Slot, make_plan, pipelines, rows_of_many, take
 from zhenfa.plan.search import NO_BANDWIDTH, Tally, layout_of
 from zhenfa.plan.space import Candidates, enumerate_pool
+from zhenfa.plan.split import Refused, fits, split_layers
 from zhenfa.spec.job import Limits
 
 MOST_CARDS: Final = 1 << 22
@@ -102,10 +103,10 @@ def holds(setting: Setting, pool: str, limits: Limits) -> Layout | None:
 
 
 def _runs(setting: Setting, layout: Layout, part: Candidates, index: int) -> bool:
-    split = split_layers(setting, layout)
-    if not isinstance(split, Split):
+    splits = split_layers(setting, layout)
+    if isinstance(splits, Refused):
         return False
-    entries = pipelines(layout, split.ranges, int(part.total[index]))
+    entries = pipelines(layout, splits[0].ranges, int(part.total[index]))
     return not cost(make_plan(setting, "way-out", layout, entries), setting).problem
 
 

@@ -1,7 +1,10 @@
 """Search one pool: bound everything as arrays, then cost exactly in order of the bound until nothing can win.
 
 The objective, of every search here, is the step time of :func:`zhenfa.estimate.training.cost` over the layouts of
-:mod:`zhenfa.plan.space`, each with the contiguous split of layers whose busiest stage is shortest.
+:mod:`zhenfa.plan.space` and the splits of their layers. Where a layout's layers can be split in few ways
+(:data:`zhenfa.plan.split.EVERY_SPLIT`), that is exact. Elsewhere a layout gets one split, that with the shortest
+busiest stage, improved layer by layer; moving further layers by hand shortened no step by more than 0.3 % where it was
+tried.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
-from zhenfa.plan.build import Layout, Refused, Rows, Slot, Split, make_plan, pipelines, rows_of_many, split_layers, take
+from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
 from zhenfa.plan.space import Candidates, Ints, enumerate_pool, fewer_replicas
+from zhenfa.plan.split import Refused, split_layers
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
 
@@ -237,25 +241,26 @@ def consider(
     layout: Layout, total: int, known: Mapping[Slot, Rows], setting: Setting, job: str, best: Best, tally: Tally
 ) -> None:
     """Split, cost and offer one layout."""
-    limit = best.limit(family_of_layout(layout))
-    split = split_layers(setting, layout, limit, known)
-    if split is Refused.MEMORY:
-        tally.rejected[NO_MEMORY] += 1
+    family = family_of_layout(layout)
+    splits = split_layers(setting, layout, best.limit(family), known)
+    if isinstance(splits, Refused):
+        tally.rejected[NO_MEMORY if splits is Refused.MEMORY else SLOWER] += 1
         return
-    if split is Refused.TIME:
-        tally.rejected[SLOWER] += 1
-        return
-    assert isinstance(split, Split)  # noqa: S101
-    if split.bound(layout.micro_batches) >= limit:
-        tally.rejected[SLOWER] += 1
-        return
-    plan = make_plan(setting, job, layout, pipelines(layout, split.ranges, total))
-    found = cost(plan, setting)
-    if found.problem:
-        tally.rejected[NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY] += 1
-        return
-    tally.costed += 1
-    best.offer(plan, found)
+    outcome = SLOWER
+    for split in splits:
+        if split.bound >= best.limit(family):
+            break
+        plan = make_plan(setting, job, layout, pipelines(layout, split.ranges, total))
+        found = cost(plan, setting)
+        if found.problem:
+            outcome = NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY
+            continue
+        outcome = ""
+        best.offer(plan, found)
+    if outcome:
+        tally.rejected[outcome] += 1
+    else:
+        tally.costed += 1
 
 
 def layout_of(candidates: Candidates, index: int, pool: str) -> Layout:

@@ -1,0 +1,266 @@
+"""Which layers stand on which stage of a layout: all splits where they are few, else the shortest busiest stage."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property, lru_cache
+from typing import Final
+
+import numpy as np
+
+from zhenfa.estimate import traffic
+from zhenfa.estimate.setting import Setting
+from zhenfa.laws import memory
+from zhenfa.laws.partition import ROUNDING, partition
+from zhenfa.plan.bounds import Floats
+from zhenfa.plan.build import Layout, Rows, Slot, rows_for
+from zhenfa.plan.space import Bools, Ints
+
+EVERY_SPLIT: Final = 128
+"""Where the layers can be split in at most so many ways, all are tried."""
+
+MOVES_AT_MOST: Final = 16
+"""Single layers moved from the split with the shortest busiest stage."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Layers of each stage, and seconds that no 1F1B step with them can beat."""
+
+    ranges: list[tuple[int, int]]
+    bound: float
+
+
+def schedule_bound(loads: Floats, hops: Floats | float, micro_batches: int) -> Floats:
+    """Return seconds that no 1F1B step can beat, shape ``[...]``.
+
+    ``loads`` are seconds of one micro-batch, shape ``[..., stages]``; ``hops`` of one activation from each stage to the
+    next, shape ``[stages - 1]`` or a number. A stage waits for the stages behind it once after its first forward and,
+    where it has more micro-batches than may be in flight, once more after its last (see :mod:`zhenfa.plan.bounds`).
+    """
+    stages = loads.shape[-1]
+    ways = loads.copy()
+    ways[..., :-1] += 2 * np.asarray(hops)
+    before = ways.cumsum(axis=-1) - ways
+    behind = ways[..., ::-1].cumsum(axis=-1)[..., ::-1] - loads
+    flight = stages - np.arange(stages)
+    once = behind - (micro_batches - 1) * loads
+    twice = 2 * behind - (flight - 1) * loads
+    waits = np.maximum(np.where(micro_batches > flight, twice, once), 0.0)
+    bound: Floats = np.max(before + micro_batches * loads + waits, axis=-1)
+    return bound
+
+
+class Refused(Enum):
+    """Why a layout has no split worth costing."""
+
+    MEMORY = "memory"
+    TIME = "time"
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The split of layers over slots as arrays ``[stages, layers]`` and ``[stages]``."""
+
+    seconds: Floats
+    held: Floats
+    peak: Floats
+    extra: Floats
+    first: float
+    last: float
+    capacity: Floats
+    hops: Floats | float
+    """Seconds of one activation between pools, 0 inside one."""
+
+    @cached_property
+    def ends(self) -> Floats:
+        """Return the seconds of stem and head, on the stages that hold them."""
+        seconds = np.zeros(len(self.seconds))
+        seconds[0] += self.first
+        seconds[-1] += self.last
+        return seconds
+
+    @cached_property
+    def _sums(self) -> tuple[Floats, Floats]:
+        return _summed(self.seconds), _summed(self.held)
+
+    def bound(self, borders: Ints, micro_batches: int) -> Floats:
+        """Return :func:`schedule_bound` of splits given by their borders, ``[splits, stages + 1]``."""
+        return schedule_bound(self.ends + _between(self._sums[0], borders), self.hops, micro_batches)
+
+    def fits(self, borders: Ints) -> Bools:
+        """Return which splits fit in memory."""
+        held: Floats = self.extra + _between(self._sums[1], borders)
+        if (self.peak == self.peak[:, :1]).all():
+            held = held + self.peak[:, 0]
+        else:
+            inside = np.arange(self.peak.shape[1])
+            here = (inside >= borders[:, :-1, None]) & (inside < borders[:, 1:, None])
+            held = held + np.where(here, self.peak, 0.0).max(axis=2)
+        mask: Bools = np.all(held <= self.capacity * (1 + ROUNDING), axis=1)
+        return mask
+
+
+def _summed(per_layer: Floats) -> Floats:
+    sums = np.zeros((len(per_layer), per_layer.shape[1] + 1))
+    np.cumsum(per_layer, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _between(sums: Floats, borders: Ints) -> Floats:
+    """Return the sums over each stage's layers, shape ``[splits, stages]``."""
+    stages = np.arange(len(sums))
+    between: Floats = sums[stages, borders[:, 1:]] - sums[stages, borders[:, :-1]]
+    return between
+
+
+def _problem(setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> _Problem:
+    blocks = [known[slot] for slot in layout.slots]
+    kinds = np.asarray(setting.graph.layers)
+    stages = len(blocks)
+    counted = memory.in_flight_micro_batches(np.arange(stages), stages, layout.micro_batches, layout.schedule)
+    flight = np.broadcast_to(counted, stages)
+    tables = {slot: rows.kinds.T[:, kinds] for slot, rows in known.items()}
+    table = np.array([tables[slot] for slot in layout.slots])
+    stem, head = blocks[0].stem, blocks[-1].head
+    extra, peak = np.zeros(stages), table[:, 3].copy()
+    extra[0] += stem[1] + flight[0] * stem[2]
+    extra[-1] += head[1] + flight[-1] * head[2]
+    peak[0], peak[-1] = np.maximum(peak[0], stem[3]), np.maximum(peak[-1], head[3])
+    return _Problem(
+        seconds=table[:, 0], held=table[:, 1] + flight[:, None] * table[:, 2], peak=peak, extra=extra,
+        first=float(stem[0]), last=float(head[0]),
+        capacity=np.array([setting.chips[slot.pool].usable for slot in layout.slots]),
+        hops=_crossings(setting, layout),
+    )  # fmt: skip
+
+
+def _crossings(setting: Setting, layout: Layout) -> Floats | float:
+    """Return the seconds of each hop between pools, 0 for those inside one."""
+    if len({slot.pool for slot in layout.slots}) == 1:
+        return 0.0
+    hops = [
+        0.0 if here.pool == there.pool else traffic.crossing(setting, layout.size, here.tensor, there.tensor)
+        for here, there in itertools.pairwise(layout.slots)
+    ]
+    return np.array(hops)
+
+
+def split_layers(
+    setting: Setting, layout: Layout, limit: float = math.inf, known: Mapping[Slot, Rows] | None = None
+) -> list[Split] | Refused:
+    """Return splits of the layers over the slots that may be the best, in order of their bound, all below ``limit``.
+
+    Where there are at most :data:`EVERY_SPLIT` splits: all that fit. Elsewhere one: that with the shortest busiest
+    stage (exactly, see :func:`zhenfa.laws.partition.partition`), improved by :func:`_moved`. Refused where no split
+    fits in memory, or where none can bring a step under ``limit`` seconds. ``known`` holds what :func:`rows_for`
+    returns, where that is at hand.
+    """
+    problem = _problem(setting, layout, rows_for(setting, layout) if known is None else known)
+    room = problem.capacity - problem.extra
+    least = problem.peak.min(axis=1)
+    if not _reaches(problem.held, room - least):
+        return Refused.MEMORY
+    if limit < math.inf and not _reaches(
+        problem.held, room - least, problem.seconds, limit / layout.micro_batches - problem.ends
+    ):
+        return Refused.TIME
+    found = _every(problem, layout.micro_batches, limit)
+    if found is None:
+        found = _shortest(problem, layout.micro_batches)
+    if isinstance(found, Refused):
+        return found
+    return [split for split in found if split.bound < limit] or Refused.TIME
+
+
+def _every(problem: _Problem, micro_batches: int, limit: float) -> list[Split] | Refused | None:
+    """Return all splits that fit, in order of their bound; None where there are too many to try."""
+    stages, layers = problem.seconds.shape
+    if math.comb(layers - 1, stages - 1) > EVERY_SPLIT:
+        return None
+    borders = _all_borders(layers, stages)
+    borders = borders[problem.fits(borders)]
+    if not len(borders):
+        return Refused.MEMORY
+    bound = problem.bound(borders, micro_batches)
+    return [_split(borders[index], bound[index]) for index in np.argsort(bound, kind="stable") if bound[index] < limit]
+
+
+@lru_cache(maxsize=256)
+def _all_borders(layers: int, stages: int) -> Ints:
+    """Return the borders of every split, shape ``[splits, stages + 1]``."""
+    inner = list(itertools.combinations(range(1, layers), stages - 1))
+    table = np.array(inner, dtype=np.int64).reshape(len(inner), stages - 1)
+    return np.pad(table, ((0, 0), (1, 1)), constant_values=((0, 0), (0, layers)))
+
+
+def _shortest(problem: _Problem, micro_batches: int) -> list[Split] | Refused:
+    """Return the split with the shortest busiest stage, improved."""
+    least = problem.peak.min(axis=1)
+    constant = bool((problem.peak.max(axis=1) == least).all())
+    found = partition(
+        problem.seconds, problem.first, problem.last, layer_memory=problem.held,
+        memory_extra=problem.extra + (least if constant else 0.0), capacity=problem.capacity,
+        peak_memory=0.0 if constant else problem.peak,
+    )  # fmt: skip
+    if found is None:
+        return Refused.MEMORY
+    return [_moved(problem, np.array(found), micro_batches)]
+
+
+def _moved(problem: _Problem, borders: Ints, micro_batches: int) -> Split:
+    """Move single layers to a neighbouring stage while that lowers the bound: busy stages are better early."""
+    stages = len(borders) - 1
+    steps = np.zeros((2 * (stages - 1), stages + 1), dtype=np.int64)
+    places = np.arange(stages - 1)
+    steps[places, places + 1], steps[places + stages - 1, places + 1] = 1, -1
+    bound = float(problem.bound(borders[None], micro_batches)[0])
+    for _ in range(MOVES_AT_MOST if stages > 1 else 0):
+        near = borders + steps
+        near = near[(np.diff(near, axis=1) > 0).all(axis=1)]
+        near = near[problem.fits(near)]
+        if not len(near):
+            break
+        values = problem.bound(near, micro_batches)
+        best = int(np.argmin(values))
+        if not values[best] < bound:
+            break
+        borders, bound = near[best], float(values[best])
+    return _split(borders, bound)
+
+
+def _split(borders: Ints, bound: float) -> Split:
+    return Split(list(itertools.pairwise(borders.tolist())), float(bound))
+
+
+def fits(setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> bool:
+    """Return whether some split of the layers surely fits in memory."""
+    problem = _problem(setting, layout, known)
+    return _reaches(problem.held, problem.capacity - problem.extra - problem.peak.max(axis=1), slack=0.0)
+
+
+def _reaches(
+    held: Floats, room: Floats, seconds: Floats | None = None, time: Floats | None = None, slack: float = 1e-9
+) -> bool:
+    """Return whether stages that each take as many layers as they can reach the last layer.
+
+    Exact: a part of what a stage can take can be taken, so taking all of it never bars the stages behind.
+    """
+    stages, layers = held.shape
+    sums = [(_summed(held).tolist(), (room * (1 + slack)).tolist())]
+    if seconds is not None and time is not None:
+        sums.append((_summed(seconds).tolist(), (time * (1 + slack)).tolist()))
+    here = 0
+    for stage in range(stages):
+        reach = layers - (stages - 1 - stage)
+        for rows, caps in sums:
+            reach = min(reach, bisect_right(rows[stage], rows[stage][here] + caps[stage]) - 1)
+        if reach <= here:
+            return False
+        here = reach
+    return bool(here == layers)
