@@ -36,26 +36,28 @@ def crossing(setting: Setting, size: int, here: int, there: int) -> float:
     return (setting.bridge.time(volume) if setting.bridge else math.nan) + setting.traits.message_overhead_s
 
 
-def transfers(setting: Setting, stages: Sequence[Stage], size: int, replicas: int) -> list[tuple[float, bool]]:
+def transfers(
+    setting: Setting, places: Sequence[tuple[str, int]], size: int, replicas: int
+) -> list[tuple[float, bool]]:
     """Return, per stage, the seconds of one activation to the next and whether that stands on another pool.
 
-    ``size`` sequences to a micro-batch. The cards of a stage's replicas stand next to each other, and the stages of a
-    pool one after the other. Between pools, traffic takes the bridge. NaN where a link is undisclosed.
+    ``places`` names each stage's pool and tensor-parallel degree; ``size`` sequences to a micro-batch. The cards of a
+    stage's replicas stand next to each other, and the stages of a pool one after the other. Between pools, traffic
+    takes the bridge. NaN where a link is undisclosed.
     """
     activation = activation_bytes(setting, size)
     overhead = setting.traits.message_overhead_s
-    hops: list[tuple[float, bool]] = [(0.0, False)] * len(stages)
+    hops: list[tuple[float, bool]] = [(0.0, False)] * len(places)
     inside: dict[str, list[tuple[int, float, int, int]]] = {}
     taken: dict[str, int] = {}
-    for index, (here, there) in enumerate(itertools.pairwise(stages)):
-        volume = activation / min(here.tensor_parallel, there.tensor_parallel)
-        distance = here.tensor_parallel * replicas
-        start = taken.get(here.pool, 0)
-        taken[here.pool] = start + distance
-        if here.pool == there.pool:
-            inside.setdefault(here.pool, []).append((index, volume, start, distance))
+    for index, ((here, degree), (there, next_degree)) in enumerate(itertools.pairwise(places)):
+        start = taken.get(here, 0)
+        taken[here] = start + degree * replicas
+        if here == there:
+            volume = activation / min(degree, next_degree)
+            inside.setdefault(here, []).append((index, volume, start, degree * replicas))
         else:
-            hops[index] = (crossing(setting, size, here.tensor_parallel, there.tensor_parallel), True)
+            hops[index] = (crossing(setting, size, degree, next_degree), True)
     for pool, rows in inside.items():
         indices, volumes, starts, distances = (np.array(column) for column in zip(*rows, strict=True))
         times = communication.point_to_point_time(volumes, distances, setting.fabrics[pool], start=starts)

@@ -162,7 +162,7 @@ def _group_cost(
 ) -> GroupCost:
     replicas = sum(entry.count for entry in entries)
     micro_batches = max(entry.micro_batches for entry in entries)
-    hops = traffic.transfers(setting, stages, size, replicas)
+    hops = traffic.transfers(setting, [(stage.pool, stage.tensor_parallel) for stage in stages], size, replicas)
     flight = memory.in_flight_micro_batches(np.arange(len(stages)), len(stages), micro_batches, plan.schedule)
     keys = [_key(setting, stages, index) for index in range(len(stages))]
     alike = {key: _Blocks.of(plan, setting, stages, index, size, replicas) for index, key in _first(keys)}

@@ -24,9 +24,6 @@ from zhenfa.plan.space import Bools, Ints
 EVERY_SPLIT: Final = 128
 """Where the layers can be split in at most so many ways, all are tried."""
 
-MOVES_AT_MOST: Final = 16
-"""Single layers moved from the split with the shortest busiest stage."""
-
 
 @dataclass(frozen=True)
 class Split:
@@ -74,8 +71,8 @@ class _Problem:
     first: float
     last: float
     capacity: Floats
-    hops: Floats | float
-    """Seconds of one activation between pools, 0 inside one."""
+    hops: Floats
+    """Seconds of one activation from each stage to the next."""
 
     @cached_property
     def ends(self) -> Floats:
@@ -86,16 +83,17 @@ class _Problem:
         return seconds
 
     @cached_property
-    def _sums(self) -> tuple[Floats, Floats]:
+    def sums(self) -> tuple[Floats, Floats]:
+        """Return the sums of seconds and of bytes over the layers before each, ``[stages, layers + 1]``."""
         return _summed(self.seconds), _summed(self.held)
 
     def bound(self, borders: Ints, micro_batches: int) -> Floats:
         """Return :func:`schedule_bound` of splits given by their borders, ``[splits, stages + 1]``."""
-        return schedule_bound(self.ends + _between(self._sums[0], borders), self.hops, micro_batches)
+        return schedule_bound(self.ends + _between(self.sums[0], borders), self.hops, micro_batches)
 
     def fits(self, borders: Ints) -> Bools:
         """Return which splits fit in memory."""
-        held: Floats = self.extra + _between(self._sums[1], borders)
+        held: Floats = self.extra + _between(self.sums[1], borders)
         if (self.peak == self.peak[:, :1]).all():
             held = held + self.peak[:, 0]
         else:
@@ -136,19 +134,13 @@ def _problem(setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> _P
         seconds=table[:, 0], held=table[:, 1] + flight[:, None] * table[:, 2], peak=peak, extra=extra,
         first=float(stem[0]), last=float(head[0]),
         capacity=np.array([setting.chips[slot.pool].usable for slot in layout.slots]),
-        hops=_crossings(setting, layout),
+        hops=_hops(setting, layout),
     )  # fmt: skip
 
 
-def _crossings(setting: Setting, layout: Layout) -> Floats | float:
-    """Return the seconds of each hop between pools, 0 for those inside one."""
-    if len({slot.pool for slot in layout.slots}) == 1:
-        return 0.0
-    hops = [
-        0.0 if here.pool == there.pool else traffic.crossing(setting, layout.size, here.tensor, there.tensor)
-        for here, there in itertools.pairwise(layout.slots)
-    ]
-    return np.array(hops)
+def _hops(setting: Setting, layout: Layout) -> Floats:
+    places = [(slot.pool, slot.tensor) for slot in layout.slots]
+    return np.array([seconds for seconds, _ in traffic.transfers(setting, places, layout.size, layout.replicas)][:-1])
 
 
 def split_layers(
@@ -156,10 +148,10 @@ def split_layers(
 ) -> list[Split] | Refused:
     """Return splits of the layers over the slots that may be the best, in order of their bound, all below ``limit``.
 
-    Where there are at most :data:`EVERY_SPLIT` splits: all that fit. Elsewhere one: that with the shortest busiest
-    stage (exactly, see :func:`zhenfa.laws.partition.partition`), improved by :func:`_moved`. Refused where no split
-    fits in memory, or where none can bring a step under ``limit`` seconds. ``known`` holds what :func:`rows_for`
-    returns, where that is at hand.
+    Where there are at most :data:`EVERY_SPLIT` splits: all that fit. Elsewhere two: that with the shortest busiest
+    stage (exactly, see :func:`zhenfa.laws.partition.partition`), and one as short with busy stages early. Refused where
+    no split fits in memory, or where none can bring a step under ``limit`` seconds. ``known`` holds what
+    :func:`rows_for` returns, where that is at hand.
     """
     problem = _problem(setting, layout, rows_for(setting, layout) if known is None else known)
     room = problem.capacity - problem.extra
@@ -200,7 +192,7 @@ def _all_borders(layers: int, stages: int) -> Ints:
 
 
 def _shortest(problem: _Problem, micro_batches: int) -> list[Split] | Refused:
-    """Return the split with the shortest busiest stage, improved."""
+    """Return the split with the shortest busiest stage, and the one as short whose busy stages come early."""
     least = problem.peak.min(axis=1)
     constant = bool((problem.peak.max(axis=1) == least).all())
     found = partition(
@@ -210,28 +202,21 @@ def _shortest(problem: _Problem, micro_batches: int) -> list[Split] | Refused:
     )  # fmt: skip
     if found is None:
         return Refused.MEMORY
-    return [_moved(problem, np.array(found), micro_batches)]
+    borders = np.array(found)
+    early = _early(problem, borders)
+    both = borders[None] if early is None or (early == borders).all() else np.stack([borders, early])
+    bound = problem.bound(both, micro_batches)
+    return [_split(both[index], bound[index]) for index in np.argsort(bound, kind="stable")]
 
 
-def _moved(problem: _Problem, borders: Ints, micro_batches: int) -> Split:
-    """Move single layers to a neighbouring stage while that lowers the bound: busy stages are better early."""
-    stages = len(borders) - 1
-    steps = np.zeros((2 * (stages - 1), stages + 1), dtype=np.int64)
-    places = np.arange(stages - 1)
-    steps[places, places + 1], steps[places + stages - 1, places + 1] = 1, -1
-    bound = float(problem.bound(borders[None], micro_batches)[0])
-    for _ in range(MOVES_AT_MOST if stages > 1 else 0):
-        near = borders + steps
-        near = near[(np.diff(near, axis=1) > 0).all(axis=1)]
-        near = near[problem.fits(near)]
-        if not len(near):
-            break
-        values = problem.bound(near, micro_batches)
-        best = int(np.argmin(values))
-        if not values[best] < bound:
-            break
-        borders, bound = near[best], float(values[best])
-    return _split(borders, bound)
+def _early(problem: _Problem, borders: Ints) -> Ints | None:
+    """Return the split in which each stage in turn takes all it can while no stage is busier than the busiest.
+
+    Busy stages are better early: fewer stages before them wait, and more micro-batches in flight hide the others.
+    """
+    longest = float((problem.ends + _between(problem.sums[0], borders[None])).max())
+    room = problem.capacity - problem.extra - problem.peak.max(axis=1)
+    return _greedy(problem.held, room, problem.seconds, longest - problem.ends)
 
 
 def _split(borders: Ints, bound: float) -> Split:
@@ -251,16 +236,23 @@ def _reaches(
 
     Exact: a part of what a stage can take can be taken, so taking all of it never bars the stages behind.
     """
+    return _greedy(held, room, seconds, time, slack) is not None
+
+
+def _greedy(
+    held: Floats, room: Floats, seconds: Floats | None = None, time: Floats | None = None, slack: float = 1e-9
+) -> Ints | None:
+    """Return the borders if each stage takes as many layers as it can; None where that does not reach the last."""
     stages, layers = held.shape
     sums = [(_summed(held).tolist(), (room * (1 + slack)).tolist())]
     if seconds is not None and time is not None:
         sums.append((_summed(seconds).tolist(), (time * (1 + slack)).tolist()))
-    here = 0
+    borders = [0]
     for stage in range(stages):
-        reach = layers - (stages - 1 - stage)
+        here, reach = borders[-1], layers - (stages - 1 - stage)
         for rows, caps in sums:
             reach = min(reach, bisect_right(rows[stage], rows[stage][here] + caps[stage]) - 1)
         if reach <= here:
-            return False
-        here = reach
-    return bool(here == layers)
+            return None
+        borders.append(reach)
+    return np.array(borders) if borders[-1] == layers else None

@@ -1,0 +1,136 @@
+"""Every layout of a small job on a small machine, every split of its layers, all costed: the truth for the planner."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from plan_pools import plan_of
+from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.training import cost
+from zhenfa.spec.plan import Pipeline, Plan, Stage
+
+MODES = ("none", "selective", "full")
+
+Cut = tuple[str, int, int, str]
+"""Pool, tensor and expert degree, recomputation."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Cuts of the stages, replicas, micro-batch size, micro-batches of all replicas, ZeRO stage."""
+
+    cuts: tuple[Cut, ...]
+    replicas: int
+    size: int
+    total: int
+    zero: int
+
+
+@dataclass
+class Truth:
+    """The shortest step over all layouts and all splits, and its plan."""
+
+    step: float = math.inf
+    costed: int = 0
+    layouts: int = 0
+    plan: Plan | None = None
+
+
+def _divisors(number: int) -> list[int]:
+    return [one for one in range(1, number + 1) if number % one == 0]
+
+
+def _sizes(setting: Setting) -> list[int]:
+    return [size for size in (1, 2, 4, 8, 16) if setting.workload.global_batch % size == 0]
+
+
+def _tensor(setting: Setting, pool: str) -> list[int]:
+    heads = [one.heads for kind in setting.graph.kinds for one in kind.operators if one.kind == "attention"]
+    card_pool = setting.formation.pool(pool)
+    node = card_pool.tiers[0].size
+    degrees = _divisors(math.gcd(*heads))
+    return [one for one in degrees if one <= card_pool.count and (node % one == 0 or one % node == 0)]
+
+
+def _experts(setting: Setting) -> list[int]:
+    counts = [one.experts for kind in setting.graph.kinds for one in kind.operators if one.kind == "grouped_matmul"]
+    return _divisors(math.gcd(*counts)) if counts else [1]
+
+
+def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
+    """Yield every layout of one pool: no replica count, no ZeRO stage is left out."""
+    cards = setting.formation.pool(pool).count
+    for tensor, depth, size in itertools.product(
+        _tensor(setting, pool), range(1, len(setting.graph.layers) + 1), _sizes(setting)
+    ):
+        total = setting.workload.global_batch // size
+        for replicas, expert in itertools.product(
+            range(1, min(cards // (tensor * depth), total) + 1), _experts(setting)
+        ):
+            if replicas * tensor % expert == 0:
+                for zero, mode in itertools.product((0, 1, 2, 3) if depth == 1 else (0, 1), MODES):
+                    yield Layout(((pool, tensor, expert, mode),) * depth, replicas, size, total, zero)
+
+
+def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
+    """Yield every pipeline over two or more pools: every order, every number of stages, idle cards allowed."""
+    names = [pool.name for pool in setting.formation.pools]
+    for count in range(2, len(names) + 1):
+        for order, size in itertools.product(itertools.permutations(names, count), _sizes(setting)):
+            cuts = [list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES)) for one in order]
+            for chosen in itertools.product(*cuts):
+                yield from _depths(setting, chosen, size)
+
+
+def _depths(setting: Setting, chosen: tuple[Cut, ...], size: int) -> Iterator[Layout]:
+    total = setting.workload.global_batch // size
+    cards = [setting.formation.pool(name).count for name, *_ in chosen]
+    for replicas in range(1, total + 1):
+        most = [count // (tensor * replicas) for count, (_, tensor, _, _) in zip(cards, chosen, strict=True)]
+        if any(replicas * tensor % expert for _, tensor, expert, _ in chosen):
+            continue
+        for depth in itertools.product(*(range(1, one + 1) for one in most)):
+            if sum(depth) <= len(setting.graph.layers):
+                stages = tuple(cut for cut, times in zip(chosen, depth, strict=True) for _ in range(times))
+                for zero in (0, 1):
+                    yield Layout(stages, replicas, size, total, zero)
+
+
+def splits(layers: int, stages: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield every way to give each stage one or more consecutive layers."""
+    for inner in itertools.combinations(range(1, layers), stages - 1):
+        yield list(itertools.pairwise([0, *inner, layers]))
+
+
+def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> Plan:
+    """Return the plan of a layout and a split."""
+    stages = tuple(
+        Stage(pool=pool, first=first, last=last, tensor_parallel=tensor, expert_parallel=expert, recompute=mode)
+        for (pool, tensor, expert, mode), (first, last) in zip(layout.cuts, ranges, strict=True)
+    )
+    few, more = divmod(layout.total, layout.replicas)
+    shares = [(more, few + 1), (layout.replicas - more, few)]
+    entries = [
+        Pipeline(count=count, micro_batches=times, micro_batch_size=layout.size, stages=stages)
+        for count, times in shares
+        if count and times
+    ]
+    return plan_of(setting, entries, layout.zero)
+
+
+def truth(setting: Setting) -> Truth:
+    """Cost every split of every layout."""
+    found = Truth()
+    pools = [single_pool(setting, pool.name) for pool in setting.formation.pools]
+    for layout in itertools.chain(*pools, mixed_pipelines(setting)):
+        found.layouts += 1
+        for ranges in splits(len(setting.graph.layers), len(layout.cuts)):
+            plan = to_plan(setting, layout, ranges)
+            outcome = cost(plan, setting)
+            found.costed += 1
+            if not outcome.problem and outcome.step < found.step:
+                found.step, found.plan = outcome.step, plan
+    return found
