@@ -11,14 +11,16 @@ import pytest
 from plan_brute import Truth, truth
 from plan_pools import random_setting
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.training import cost
+from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import split
 from zhenfa.plan.build import Layout, Slot, make_plan, pipelines
 from zhenfa.plan.family import UNSEEN
 from zhenfa.plan.mixed import UNPROVED, search_mixed
+from zhenfa.plan.polish import improved
 from zhenfa.plan.search import Best, Found, Tally
 from zhenfa.plan.split import Refused, Split, split_layers
 from zhenfa.spec.job import Limits
+from zhenfa.spec.plan import Plan
 
 CASES = [
     *((1, seed) for seed in range(40)),
@@ -32,7 +34,7 @@ def setting_of(pools: int, seed: int) -> Setting:
         return random_setting(seed, 1)
     if pools == 2:
         return random_setting(seed, 2, layers=(2, 4), cards=(1, 2), batches=(2, 4), plenty=(1.0, 1.3, 2, 20))
-    return random_setting(seed, 3, layers=(3, 4), cards=(1, 1, 2), batches=(2, 3), plenty=(1.0, 1.3, 2, 20))
+    return random_setting(seed, 3, layers=(3, 3), cards=(1, 1, 2), batches=(2, 3), plenty=(1.0, 1.3, 2, 20))
 
 
 def search(setting: Setting) -> tuple[list[Found], Tally]:
@@ -74,10 +76,11 @@ def test_the_cases_are_worth_it() -> None:
     assert sum(one.costed for one in truths) > 10_000
 
 
-def test_two_splits_are_nearly_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the splits are too many to try, two with the shortest busiest stage stand for all: how nearly?"""
-    rng, gaps = random.Random(0), []
+def test_few_splits_are_nearly_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the splits are too many to try, two stand for all and the better is improved: how near is that?"""
+    first, final = [], []
     for seed in range(40):
+        rng = random.Random(seed)
         setting = random_setting(100 + seed, 1, layers=(7, 10), cards=(6,), plenty=(3, 50))
         depth, times, mode = rng.randint(3, 5), rng.choice([2, 5, 20]), rng.randrange(3)
         layout = Layout((Slot("p0", 1, 1, mode),) * depth, 1, 1, times, 0)
@@ -87,25 +90,27 @@ def test_two_splits_are_nearly_the_best(monkeypatch: pytest.MonkeyPatch) -> None
         with monkeypatch.context() as patch:
             patch.setattr(split, "EVERY_SPLIT", 0)
             two = split_layers(setting, layout)
-        assert isinstance(two, list)
-        assert 1 <= len(two) <= 2
-        gaps.append(quickest(setting, layout, two) / quickest(setting, layout, every))
-    assert len(gaps) >= 30
-    assert min(gaps) >= 1.0
-    assert statistics.median(gaps) == 1.0
-    assert statistics.mean(gaps) < 1.03
-    assert max(gaps) < 1.2
+            assert isinstance(two, list)
+            assert 1 <= len(two) <= 2
+            plan, found = min((costed(setting, layout, one) for one in two), key=lambda pair: pair[1].step)
+            better = improved(setting, plan, found)
+        best = min(costed(setting, layout, one)[1].step for one in every)
+        first.append(found.step / best)
+        final.append((better[1] if better else found).step / best)
+    assert len(first) >= 30
+    assert min(final) >= 1.0
+    assert all(after <= before for before, after in zip(first, final, strict=True))
+    assert statistics.mean(first) < 1.03
+    assert statistics.mean(final) < 1.015
+    assert sum(gap < 1.0001 for gap in final) > 0.65 * len(final)
 
 
-def quickest(setting: Setting, layout: Layout, splits: list[Split]) -> float:
-    return min(step_of(setting, layout, one) for one in splits)
-
-
-def step_of(setting: Setting, layout: Layout, one: Split) -> float:
-    found = cost(make_plan(setting, "test", layout, pipelines(layout, one.ranges, layout.micro_batches)), setting)
+def costed(setting: Setting, layout: Layout, one: Split) -> tuple[Plan, PlanCost]:
+    plan = make_plan(setting, "test", layout, pipelines(layout, one.ranges, layout.micro_batches))
+    found = cost(plan, setting)
     assert not found.problem
     assert one.bound <= found.step * (1 + 1e-12)
-    return found.step
+    return plan, found
 
 
 @pytest.mark.parametrize(("pools", "seed"), CASES)

@@ -33,6 +33,7 @@ from zhenfa.plan.build import take
 from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, whole_layers
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Look
+from zhenfa.plan.polish import polish
 from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_pool
 from zhenfa.spec.job import Limits
 
@@ -59,11 +60,11 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
     for name in names:
         alone[name] = Best(1, also=best)
         search_pool(setting, job, name, sequences, limits, alone[name], tally)
-    if len(names) == 1:
-        return
-    quickest = {name: found.ranked()[0] for name, found in alone.items() if found.ranked()}
-    replicas_over_pools(setting, job, quickest, sequences, limits, best, tally)
-    pipelines_over_pools(setting, job, sequences, limits, best, tally)
+    if len(names) > 1:
+        quickest = {name: found.ranked()[0] for name, found in alone.items() if found.ranked()}
+        replicas_over_pools(setting, job, quickest, sequences, limits, best, tally)
+        pipelines_over_pools(setting, job, sequences, limits, best, tally)
+    polish(setting, best)
 
 
 def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:

@@ -61,7 +61,7 @@ class Refused(Enum):
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """The split of layers over slots as arrays ``[stages, layers]`` and ``[stages]``."""
 
     seconds: Floats
@@ -73,6 +73,28 @@ class _Problem:
     capacity: Floats
     hops: Floats
     """Seconds of one activation from each stage to the next."""
+
+    @classmethod
+    def of(cls, setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> Problem:
+        """Return the problem of a layout whose slots' costs are known."""
+        blocks = [known[slot] for slot in layout.slots]
+        kinds = np.asarray(setting.graph.layers)
+        stages = len(blocks)
+        counted = memory.in_flight_micro_batches(np.arange(stages), stages, layout.micro_batches, layout.schedule)
+        flight = np.broadcast_to(counted, stages)
+        tables = {slot: rows.kinds.T[:, kinds] for slot, rows in known.items()}
+        table = np.array([tables[slot] for slot in layout.slots])
+        stem, head = blocks[0].stem, blocks[-1].head
+        extra, peak = np.zeros(stages), table[:, 3].copy()
+        extra[0] += stem[1] + flight[0] * stem[2]
+        extra[-1] += head[1] + flight[-1] * head[2]
+        peak[0], peak[-1] = np.maximum(peak[0], stem[3]), np.maximum(peak[-1], head[3])
+        return cls(
+            seconds=table[:, 0], held=table[:, 1] + flight[:, None] * table[:, 2], peak=peak, extra=extra,
+            first=float(stem[0]), last=float(head[0]),
+            capacity=np.array([setting.chips[slot.pool].usable for slot in layout.slots]),
+            hops=_hops(setting, layout),
+        )  # fmt: skip
 
     @cached_property
     def ends(self) -> Floats:
@@ -117,27 +139,6 @@ def _between(sums: Floats, borders: Ints) -> Floats:
     return between
 
 
-def _problem(setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> _Problem:
-    blocks = [known[slot] for slot in layout.slots]
-    kinds = np.asarray(setting.graph.layers)
-    stages = len(blocks)
-    counted = memory.in_flight_micro_batches(np.arange(stages), stages, layout.micro_batches, layout.schedule)
-    flight = np.broadcast_to(counted, stages)
-    tables = {slot: rows.kinds.T[:, kinds] for slot, rows in known.items()}
-    table = np.array([tables[slot] for slot in layout.slots])
-    stem, head = blocks[0].stem, blocks[-1].head
-    extra, peak = np.zeros(stages), table[:, 3].copy()
-    extra[0] += stem[1] + flight[0] * stem[2]
-    extra[-1] += head[1] + flight[-1] * head[2]
-    peak[0], peak[-1] = np.maximum(peak[0], stem[3]), np.maximum(peak[-1], head[3])
-    return _Problem(
-        seconds=table[:, 0], held=table[:, 1] + flight[:, None] * table[:, 2], peak=peak, extra=extra,
-        first=float(stem[0]), last=float(head[0]),
-        capacity=np.array([setting.chips[slot.pool].usable for slot in layout.slots]),
-        hops=_hops(setting, layout),
-    )  # fmt: skip
-
-
 def _hops(setting: Setting, layout: Layout) -> Floats:
     places = [(slot.pool, slot.tensor) for slot in layout.slots]
     return np.array([seconds for seconds, _ in traffic.transfers(setting, places, layout.size, layout.replicas)][:-1])
@@ -153,7 +154,7 @@ def split_layers(
     no split fits in memory, or where none can bring a step under ``limit`` seconds. ``known`` holds what
     :func:`rows_for` returns, where that is at hand.
     """
-    problem = _problem(setting, layout, rows_for(setting, layout) if known is None else known)
+    problem = Problem.of(setting, layout, rows_for(setting, layout) if known is None else known)
     room = problem.capacity - problem.extra
     least = problem.peak.min(axis=1)
     if not _reaches(problem.held, room - least):
@@ -170,10 +171,10 @@ def split_layers(
     return [split for split in found if split.bound < limit] or Refused.TIME
 
 
-def _every(problem: _Problem, micro_batches: int, limit: float) -> list[Split] | Refused | None:
+def _every(problem: Problem, micro_batches: int, limit: float) -> list[Split] | Refused | None:
     """Return all splits that fit, in order of their bound; None where there are too many to try."""
     stages, layers = problem.seconds.shape
-    if math.comb(layers - 1, stages - 1) > EVERY_SPLIT:
+    if not all_are_tried(stages, layers):
         return None
     borders = _all_borders(layers, stages)
     borders = borders[problem.fits(borders)]
@@ -181,6 +182,11 @@ def _every(problem: _Problem, micro_batches: int, limit: float) -> list[Split] |
         return Refused.MEMORY
     bound = problem.bound(borders, micro_batches)
     return [_split(borders[index], bound[index]) for index in np.argsort(bound, kind="stable") if bound[index] < limit]
+
+
+def all_are_tried(stages: int, layers: int) -> bool:
+    """Return whether the layers can be split in so few ways that all are tried."""
+    return math.comb(layers - 1, stages - 1) <= EVERY_SPLIT
 
 
 @lru_cache(maxsize=256)
@@ -191,7 +197,7 @@ def _all_borders(layers: int, stages: int) -> Ints:
     return np.pad(table, ((0, 0), (1, 1)), constant_values=((0, 0), (0, layers)))
 
 
-def _shortest(problem: _Problem, micro_batches: int) -> list[Split] | Refused:
+def _shortest(problem: Problem, micro_batches: int) -> list[Split] | Refused:
     """Return the split with the shortest busiest stage, and the one as short whose busy stages come early."""
     least = problem.peak.min(axis=1)
     constant = bool((problem.peak.max(axis=1) == least).all())
@@ -209,7 +215,7 @@ def _shortest(problem: _Problem, micro_batches: int) -> list[Split] | Refused:
     return [_split(both[index], bound[index]) for index in np.argsort(bound, kind="stable")]
 
 
-def _early(problem: _Problem, borders: Ints) -> Ints | None:
+def _early(problem: Problem, borders: Ints) -> Ints | None:
     """Return the split in which each stage in turn takes all it can while no stage is busier than the busiest.
 
     Busy stages are better early: fewer stages before them wait, and more micro-batches in flight hide the others.
@@ -225,7 +231,7 @@ def _split(borders: Ints, bound: float) -> Split:
 
 def fits(setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> bool:
     """Return whether some split of the layers surely fits in memory."""
-    problem = _problem(setting, layout, known)
+    problem = Problem.of(setting, layout, known)
     return _reaches(problem.held, problem.capacity - problem.extra - problem.peak.max(axis=1), slack=0.0)
 
 

@@ -1,0 +1,86 @@
+"""Move single layers between neighbouring stages of a plan while its exact step gets shorter.
+
+For layouts with too many splits to try: the split that the search took leaves out transfers and gradient sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+import numpy as np
+
+from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan.build import CODES, Layout, Slot, rows_for
+from zhenfa.plan.search import Best
+from zhenfa.plan.space import Ints
+from zhenfa.plan.split import Problem, all_are_tried
+from zhenfa.spec.plan import Plan
+
+MOVES_AT_MOST: Final = 8
+
+
+def polish(setting: Setting, best: Best) -> None:
+    """Improve every plan kept."""
+    for found in best.ranked():
+        better = improved(setting, found.plan, found.cost)
+        if better is not None:
+            best.offer(*better)
+
+
+def improved(setting: Setting, plan: Plan, found: PlanCost) -> tuple[Plan, PlanCost] | None:
+    """Return a plan with layers moved and its cost, or None if no move helps or every split has been tried."""
+    stages = plan.pipelines[0].stages
+    if len({entry.stages for entry in plan.pipelines}) > 1 or all_are_tried(len(stages), plan.layers):
+        return None
+    layout = layout_of_plan(plan)
+    problem = Problem.of(setting, layout, rows_for(setting, layout))
+    borders = np.array([0, *(stage.last for stage in stages)])
+    step, start = found.step, found.step
+    for _ in range(MOVES_AT_MOST):
+        now = step
+        for near in _neighbours(problem, borders, layout.micro_batches, step):
+            trial = with_borders(plan, near)
+            trial_cost = cost(trial, setting)
+            if not trial_cost.problem and trial_cost.step < step:
+                step, better = trial_cost.step, (near, trial, trial_cost)
+        if not step < now:
+            break
+        borders = better[0]
+    return better[1:] if step < start else None
+
+
+def _neighbours(problem: Problem, borders: Ints, micro_batches: int, step: float) -> Ints:
+    """Return the borders with one layer moved that fit and whose bound is below the step, the likeliest first."""
+    inner = len(borders) - 2
+    moves = np.zeros((2 * inner, len(borders)), dtype=np.int64)
+    moves[np.arange(2 * inner), np.tile(np.arange(1, inner + 1), 2)] = np.repeat([1, -1], inner)
+    near = borders + moves
+    near = near[(np.diff(near, axis=1) > 0).all(axis=1)]
+    near = near[problem.fits(near)]
+    bound = problem.bound(near, micro_batches)
+    order = np.argsort(bound, kind="stable")
+    likely: Ints = near[order[bound[order] < step]]
+    return likely
+
+
+def layout_of_plan(plan: Plan) -> Layout:
+    """Return the layout of a plan whose replicas are all alike."""
+    first = plan.pipelines[0]
+    slots = tuple(
+        Slot(stage.pool, stage.tensor_parallel, stage.expert_parallel, CODES.index(stage.recompute))
+        for stage in first.stages
+    )
+    times = max(entry.micro_batches for entry in plan.pipelines)
+    return Layout(slots, plan.replicas, first.micro_batch_size, times, plan.zero, plan.schedule)
+
+
+def with_borders(plan: Plan, borders: Ints) -> Plan:
+    """Return a plan with its layers split at other borders."""
+    stages = tuple(
+        stage.model_copy(update={"first": first, "last": last})
+        for stage, (first, last) in zip(plan.pipelines[0].stages, itertools.pairwise(borders.tolist()), strict=True)
+    )
+    entries = tuple(entry.model_copy(update={"stages": stages}) for entry in plan.pipelines)
+    return plan.model_copy(update={"pipelines": entries})
