@@ -212,7 +212,7 @@ def fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
     order = np.argsort(seconds, axis=0)
     quick, many = np.take_along_axis(seconds, order, 0), np.take_along_axis(depth, order, 0)
     low, high = bound, bound * np.maximum(ramp * deep / times, 1.0)
-    for _ in range(5):
+    for _ in range(8):
         middle = (low + high) / 2
         left, work = np.ones_like(middle), np.zeros_like(middle)
         for one, stages in zip(quick, many, strict=True):

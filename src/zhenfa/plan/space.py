@@ -166,7 +166,8 @@ def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:
     tight = -(-found.total // (times * step))
     more = _TIMES[np.minimum(np.searchsorted(_TIMES, times, side="right"), len(_TIMES) - 1)]
     tighter = np.minimum(-(-found.total // (more * step)), groups - 1)
-    fewer = np.where(groups <= FEW_REPLICAS, groups - 1, np.where(tight < groups, tight, tighter))
+    many = np.maximum(np.where(tight < groups, tight, tighter), FEW_REPLICAS)
+    fewer = np.where(groups <= FEW_REPLICAS, groups - 1, many)
     left = np.flatnonzero(fewer > 0)
     return found.where(left).with_data((fewer * step)[left]), left
 
