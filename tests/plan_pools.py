@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 
@@ -165,3 +166,37 @@ def pipeline(
         for name, (first, last) in zip(pools, ranges, strict=True)
     )  # fmt: skip
     return Pipeline(count=count, micro_batches=micro_batches, micro_batch_size=size, stages=stages)
+
+
+def random_plan(rng: random.Random, setting: Setting) -> Plan:
+    """Any plan that has cards enough, feasible or not: one or two groups of pipelines over some of the pools."""
+    free = {pool.name: pool.count for pool in setting.formation.pools}
+    heads = [one.heads for kind in setting.graph.kinds for one in kind.operators if one.kind == "attention"]
+    experts = [one.experts for kind in setting.graph.kinds for one in kind.operators if one.kind == "grouped_matmul"]
+    layers, entries = len(setting.graph.layers), []
+    size = rng.choice([1, 2])
+    for _ in range(rng.choice([1, 1, 2])):
+        names = [name for name, count in free.items() if count]
+        if not names:
+            break
+        order = rng.sample(names, rng.randint(1, len(names)))
+        replicas = rng.randint(1, min(2, *(free[name] for name in order)))
+        stages: list[tuple[str, int, int, str]] = []
+        for name in order:
+            degrees = [one for one in (1, 2, 4) if math.gcd(*heads) % one == 0 and one * replicas <= free[name]]
+            tensor = rng.choice(degrees)
+            groups = [one for one in (1, 2, 4) if not experts or math.gcd(*experts) % one == 0]
+            expert = rng.choice([one for one in groups if replicas * tensor % one == 0]) if experts else 1
+            most = min(free[name] // (tensor * replicas), layers - len(stages) - (len(order) - order.index(name) - 1))
+            depth = rng.randint(1, max(most, 1))
+            free[name] -= depth * tensor * replicas
+            stages += [(name, tensor, expert, rng.choice(["none", "selective", "full"]))] * depth
+        stages = stages[:layers]
+        cuts = [0, *sorted(rng.sample(range(1, layers), len(stages) - 1)), layers]
+        parts = tuple(
+            Stage(pool=name, first=first, last=last, tensor_parallel=tensor, expert_parallel=expert, recompute=mode)
+            for (name, tensor, expert, mode), (first, last) in zip(stages, itertools.pairwise(cuts), strict=True)
+        )
+        times = rng.randint(1, 9)
+        entries.append(Pipeline(count=replicas, micro_batches=times, micro_batch_size=size, stages=parts))
+    return plan_of(setting, entries, rng.choice([0, 1, 1, 2, 3]))

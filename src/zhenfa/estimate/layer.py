@@ -104,7 +104,7 @@ def layer_cost(operators: Sequence[Operator], shape: Shape, chip: Chip, fabric: 
 def _operator_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
     match operator.kind:
         case "matmul":
-            return _matmul(operator, shape, chip, fabric)
+            return _matmul(operator, shape, chip, fabric, traits)
         case "grouped_matmul":
             return _grouped(operator, shape, chip)
         case "attention":
@@ -130,14 +130,17 @@ def _matmul_times(rows: Array, inputs: Array, outputs: Array, groups: Array, chi
     return time(rows, inputs, outputs), time(rows, outputs, inputs) + time(inputs, rows, outputs)
 
 
-def _matmul(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric) -> Cost:
+def _matmul(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
+    # a matmul that is not split runs on each card's own part of the sequence
+    whole = operator.shard != "none" or not traits.sequence_parallel
+    rows = shape.tokens if whole else shape.tokens / shape.tensor
     split_outputs = operator.shard in {"column", "vocabulary", "heads"}
     inputs = operator.inputs / shape.tensor if operator.shard == "row" else operator.inputs
     outputs = operator.outputs / shape.tensor if split_outputs else operator.outputs
-    forward, backward = _matmul_times(shape.tokens, inputs, outputs, 1.0, chip)
+    forward, backward = _matmul_times(rows, inputs, outputs, 1.0, chip)
     reduced = _reduce_time(operator, shape, chip, fabric)
     first = 0.0 if operator.shard == "vocabulary" else reduced  # the output projection reduces only going back
-    ideal = 3 * compute.matmul_flops(shape.tokens, inputs, outputs) / chip.peak
+    ideal = 3 * compute.matmul_flops(rows, inputs, outputs) / chip.peak
     return Cost(forward, backward, first, reduced, 0.0, 0.0, ideal, 0.0)
 
 

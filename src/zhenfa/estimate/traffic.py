@@ -82,11 +82,23 @@ def gradient_sums(
     peers = expert_peers(stage, replicas)
     if routed.any():
         inside = inside + _sum_over(rounds, routed, size, weight, peers, stage.expert_parallel, fabric)
-    across = [0.0] * len(held)
+    across: Array = np.zeros(len(held))
     if owners > 1:
-        volumes = 2 * (owners - 1) / owners * size * (shared / replicas + routed / peers)
-        across = [setting.bridge.time(volume) if setting.bridge else math.nan for volume in volumes.tolist()]
-    return list(zip(np.broadcast_to(inside, len(held)).tolist(), across, strict=True))
+        across = _sum_between(setting, stage.pool, size * (shared / replicas + routed / peers), owners)
+    both = (np.broadcast_to(part, len(held)).tolist() for part in (inside, across))
+    return list(zip(*both, strict=True))
+
+
+def _sum_between(setting: Setting, pool: str, volumes: Array, owners: int) -> Array:
+    """Return the seconds to sum each card's share of the gradients over groups of pipelines.
+
+    Over the bridge where the machine has one; in a machine of one pool, over its fabric, the groups far apart.
+    """
+    if setting.bridge is None and len(setting.formation.pools) == 1:
+        stride = float(setting.formation.pools[0].count // owners)
+        return communication.all_reduce_time(volumes, float(owners), stride, setting.fabrics[pool])
+    moved = 2 * (owners - 1) / owners * np.ravel(volumes)
+    return np.array([setting.bridge.time(one) if setting.bridge else math.nan for one in moved.tolist()])
 
 
 def expert_peers(stage: Stage, replicas: int) -> int:
