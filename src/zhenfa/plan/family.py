@@ -18,7 +18,17 @@ from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Layout, Slot
 from zhenfa.plan.search import SLOWER, Tally
-from zhenfa.plan.space import Bools, Candidates, Ints, divisors, experts, micro_batch_sizes, tensor_degrees, zero_stages
+from zhenfa.plan.space import (
+    Bools,
+    Candidates,
+    Ints,
+    divisors,
+    experts,
+    micro_batch_sizes,
+    reach,
+    tensor_degrees,
+    zero_stages,
+)
 from zhenfa.spec.job import Limits
 
 MAX_POOLS_ORDERED: Final = 4
@@ -311,7 +321,7 @@ def _options(setting: Setting, name: str, size: int, limits: Limits) -> Options:
     Where they are more than :data:`FEW_OPTIONS`: per tensor degree and recomputation, the two quickest expert degrees
     among those that spread the experts over 32 cards or more.
     """
-    count = setting.formation.pool(name).count
+    count = min(setting.formation.pool(name).count, reach(setting, name))
     degrees = [one for one in tensor_degrees(setting, name, limits) if one <= min(count, MAX_MIXED_TENSOR)]
     rows = list(itertools.product(degrees, divisors(experts(setting), 512), setting.traits.recompute))
     tensor, expert, again = np.array(rows, dtype=np.int64).T

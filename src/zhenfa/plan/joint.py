@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
-from zhenfa.plan.search import NO_BANDWIDTH, NO_MEMORY, Best, Found, Tally, search_pool
-from zhenfa.plan.space import zero_stages
+from zhenfa.plan.search import NO_MEMORY, Best, Found, Tally, search_pool
+from zhenfa.plan.space import NO_BANDWIDTH, zero_stages
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
 

@@ -16,8 +16,8 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import cost
 from zhenfa.plan import bounds
 from zhenfa.plan.build import Layout, Slot, make_plan, pipelines, rows_of_many, take
-from zhenfa.plan.search import NO_BANDWIDTH, Tally, layout_of
-from zhenfa.plan.space import Candidates, enumerate_pool
+from zhenfa.plan.search import Tally, layout_of
+from zhenfa.plan.space import NO_BANDWIDTH, Candidates, enumerate_pool
 from zhenfa.plan.split import Refused, fits, split_layers
 from zhenfa.spec.job import Limits
 

@@ -23,12 +23,11 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
-from zhenfa.plan.space import Candidates, Ints, enumerate_pool, fewer_replicas
+from zhenfa.plan.space import NO_BANDWIDTH, Candidates, Ints, enumerate_pool, fewer_replicas
 from zhenfa.plan.split import Refused, split_layers
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
 
-NO_BANDWIDTH = "crosses a tier whose bandwidth is undisclosed"
 NO_MEMORY = "does not fit in memory"
 SLOWER = "slower than the plans listed (by bound)"
 

@@ -25,6 +25,7 @@ MAX_EXPERT: Final = 4096
 
 NO_CARDS: Final = "more cards than the pool has"
 NO_EXPERTS: Final = "experts over more cards than a stage has"
+NO_BANDWIDTH: Final = "crosses a tier whose bandwidth is undisclosed"
 
 FEW_REPLICAS: Final = 16
 """Up to so many groups of replicas, every number is tried."""
@@ -78,6 +79,17 @@ def divisors(number: int, limit: int) -> list[int]:
     return [one for one in range(1, min(number, limit) + 1) if number % one == 0]
 
 
+def reach(setting: Setting, pool: str) -> int:
+    """Return how many cards of a pool are joined by tiers whose bandwidth is known."""
+    here = setting.formation.pool(pool)
+    joined = 1
+    for tier in here.tiers:
+        if tier.bandwidth.value is None:
+            return joined
+        joined = min(tier.size, here.count)
+    return joined
+
+
 def tensor_degrees(setting: Setting, pool: str, limits: Limits) -> list[int]:
     """Return the tensor-parallel degrees that divide every attention layer's heads and do not straddle a tier."""
     if not setting.traits.tensor_parallel:
@@ -116,10 +128,12 @@ def zero_stages(setting: Setting) -> tuple[int, ...]:
 def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, rejected: Counter[str]) -> Candidates:
     """Return every layout of a pool for a batch of ``sequences``, counting what cannot be by reason.
 
-    Each takes as many replicas as there are cards and micro-batches for; :func:`fewer_replicas` gives the others.
+    Each takes as many replicas as there are cards and micro-batches for; :func:`fewer_replicas` gives the others. What
+    would cross a tier whose bandwidth is undisclosed takes the cards that known tiers join instead.
     """
     count = setting.formation.pool(pool).count
-    cards = min(count, limits.max_cards or count)
+    wanted = min(count, limits.max_cards or count)
+    cards = min(wanted, reach(setting, pool))
     layers = len(setting.graph.layers)
     deepest = min(layers, limits.max_pipeline_parallel or layers)
     modes = list(itertools.product(sorted({0, *zero_stages(setting)}), setting.traits.recompute))
@@ -133,9 +147,10 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
     tensor, depth, size, expert = (axis.reshape(-1) for axis in grid)
     total = sequences // size
     most = np.minimum(cards // (tensor * depth), total)
+    rejected[NO_BANDWIDTH] += int((np.minimum(wanted // (tensor * depth), total) > most).sum())
     step = expert // np.gcd(expert, tensor)
     data = most // step * step
-    rejected[NO_CARDS] += int((most == 0).sum())
+    rejected[NO_CARDS] += int(((wanted // (tensor * depth)) == 0).sum())
     rejected[NO_EXPERTS] += int(((most > 0) & (data == 0)).sum())
     rows = np.stack([tensor, depth, data, expert, size, total])[:, data > 0]
     zero, again = np.array(modes, dtype=np.int64).T
