@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CODE := $(wildcard src tests tools benchmarks)
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
 .PHONY: run test check docs clean full-model-check
@@ -13,8 +14,8 @@ test: $(VENV)/.test ## the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.test ## style, types, layers
-	$(BIN)/ruff format --check src tests tools benchmarks
-	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
