@@ -9,6 +9,7 @@ import numpy as np
 
 from zhenfa.errors import MissingFactError
 from zhenfa.estimate import priors
+from zhenfa.laws.arrays import Array
 from zhenfa.laws.communication import Fabric
 from zhenfa.spec.fact import Tag, missing, weakest
 from zhenfa.spec.machine import Accelerator, CardPool, Network, Precision
@@ -158,7 +159,7 @@ class Bridge:
     latency: float
     host_staged: bool
 
-    def time(self, volume: float) -> float:
+    def time(self, volume: Array) -> Array:
         """Return the seconds that ``volume`` bytes per card take from one pool to another."""
         staging = 2 * volume / PCIE_BYTES_PER_S if self.host_staged else 0.0
         return self.latency + volume / self.bandwidth + staging

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,12 @@ def activation_bytes(setting: Setting, size: int) -> float:
     return size * setting.workload.sequence_length * setting.graph.hidden * wide(setting.workload.precision)
 
 
-def crossing(setting: Setting, size: int, here: int, there: int) -> float:
+def crossing(setting: Setting, size: int, here: Array, there: Array) -> Any:
     """Return the seconds of one activation from a pool to another with these tensor-parallel degrees.
 
     NaN where no network joins the pools.
     """
-    volume = activation_bytes(setting, size) / min(here, there)
+    volume = activation_bytes(setting, size) / np.minimum(here, there)
     return (setting.bridge.time(volume) if setting.bridge else math.nan) + setting.traits.message_overhead_s
 
 
@@ -57,7 +57,7 @@ def transfers(
             volume = activation / min(degree, next_degree)
             inside.setdefault(here, []).append((index, volume, start, degree * replicas))
         else:
-            hops[index] = (crossing(setting, size, degree, next_degree), True)
+            hops[index] = (float(crossing(setting, size, degree, next_degree)), True)
     for pool, rows in inside.items():
         indices, volumes, starts, distances = (np.array(column) for column in zip(*rows, strict=True))
         times = communication.point_to_point_time(volumes, distances, setting.fabrics[pool], start=starts)

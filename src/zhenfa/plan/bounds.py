@@ -48,16 +48,20 @@ class Work(NamedTuple):
 
 def step_bound(setting: Setting, work: Work, depth: Ints, micro_batches: Ints) -> Floats:
     """Return seconds that no split of the layers over ``depth`` stages can beat, one per candidate."""
-    times = micro_batches.astype(float)
-    with np.errstate(divide="ignore"):
-        filling = work.whole / (1.0 - (1.0 - 1.0 / times) ** depth)
-    steady = np.where(times > depth, work.whole * (times + depth - 1) / depth, 0.0)
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     quickest = np.ceil(len(setting.graph.layers) / depth) * work.layers.min(axis=0)
     held = [np.ceil(count / depth) * one for count, one in zip(counts, work.layers, strict=True)]
-    busiest = times * np.max([quickest, *held], axis=0)
-    bound: Floats = np.max([filling, steady, busiest], axis=0)
+    busiest = micro_batches * np.max([quickest, *held], axis=0)
+    bound: Floats = np.maximum(work.whole * ramp(depth, micro_batches), busiest)
     return bound
+
+
+def ramp(depth: Ints, micro_batches: Ints) -> Floats:
+    """Return how many times the work of one micro-batch over the whole model a step takes at least."""
+    times = micro_batches.astype(float)
+    filling = 1.0 / (1.0 - (1.0 - 1.0 / times) ** depth)
+    steady: Floats = np.where(times > depth, (times + depth - 1) / depth, 0.0)
+    return np.maximum(filling, steady)
 
 
 def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> Work:

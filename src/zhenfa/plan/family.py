@@ -214,11 +214,11 @@ def fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
     """Sharpen the bound by what filling and draining the pipeline costs.
 
     With ``X`` the step, no stage works longer than ``C = X / m`` on a micro-batch, so the whole model works at least
-    ``T(C)``: fast stages full, the rest on slower ones. And ``X >= T (m + p - 1) / p`` where ``m > p`` (see
-    :mod:`zhenfa.plan.bounds`). Bisection keeps the lower end a bound.
+    ``T(C)``: fast stages full, the rest on slower ones. And ``X >= T r`` with :func:`zhenfa.plan.bounds.ramp`.
+    Bisection keeps the lower end a bound.
     """
     deep = depth.sum(axis=0)
-    ramp = np.where(times > deep, (times + deep - 1) / np.maximum(deep, 1), 1.0)
+    ramp = bounds.ramp(deep, times)
     order = np.argsort(seconds, axis=0)
     quick, many = np.take_along_axis(seconds, order, 0), np.take_along_axis(depth, order, 0)
     low, high = bound, bound * np.maximum(ramp * deep / times, 1.0)

@@ -9,7 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
+from zhenfa.estimate import traffic
 from zhenfa.estimate.setting import Setting
+from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
@@ -25,6 +27,7 @@ class Look:
     counts: Ints
     """Layers of each kind."""
     usable: list[float]
+    setting: Setting
 
     @classmethod
     def at(cls, setting: Setting, part: Family) -> Look:
@@ -34,7 +37,8 @@ class Look:
             for pool, (one, pick) in enumerate(zip(part.options, part.chosen, strict=True))
         ]
         usable = [setting.chips[one.pool].usable * (1 + 1e-9) for one in part.options]
-        return cls(part, rows, np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds)), usable)
+        counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+        return cls(part, rows, counts, usable, setting)
 
     @cached_property
     def kind(self) -> int:
@@ -54,11 +58,11 @@ class Look:
         """
         stages = self._stages(order)
         fits = sum(held.sum(axis=0) for held, _ in stages) >= self.counts[self.kind]
-        rest = self._rest(order)
+        rest, hops = self._rest(order), self._hops(order)
         low, high = self.part.bound, np.minimum(2 * self.part.bound, limit)
         for middle in itertools.chain([high], itertools.repeat(None, 7)):
             now = (low + high) / 2 if middle is None else middle
-            found = self._possible(stages, rest, now)
+            found = self._possible(stages, rest, hops, now)
             low, high = np.where(found, low, np.maximum(low, now)), np.where(found, now, high)
         return np.where(fits, low, np.nan)
 
@@ -69,6 +73,14 @@ class Look:
             if kind != self.kind:
                 rest = rest + count * np.min([rows.kinds[kind, 0] for rows in self.rows], axis=0)
         return rest
+
+    def _hops(self, order: Sequence[int]) -> Floats:
+        """Return the seconds of one activation over all borders between pools."""
+        degrees = [self.part.options[pool].tensor[self.part.chosen[pool]] for pool in order]
+        hops: Floats = np.zeros(len(self.part))
+        for here, there in itertools.pairwise(degrees):
+            hops = hops + traffic.crossing(self.setting, self.part.size, here, there)
+        return hops
 
     def _stages(self, order: Sequence[int]) -> list[tuple[Floats, Floats]]:
         """Return how many layers each stage's memory holds and the seconds of stem and head on it, per pool.
@@ -92,8 +104,9 @@ class Look:
             found[pool] = (np.where(place < depth, held, 0.0), busy)
         return found
 
-    def _possible(self, stages: list[tuple[Floats, Floats]], rest: Floats, step: Floats) -> Bools:
-        """Return where a step may be as short: its stages have room for all layers, and time to fill and drain."""
+    def _possible(self, stages: list[tuple[Floats, Floats]], rest: Floats, hops: Floats, step: Floats) -> Bools:
+        """Return where a step may be as short: its stages have room for all layers, and time to fill and drain, and as
+        many times as a micro-batch can set out only when another has come back, there is time for there and back."""
         times, deep = self.part.micro_batches, self.part.depth.sum(axis=0)
         longest = step / times
         free = [
@@ -109,6 +122,7 @@ class Look:
         for one, more in zip(quick, np.take_along_axis(room - taken, order, 0), strict=True):
             now = np.clip(left, 0, more)
             left, work = left - now, work + now * one
-        ramp = np.where(times > deep, (times + deep - 1) / deep, 1.0)
-        possible: Bools = (left <= 0) & (ramp * work <= step * (1 + 1e-9))
+        ramp = bounds.ramp(deep, times)
+        trips = -(-times // deep) * (work + 2 * hops)
+        possible: Bools = (left <= 0) & (np.maximum(ramp * work, trips) <= step * (1 + 1e-9))
         return possible

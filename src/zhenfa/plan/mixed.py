@@ -9,9 +9,10 @@ Four bounds, each sharper and dearer than the one before, where ``p_i`` stages s
 micro-batch over the whole model would take ``t_i`` and one layer of the most numerous kind ``l_i``:
 
 * ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
-* ``X >= T(C) (m + p - 1) / p``, see :func:`zhenfa.plan.family.fill`.
+* ``X >= T(C) r``, with what filling and draining ``p`` stages costs, see :func:`zhenfa.plan.family.fill`.
 * ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
-* The last two together, with at most as many layers on each stage as its memory holds, see :mod:`zhenfa.plan.look`.
+* The last two together, with at most as many layers on each stage as its memory holds, and with the time of traffic
+  between pools, see :mod:`zhenfa.plan.look`.
 
 The first plan is the quickest of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
 mixed pipelines that were not costed or not looked at. Places behind the first are the best that were found.
@@ -23,7 +24,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -40,10 +41,10 @@ from zhenfa.spec.job import Limits
 FIRST_LOOK: Final = 1024
 """Mixed pipelines whose memory is looked at together, at first."""
 
-PROVED_AT_MOST: Final = 3000
+PROVED_AT_MOST: Final = 1500
 """Mixed pipelines split to prove that none beats the first plan. Where that stops the search, the answer says so."""
 
-LISTED_AT_MOST: Final = 60
+LISTED_AT_MOST: Final = 40
 """Mixed pipelines split for the places behind the first."""
 
 LISTED_WITHIN: Final = 1.1
@@ -72,9 +73,26 @@ def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Lim
     families = list(every_family(setting, sequences, limits, _horizon(best), tally)) if setting.bridge else []
     if not families:
         return
-    _evaluate(setting, job, families, best, tally)
+    budget = _Budget()
+    _evaluate(setting, job, families, budget, best, tally)
     fewer = [fewer_stages(family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
-    _evaluate(setting, job, fewer, best, tally)
+    _evaluate(setting, job, fewer, budget, best, tally)
+
+
+@dataclass
+class _Budget:
+    """How many mixed pipelines may still be split: to prove the first plan, and for the places behind it."""
+
+    proving: int = PROVED_AT_MOST
+    listing: int = LISTED_AT_MOST
+
+    def spent(self, *, proving: bool) -> bool:
+        """Take one; return whether there was none left."""
+        if proving:
+            self.proving -= 1
+        else:
+            self.listing -= 1
+        return (self.proving if proving else self.listing) < 0
 
 
 def _horizon(best: Best) -> float:
@@ -82,12 +100,13 @@ def _horizon(best: Best) -> float:
     return min(best.last, LISTED_WITHIN * best.first)
 
 
-def _evaluate(setting: Setting, job: str, families: Sequence[Family], best: Best, tally: Tally) -> None:
+def _evaluate(
+    setting: Setting, job: str, families: Sequence[Family], budget: _Budget, best: Best, tally: Tally
+) -> None:
     """Cost mixed pipelines in order of their bound: all that may be the first plan, and some that may be listed."""
     looked_at = sum(len(family) * math.factorial(len(family.options)) for family in families)
     tally.considered += looked_at
-    seen, proving, listing = 0, PROVED_AT_MOST, LISTED_AT_MOST
-    reason = SLOWER
+    seen, reason = 0, SLOWER
     for one in _in_order(setting, families, tally, best):
         if isinstance(one, int):
             seen += one
@@ -95,12 +114,9 @@ def _evaluate(setting: Setting, job: str, families: Sequence[Family], best: Best
         bound, layout, total, known = one
         if bound >= _horizon(best):
             break
-        if bound < best.first:
-            proving -= 1
-        else:
-            listing -= 1
-        if proving < 0 or listing < 0:
-            reason = UNPROVED if proving < 0 else UNLISTED
+        proving = bound < best.first
+        if budget.spent(proving=proving):
+            reason = UNPROVED if proving else UNLISTED
             break
         seen += 1
         consider(layout, total, known, setting, job, best, tally)

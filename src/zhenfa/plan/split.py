@@ -38,7 +38,8 @@ def schedule_bound(loads: Floats, hops: Floats | float, micro_batches: int) -> F
 
     ``loads`` are seconds of one micro-batch, shape ``[..., stages]``; ``hops`` of one activation from each stage to the
     next, shape ``[stages - 1]`` or a number. A stage waits for the stages behind it once after its first forward and,
-    where it has more micro-batches than may be in flight, once more after its last (see :mod:`zhenfa.plan.bounds`).
+    where it has more micro-batches than may be in flight, once more after its last (see :mod:`zhenfa.plan.bounds`). And
+    with ``k`` in flight at most, every ``k``-th micro-batch sets out when the one before it has come back.
     """
     stages = loads.shape[-1]
     ways = loads.copy()
@@ -49,7 +50,8 @@ def schedule_bound(loads: Floats, hops: Floats | float, micro_batches: int) -> F
     once = behind - (micro_batches - 1) * loads
     twice = 2 * behind - (flight - 1) * loads
     waits = np.maximum(np.where(micro_batches > flight, twice, once), 0.0)
-    bound: Floats = np.max(before + micro_batches * loads + waits, axis=-1)
+    trips = -(-micro_batches // flight) * (loads + behind)
+    bound: Floats = np.max(before + np.maximum(micro_batches * loads + waits, trips), axis=-1)
     return bound
 
 
@@ -72,7 +74,7 @@ class Problem:
     last: float
     capacity: Floats
     hops: Floats
-    """Seconds of one activation from each stage to the next."""
+    """Seconds of one activation from each stage to the next, or less."""
 
     @classmethod
     def of(cls, setting: Setting, layout: Layout, known: Mapping[Slot, Rows]) -> Problem:
@@ -140,8 +142,13 @@ def _between(sums: Floats, borders: Ints) -> Floats:
 
 
 def _hops(setting: Setting, layout: Layout) -> Floats:
-    places = [(slot.pool, slot.tensor) for slot in layout.slots]
-    return np.array([seconds for seconds, _ in traffic.transfers(setting, places, layout.size, layout.replicas)][:-1])
+    """Return the seconds of each hop between pools; those inside a pool are left out."""
+    return np.array(
+        [
+            0.0 if here.pool == there.pool else traffic.crossing(setting, layout.size, here.tensor, there.tensor)
+            for here, there in itertools.pairwise(layout.slots)
+        ]
+    )
 
 
 def split_layers(
