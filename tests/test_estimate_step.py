@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from plan_pools import dense, machine, model, plan_of, pool, random_plan, random_setting
-from zhenfa.estimate.chip import Bridge
 from zhenfa.estimate.report import model_flops, report, speed_of_light, step_parts
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import cost
 from zhenfa.estimate.walls import survival
+from zhenfa.estimate.wires import Bridge
 from zhenfa.laws import compute
 from zhenfa.laws.pipeline import pipeline_events, pipeline_time, stage_ends
 from zhenfa.spec.job import Workload

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zhenfa.estimate import kernels
 from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.traits import Traits
 from zhenfa.laws import communication, compute
@@ -115,19 +116,9 @@ def _operator_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric,
             return _streaming(operator, shape, chip, fabric, traits)
 
 
-def _matmul_times(rows: Array, inputs: Array, outputs: Array, groups: Array, chip: Chip) -> tuple[Array, Array]:
-    size = BYTES[chip.precision]
-
-    def time(rows: Array, inputs: Array, outputs: Array) -> Array:
-        if chip.emulated:  # an emulated card is paced by its FLOPs alone: it has no tiles
-            return compute.matmul_flops(rows, inputs, outputs) * groups / (chip.peak * chip.achievable)
-        return compute.matmul_time(
-            rows, inputs, outputs, peak=chip.peak, achievable=chip.achievable, bandwidth=chip.bandwidth,
-            memory_share=chip.memory_share, weight_bytes=size, activation_bytes=max(size, 2.0), launch=chip.launch,
-            groups=groups,
-        )  # fmt: skip
-
-    return time(rows, inputs, outputs), time(rows, outputs, inputs) + time(inputs, rows, outputs)
+def _matmul_times(chip: Chip, rows: Array, inputs: Array, outputs: Array) -> tuple[Array, Array]:
+    backward = kernels.matmul(chip, rows, outputs, inputs) + kernels.matmul(chip, inputs, rows, outputs)
+    return kernels.matmul(chip, rows, inputs, outputs), backward
 
 
 def _matmul(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
@@ -137,7 +128,7 @@ def _matmul(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits
     split_outputs = operator.shard in {"column", "vocabulary", "heads"}
     inputs = operator.inputs / shape.tensor if operator.shard == "row" else operator.inputs
     outputs = operator.outputs / shape.tensor if split_outputs else operator.outputs
-    forward, backward = _matmul_times(rows, inputs, outputs, 1.0, chip)
+    forward, backward = _matmul_times(chip, rows, inputs, outputs)
     reduced = _reduce_time(operator, shape, chip, fabric)
     first = 0.0 if operator.shard == "vocabulary" else reduced  # the output projection reduces only going back
     ideal = 3 * compute.matmul_flops(rows, inputs, outputs) / chip.peak
@@ -155,7 +146,9 @@ def _reduce_time(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric) -
 def _grouped(operator: Operator, shape: Shape, chip: Chip) -> Cost:
     routed = shape.tokens / shape.tensor * operator.active_experts
     experts = np.maximum(operator.experts / shape.expert, 1.0)
-    forward, backward = _matmul_times(routed / experts, operator.inputs, operator.outputs, experts, chip)
+    forward = kernels.grouped_matmul(chip, routed, experts, operator.inputs, operator.outputs)
+    weights = kernels.matmul(chip, operator.inputs, routed / experts, operator.outputs, groups=experts)
+    backward = kernels.grouped_matmul(chip, routed, experts, operator.outputs, operator.inputs) + weights
     ideal = 3 * compute.matmul_flops(routed, operator.inputs, operator.outputs) / chip.peak
     return Cost(forward, backward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
 
@@ -173,12 +166,10 @@ def _attention(operator: Operator, shape: Shape, chip: Chip) -> Cost:
         causal=operator.causal,
         window=window,
     )
-    forward = compute.attention_time(
-        shape.sequence, shape.sequence, heads, operator.key_dim, operator.value_dim,
-        key_heads=np.maximum(operator.kv_heads / shape.tensor, 1.0), sequences=shape.sequences,
-        peak=chip.peak_attention, achievable=chip.achievable, bandwidth=chip.bandwidth,
-        memory_share=chip.memory_share, activation_bytes=2.0, launch=chip.launch, causal=operator.causal, window=window,
-        share=1.0 if chip.emulated else compute.ATTENTION_SHARE,
+    forward = kernels.attention_prefill(
+        chip, shape.sequence, shape.sequence, heads, operator.key_dim, operator.value_dim,
+        kv_heads=np.maximum(operator.kv_heads / shape.tensor, 1.0), sequences=shape.sequences, causal=operator.causal,
+        window=window,
     )  # fmt: skip
     ideal = 3 * shape.sequences * work / chip.peak
     return Cost(forward, ATTENTION_BACKWARD * forward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
@@ -186,10 +177,7 @@ def _attention(operator: Operator, shape: Shape, chip: Chip) -> Cost:
 
 def _scan(operator: Operator, shape: Shape, chip: Chip) -> Cost:
     heads = operator.heads / shape.tensor
-    forward = compute.scan_time(
-        shape.tokens, heads, operator.key_dim, operator.value_dim, peak=chip.peak_attention, achievable=chip.achievable,
-        bandwidth=chip.bandwidth, memory_share=chip.memory_share, activation_bytes=2.0, launch=chip.launch,
-    )  # fmt: skip
+    forward = kernels.scan(chip, shape.tokens, heads, operator.key_dim, operator.value_dim)
     ideal = 3 * compute.scan_flops(shape.tokens, heads, operator.key_dim, operator.value_dim) / chip.peak
     return Cost(forward, 2 * forward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
 
@@ -198,11 +186,7 @@ def _streaming(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, tra
     split = shape.tensor if traits.sequence_parallel or operator.shard != "none" else 1.0
     read = operator.outputs if operator.kind == "embedding" else operator.inputs
     moved = shape.tokens * (read + operator.outputs) * 2.0 / split
-    if chip.emulated:
-        return ZERO
-    forward = compute.elementwise_time(
-        moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share, launch=chip.launch
-    )
+    forward = kernels.stream(chip, moved)
     light = 0.0 if operator.kind == "embedding" else forward
     reduced = _reduce_time(operator, shape, chip, fabric) if operator.kind == "embedding" else 0.0
     return Cost(forward, 2 * forward, reduced, 0.0, 0.0, 0.0, 0.0, light)

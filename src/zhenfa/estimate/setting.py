@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from zhenfa.estimate import chip as chips
-from zhenfa.estimate.chip import Bridge, Chip
+from zhenfa.estimate import wires
+from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.holding import Holding, gathered, holding, working_set
 from zhenfa.estimate.layer import Cost, Shape, layer_cost
 from zhenfa.estimate.traits import Traits, traits_for
+from zhenfa.estimate.wires import Bridge
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.communication import Fabric
 from zhenfa.spec.graph import Graph, Operator
@@ -130,9 +132,9 @@ def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Trai
     Raises :class:`MissingFactError` naming an undisclosed value that the laws need and no prior may stand in for.
     """
     found = {pool.name: chips.chip(pool, workload.precision) for pool in formation.pools}
-    fabrics = {pool.name: chips.fabric(pool) for pool in formation.pools}
+    fabrics = {pool.name: wires.fabric(pool) for pool in formation.pools}
     joint = (
-        chips.bridge(formation.network, machine=formation.name, emulated=formation.emulated)
+        wires.bridge(formation.network, machine=formation.name, emulated=formation.emulated)
         if len(formation.pools) > 1
         else None
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from zhenfa import units
 from zhenfa.errors import InfeasibleError, MissingFactError, ZhenfaError
-from zhenfa.estimate import chip as chips
+from zhenfa.estimate import wires
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import cost
 from zhenfa.plan import bounds
@@ -163,7 +163,7 @@ def with_cards(setting: Setting, pool: str, count: int) -> Setting:
     last = old.tiers[-1].model_copy(update={"size": max(count, old.tiers[-1].size)})
     new = replace(old, count=count, tiers=(*old.tiers[:-1], last))
     pools = tuple(new if one is old else one for one in setting.formation.pools)
-    fabrics = {**setting.fabrics, pool: chips.fabric(new)[0]}
+    fabrics = {**setting.fabrics, pool: wires.fabric(new)[0]}
     return replace(setting, formation=replace(setting.formation, pools=pools), fabrics=fabrics, _units={}, _costs={})
 
 

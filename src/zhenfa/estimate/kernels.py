@@ -1,0 +1,104 @@
+"""Seconds of one kernel on one chip: the door between the step estimates and the laws.
+
+Everything that runs on a card goes through here, in training and in serving, so that a law has one place of use. All
+sizes are of one card's part, floats or arrays that broadcast. An emulated card is paced by its FLOPs alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zhenfa.estimate.chip import Chip
+from zhenfa.laws import compute
+from zhenfa.laws.arrays import Array, plain
+from zhenfa.spec.machine import BYTES
+
+ACTIVATION_BYTES = 2.0
+"""Bytes per element of what flows between kernels in 16-bit formats."""
+
+
+def matmul(chip: Chip, rows: Array, inputs: Array, outputs: Array, *, groups: Array = 1.0) -> Array:
+    """Return the seconds of ``groups`` equal matmuls ``rows x inputs`` by ``inputs x outputs`` in one kernel."""
+    if chip.emulated:  # it has no tiles
+        return compute.matmul_flops(rows, inputs, outputs) * groups / (chip.peak * chip.achievable)
+    size = BYTES[chip.precision]
+    return compute.matmul_time(
+        rows, inputs, outputs, peak=chip.peak, achievable=chip.achievable, bandwidth=chip.bandwidth,
+        memory_share=chip.memory_share, weight_bytes=size, activation_bytes=max(size, 2.0), launch=chip.launch,
+        groups=groups,
+    )  # fmt: skip
+
+
+def grouped_matmul(chip: Chip, copies: Array, experts: Array, inputs: Array, outputs: Array) -> Array:
+    """Return the seconds of one grouped matmul: ``copies`` routed rows over the ``experts`` that the card holds."""
+    return matmul(chip, copies / experts, inputs, outputs, groups=experts)
+
+
+def attention_prefill(
+    chip: Chip,
+    queries: Array,
+    context: Array,
+    heads: Array,
+    key_dim: Array,
+    value_dim: Array,
+    *,
+    kv_heads: Array,
+    sequences: Array = 1.0,
+    causal: bool = True,
+    window: Array = np.inf,
+) -> Array:
+    """Return the forward seconds of attention of ``queries``, the last so many of ``context``, in each sequence."""
+    return compute.attention_time(
+        queries, context, heads, key_dim, value_dim, key_heads=kv_heads, sequences=sequences,
+        peak=chip.peak_attention, achievable=chip.achievable, bandwidth=chip.bandwidth,
+        memory_share=chip.memory_share, activation_bytes=ACTIVATION_BYTES, launch=chip.launch, causal=causal,
+        window=window, share=1.0 if chip.emulated else compute.ATTENTION_SHARE,
+    )  # fmt: skip
+
+
+def attention_decode(
+    chip: Chip,
+    sequences: Array,
+    context: Array,
+    heads: Array,
+    key_dim: Array,
+    value_dim: Array,
+    *,
+    kv_heads: Array,
+    queries: Array = 1.0,
+    window: Array = np.inf,
+    latent: Array = 0.0,
+    cache_bytes: Array = ACTIVATION_BYTES,
+) -> Array:
+    """Return the seconds of attention of ``queries`` new tokens in each of ``sequences`` over a cache of ``context``.
+
+    ``latent`` elements per token are cached instead of keys and values where it is not zero (MLA); ``cache_bytes`` per
+    cached element.
+    """
+    seen = np.minimum(context, window)
+    wide = np.where(np.greater(latent, 0), latent, np.add(key_dim, value_dim) * kv_heads)
+    moved = 1.0 * sequences * seen * wide * cache_bytes
+    key, value = (np.where(np.greater(latent, 0), latent, one) for one in (key_dim, value_dim))
+    work = 2.0 * sequences * queries * seen * heads * (key + value)
+    busy = np.maximum(
+        work / (chip.peak_attention * chip.achievable * compute.ATTENTION_SHARE),
+        moved / (chip.bandwidth * chip.memory_share),
+    )
+    return plain(busy + chip.launch)
+
+
+def scan(chip: Chip, tokens: Array, heads: Array, key_dim: Array, value_dim: Array) -> Array:
+    """Return the forward seconds of linear attention or a state-space layer over ``tokens``."""
+    return compute.scan_time(
+        tokens, heads, key_dim, value_dim, peak=chip.peak_attention, achievable=chip.achievable,
+        bandwidth=chip.bandwidth, memory_share=chip.memory_share, activation_bytes=ACTIVATION_BYTES, launch=chip.launch,
+    )  # fmt: skip
+
+
+def stream(chip: Chip, bytes_moved: Array) -> Array:
+    """Return the seconds of a kernel that only streams memory: norm, activation function, residual, look-up."""
+    if chip.emulated:
+        return 0.0 * np.asarray(bytes_moved)
+    return compute.elementwise_time(
+        bytes_moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share, launch=chip.launch
+    )
