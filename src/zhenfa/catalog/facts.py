@@ -12,7 +12,7 @@ from zhenfa.spec.machine import Precision
 
 P = TypeVar("P", bound=Part)
 
-OPEN: Final[dict[str, units.Dimension]] = {"peak": "speed", "matmul": "ratio"}
+OPEN: Final[dict[str, units.Dimension]] = {"peak": "speed", "matmul": "ratio", "attention": "ratio"}
 """Mappings by precision to which a fact may be added, and its dimension."""
 
 

@@ -12,6 +12,7 @@ from zhenfa import cite, units
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.words import quantity
 from zhenfa.spec.fact import TAG_OF, Fact
+from zhenfa.spec.machine import Achievable
 from zhenfa.spec.machine import CardPool, Formation, TextFact
 
 EXAMPLES: Final[dict[units.Dimension, str]] = {
@@ -80,12 +81,15 @@ def _words(name: str, found: Mapping[str, Any]) -> Row:
 
 
 def empty_of(part: BaseModel) -> list[str]:
-    """Return the names of the facts that are empty and of which nothing is said."""
+    """Return the names of the facts that are empty and of which nothing is said.
+
+    Coefficients that only calibration fills are no part of it.
+    """
     names = []
     for key in type(part).model_fields:
         value = getattr(part, key)
         if isinstance(value, Fact) and _silent(value):
-            names.append(key)
+            names += [] if isinstance(part, Achievable) and key not in {"memory", "launch"} else [key]
         elif isinstance(value, BaseModel) and not isinstance(value, Fact | TextFact):
             names += [f"{key}.{name}" for name in empty_of(value)]
     return names

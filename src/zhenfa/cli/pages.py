@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from zhenfa import catalog, cite
+from zhenfa.catalog.facts import dimensions, take
 from zhenfa.cli.console import Output
 from zhenfa.cli.facts import Row, empty_of, extras_of, fact_table, need_table, needs_of, row, rows_of
 from zhenfa.cli.model_page import model
@@ -142,8 +143,9 @@ def _pool(output: Output, pool: CardPool) -> list[str]:
     card = pool.accelerator
     rows = [row(f"peak.{key}", fact) for key, fact in card.peak.items() if fact.known or fact.note]
     rows += [row(f"memory.{key}", getattr(card.memory, key)) for key in ("capacity", "bandwidth")]
-    rows += [row(f"achievable.matmul.{key}", fact) for key, fact in card.achievable.matmul.items() if fact.known]
-    rows += [row("achievable.memory", card.achievable.memory)] if card.achievable.memory.known else []
+    for path, _ in dimensions(card.achievable, "achievable."):
+        reached = take(card, path)
+        rows += [row(path, reached)] if reached is not None and reached.known else []
     rows.append(row("power_per_card", pool.power_per_card))
     rows += [row("tdp", card.tdp)] if card.tdp.known and not pool.power_per_card.known else []
     return left_out + output.data.table(fact_table(rows))

@@ -64,11 +64,23 @@ def matmul_peak(accelerator: Accelerator, precision: Precision) -> tuple[float, 
     raise MissingFactError(problem.message + extra, hint=problem.hint)
 
 
-def chip(pool: CardPool, precision: Precision) -> Chip:
+def chip(
+    pool: CardPool,
+    precision: Precision,
+    *,
+    weights: Precision | None = None,
+    block_scaled: bool = False,
+    engine: str | None = None,
+) -> Chip:
     """Look up what the laws need of a pool's card.
+
+    ``precision`` of the arithmetic; ``weights``: the narrower one in which weights are stored, where they are unpacked
+    on the way in; ``block_scaled``: 8-bit numbers carry a scale per block; ``engine`` whose kernels run (``trtllm``,
+    ``vllm``, ``sglang``), by default the median of the three.
 
     Raises :class:`MissingFactError` naming the first undisclosed value that no prior may stand in for.
     """
+    del weights, block_scaled, engine
     accelerator = pool.accelerator
     name = accelerator.id
     peak, peak_tag, note = matmul_peak(accelerator, precision)

@@ -29,9 +29,37 @@ def matmul(chip: Chip, rows: Array, inputs: Array, outputs: Array, *, groups: Ar
     )  # fmt: skip
 
 
-def grouped_matmul(chip: Chip, copies: Array, experts: Array, inputs: Array, outputs: Array) -> Array:
-    """Return the seconds of one grouped matmul: ``copies`` routed rows over the ``experts`` that the card holds."""
+def grouped_matmul(
+    chip: Chip, copies: Array, experts: Array, inputs: Array, outputs: Array, *, skew: Array = 0.0
+) -> Array:
+    """Return the seconds of one grouped matmul: ``copies`` routed rows over the ``experts`` that the card holds.
+
+    ``skew``: exponent of the power law that the experts' popularity follows; 0 is balanced.
+    """
+    del skew
     return matmul(chip, copies / experts, inputs, outputs, groups=experts)
+
+
+def expert_layer(
+    chip: Chip,
+    tokens: Array,
+    copies: Array,
+    experts: Array,
+    features: Array,
+    intermediate: Array,
+    *,
+    gated: bool = True,
+    skew: Array = 0.0,
+) -> Array:
+    """Return the seconds of a fused expert layer on one card, routing and dispatch between cards aside.
+
+    ``tokens`` that arrive, ``copies`` of them routed to the card's ``experts``: permutation, the matmul into the
+    experts' ``intermediate`` features (two of them where ``gated``), activation function, the matmul back, and the
+    weighted sum.
+    """
+    first = grouped_matmul(chip, copies, experts, features, intermediate * (2.0 if gated else 1.0), skew=skew)
+    second = grouped_matmul(chip, copies, experts, intermediate, features, skew=skew)
+    return first + second + stream(chip, (copies * (2.0 * features + 3.0 * intermediate) + tokens * features) * 2.0)
 
 
 def attention_prefill(
@@ -87,12 +115,33 @@ def attention_decode(
     return plain(busy + chip.launch)
 
 
-def scan(chip: Chip, tokens: Array, heads: Array, key_dim: Array, value_dim: Array) -> Array:
-    """Return the forward seconds of linear attention or a state-space layer over ``tokens``."""
+def scan(chip: Chip, tokens: Array, heads: Array, key_dim: Array, value_dim: Array, *, sequences: Array = 1.0) -> Array:
+    """Return the forward seconds of linear attention or a state-space layer over ``tokens`` of ``sequences`` in all."""
+    del sequences
     return compute.scan_time(
         tokens, heads, key_dim, value_dim, peak=chip.peak_attention, achievable=chip.achievable,
         bandwidth=chip.bandwidth, memory_share=chip.memory_share, activation_bytes=ACTIVATION_BYTES, launch=chip.launch,
     )  # fmt: skip
+
+
+def scan_step(
+    chip: Chip, sequences: Array, heads: Array, key_dim: Array, value_dim: Array, *, state_bytes: Array = 4.0
+) -> Array:
+    """Return the seconds of one new token in each of ``sequences`` of linear attention or a state-space layer.
+
+    The state of every sequence and head is read and written, ``state_bytes`` per element.
+    """
+    return stream(chip, 2.0 * sequences * heads * key_dim * value_dim * state_bytes)
+
+
+def sample(chip: Chip, sequences: Array, vocabulary: Array) -> Array:
+    """Return the seconds to turn logits of ``sequences`` into tokens: softmax, then a choice, over 32-bit numbers."""
+    return stream(chip, 4.0 * 4.0 * np.multiply(sequences, vocabulary))
+
+
+def embed(chip: Chip, tokens: Array, features: Array) -> Array:
+    """Return the seconds to look up ``tokens`` in the embedding table."""
+    return stream(chip, 2.0 * ACTIVATION_BYTES * np.multiply(tokens, features))
 
 
 def stream(chip: Chip, bytes_moved: Array) -> Array:

@@ -59,11 +59,28 @@ class ScaleUp(Part):
 
 
 class Achievable(Part):
-    """What a kernel reaches of the peak, measured on this accelerator; empty where nobody has measured."""
+    """What a kernel reaches of the peak, measured on this accelerator; empty where nobody has measured.
+
+    ``matmul`` and ``attention``: share of the peak of that precision that a large matmul and the two matmuls of a long
+    attention prefill reach. ``scan``: that of linear attention, of the 16-bit peak. ``memory`` and ``decode``: share of
+    the memory bandwidth that a stream and a long attention decode reach. ``launch``: seconds that every kernel takes
+    beyond its work; ``attention_launch`` and ``scan_launch``: those of an attention and a scan kernel. ``cores``: how
+    many units the work is spread over, a tile of ``tile_rows`` by ``tile_outputs`` each; ``fill``: inner dimension at
+    which a tile spends half its time on filling and draining.
+    """
 
     matmul: dict[Precision, fact.Ratio] = {}
+    attention: dict[Precision, fact.Ratio] = {}
+    scan: fact.Ratio = fact.empty("ratio")
     memory: fact.Ratio = fact.empty("ratio")
+    decode: fact.Ratio = fact.empty("ratio")
     launch: fact.Time = fact.empty("time")
+    attention_launch: fact.Time = fact.empty("time")
+    scan_launch: fact.Time = fact.empty("time")
+    cores: fact.Count = fact.empty("count")
+    tile_rows: fact.Count = fact.empty("count")
+    tile_outputs: fact.Count = fact.empty("count")
+    fill: fact.Count = fact.empty("count")
 
 
 class Software(Part):
