@@ -12,8 +12,7 @@ from zhenfa import cite, units
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.words import quantity
 from zhenfa.spec.fact import TAG_OF, Fact
-from zhenfa.spec.machine import Achievable
-from zhenfa.spec.machine import CardPool, Formation, TextFact
+from zhenfa.spec.machine import Achievable, CardPool, Formation, TextFact
 
 EXAMPLES: Final[dict[units.Dimension, str]] = {
     "data": "64 GB", "rate": "1.6 TB/s", "power": "700 W", "speed": "400 TFLOPS", "money/time": "18 CNY/h",
