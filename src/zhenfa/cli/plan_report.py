@@ -16,7 +16,10 @@ from zhenfa.cli.words import EMULATED, bare, batches, of, parameters
 from zhenfa.plan import Answer, Ranked
 from zhenfa.spec.plan import Pipeline, Stage
 
-SCHEDULES: Final = {"1f1b": "1F1B", "gpipe": "GPipe"}
+SCHEDULES: Final = {
+    "1f1b": "1F1B", "gpipe": "GPipe", "interleaved": "interleaved 1F1B", "zero-bubble": "zero-bubble (ZB-H1)",
+    "zero-bubble-v": "zero-bubble (ZB-V)", "dualpipe": "DualPipe",
+}  # fmt: skip
 KINDS_SHOWN: Final = 4
 REASONS_SHOWN: Final = 5
 
@@ -138,7 +141,9 @@ def stage_lines(entry: Pipeline) -> Iterator[tuple[str, str]]:
         words = [f"{layers} on {first.pool}"]
         words += [f"{first.layers} each"] if len(run) > 1 else []
         words += [f"TP{first.tensor_parallel}"] if first.tensor_parallel > 1 else []
+        words += [f"CP{first.context_parallel}"] if first.context_parallel > 1 else []
         words += [f"EP{first.expert_parallel}"] if first.expert_parallel > 1 else []
+        words += [f"ETP{first.expert_tensor_parallel}"] if first.expert_tensor_parallel > 1 else []
         words += [f"{first.recompute} recomputation"] if first.recompute != "none" else []
         yield where, ", ".join(words)
 
@@ -155,9 +160,12 @@ def _runs(stages: tuple[Stage, ...]) -> list[list[int]]:
 
 
 def _alike(one: Stage, other: Stage) -> bool:
-    return (one.pool, one.layers, one.tensor_parallel, one.expert_parallel, one.recompute) == (
-        other.pool, other.layers, other.tensor_parallel, other.expert_parallel, other.recompute
-    )  # fmt: skip
+    return (one.cut, one.layers, one.recompute, one.recomputed_layers) == (
+        other.cut,
+        other.layers,
+        other.recompute,
+        other.recomputed_layers,
+    )
 
 
 def _print_ground(answer: Answer, output: Output) -> None:

@@ -72,7 +72,7 @@ def model_flops(plan: Plan, setting: Setting, cost: PlanCost) -> float:
     work = 0.0
     for group, entries in zip(cost.groups, groups_of(plan).values(), strict=True):
         for stage in group.stages:
-            peak = setting.chips[stage.stage.pool].peak * stage.stage.tensor_parallel
+            peak = setting.chips[stage.stage.pool].peak * stage.stage.cards
             work += stage.ideal * peak * sum(entry.count * entry.micro_batches for entry in entries)
     return work
 
@@ -128,8 +128,14 @@ def summary(plan: Plan) -> str:
     """Return a plan's layout in one line, such as ``TP8 PP16 DP80 EP64 ZeRO-1``."""
     tensor = {stage.tensor_parallel for pipe in plan.pipelines for stage in pipe.stages}
     expert = {stage.expert_parallel for pipe in plan.pipelines for stage in pipe.stages}
-    depth = {len(pipe.stages) for pipe in plan.pipelines}
+    context = {stage.context_parallel for pipe in plan.pipelines for stage in pipe.stages}
+    depth = {pipe.places for pipe in plan.pipelines}
+    virtual = {pipe.virtual_stages for pipe in plan.pipelines}
     words = [f"TP{_range(tensor)}", f"PP{_range(depth)}", f"DP{plan.replicas}"]
+    if max(context) > 1:
+        words.append(f"CP{_range(context)}")
+    if max(virtual) > 1:
+        words.append(f"VP{_range(virtual)}")
     if max(expert) > 1:
         words.append(f"EP{_range(expert)}")
     if plan.zero:

@@ -2,43 +2,112 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from zhenfa.spec.machine import Formation
+from zhenfa.spec.plan import ContextExchange
+
+Fusion = Literal["norm", "activation", "rope", "dropout", "softmax", "cross-entropy", "router", "permute", "optimizer"]
+"""Chains of element-wise operators that an engine may run as one kernel."""
+
+EVERY_FUSION: Final[frozenset[Fusion]] = frozenset(
+    ("norm", "activation", "rope", "dropout", "softmax", "cross-entropy", "router", "permute", "optimizer")
+)
+
+LowPrecision = Literal["tensor", "delayed", "block"]
+"""How tensors are scaled to 8 or 4 bits: by the tensor's present largest value (one more pass), by that of earlier
+steps, or by blocks of 32 or 128 elements."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """How a training engine overlaps and what it adds.
+    """How a training engine overlaps communication, what it fuses, and what it adds.
 
-    ``gradient_overlap``: gradients are summed while the last micro-batch's backward still runs.
-    ``message_overhead_s``: host time added to every message between stages, in seconds.
-    ``sequence_parallel``: norms and residuals are split over the tensor-parallel group.
-    ``gradient_bytes``: bytes per gradient element held and summed.
-    ``tensor_parallel``, ``expert_parallel``, ``zero_stages``, ``recompute``: what the engine can execute.
+    *Overlap*, each a share in 0 to 1 of the traffic that runs while arithmetic does; what the arithmetic at hand is too
+    short to hide stays exposed all the same. ``gradient_overlap``: reducing gradients, behind the backward pass.
+    ``gather_overlap``: gathering weights (ZeRO), behind the passes. ``tensor_overlap``: collectives of tensor
+    parallelism, behind the matmul that they feed or follow. ``expert_overlap``: dispatch and combine of experts, behind
+    another micro-batch or the shared expert. ``context_overlap``: keys and values of context parallelism, behind
+    attention. ``pipeline_overlap``: messages between stages: 1: neither end waits for the wire; 0: both do.
+    ``contention``: share of the matmul speed that a collective running beside takes away (cores that copy).
+
+    *Kernels.* ``attention``: ``flash`` never stores scores, ``unfused`` writes and reads them. ``fused``: chains run as
+    one kernel. ``dropout``: hidden states and scores are dropped out in training (GPT-2's and GPT-3's habit).
+    ``rope_layout``: extra passes over queries, keys and values that only change layout, in tensors read and written.
+    ``host_s_per_kernel``: host seconds to issue a kernel; a layer takes at least as long as its kernels take to issue.
+    ``graphed``: share of the kernels that replay from a captured graph, at no host time.
+    ``step_overhead_s``: seconds a step of host work that nothing hides (data, logging, scaling, synchronising).
+    ``message_overhead_s``: host seconds added to every message between stages.
+
+    *Numbers.* ``gradient_bytes``: per gradient element held and accumulated; ``reduced_bytes``: on the wire (None: the
+    same). ``gathered_bytes``: per weight gathered (None: as the precision says).
+    ``optimizer_bytes_moved``: read and written per parameter in the update (None: counted from the formats).
+    ``low_precision``: scaling; ``low_precision_weights``: a copy of the weights is kept in the low format;
+    ``low_precision_head``: the output projection is in the low format too.
+    ``activation_slack``: bytes held over bytes counted (the allocator).
+
+    *Layout.* ``sequence_parallel``: norms and residuals are split over the tensor-parallel cards.
+    ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
+    card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``zero_stages``,
+    ``recompute``: what the engine can execute. ``recompute_stops_early``: recomputing a layer ends at the last tensor
+    that its backward needs, so the last matmul is not run again.
+    ``receives_apart``: a buffer for every message of a step, instead of one at a time.
     """
 
     name: str
-    gradient_overlap: bool = True
+    gradient_overlap: float = 1.0
+    gather_overlap: float = 1.0
+    tensor_overlap: float = 0.0
+    expert_overlap: float = 0.0
+    context_overlap: float = 1.0
+    pipeline_overlap: float = 1.0
+    contention: float = 0.0
+    attention: Literal["flash", "unfused"] = "flash"
+    fused: frozenset[Fusion] = EVERY_FUSION
+    dropout: bool = False
+    rope_layout: float = 0.0
+    host_s_per_kernel: float = 0.0
+    graphed: float = 0.0
+    step_overhead_s: float = 0.0
     message_overhead_s: float = 0.0
-    sequence_parallel: bool = True
     gradient_bytes: float = 4.0
+    reduced_bytes: float | None = None
+    gathered_bytes: float | None = None
+    optimizer_bytes_moved: float | None = None
+    low_precision: LowPrecision = "delayed"
+    low_precision_weights: bool = False
+    low_precision_head: bool = False
+    activation_slack: float = 1.0
+    sequence_parallel: bool = True
+    context_exchange: ContextExchange = "ring"
+    expert_imbalance: float = 1.0
     tensor_parallel: bool = True
     expert_parallel: bool = True
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     recompute: tuple[int, ...] = (0, 1, 2)
+    recompute_stops_early: bool = False
+    receives_apart: bool = False
+
+    def but(self, **changes: Any) -> Traits:
+        """Return the same engine with some traits changed."""
+        change: Callable[..., Traits] = replace
+        return change(self, **changes)
 
 
 MEGATRON_LIKE: Final = Traits("Megatron-like: gradient sum overlapped, sequence parallel, flash attention")
 OWN_RUNTIME: Final = Traits(
     "zhenfa run: gradients summed after the last backward",
-    gradient_overlap=False,
+    gradient_overlap=0.0,
+    gather_overlap=0.0,
     sequence_parallel=False,
     tensor_parallel=False,
     expert_parallel=False,
     zero_stages=(0,),
     recompute=(0, 2),
+    recompute_stops_early=True,
+    receives_apart=True,
 )
 
 

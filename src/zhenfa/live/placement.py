@@ -91,14 +91,15 @@ def check(plan: Plan, sizes: Sizes) -> None:
         raise InputError(f"the plan holds {plan.layers} layers, the model {sizes.layers}.")
     if plan.zero:
         raise _refusal(f"ZeRO-{plan.zero}", "each card keeps its own optimizer state", "zero: 0")
+    if plan.schedule not in ("gpipe", "1f1b"):
+        raise _refusal(f"schedule {plan.schedule}", "pipelines run as gpipe or 1f1b", "schedule: 1f1b")
+    if plan.offload != "none":
+        raise _refusal(f"offload of {plan.offload}", "everything stays on the card", "offload: none")
+    if plan.trainable != "full":
+        raise _refusal("trainable: lora", "every weight is trained", "trainable: full")
     for number, pipeline in enumerate(plan.pipelines):
         for stage in pipeline.stages:
-            if stage.tensor_parallel > 1:
-                raise _refusal(f"tensor parallelism of {stage.tensor_parallel}", "a stage runs on one card",
-                               "tensor_parallel: 1")  # fmt: skip
-            if stage.expert_parallel > 1:
-                raise _refusal(f"expert parallelism of {stage.expert_parallel}", "a stage runs on one card",
-                               "expert_parallel: 1")  # fmt: skip
+            _check_cut(stage)
         stages = len(pipeline.stages)
         if plan.schedule == "1f1b" and pipeline.micro_batches < stages:
             raise CapabilityError(
@@ -106,6 +107,17 @@ def check(plan: Plan, sizes: Sizes) -> None:
                 "least as many micro-batches as stages.",
                 hint="use more micro-batches, fewer stages, or schedule: gpipe.",
             )
+
+
+def _check_cut(stage: Stage) -> None:
+    for field in ("tensor_parallel", "context_parallel", "expert_parallel", "expert_tensor_parallel"):
+        degree = getattr(stage, field)
+        if degree > 1:
+            words = field.replace("_parallel", "").replace("_", " ")
+            raise _refusal(f"{words} parallelism of {degree}", "a stage runs on one card", f"{field}: 1")
+    if stage.recompute == "selective" or stage.recomputed_layers not in (0, stage.layers):
+        raise _refusal("recomputation of a part of a stage", "a stage is recomputed whole or not at all",
+                       "recompute: full or none")  # fmt: skip
 
 
 def links_of(places: tuple[CardPlace, ...], formation: Formation) -> dict[int, dict[int, Link]]:
