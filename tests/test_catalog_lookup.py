@@ -124,3 +124,51 @@ def test_resolving_cold_is_quick() -> None:
 def test_packaged_machines_are_machines() -> None:
     assert all(isinstance(item, Machine) for item in catalog.machines().values())
     assert all(name == item.name for name, item in catalog.machines().items())
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-r1"),
+        ("nvidia/Qwen3-32B-NVFP4", "qwen3-32b"),
+        ("Meta-Llama-3.1-405B-Instruct", "llama3-405b"),
+        ("Kimi-K2-Thinking", "kimi-k2"),
+        ("DeepSeek-R1/V3", "deepseek-v3"),
+        ("GPT-OSS-120B", "gpt-oss-120b"),
+        ("Mistral-7B-v0.3", "mistral-7b"),
+        ("a model that nobody has", None),
+        ("", None),
+    ],
+)
+def test_models_are_found_however_they_are_written(written: str, known: str | None) -> None:
+    found = catalog.find_model(written)
+    assert (found.name if found else None) == known
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("NVIDIA A100-40GB SXM", "nvidia-a100-sxm-40g"),
+        ("A100 SXM 80GB", "nvidia-a100-sxm-80g"),
+        ("NVIDIA B200 (DGX-B200)", "nvidia-b200-sxm"),
+        ("NVIDIA GB200 NVL72", "nvidia-gb200"),
+        ("NVIDIA GH200-96GB (Alps Clariden)", "nvidia-gh200-96g"),
+        ("Ascend 910B3 (A2)", "ascend-910b3"),
+        ("rtx_4090", "nvidia-rtx-4090"),
+        ("Hopper", None),
+        ("", None),
+    ],
+)
+def test_accelerators_are_found_however_they_are_written(written: str, known: str | None) -> None:
+    found = catalog.find_accelerator(written)
+    assert (found.id if found else None) == known
+
+
+def test_every_other_name_of_a_model_leads_to_a_model() -> None:
+    names = files.read(files.ROOT / "model_names.yaml")["names"]
+    assert set(names) <= set(catalog.models())
+    for own, aliases in names.items():
+        for alias in aliases:
+            found = catalog.find_model(f"somebody/{alias}")
+            assert found is not None
+            assert found.name == own

@@ -14,24 +14,29 @@ from zhenfa.catalog.entries import (
     machine,
     machine_names,
     machines,
+    model,
     model_path,
     models,
     system,
     systems,
 )
 from zhenfa.catalog.files import confidences, sources, traps
+from zhenfa.catalog.finder import find_accelerator, find_model
 from zhenfa.catalog.formation import resolve
 
 __all__ = [
     "accelerator",
     "accelerators",
     "confidences",
+    "find_accelerator",
+    "find_model",
     "link",
     "links",
     "load_machine",
     "machine",
     "machine_names",
     "machines",
+    "model",
     "model_path",
     "models",
     "resolve",

@@ -11,6 +11,7 @@ from zhenfa.catalog import files
 from zhenfa.catalog.shelf import Shelf
 from zhenfa.errors import UnknownNameError
 from zhenfa.spec.machine import Accelerator, Link, Machine, Pool, System
+from zhenfa.spec.model import Model, read_model
 
 ACCELERATORS: Final = Shelf("accelerator", Accelerator, "accelerators", folder="accelerators")
 SYSTEMS: Final = Shelf("system", System, "systems", folder="systems")
@@ -129,3 +130,13 @@ def model_path(name: str) -> Path:
         if known.casefold() == wanted:
             return path
     raise UnknownNameError("model", name, _model_paths())
+
+
+@cache
+def _model(path: Path) -> Model:
+    return Model.from_data(files.read(path), source=str(path)) if path.suffix == ".yaml" else read_model(path)
+
+
+def model(name: str) -> Model:
+    """Return the packaged model of that name. Raises :class:`zhenfa.errors.UnknownNameError`."""
+    return _model(model_path(name))

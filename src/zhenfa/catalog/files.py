@@ -20,7 +20,7 @@ from zhenfa.spec import yaml
 
 ROOT: Final = Path(__file__).parent / "data"
 COMPILED: Final = ROOT / "compiled.json"
-FOLDERS: Final = ("accelerators", "systems", "machines", ".")
+FOLDERS: Final = ("accelerators", "systems", "machines", "models", ".")
 
 
 def paths(folder: str) -> list[Path]:

@@ -13,7 +13,6 @@ from zhenfa.cli.terms import terms
 from zhenfa.cli.words import EMULATED, LEGEND, parameters, short
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Accelerator, Formation
-from zhenfa.spec.model import Model, read_model
 
 if TYPE_CHECKING:
     from zhenfa.cli.catalog_documents import MachineLine
@@ -171,7 +170,7 @@ def links(output: Output) -> None:
 
 def models(output: Output) -> None:
     """Print every model with the parameters counted from its operators."""
-    found = [_packaged(name) for name in catalog.models()]
+    found = [catalog.model(name) for name in catalog.models()]
     if output.as_json:
         from zhenfa.cli.catalog_documents import ModelLine, Models
 
@@ -198,10 +197,6 @@ def models(output: Output) -> None:
         for item in found
     ]  # fmt: skip
     _print(output, table(columns, rows), "Parameters: counted from the operators; active: those that one token meets.")
-
-
-def _packaged(name: str) -> Model:
-    return read_model(catalog.model_path(name))
 
 
 def all_terms(output: Output) -> None:

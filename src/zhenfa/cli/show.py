@@ -109,7 +109,7 @@ def _link(name: str) -> Page | None:
 def _model(name: str) -> Page | None:
     if name.casefold() not in {known.casefold() for known in catalog.models()}:
         return None
-    found = read_model(catalog.model_path(name))
+    found = catalog.model(name)
     return lambda output: pages.model(found, output)
 
 

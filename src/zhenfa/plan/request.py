@@ -68,7 +68,7 @@ def find_model(name: str, folder: Path | None = None) -> Model:
     if _is_path(name):
         return read_model(_place(name, folder))
     try:
-        return read_model(catalog.model_path(name))
+        return catalog.model(name)
     except UnknownNameError as problem:
         hint = "`zhenfa show models` lists the catalog; a path to a config.json works as well."
         raise UnknownNameError("model", name, catalog.models(), hint=hint) from problem
