@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhenfa import catalog
-from zhenfa.catalog import entries
+from zhenfa.catalog import entries, files
 from zhenfa.errors import DocumentError, UnknownNameError
 from zhenfa.spec.machine import Machine
 
