@@ -26,7 +26,7 @@ def find_model(name: str) -> Model | None:
     do not matter: ``deepseek-ai/DeepSeek-R1-0528`` is ``deepseek-r1``.
     """
     known = _model_names()
-    for whole in (name, name.rsplit("/", 1)[-1]):
+    for whole in (name, name.split("/", 1)[-1], name.rsplit("/", 1)[-1]):
         words = re.findall(r"[^\s_-]+", whole.strip(" -").casefold())
         while words:
             found = known.get(_letters(" ".join(words)))
