@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -17,6 +18,7 @@ from zhenfa.cli.tables import Line, Table, render
 from zhenfa.errors import ZhenfaError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
     from rich.status import Status
 
     from zhenfa.cli.documents import Printed, RunReport
@@ -25,6 +27,9 @@ PIPED_WIDTH: Final = 120
 NARROWEST: Final = 40
 PATIENCE_S: Final = 1.0
 """Seconds after which a terminal is told that work is going on."""
+
+BAR_PATIENCE_S: Final = 2.0
+"""Seconds after which a terminal sees a progress bar."""
 
 STYLES: Final[dict[str, dict[str, Any]]] = {
     "head": {"bold": True},
@@ -140,6 +145,44 @@ class Output:
             yield
         finally:
             waiting.end()
+
+    @contextmanager
+    def progress(self, words: str) -> Iterator[Callable[[int, int], None]]:
+        """Yield what takes the steps done and the steps in all; a terminal sees a bar once it has lasted
+        :data:`BAR_PATIENCE_S`.
+        """
+        if self.quiet or not self.talk.terminal:
+            yield lambda done, total: None
+            return
+        bar = _Bar(words)
+        try:
+            yield bar.move
+        finally:
+            bar.end()
+
+
+class _Bar:
+    """A progress bar on stderr that comes late and goes without a trace."""
+
+    def __init__(self, words: str) -> None:
+        self._words, self._begun = words, time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def move(self, done: int, total: int) -> None:
+        if self._bar is None and time.monotonic() - self._begun > BAR_PATIENCE_S:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self._words, total=total)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 class _Waiting:

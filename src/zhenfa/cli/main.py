@@ -178,6 +178,35 @@ def run(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     run_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
+@cli.command(short_help="Run the laws on measured rows and say how far off they are.")
+@click.option(
+    "--rows",
+    multiple=True,
+    metavar="FILE",
+    help="Measured rows (JSON lines, YAML, gzip or not; Parquet "
+    "tables of operators) instead of those that ship with Zhenfa. May be given several times.",
+)
+@click.option(
+    "--kind",
+    multiple=True,
+    type=click.Choice(["train", "serve", "op", "fabric", "reliability", "energy"]),
+    help="Rows of this kind only. May be given several times.",
+)
+@click.option("--plot", type=click.Path(), help="Draw measured against predicted to this PNG file.")
+@click.option("--detail", is_flag=True, help="Every row and every group.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a group is less accurate than is aimed at.")
+@output_options
+def validate(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """Run the laws on measured rows; print per group how far off they are.
+
+    Each row is one published or own measurement, in one of the forms of docs/guide/validating.md. A row that the laws
+    cannot predict is skipped, and it is said why.
+    """
+    from zhenfa.cli.validate import Wanted, validate_rows
+
+    validate_rows(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+
+
 @cli.command()
 @output_options
 def devices(as_json: bool, cite_sources: bool, quiet: bool) -> None:
