@@ -22,7 +22,7 @@ PUBLIC = {
     if function.__module__ == module.__name__ and not name.startswith("_") and not module.__name__.endswith("arrays")
 }
 
-FABRIC = PUBLIC and importlib.import_module("zhenfa.laws.communication").Fabric(
+FABRIC = PUBLIC and importlib.import_module("zhenfa.laws.fabric").Fabric(
     np.array([8.0, 64.0, 4096.0]),
     np.array([450e9, 100e9, 25e9]),
     np.array([1e-6, 3e-6, 8e-6]),
@@ -47,6 +47,11 @@ SHAPE = {"rows": (1, 3.5, 8192), "inputs": (64, 4096), "outputs": (64, 1000)}
 HEADS = {"heads": (8, 64), "key_dim": (64, 192), "value_dim": (64, 128)}
 SEQUENCE = {"queries": (1, 1000), "context": (1000, 4096), **HEADS, **ATTENTION}
 COLLECTIVE = {"bytes": (1.0, 1e9), "group": GROUP, "stride": STRIDE, "efficiency": (0.5, 1.0)}
+
+EXCHANGE = {
+    "tokens": (1, 4096), "hidden": (7168,), "top_k": (2, 8), "group": GROUP, "stride": STRIDE, "experts": (64, np.inf),
+    "bytes_per_element": (1.0, 2.0), "nodes_limited": (4, np.inf), "low_latency": (True, False),
+}  # fmt: skip
 
 ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "compute.matmul_flops": SHAPE,
@@ -74,7 +79,13 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "communication.all_to_all_time": {
         "bytes_per_card": (1.0, 1e9), "group": GROUP, "stride": STRIDE, "efficiency": (0.5, 1.0),
     },
-    "communication.point_to_point_time": {
+    "communication.direct_all_reduce_time": {**COLLECTIVE, "start": (3e-6, 5e-6), "step": (0.0, 2e-7)},
+    "expert_exchange.distinct_places": {
+        "top_k": (1, 2, 8), "places": (1, 8, 64), "experts": (8, 256, np.inf), "chosen": (4, np.inf),
+    },
+    "expert_exchange.dispatch_time": EXCHANGE,
+    "expert_exchange.combine_time": EXCHANGE,
+    "fabric.point_to_point_time": {
         "bytes": (1.0, 1e9), "distance": (0, 1, 8, 64), "start": (0, 7, 60), "efficiency": (0.5, 1.0),
     },
     "memory.weight_bytes": {"parameters": (0, 10**12), "bytes_per_parameter": (0.5, 2)},
@@ -128,7 +139,10 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }  # fmt: skip
 NOT_ELEMENTWISE = {
-    "communication.reach",  # has a tier axis: test_laws_communication
+    "fabric.reach",  # has a tier axis: test_laws_communication
+    "fabric.views",  # returns objects
+    "fabric.added",  # takes a list
+    "fabric.where_crossed",  # takes a view
     "memory.training_state_bytes",  # returns three: test_laws_memory
     "memory.one_of",  # a check
     "partition.partition",

@@ -107,8 +107,9 @@ def test_a_half_filled_node_is_the_bottleneck() -> None:
 
 
 def test_small_buffers_take_the_tree() -> None:
+    """A chain of eight cards, 7 steps, then 128 such chains by halving, 7 steps; there and back."""
     net = fabric((1024, 400e9, 1e-6))
-    assert law.all_reduce_time(8, 1024, 1, net) == pytest.approx(20e-6, rel=0.01)
+    assert law.all_reduce_time(8, 1024, 1, net) == pytest.approx(28e-6, rel=0.01)
 
 
 def test_full_mesh_pair_has_one_link_and_all_to_all_has_all() -> None:
