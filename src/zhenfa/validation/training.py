@@ -1,0 +1,118 @@
+"""Training rows: measured steps of published runs, and what the laws say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zhenfa.errors import ZhenfaError
+from zhenfa.estimate.setting import Setting, look_up
+from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.spec.graph import Graph
+from zhenfa.spec.job import Workload
+from zhenfa.spec.machine import Formation
+from zhenfa.spec.plan import Plan
+from zhenfa.validation.outcome import Outcome
+from zhenfa.validation.train_layout import Layout, layout_of
+from zhenfa.validation.train_machine import formation_of, precision_of
+from zhenfa.validation.train_metric import Measured, memory_of, out_of_memory, speed_of
+from zhenfa.validation.train_model import model_of, sequence_of
+from zhenfa.validation.train_plan import plan_of
+from zhenfa.validation.train_words import part, text
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row as the planner would have it: model, machine, plan; and what was measured."""
+
+    graph: Graph
+    formation: Formation
+    layout: Layout
+    plan: Plan
+    measured: Measured | None
+    notes: tuple[str, ...]
+
+    def setting(self) -> Setting:
+        """Look everything up that the estimate needs."""
+        workload = Workload(
+            sequence_length=self.plan.sequence_length, global_batch=self.plan.global_batch,
+            precision=self.plan.precision,
+        )  # fmt: skip
+        return look_up(self.graph, workload, self.formation)
+
+    def cost(self) -> PlanCost:
+        """Return what the laws say of the run."""
+        return cost(self.plan, self.setting())
+
+
+def accepts(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is a training row: a model, a layout and metrics."""
+    parts = (part(record, key) for key in ("model", "parallel", "hardware", "metrics"))
+    return all(parts)
+
+
+def read(record: Mapping[str, Any]) -> Run:
+    """Return a row as model, machine and plan. Raises :class:`ZhenfaError` where it cannot be read."""
+    notes: list[str] = []
+    graph = model_of(record, notes).graph()
+    layout = layout_of(record, len(graph.layers), notes)
+    formation = formation_of(record, layout.cards, notes)
+    sequence = sequence_of(record)
+    if sequence is None:
+        sequence = 4096
+        notes.append("sequences of 4096 tokens assumed")
+    precision = precision_of(record, formation.pools[0].accelerator, notes)
+    plan = plan_of(layout, len(graph.layers), sequence, precision)
+    return Run(graph, formation, layout, plan, speed_of(record, layout, sequence, graph), tuple(notes))
+
+
+def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
+    """Return the step time (or rate) and the memory of a row beside what the laws say of them."""
+    name, groups = str(record.get("id") or "unnamed"), groups_of(record)
+    gate = text(record.get("tier")) == "a"
+    try:
+        run = read(record)
+        if run.measured is None:
+            why = "out of memory: a label, not a time" if out_of_memory(record) else "no speed that can be compared"
+            return [Outcome(name, "train", groups, "iter_s", "s", skipped=why, gate=gate)]
+        found = run.cost()
+    except (ZhenfaError, ArithmeticError, LookupError, TypeError, ValueError) as problem:
+        return [Outcome(name, "train", groups, "iter_s", "s", skipped=_first_line(problem), gate=gate)]
+    measured = run.measured
+    note = "; ".join((*([measured.note] if measured.note else []), *run.notes)) or None
+    if not found.step > 0 or found.step == float("inf"):
+        why = found.problem or "no finite time"
+        return [Outcome(name, "train", groups, measured.metric, measured.unit, measured.value, skipped=why, gate=gate)]
+    result = [
+        Outcome(
+            name, "train", groups, measured.metric, measured.unit, measured.value, measured.predicted(found.step),
+            gate=gate, note=note,
+        )
+    ]  # fmt: skip
+    held = memory_of(record)
+    if held is not None:
+        size = found.fullest.bytes
+        result.append(Outcome(name, "train", ("train / memory",), held[0], "B", held[1], size, gate=False, note=note))
+    return result
+
+
+def _first_line(problem: Exception) -> str:
+    return str(problem).strip().splitlines()[0][:300] if str(problem).strip() else type(problem).__name__
+
+
+def groups_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the groups that a row counts in."""
+    vendor = text(part(record, "hardware").get("vendor"))
+    accel = text(part(record, "hardware").get("accel"))
+    tier_a = text(record.get("tier")) == "a"
+    mixture = bool(part(part(record, "model"), "moe"))
+    if vendor in {"huawei", "ascend"} or "ascend" in accel:
+        first = "train / Ascend"
+    elif tier_a and mixture:
+        first = "train / MoE / tier A"
+    elif tier_a and (vendor == "nvidia" or "nvidia" in accel):
+        first = "train / dense / NVIDIA / tier A"
+    else:
+        first = "train / other"
+    return (first, f"train / {record.get('software') or 'software not stated'}")

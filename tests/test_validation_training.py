@@ -1,0 +1,164 @@
+"""Training rows: read into model, machine and plan; odd rows are skipped with a reason, never with an exception."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zhenfa.validation import training
+from zhenfa.validation.train_layout import even_chunks, expand_layout
+from zhenfa.validation.train_words import bandwidth, one_way
+
+LLAMA: dict[str, Any] = {
+    "id": "llama3-70b",
+    "tier": "A",
+    "task": "pretrain",
+    "model": {
+        "name": "Llama3-70B", "layers": 80, "hidden": 8192, "ffn": 28672, "heads": 64, "kv_heads": 8, "head_dim": 128,
+        "vocab": 128256, "gated_mlp": True, "seq": 8192,
+    },
+    "precision": "bf16",
+    "hardware": {
+        "accel": "NVIDIA H100-80GB SXM", "vendor": "nvidia", "mem_gb": 80, "peak_bf16_tf": 989, "per_node": 8,
+        "intra": "NVLink4 900 GB/s", "inter": "8x400Gb/s NDR InfiniBand per node (DGX-H100 class)", "count": 64,
+    },
+    "parallel": {
+        "tp": 4, "pp": 4, "vpp": 5, "dp": 2, "ep": 1, "cp": 2, "sp": True, "zero": "dist-optimizer (ZeRO-1)", "mbs": 1,
+        "gbs": 128, "ga": 64, "recompute": "none", "schedule": "1F1B-interleaved",
+    },
+    "metrics": {"iter_s": 14.72, "mfu_pct": 54.1},
+    "flops_convention": "model_full",
+    "software": "NeMo/Megatron-Core, dgxc v24.11.1",
+}  # fmt: skip
+
+MIXTURE: dict[str, Any] = {
+    **LLAMA,
+    "id": "qwen3-30b",
+    "model": {
+        "name": "Qwen3-30B-A3B", "layers": 48, "hidden": 2048, "ffn": 6144, "heads": 32, "kv_heads": 4,
+        "head_dim": 128, "vocab": 151936, "gated_mlp": True, "seq": 4096,
+        "moe": {"experts": 128, "topk": 8, "expert_ffn": 768, "shared_experts": 0, "dense_layers": 0},
+        "mla": {"q_lora": 1536, "kv_lora": 512, "qk_nope": 128, "qk_rope": 64, "v_dim": 128}, "mtp_layers": 1,
+        "sliding_window": {"window": 128, "layers": "alternate (24 of 48)"},
+    },
+    "parallel": {
+        "tp": 1, "pp": 2, "vpp": 4, "dp": 32, "ep": 16, "etp": 1, "cp": 1, "mbs": 1, "gbs": 512,
+        "recompute": "selective: layernorm,moe_act", "moe_dispatcher": "hybridep",
+    },
+}  # fmt: skip
+
+
+def test_a_row_becomes_the_plan_that_was_run() -> None:
+    run = training.read(LLAMA)
+    (pipeline,) = run.plan.pipelines
+    assert (pipeline.count, pipeline.micro_batches, pipeline.micro_batch_size) == (2, 64, 1)
+    assert [(stage.first, stage.last) for stage in pipeline.stages] == [(0, 20), (20, 40), (40, 60), (60, 80)]
+    assert {stage.tensor_parallel for stage in pipeline.stages} == {4}
+    assert (run.plan.zero, run.plan.precision, run.plan.sequence_length) == (1, "bf16", 8192)
+    assert run.graph.parameters == pytest.approx(70.6e9, rel=0.01)
+    assert run.notes == ()
+
+
+def test_a_row_becomes_the_machine_that_it_ran_on() -> None:
+    (pool,) = training.read(LLAMA).formation.pools
+    assert (pool.accelerator.id, pool.count) == ("nvidia-h100-sxm", 64)
+    node, network = pool.tiers
+    assert (node.size, node.bandwidth.value, node.in_network_reduction) == (8, 450e9, True)
+    assert (network.size, network.bandwidth.value) == (64, 50e9)
+
+
+@pytest.mark.parametrize(
+    ("accel", "memory", "peak", "found"),
+    [
+        ("NVIDIA A100-40GB SXM", 40, 312, "nvidia-a100-sxm-40g"),
+        ("NVIDIA A100-80GB SXM", 80, 312, "nvidia-a100-sxm-80g"),
+        ("Ascend 910B (Atlas 900 A2 PoDc / Atlas 800T A2)", 64, 376, "ascend-910b2"),
+        ("Ascend 910B (Atlas 900 A2 PoDc / Atlas 800T A2)", 64, 313, "ascend-910b3"),
+        ("NVIDIA GB200 NVL72", 186, 2450, "nvidia-gb200"),
+        ("NVIDIA GB300 NVL72", 279, 2450, "nvidia-gb300"),
+        ("NVIDIA B200 (DGX-B200)", 180, 2250, "nvidia-b200-sxm"),
+        ("NVIDIA GH200-96GB (Alps Clariden)", 96, 989, "nvidia-gh200-96g"),
+        ("NVIDIA H100-96GB HBM2e SXM 500W cap", 96, None, "nvidia-h100-sxm-96g"),
+        ("NVIDIA V100-32GB", 32, 125, "nvidia-v100-sxm-32g"),
+        ("Google TPU v4", 32, 275, "google-tpu-v4"),
+        ("Intel Gaudi2", 96, 432, "intel-gaudi2"),
+        ("MetaX C500", None, None, "metax-c500"),
+        ("NVIDIA H200 141GB SXM", 141, 989, "nvidia-h200-sxm"),
+    ],
+)
+def test_names_of_cards(accel: str, memory: float | None, peak: float | None, found: str) -> None:
+    row = {**LLAMA, "hardware": {**LLAMA["hardware"], "accel": accel, "mem_gb": memory, "peak_bf16_tf": peak}}
+    assert training.read(row).formation.pools[0].accelerator.id == found
+
+
+def test_words_of_links() -> None:
+    assert bandwidth("1600 Gb/s RoCE per node", 8) == (25e9, True)
+    assert bandwidth("800 Gb/s per node (4x200Gb/s HDR IB per repo config)", 8) == (12.5e9, True)
+    assert bandwidth("RoCE 200Gb/s per NPU", 8) == (25e9, True)
+    assert bandwidth("3x100GbE RoCE per card", 8) == (37.5e9, True)
+    assert bandwidth("Slingshot 200Gb/s per GPU; measured p2p 22.9 GB/s per GPU, 92.5 GB/s per 4-GPU node", 4) == (
+        25e9,
+        True,
+    )
+    assert one_way("HCCS full mesh 392 GB/s aggregate per NPU") == 196e9
+    assert one_way("PCIe") is None
+
+
+def test_layers_of_virtual_stages() -> None:
+    assert expand_layout("Et*4|(t*4|)*14tmL") == [4] * 15 + [1]
+    assert even_chunks(126, 64)[0][0] == even_chunks(126, 64)[0][-1] == 1
+    for layers in range(1, 70):
+        for stages in range(1, layers + 1):
+            counts, _ = even_chunks(layers, stages)
+            assert sum(counts) == layers
+            assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("row", [LLAMA, MIXTURE], ids=["dense", "mixture"])
+def test_a_step_is_predicted(row: dict[str, Any]) -> None:
+    outcome = training.outcomes(row)[0]
+    assert outcome.skipped is None
+    assert outcome.gate
+    assert outcome.ratio is not None
+    assert 0.2 < outcome.ratio < 5
+
+
+def test_the_third_of_three_batch_figures_is_derived() -> None:
+    for gone in ("ga", "gbs", "mbs"):
+        row = copy.deepcopy(LLAMA)
+        del row["parallel"][gone]
+        (pipeline,) = training.read(row).plan.pipelines
+        assert (pipeline.micro_batches, pipeline.micro_batch_size) == (64, 1)
+
+
+_ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 10**12), st.floats(allow_nan=True), st.text(max_size=12),
+    st.sampled_from(["not stated", "8 x 2", "FSDP over 0", "full uniform 0 layers", "1/0", "∞", "E|t", "none"]),
+    st.lists(st.integers(-2, 9), max_size=3),
+    st.dictionaries(st.sampled_from(["a", "window"]), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_no_row_raises(data: st.DataObject) -> None:
+    """Whatever is missing or odd in a row, it is predicted or skipped with a reason."""
+    row = copy.deepcopy(data.draw(st.sampled_from([LLAMA, MIXTURE])))
+    for _ in range(data.draw(st.integers(1, 4))):
+        section = data.draw(st.sampled_from(["model", "hardware", "parallel", "metrics", None]))
+        place = row if section is None else row.get(section)
+        if not isinstance(place, dict) or not place:
+            continue
+        key = data.draw(st.sampled_from(sorted(place)))
+        if data.draw(st.booleans()):
+            place.pop(key)
+        else:
+            place[key] = data.draw(_ODD)
+    found = training.outcomes(row)
+    assert found
+    for outcome in found:
+        assert (outcome.skipped is None) == (outcome.predicted is not None)
