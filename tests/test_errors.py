@@ -22,6 +22,7 @@ TREE = {
     "InfeasibleError": ("ZhenfaError", 3),
     "CapabilityError": ("ZhenfaError", 1),
     "RunError": ("ZhenfaError", 1),
+    "InternalError": ("ZhenfaError", 1),
 }
 
 

@@ -46,6 +46,7 @@ RATES = ("card_rate", "host_rate", "network_rate", "maintenance_rate", "software
 SHAPE = {"rows": (1, 3.5, 8192), "inputs": (64, 4096), "outputs": (64, 1000)}
 HEADS = {"heads": (8, 64), "key_dim": (64, 192), "value_dim": (64, 128)}
 SEQUENCE = {"queries": (1, 1000), "context": (1000, 4096), **HEADS, **ATTENTION}
+CLOCK = {"clock": (0.4, 0.8, 1.0), "static": (100, 200), "dynamic": (300, 500), "voltage_slope": (0.0, 0.5)}
 COLLECTIVE = {"bytes": (1.0, 1e9), "group": GROUP, "stride": STRIDE, "efficiency": (0.5, 1.0)}
 
 EXCHANGE = {
@@ -115,6 +116,59 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
         "cards": (8, 1024), "power": (400, 700), "step_time": (0.5, 9), "pue": (1.0, 1.3), "host_power": (0, 150),
     },
     "energy.energy_per_token": {"energy": (1e3, 1e6), "tokens": (4096, 10**7), "ettr": (0.5, 1.0)},
+    "energy.activity_power": {
+        "bytes_per_second": (0.0, 2e12), "flops": (0.0, 4e14), "static": (150, 300), "joules_per_byte": (1e-10,),
+        "joules_per_flop": (5e-13, 1e-12), "limit": (400, np.inf),
+    },
+    "energy.clock_power": CLOCK,
+    "energy.clock_time": {"clock": (0.5, 1.0), "memory": (0.0, 1.0), "compute": (0.5, 2.0)},
+    "energy.capped_clock": {"cap": (100, 300, 700), **{key: CLOCK[key] for key in CLOCK if key != "clock"}},
+    "energy.token_energy": {"power": (400, 5000), "tokens_per_second": (100, 1e4)},
+    "energy.request_energy": {"prompt": (0, 1000), "output": (1, 500), "prefill": (0.01,), "decode": (0.1, 2)},
+    "energy.carbon": {"energy": (0.0, 3.6e6), "factor": (1e-7, 1.5e-7)},
+    "facility.conversion_input": {"output": (0, 600), "loss": (13, 17), "efficiency": (0.96, 0.98)},
+    "facility.pue_at_load": {"load": (0.2, 1.0), "fixed": (0.0, 0.05), "proportional": (0.05, 0.1)},
+    "facility.chiller_share": {
+        "wet_bulb": (5, 20, 28), "supply": (18, 30), "rise": (6, 10), "approach": (4, 6), "carnot": (0.4, 0.6),
+    },
+    "facility.tue": {"itue": (1.0, 1.2), "pue": (1.04, 1.5)},
+    "facility.water_flow": {"heat": (1e3, 1e6), "rise": (5, 10)},
+    "failure.failure_rate": {"failures": (0, 419), "units": (1, 2048), "seconds": (3600, 54 * 86400)},
+    "failure.unit_years_per_failure": {"failures": (1, 419), "units": (1, 2048), "seconds": (3600, 54 * 86400)},
+    "failure.weibull_mean": {"scale": (1.0, 100.0), "shape": (0.5, 0.7, 1.0, 2.0)},
+    "failure.weibull_hazard": {"age": (0.1, 10.0), "scale": (1.0, 100.0), "shape": (0.7, 1.0, 2.0)},
+    "failure.lognormal_mean": {"median": (60, 3600), "spread": (0.0, 1.5)},
+    "failure.frail_survival": {"seconds": (0, 3600), "rate": (1e-5, 1e-3), "variance": (0.0, 0.5, 3.0)},
+    "failure.silent_error_loss": {
+        "cards": (8, 16384), "rate": (0.0, 1e-10), "found_after": (60, 86400), "rollback": (0, 600),
+    },
+    "failure.restart_time": {
+        "cards": (8, 98304), "base": (0, 60), "per_card": (0.001, 0.01), "exponent": (1.0, 1.3),
+    },
+    "failure.effective_timeout": {"value": (0, 150, 600, np.inf), "quantum": (0, 68), "added": (0, 20)},
+    "recovery.detection_loss": {"mtbf": (1e3, 1e4, np.inf), "detection": (0, 30, 1800)},
+    "recovery.linear_efficiency": {"mtbf": (5.0, 60.0, np.inf), "lost": (0.0, 10.0)},
+    "recovery.elastic_ettr": {
+        "mtbf": (1080.0, 1e4, np.inf), "stall": (60, 180), "degraded": (0, 420), "replicas": (2, 12),
+        "interval": (600.0, np.inf), "checkpoint": (0.0, 5.0), "down": (0, 60), "restart": (0, 100),
+        "full_restart": (0.0, 0.1),
+    },
+    "recovery.goodput": {"scheduling": (0.8, 1.0), "runtime": (0.5, 0.9), "program": (0.3, 0.6)},
+    "recovery.straggler_slowdown": {"nodes": (1, 64, 4096), "slow_share": (0.0, 0.005), "slow_by": (0.0, 0.1)},
+    "recovery.lost_card_seconds": {
+        "domains": (1, 256), "rate": (0.0, 1e-8), "cards": (1, 64), "repair": (60, 86400), "gang": (64, 16384),
+        "detection": (0, 30), "down": (0, 60), "restart": (0, 180), "interval": (0.0, 600.0),
+    },
+    "redundancy.poisson_quantile": {"mean": (0.0, 0.5, 8.3, 4000.0), "quantile": (0.5, 0.99)},
+    "redundancy.binomial_quantile": {"trials": (0, 18, 12500), "chance": (0.0, 0.01, 1.0), "quantile": (0.5, 0.99)},
+    "redundancy.standby_nodes": {
+        "nodes": (1, 1280), "rate": (0.0, 1e-7), "refill": (3600, 86400), "quantile": (0.9, 0.99),
+    },
+    "redundancy.standby_rate": {"nodes": (8, 1024), "standbys": (-1, 0, 4), "quantile": (0.9, 0.99)},
+    "redundancy.usable_probability": {
+        "units": (18, 64), "needed": (16, 18, 70), "unavailability": (0.0, 0.01, 1.0),
+    },
+    "redundancy.availability": {"mtbf": (1e5, 1e7), "repair": (0.0, 3600.0)},
     "price.run_cost": {"cards": (1, 1024), "seconds": (1, 3600), "price": (0.001, 0.01)},
     "price.token_cost": {"cards": (8,), "tokens_per_second": (100, 1e5), "price": (0.001, 0.01), "ettr": (0.5, 1.0)},
     "reliability.job_mtbf": {
@@ -143,6 +197,15 @@ NOT_ELEMENTWISE = {
     "fabric.views",  # returns objects
     "fabric.added",  # takes a list
     "fabric.where_crossed",  # takes a view
+    "account.closed",  # a check
+    "energy.curve_power",  # has an axis of points: test_laws_energy
+    "energy.energy_account",  # returns parts by name: test_laws_energy
+    "facility.buffer_energy",  # have a time axis: test_laws_energy
+    "facility.dynamic_range",
+    "facility.ramp_limited",
+    "facility.swing_share",
+    "failure.combined_mtbf",  # takes any number of rates: test_laws_reliability
+    "recovery.time_account",  # returns parts by name: test_laws_reliability
     "memory.training_state_bytes",  # returns three: test_laws_memory
     "memory.one_of",  # a check
     "partition.partition",

@@ -10,7 +10,8 @@ The tree::
     │   └── MissingFactError     exit 2   a needed value is undisclosed; says how to supply it
     ├── InfeasibleError          exit 3   no plan fits; names the nearest miss and what would make it fit
     ├── CapabilityError          exit 1   asked of a maker, engine or model what it cannot do
-    └── RunError                 exit 1   a run that had started failed
+    ├── RunError                 exit 1   a run that had started failed
+    └── InternalError            exit 1   a promise of ours is broken: a mistake in Zhenfa, not in what was given
 
 Each carries a message of one or more plain sentences and, where there is a way out, a hint. The command line prints
 ``error: <message>`` and ``hint: <hint>`` and exits with ``exit_code``; a traceback never reaches a user.
@@ -95,6 +96,14 @@ class CapabilityError(ZhenfaError):
 
 class RunError(ZhenfaError):
     """A run that had started failed."""
+
+
+class InternalError(ZhenfaError):
+    """A promise that the code makes of itself is broken, such as time that does not add up: a mistake in Zhenfa."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        ours = "this is a mistake in Zhenfa, not in what you gave; please report it with the command you ran."
+        super().__init__(message, hint=hint or ours)
 
 
 def near_misses(name: str, known: Iterable[str], limit: int = 2) -> list[str]:

@@ -1,0 +1,203 @@
+"""Spares and units that may be missing: how many to keep, and how often enough are up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from zhenfa import cite
+from zhenfa.laws.arrays import Array, plain
+
+BYTEROBUST: Final = cite.declare(
+    "byterobust2025", "B. Wan et al. Robust LLM training infrastructure at ByteDance. SOSP 2025, arXiv:2509.16293."
+)
+KOFN: Final = cite.declare(
+    "barlow1975", "R. E. Barlow, F. Proschan. Statistical theory of reliability and life testing. 1975: k-out-of-n."
+)
+
+
+def _poisson_cdf(count: float, mean: float) -> float:
+    """Return P(X <= count), summed outwards from the largest term so that no term underflows before it matters."""
+    if mean == 0:
+        return 1.0
+    top = int(count)
+    mode = min(top, int(mean))
+    log_mode = mode * math.log(mean) - mean - math.lgamma(mode + 1)
+    total, term = 1.0, 1.0
+    for k in range(mode, 0, -1):
+        term *= k / mean
+        total += term
+        if term < 1e-18 * total:
+            break
+    term = 1.0
+    for k in range(mode + 1, top + 1):
+        term *= mean / k
+        total += term
+        if term < 1e-18 * total:
+            break
+    return min(math.exp(log_mode) * total, 1.0)
+
+
+def _binomial_cdf(count: float, trials: float, chance: float) -> float:
+    """Return P(X <= count), summed outwards from the largest term."""
+    top, n = int(count), int(trials)
+    if top >= n or chance <= 0:
+        return 1.0
+    if chance >= 1:
+        return 0.0
+    mode = min(top, int((n + 1) * chance))
+    odds = chance / (1 - chance)
+    log_mode = (
+        math.lgamma(n + 1) - math.lgamma(mode + 1) - math.lgamma(n - mode + 1)
+        + mode * math.log(chance) + (n - mode) * math.log1p(-chance)
+    )  # fmt: skip
+    total, term = 1.0, 1.0
+    for k in range(mode, 0, -1):
+        term *= k / ((n - k + 1) * odds)
+        total += term
+        if term < 1e-18 * total:
+            break
+    term = 1.0
+    for k in range(mode + 1, top + 1):
+        term *= (n - k + 1) * odds / k
+        total += term
+        if term < 1e-18 * total:
+            break
+    return min(math.exp(log_mode) * total, 1.0)
+
+
+_poisson = np.vectorize(_poisson_cdf, otypes=[float])
+_binomial = np.vectorize(_binomial_cdf, otypes=[float])
+
+
+def _least(mean: float, spread: float, most: float, quantile: float, cdf: Callable[[int], float]) -> float:
+    """Return the least k up to ``most`` with cdf(k) >= quantile, by doubling steps and halving."""
+    low, step = -1, max(1, int(spread))
+    high = int(min(most, max(mean, 0.0)))
+    while high < most and cdf(high) < quantile:
+        low, high, step = high, int(min(most, high + step)), 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cdf(middle) >= quantile else (middle, high)
+    return float(high)
+
+
+def poisson_quantile(mean: Array, quantile: Array) -> Array:
+    """Return the least count that a Poisson number stays within, with a given probability.
+
+    Arguments: ``mean`` events; ``quantile`` from 0 to 1, below 1; any shapes that broadcast.
+    Returns: a whole number, broadcast shape.
+    Counts independent events at a steady rate.
+
+    >>> poisson_quantile(1280 * 6.5e-3, 0.99)
+    16.0
+
+    Source: Poisson distribution.
+    """
+
+    def one(mean: float, quantile: float) -> float:
+        return _least(mean, math.sqrt(mean), math.inf, quantile, lambda k: _poisson_cdf(k, mean))
+
+    return plain(np.vectorize(one, otypes=[float])(mean, quantile))
+
+
+def binomial_quantile(trials: Array, chance: Array, quantile: Array) -> Array:
+    """Return the least count that a binomial number stays within, with a given probability.
+
+    Arguments: ``trials``; ``chance`` of each; ``quantile`` from 0 to 1; any shapes that broadcast.
+    Returns: a whole number, broadcast shape.
+    Counts independent trials of one chance.
+
+    >>> binomial_quantile(1024, 1.2e-3, 0.99)
+    4.0
+
+    Source: binomial distribution.
+    """
+
+    def one(trials: float, chance: float, quantile: float) -> float:
+        spread = math.sqrt(max(trials * chance * (1 - chance), 0.0))
+        return _least(trials * chance, spread, trials, quantile, lambda k: _binomial_cdf(k, trials, chance))
+
+    return plain(np.vectorize(one, otypes=[float])(trials, chance, quantile))
+
+
+def standby_nodes(nodes: Array, rate: Array, refill: Array, *, quantile: Array = 0.99) -> Array:
+    """Return how many standby nodes carry a job until replacements arrive.
+
+    Arguments: ``nodes`` of the job; ``rate`` failures per node-second; ``refill`` seconds until a standby that was
+    used has been replaced (the repair time); ``quantile`` of the time in which they suffice; any shapes that broadcast.
+    Returns: nodes, broadcast shape: the least s with P(Poisson(N r t) <= s) at least the quantile.
+    Counts independent failures of single nodes; omits a rack that fails whole and standby nodes that are broken too.
+
+    >>> standby_nodes(12500, 3.79e-3 / 86400, 86400)
+    64.0
+
+    Source: byterobust2025, warm standby at the 99th percentile; Poisson refill.
+    """
+    cite.use(BYTEROBUST)
+    return poisson_quantile(np.multiply(nodes, rate, dtype=float) * refill, quantile)
+
+
+def standby_rate(nodes: Array, standbys: Array, *, quantile: Array = 0.99) -> Array:
+    """Return the largest failure probability of a node in one refill window that some standby nodes still carry.
+
+    Arguments: ``nodes``; ``standbys``; ``quantile`` of the windows in which they suffice; any shapes that broadcast.
+    Returns: failures per node and window, broadcast shape: the r at which P(Poisson(N r) <= s) is the quantile. The
+    standbys are called for from ``standby_rate(nodes, standbys - 1)`` on.
+    Counts as :func:`standby_nodes`, which it inverts.
+
+    >>> round(1000 * standby_rate(1024, 3), 2), round(1000 * standby_rate(1024, 4), 2)
+    (0.8, 1.25)
+
+    Source: byterobust2025, warm standby at the 99th percentile.
+    """
+    cite.use(BYTEROBUST)
+
+    def one(nodes: float, standbys: float, quantile: float) -> float:
+        if standbys < 0:
+            return 0.0
+        low, high = 0.0, standbys + 10.0
+        while high - low > 1e-12 * high:
+            mean = 0.5 * (low + high)
+            low, high = (mean, high) if _poisson_cdf(standbys, mean) >= quantile else (low, mean)
+        return low / nodes
+
+    return plain(np.vectorize(one, otypes=[float])(nodes, standbys, quantile))
+
+
+def usable_probability(units: Array, needed: Array, unavailability: Array) -> Array:
+    """Return the probability that enough units of a supernode are up.
+
+    Arguments: ``units`` (trays, nodes, cards) and how many of them are ``needed``; ``unavailability`` share of time
+    in which one is down; any shapes that broadcast.
+    Returns: a ratio, broadcast shape: ``sum over j <= n - k of C(n, j) u^j (1 - u)^(n - j)``.
+    Counts independent units; omits what they share, such as switch trays, power shelves and the rack itself.
+
+    >>> round(usable_probability(18, 16, 0.01), 6), round(usable_probability(18, 18, 0.01), 4)
+    (0.999271, 0.8345)
+
+    Source: barlow1975, k-out-of-n system.
+    """
+    cite.use(KOFN)
+    spare = np.subtract(units, needed)
+    found = _binomial(np.maximum(spare, 0), units, np.asarray(unavailability, float))
+    return plain(np.where(spare < 0, 0.0, found))
+
+
+def availability(mtbf: Array, repair: Array) -> Array:
+    """Return the share of time in which a unit is up.
+
+    Arguments: ``mtbf`` seconds of work between failures; ``repair`` mean seconds of repair; any shapes that broadcast.
+    Returns: a ratio, broadcast shape: ``mu / (mu + t)``.
+    Counts one unit in the long run, whatever the distributions; its complement is the unavailability.
+
+    >>> round(availability(30 * 86400, 4 * 3600), 5)
+    0.99448
+
+    Source: barlow1975, limiting availability of an alternating renewal process.
+    """
+    cite.use(KOFN)
+    return plain(np.true_divide(mtbf, np.add(mtbf, repair, dtype=float)))
