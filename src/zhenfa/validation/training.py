@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zhenfa.errors import ZhenfaError
+from zhenfa.errors import InputError, ZhenfaError
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.spec.graph import Graph
 from zhenfa.spec.job import Workload
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
+from zhenfa.validation import train_mixed
 from zhenfa.validation.outcome import Outcome
-from zhenfa.validation.train_layout import Layout, layout_of
+from zhenfa.validation.train_layout import layout_of
 from zhenfa.validation.train_machine import formation_of, precision_of
 from zhenfa.validation.train_metric import Measured, memory_of, out_of_memory, speed_of
 from zhenfa.validation.train_model import model_of, sequence_of
 from zhenfa.validation.train_plan import plan_of
-from zhenfa.validation.train_words import part, text
+from zhenfa.validation.train_words import number, part, text
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,6 @@ class Run:
 
     graph: Graph
     formation: Formation
-    layout: Layout
     plan: Plan
     measured: Measured | None
     notes: tuple[str, ...]
@@ -47,7 +47,9 @@ class Run:
 
 
 def accepts(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is a training row: a model, a layout and metrics."""
+    """Return whether a record is a training row: a model, a layout and metrics; or one of unequal cards."""
+    if train_mixed.accepts(record):
+        return True
     parts = (part(record, key) for key in ("model", "parallel", "hardware", "metrics"))
     return all(parts)
 
@@ -55,6 +57,8 @@ def accepts(record: Mapping[str, Any]) -> bool:
 def read(record: Mapping[str, Any]) -> Run:
     """Return a row as model, machine and plan. Raises :class:`ZhenfaError` where it cannot be read."""
     notes: list[str] = []
+    if train_mixed.accepts(record):
+        return _read_mixed(record, notes)
     graph = model_of(record, notes).graph()
     layout = layout_of(record, len(graph.layers), notes)
     formation = formation_of(record, layout.cards, notes)
@@ -64,7 +68,16 @@ def read(record: Mapping[str, Any]) -> Run:
         notes.append("sequences of 4096 tokens assumed")
     precision = precision_of(record, formation.pools[0].accelerator, notes)
     plan = plan_of(layout, len(graph.layers), sequence, precision)
-    return Run(graph, formation, layout, plan, speed_of(record, layout, sequence, graph), tuple(notes))
+    return Run(graph, formation, plan, speed_of(record, layout, sequence, graph), tuple(notes))
+
+
+def _read_mixed(record: Mapping[str, Any], notes: list[str]) -> Run:
+    why = train_mixed.skip_reason(record)
+    if why:
+        raise InputError(why)
+    graph, formation, plan = train_mixed.read_mixed(record, notes)
+    step = number(part(record, "measured").get("iter_s")) or 0.0
+    return Run(graph, formation, plan, Measured("iter_s", "s", step, step) if step else None, tuple(notes))
 
 
 def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
@@ -103,6 +116,8 @@ def _first_line(problem: Exception) -> str:
 
 def groups_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the groups that a row counts in."""
+    if train_mixed.accepts(record):
+        return ("train / other", "train / unequal cards")
     vendor = text(part(record, "hardware").get("vendor"))
     accel = text(part(record, "hardware").get("accel"))
     tier_a = text(record.get("tier")) == "a"
