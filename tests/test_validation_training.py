@@ -82,7 +82,7 @@ def test_a_row_becomes_the_machine_that_it_ran_on() -> None:
         ("NVIDIA GB300 NVL72", 279, 2450, "nvidia-gb300"),
         ("NVIDIA B200 (DGX-B200)", 180, 2250, "nvidia-b200-sxm"),
         ("NVIDIA GH200-96GB (Alps Clariden)", 96, 989, "nvidia-gh200-96g"),
-        ("NVIDIA H100-96GB HBM2e SXM 500W cap", 96, None, "nvidia-h100-sxm-96g"),
+        ("NVIDIA H100-96GB HBM2e SXM 500W cap", 96, None, "nvidia-h100-sxm-96g-hbm2e"),
         ("NVIDIA V100-32GB", 32, 125, "nvidia-v100-sxm-32g"),
         ("Google TPU v4", 32, 275, "google-tpu-v4"),
         ("Intel Gaudi2", 96, 432, "intel-gaudi2"),
