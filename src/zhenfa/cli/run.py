@@ -8,13 +8,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhenfa.cli.console import Output
 from zhenfa.cli.words import EMULATED
 from zhenfa.errors import CapabilityError, InputError, RunError
+from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.plan import Answer, find_plans, read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution
@@ -41,7 +42,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
     """Plan a job, run it and report. Everything that was started is gone when this returns, however it returns."""
     begun = time.monotonic()
     with output.working("planning"):
-        request = read_request(wanted.job, on=wanted.on, assume=wanted.assume)
+        request = replace(read_request(wanted.job, on=wanted.on, assume=wanted.assume), traits=OWN_RUNTIME)
         answer = find_plans(request)
     result, folder = _execute(wanted, request, answer, output)
     result = result.model_copy(update={"estimate": answer.best.estimate})

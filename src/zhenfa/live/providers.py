@@ -183,6 +183,11 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> Device:
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -191,4 +196,4 @@ def _processor() -> Device:
         facts.get("vendor_id", ""), "unknown"
     )
     name = facts.get("model name") or platform.processor() or platform.machine()
-    return Device("cpu", 0, f"{name}, {os.cpu_count()} cores", maker, "processor vendor id", host_memory(), "cpu")
+    return Device("cpu", 0, f"{name}, {processors()} cores", maker, "processor vendor id", host_memory(), "cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -19,6 +18,7 @@ from zhenfa.live import checkpoint
 from zhenfa.live.engine import Engine, call_all
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import CardPlace, links_of, place
+from zhenfa.live.providers import processors
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
@@ -133,9 +133,14 @@ class Driver:
             length=plan.sequence_length, global_batch=plan.global_batch, seed=execution.seed,
             learning_rate=execution.learning_rate, weight_decay=execution.weight_decay, data=execution.data,
             port=self._port, generation=f"generation-{self._generation}", board=str(self.engine.folder / "board"),
-            threads=1 if emulated else max(1, (os.cpu_count() or 1) // len(places)),
+            threads=1 if emulated else threads_of(self.formation),
             timeout_s=execution.step_timeout_s + 60.0,
         )  # fmt: skip
+
+
+def threads_of(formation: Formation) -> int:
+    """Return the threads of each card's process: its share of the processors if all cards of the machine work."""
+    return max(1, processors() // max(formation.cards, 1))
 
 
 def open_store() -> tuple[Any, int]:

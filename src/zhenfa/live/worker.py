@@ -65,6 +65,25 @@ class CardWorker:
         """Write this card's parts of the checkpoint, together with the other cards."""
         self._opened().save(Path(path))
 
+    def measure(
+        self, rank: int, provider: str, tasks: list[dict[str, Any]], seconds: float, threads: int
+    ) -> dict[str, Any]:
+        """Time the tasks of a calibration; ``rank`` names the card to the driver alone."""
+        from zhenfa.live.calibrate.worker import measure
+
+        del rank
+        if self._device is None:
+            self._device = PROVIDERS[provider].open()
+        torch.set_num_threads(threads)
+        linux.sharp_timers()
+        return measure(tasks, seconds, self._device)
+
+    def measure_wires(self, **orders: Any) -> dict[str, Any]:
+        """Time messages and sums between the cards, as :func:`zhenfa.live.calibrate.worker.measure_wires` says."""
+        from zhenfa.live.calibrate.worker import measure_wires
+
+        return measure_wires(**orders)
+
     def close(self) -> None:
         """Leave the group and free the model."""
         if self._run is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zhenfa import catalog
 from zhenfa.errors import InputError, UnknownNameError
+from zhenfa.estimate.traits import Traits
 from zhenfa.spec.document import safe_join
 from zhenfa.spec.graph import Graph
 from zhenfa.spec.job import Job
@@ -23,6 +24,8 @@ class Request:
     model: Model
     graph: Graph
     formation: Formation
+    traits: Traits | None = None
+    """What the software does that will run the plan; None: what is usual for the machine."""
 
 
 def read_request(path: str, *, on: str | None = None, assume: Sequence[str] = ()) -> Request:

@@ -1,0 +1,162 @@
+"""Calibration from outside: cards are started as a run starts them, and all of them measure at the same time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from zhenfa.errors import CapabilityError, InputError, RunError
+from zhenfa.live.calibrate.quiet import Quiet, verdict
+from zhenfa.live.calibrate.samples import Sample, Task, together
+from zhenfa.live.calibrate.tasks import tasks_for
+from zhenfa.live.engine import Engine, call_all
+from zhenfa.live.placement import CardPlace
+from zhenfa.live.providers import PROVIDERS, Device, devices, processors
+
+SECONDS: Final = {True: 6.0, False: 50.0}
+"""Seconds of the micro-benchmarks, by whether time is short; preparation comes on top."""
+WIRE_SIZES: Final = (1024, 16 * 1024, 128 * 1024, 1024 * 1024, 4 * 1024 * 1024, 16 * 1024 * 1024)
+WIRE_ROUNDS: Final = {True: 5, False: 20}
+PATIENCE_S: Final = 300.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wires:
+    """Messages and sums between the cards: bytes, and the seconds of each on the slowest card."""
+
+    sizes: tuple[int, ...]
+    messages: tuple[tuple[float, ...], ...]
+    sums: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What the cards of one device said. ``refused`` names tasks that it cannot do, with the reason."""
+
+    device: Device
+    cards: int
+    threads: int
+    torch: str
+    samples: tuple[Sample, ...]
+    wires: Wires | None
+    quiet: Quiet
+    rounds: int
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def of(self, kind: str, precision: str | None = None) -> list[Sample]:
+        """Return the samples of a kind, of one precision if one is named."""
+        return [
+            one
+            for one in self.samples
+            if one.task.kind == kind and one.seconds and precision in {None, one.task.precision}
+        ]
+
+
+def find_device(wanted: str | None) -> Device:
+    """Return the device to calibrate: the one wanted, else a card if there is one, else the processor.
+
+    Raises :class:`InputError` naming what there is.
+    """
+    found = devices()
+    if wanted is None:
+        return next((one for one in found if one.provider != "cpu"), found[0])
+    kind, _, index = wanted.partition(":")
+    for one in found:
+        if one.provider == kind and (not index or index == str(one.index)):
+            return one
+    there = ", ".join(one.torch_device for one in found)
+    raise InputError(f"this host shows no device {wanted!r}.", hint=f"it shows: {there}.")
+
+
+def measure(device: Device, cards: int, *, quick: bool = False, say: Say | None = None) -> Measurements:
+    """Time every task on ``cards`` cards at once and then messages between them.
+
+    On a processor each card is a process with its share of the cores. Raises :class:`RunError`, and
+    :class:`CapabilityError` where there are fewer cards than asked for.
+    """
+    from zhenfa.live.engine_local import LocalEngine
+
+    talk: Say = say or (lambda _: None)
+    _check(device, cards)
+    threads = max(1, processors() // cards) if device.provider == "cpu" else 1
+    tasks = tasks_for(device.provider, quick=quick)
+    talk(f"starting {cards} {'card' if cards == 1 else 'cards'}")
+    with LocalEngine() as engine:
+        engine.place([_card(device, rank) for rank in range(cards)])
+        engine.start()
+        talk(f"timing {len(tasks)} tasks for about {SECONDS[quick]:.0f} s")
+        rows = _timed(engine, tasks, threads, SECONDS[quick])
+        wires = None
+        if cards > 1:
+            talk("timing messages between the cards")
+            wires = _wired(engine, WIRE_ROUNDS[quick])
+    return _measurements(device, tasks, rows, wires)
+
+
+def _timed(engine: Engine, tasks: Sequence[Task], threads: int, seconds: float) -> list[dict[str, Any]]:
+    orders = {"tasks": [task.to_data() for task in tasks], "seconds": seconds, "threads": threads}
+    arguments = [{"rank": place.rank, "provider": place.provider, **orders} for place in engine.places]
+    return call_all(engine, "measure", arguments, PATIENCE_S + seconds)
+
+
+def _wired(engine: Engine, rounds: int) -> Wires:
+    from zhenfa.live.train import open_store
+
+    store, port = open_store()
+    world = len(engine.places)
+    common = {"world": world, "port": port, "generation": "wires", "sizes": list(WIRE_SIZES), "rounds": rounds}
+    rows = call_all(engine, "measure_wires", [{"rank": rank, **common} for rank in range(world)], PATIENCE_S)
+    del store
+    return Wires(WIRE_SIZES, _slowest(rows, "messages"), _slowest(rows, "sums"))
+
+
+def _slowest(rows: Sequence[dict[str, Any]], name: str) -> tuple[tuple[float, ...], ...]:
+    """Return, per size and round, the seconds of the slowest card that took part."""
+    return tuple(
+        tuple(max(value for value in same if not math.isnan(value)) for same in zip(*cards, strict=True))
+        for cards in zip(*(row[name] for row in rows), strict=True)
+    )
+
+
+def _measurements(
+    device: Device, tasks: Sequence[Task], rows: Sequence[dict[str, Any]], wires: Wires | None
+) -> Measurements:
+    by_card = [
+        [Sample(task, tuple(seconds)) for task, seconds in zip(tasks, row["seconds"], strict=True)] for row in rows
+    ]
+    samples = tuple(together(by_card))
+    if not any(sample.seconds for sample in samples if sample.task.kind == "matmul"):
+        reason = next(iter(rows[0]["refused"].values()), "it gave no reason")
+        raise RunError(f"{device.name} multiplied no matrices: {reason}.")
+    fixed = [[one for sample in row if sample.task.kind == "yardstick" for one in sample.seconds] for row in by_card]
+    first = rows[0]
+    return Measurements(
+        device, len(rows), first["threads"], first["torch"], samples, wires,
+        verdict([row["waited"] for row in rows], fixed), first["rounds"], first["refused"],
+    )  # fmt: skip
+
+
+def _check(device: Device, cards: int) -> None:
+    if device.provider == "cpu":
+        if cards > processors():
+            raise InputError(
+                f"{cards} cards need as many processors, and this process may use {processors()}.",
+                hint=f"ask for {processors()} at most: a card is a process with processors of its own.",
+            )
+        return
+    there = sum(one.provider == device.provider for one in devices())
+    if device.index + cards > there:
+        raise CapabilityError(f"{cards} {device.provider} cards are wanted from {device.torch_device}; {there} there.")
+
+
+def _card(device: Device, rank: int) -> CardPlace:
+    provider = PROVIDERS[device.provider]
+    return CardPlace(
+        rank=rank, pipeline=rank, stage=0, stages=1, pool="cards", index=device.index + rank, maker=device.maker,
+        accelerator=device.name, provider=provider.id, first=0, last=0, recompute="none", micro_batches=1,
+        micro_batch_size=1, first_sequence=0, rate=None, memory_rate=None, capacity=None,
+    )  # fmt: skip
