@@ -109,17 +109,13 @@ def _summary(group: str, members: Sequence[Outcome]) -> Summary:
 def spread(log_ratios: Sequence[float] | np.ndarray) -> tuple[float | None, float | None]:
     """Return median and 90th percentile of the absolute values; None of nothing.
 
-    >>> spread([-0.1, 0.0, 0.1, 0.2, 0.3])
-    (0.1, 0.26)
+    >>> spread([-0.125, 0.0, 0.125, 0.25, 0.5])
+    (0.125, 0.4)
     """
     sizes = np.abs(np.asarray(log_ratios, dtype=float))
     if not len(sizes):
         return None, None
-    return _short(np.median(sizes)), _short(np.percentile(sizes, 90))
-
-
-def _short(value: float) -> float:
-    return float(f"{float(value):.12g}")
+    return float(np.median(sizes)), float(np.percentile(sizes, 90))
 
 
 def worst(outcomes: Iterable[Outcome], count: int) -> list[Outcome]:
