@@ -1,4 +1,4 @@
-"""Measured against predicted as a picture: one panel for each kind of row, a colour for each group, the band shaded."""
+"""Measured against predicted as a picture: a panel for each kind of row and unit, a colour for each group, the band."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ COLOURS: Final = ("#3b7dd8", "#e07b39", "#3a9a5b", "#8e5ea2", "#c0392b", "#17a2b
 OTHER: Final = "#9a9a9a"
 MARKERS: Final = ("o", "^", "s", "D", "v", "P")
 COLUMNS: Final = 3
+RARE: Final = 0.04
+"""Units of fewer of a kind's figures than this share get a panel together."""
 PANEL_INCHES: Final = 4.6
 
 
@@ -34,17 +36,17 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> Path:
     if not judged:
         raise InputError("no row was predicted, so there is nothing to draw.")
     pyplot = _pyplot()
-    kinds = [kind for kind in KINDS if any(one.kind == kind for one in judged)]
-    columns = min(COLUMNS, len(kinds))
-    rows = -(-len(kinds) // columns)
+    panels = panels_of(judged)
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(PANEL_INCHES * columns, (PANEL_INCHES + 0.25) * rows), dpi=110, layout="constrained",
         squeeze=False,
     )  # fmt: skip
-    for axis in axes.flat[len(kinds) :]:
+    for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for kind, axis in zip(kinds, axes.flat, strict=False):
-        _panel(axis, KINDS[kind], [one for one in judged if one.kind == kind])
+    for (title, members), axis in zip(panels, axes.flat, strict=False):
+        _panel(axis, title, members)
     try:
         figure.savefig(path, format="png")
     except OSError as problem:
@@ -55,6 +57,22 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> Path:
     finally:
         pyplot.close(figure)
     return path
+
+
+def panels_of(judged: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
+    """Return the title and the outcomes of each panel: one for each kind and unit, rare units of a kind together."""
+    panels = []
+    for kind, title in KINDS.items():
+        mine = [one for one in judged if one.kind == kind]
+        counts = Counter(one.unit for one in mine)
+        common = [unit for unit, count in counts.most_common() if count >= RARE * len(mine)]
+        rest = [one for one in mine if one.unit not in common]
+        panels += [
+            (f"{title}, {unit or 'ratios'}" if len(counts) > 1 else title, [one for one in mine if one.unit == unit])
+            for unit in common
+        ]
+        panels += [(f"{title}, other units", rest)] if rest else []
+    return panels
 
 
 def _pyplot() -> Any:

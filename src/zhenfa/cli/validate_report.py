@@ -18,7 +18,8 @@ WORST: Final = 10
 REASONS_SHOWN: Final = 12
 FAULTS_SHOWN: Final = 10
 NARROW: Final = 2
-"""Groups with this many separators in their name are shown with ``--detail`` only."""
+FEW: Final = 10
+"""Groups with as many separators in their name, or with fewer figures, are shown with ``--detail`` only."""
 
 KINDS: Final = {
     "train": "training", "serve": "serving", "op": "operators", "fabric": "fabric", "reliability": "reliability",
@@ -36,10 +37,10 @@ def print_report(found: Validation, groups: dict[str, Summary], wanted: Wanted, 
         f"{len(found.outcomes) - len(judged):,} skipped, in {found.seconds:.1f} s"
     )
     out.head("Accuracy", "(|ln| of predicted over measured; bias: median of ln; in band: measured between p10 and p90)")
-    shown = {name: one for name, one in groups.items() if wanted.detail or name.count(" / ") < NARROW or one.target}
+    shown = {name: one for name, one in groups.items() if wanted.detail or one.target or _broad(name, one)}
     left_out = out.table(group_table(shown))
     if len(shown) < len(groups):
-        out.text(f"and {len(groups) - len(shown)} narrower groups (--detail lists them)", style="dim")
+        out.text(f"and {len(groups) - len(shown)} narrower or smaller groups (--detail lists them)", style="dim")
     left_out += _print_rows(found, wanted, output)
     _print_skipped(found, output)
     if output.cite:
@@ -47,10 +48,14 @@ def print_report(found: Validation, groups: dict[str, Summary], wanted: Wanted, 
     output.left_out(left_out)
 
 
+def _broad(name: str, one: Summary) -> bool:
+    return name.count(" / ") < NARROW and one.n + one.skipped >= FEW
+
+
 def group_table(groups: dict[str, Summary]) -> Table:
     """Return one row for each group."""
     columns = (
-        Column("group", style="strong"), Column("n", right=True), Column("median", right=True),
+        Column("group", style="strong", wrap=34), Column("n", right=True), Column("median", right=True),
         Column("p90", right=True), Column("bias", right=True, drop=3), Column("in band", right=True, drop=4),
         Column("skipped", right=True, drop=2), Column("gate rows", right=True, drop=5),
         Column("aim", right=True, drop=1), Column(""),

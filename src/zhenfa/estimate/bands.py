@@ -1,0 +1,81 @@
+"""How far off an estimate may be: p10 and p90 around it, as wide as the laws were off on measured rows of its class.
+
+The factors are written by ``tools/fit_bands.py`` from residuals of ``zhenfa validate``: an interval that held four of
+five measurements of rows that were left out of the fit. They are of times; a rate has the reciprocal band.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from zhenfa.catalog import files
+from zhenfa.spec.result import Figure
+
+FILE: Final = files.ROOT / "bands.yaml"
+
+
+@dataclass(frozen=True)
+class Band:
+    """Four of five measured times lie between ``low`` and ``high`` times the predicted one.
+
+    ``n`` rows of the class were there to fit; ``coverage`` is the share that the band held of rows left out of it.
+    """
+
+    name: str
+    low: float
+    high: float
+    n: int
+    coverage: float
+
+    def around(self, value: float, *, rate: bool = False) -> tuple[float, float]:
+        """Return p10 and p90 of a time, or of a rate.
+
+        >>> Band("x", 0.5, 1.25, 100, 0.8).around(10.0)
+        (5.0, 12.5)
+        >>> Band("x", 0.5, 1.25, 100, 0.8).around(10.0, rate=True)
+        (8.0, 20.0)
+        """
+        return (value / self.high, value / self.low) if rate else (value * self.low, value * self.high)
+
+
+@cache
+def bands() -> dict[str, Band]:
+    """Return every fitted band by the name of its class."""
+    return {
+        item["class"]: Band(item["class"], item["low"], item["high"], item["n"], item["coverage"]) for item in _items()
+    }
+
+
+def _items() -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = files.read(FILE)["bands"] if FILE.exists() else []
+    return items
+
+
+def band(*names: str) -> Band | None:
+    """Return the band of the first of these classes that was fitted; give the narrowest class first."""
+    return next((found for name in names if (found := bands().get(name)) is not None), None)
+
+
+def training_band(makers: Iterable[str], *, mixture: bool) -> Band | None:
+    """Return the band of a training step on cards of these makers; ``mixture``: the model is a mixture of experts.
+
+    A class that the file lays down for these makers and this sort of model comes before one for any.
+    """
+    wanted = set(makers)
+    for item in _items():
+        fits = item.get("quantity") == "step"
+        fits = fits and (item.get("makers") is None or wanted <= set(item["makers"]))
+        if fits and item.get("mixture") in {None, mixture}:
+            return bands()[item["class"]]
+    return None
+
+
+def banded(figure: Figure, found: Band | None, *, rate: bool = False) -> Figure:
+    """Return a figure with its p10 and p90; as it is where it has no value or its class no band."""
+    if found is None or figure.value is None:
+        return figure
+    low, high = found.around(figure.value, rate=rate)
+    return figure.model_copy(update={"p10": low, "p90": high})
