@@ -198,7 +198,7 @@ def law_pages() -> dict[str, str]:
         MARK,
         "One physical quantity for each law, on floats or NumPy arrays alike. Each page: the symbols in words, the "
         "formula, a worked number, what it counts, omits and agrees with, and its source. How far the laws are from "
-        "measurement: [validation](../validation.md).",
+        "measurement: `zhenfa validate`.",
     ]
     for module in modules():
         family = module.__name__.rpartition(".")[2]
