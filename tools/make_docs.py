@@ -207,9 +207,8 @@ def law_pages() -> dict[str, str]:
         rows = []
         for law in found:
             pages[f"{family}/{law.name}.md"] = law_page(module, law)
-            rows.append(
-                f"| [{law.name}]({family}/{law.name}.md) | {_words(law.summary.removeprefix('Return '), f'{family}/')} |"
-            )
+            gives = _words(law.summary.removeprefix("Return "), f"{family}/")
+            rows.append(f"| [{law.name}]({family}/{law.name}.md) | {gives} |")
         index += [f"## {family}", _words(head, f"{family}/"), "| law | gives |\n|---|---|\n" + "\n".join(rows)]
     pages["README.md"] = "\n\n".join(index) + "\n"
     return pages
