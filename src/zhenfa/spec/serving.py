@@ -1,0 +1,150 @@
+"""Serving: what is asked for (lengths, load, targets) and a plan of who answers it.
+
+The words are those of the serving engines: an *instance* holds the whole model and runs steps; a step decodes one token
+(or several, when it speculates) for every running request and may carry a *chunk* of prompts. Prefill and decode are
+either the same instances (aggregated) or apart (disaggregated).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from zhenfa.spec.document import Document, Part
+from zhenfa.spec.machine import Name
+from zhenfa.spec.plan import Degree
+
+WeightFormat = Literal["bf16", "fp16", "fp8", "int8", "nvfp4", "mxfp4", "int4", "w4a8"]
+"""How weights are stored. ``int8`` multiplies in INT8 (W8A8), ``int4`` is unpacked to 16 bits on the way in (W4A16),
+``w4a8`` to 8 bits; a format that the card cannot multiply is unpacked to 16 bits."""
+
+CacheFormat = Literal["bf16", "fp16", "fp8", "int8"]
+
+WEIGHT_BYTES: Final[dict[WeightFormat, float]] = {
+    "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "nvfp4": 0.5625, "mxfp4": 0.53125, "int4": 0.515625,
+    "w4a8": 0.515625,
+}  # fmt: skip
+"""Bytes per weight, scales included: one 8-bit scale per 16 (NVFP4) or 32 (MXFP4) weights, 16 bits per 128 (INT4)."""
+
+CACHE_BYTES: Final[dict[CacheFormat, float]] = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
+
+
+class ServingWorkload(Part):
+    """Requests to serve. Exactly one of ``concurrency``, ``request_rate`` and ``requests`` says how they come.
+
+    ``concurrency`` requests are in the system at all times; ``request_rate`` arrive per second; ``requests`` come all
+    at once. Lengths are drawn evenly from ``shortest`` to 1 times the nominal ones; ``cached_prefix`` is the share of
+    the input that is found in the cache. Targets are in seconds.
+    """
+
+    task: Literal["serve"] = "serve"
+    input_length: Annotated[float, Field(gt=0, le=100_000_000)]
+    output_length: Annotated[float, Field(ge=1, le=10_000_000)]
+    concurrency: Annotated[float, Field(gt=0, le=1e7)] | None = None
+    request_rate: Annotated[float, Field(gt=0, le=1e7)] | None = None
+    requests: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    shortest: Annotated[float, Field(gt=0, le=1)] = 1.0
+    cached_prefix: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ttft_target: Annotated[float, Field(gt=0)] | None = None
+    tpot_target: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_load(self) -> Self:
+        given = [name for name in ("concurrency", "request_rate", "requests") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = f"it gives {' and '.join(given)}" if given else "it gives none of them"
+            raise ValueError(f"one of concurrency, request_rate and requests says how requests come, but {said}")
+        return self
+
+    @property
+    def mean_input(self) -> float:
+        """Return the mean length of the input, in tokens."""
+        return self.input_length * (1 + self.shortest) / 2
+
+    @property
+    def mean_output(self) -> float:
+        """Return the mean length of the output, in tokens."""
+        return max(self.output_length * (1 + self.shortest) / 2, 1.0)
+
+
+class Instance(Part):
+    """``count`` equal instances, each of ``cards`` cards of one pool.
+
+    Attention is cut over ``tensor_parallel`` cards and runs on ``data_parallel`` groups of them, each with requests of
+    its own; ``context_parallel`` cuts the tokens of one prompt. Experts are spread over ``expert_parallel`` cards and
+    cut over the rest of the instance's cards. ``max_batch`` requests run at once in one instance (None: what the engine
+    and the memory allow); ``chunk`` tokens of prompts go into one step (None: the engine's default).
+    ``two_batch_overlap`` hides the exchange of one half of the batch behind the work of the other.
+    """
+
+    pool: Name
+    count: Degree = 1
+    tensor_parallel: Degree = 1
+    data_parallel: Degree = 1
+    pipeline_parallel: Degree = 1
+    context_parallel: Degree = 1
+    expert_parallel: Degree = 1
+    max_batch: Degree | None = None
+    chunk: Degree | None = None
+    two_batch_overlap: bool = False
+
+    @property
+    def stage_cards(self) -> int:
+        """Return the cards of one pipeline stage."""
+        return self.tensor_parallel * self.data_parallel * self.context_parallel
+
+    @property
+    def cards(self) -> int:
+        """Return the cards of one instance."""
+        return self.stage_cards * self.pipeline_parallel
+
+    @model_validator(mode="after")
+    def _experts_fit(self) -> Self:
+        if self.stage_cards % self.expert_parallel:
+            raise ValueError(
+                f"expert_parallel {self.expert_parallel} does not divide the {self.stage_cards} cards of a stage "
+                f"(tensor {self.tensor_parallel} x data {self.data_parallel} x context {self.context_parallel})"
+            )
+        return self
+
+
+class Speculation(Part):
+    """Drafting of ``draft_tokens`` that one step verifies; ``accepted`` tokens come out of a step on average.
+
+    ``mtp``: the model's own prediction layers draft; ``eagle``: a layer beside the model; ``ngram``: a look-up that
+    costs nothing on the cards.
+    """
+
+    method: Literal["mtp", "eagle", "ngram"] = "mtp"
+    draft_tokens: Degree = 1
+    accepted: Annotated[float, Field(ge=1, le=64)]
+
+    @model_validator(mode="after")
+    def _within_draft(self) -> Self:
+        if self.accepted > self.draft_tokens + 1:
+            raise ValueError(f"accepted {self.accepted:g} is more than the {self.draft_tokens} drafted tokens and one")
+        return self
+
+
+class ServingPlan(Document):
+    """A layout of one model's serving over a machine. Without ``prefill``, the decode instances do both."""
+
+    schema_name: ClassVar[str] = "zhenfa.serving-plan/1"
+
+    model: str
+    machine: str
+    engine: str
+    weights: WeightFormat = "bf16"
+    attention_weights: WeightFormat | None = None
+    cache: CacheFormat = "bf16"
+    prefill: Instance | None = None
+    decode: Instance
+    speculation: Speculation | None = None
+    eager: bool = False
+
+    @property
+    def cards(self) -> int:
+        """Return how many cards work."""
+        apart = self.prefill.count * self.prefill.cards if self.prefill else 0
+        return apart + self.decode.count * self.decode.cards
