@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from zhenfa.spec import fact
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.machine import Name
 from zhenfa.spec.plan import Degree
@@ -66,6 +67,11 @@ class ServingWorkload(Part):
     def mean_output(self) -> float:
         """Return the mean length of the output, in tokens."""
         return max(self.output_length * (1 + self.shortest) / 2, 1.0)
+
+    @property
+    def mean_decoded(self) -> float:
+        """Return the mean tokens that come after the first, which prefill yields; half a token at least."""
+        return max(self.mean_output - 1.0, 0.5)
 
 
 class Instance(Part):
@@ -148,3 +154,35 @@ class ServingPlan(Document):
         """Return how many cards work."""
         apart = self.prefill.count * self.prefill.cards if self.prefill else 0
         return apart + self.decode.count * self.decode.cards
+
+
+class ServingEngine(Part):
+    """What an engine adds to the cards' own time, and its defaults.
+
+    ``step``: host time of every step; ``request``: host time per running request and step; ``gap``: idle time between
+    two kernels of a captured graph; ``dispatch``: host time to launch one kernel outside a graph (it matters where
+    launching takes longer than running); ``collective``: start of one collective. ``memory``: share of the device memory
+    that the engine uses. ``chunk``
+    and ``max_batch``: tokens of prompts in one step, and requests that run at once. ``mixed``: prompts share a step with
+    running requests; ``reserves_output``: a request is admitted when its whole output fits. ``eager``: steps are not
+    captured. ``imbalance``: lasting excess of the busiest expert rank.
+    """
+
+    id: Name
+    title: str
+    names: tuple[str, ...]
+    makers: tuple[str, ...] = ()
+    kernels: str | None = None
+    step: fact.Time
+    request: fact.Time
+    gap: fact.Time
+    dispatch: fact.Time
+    collective: fact.Time
+    imbalance: fact.Ratio
+    memory: fact.Ratio
+    chunk: Degree
+    max_batch: Degree
+    mixed: bool = True
+    reserves_output: bool = False
+    eager: bool = False
+    note: str | None = None

@@ -1,0 +1,84 @@
+"""A serving engine's own costs, laid on top of the cards' time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from zhenfa.catalog import files
+from zhenfa.estimate.serving_step import Step
+from zhenfa.laws.arrays import Array, plain
+from zhenfa.spec.fact import Tag, weakest
+from zhenfa.spec.serving import ServingEngine
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The coefficients of an engine as plain floats, in seconds and ratios."""
+
+    id: str
+    step: float
+    request: float
+    gap: float
+    dispatch: float
+    collective: float
+    imbalance: float
+    memory: float
+    chunk: int
+    max_batch: int
+    mixed: bool
+    reserves_output: bool
+    eager: bool
+    kernels: str | None
+    tag: Tag
+
+    def time(self, step: Step, running: Array, *, captured: bool = True, overlapped: bool = False) -> Array:
+        """Return the seconds of a step with the engine's costs.
+
+        ``captured``: the step is replayed from a graph, so that launching takes no host time. ``overlapped``: two
+        half batches take turns, the exchange of one behind the work of the other; each runs every kernel.
+        """
+        pieces = step.launches * self.gap + step.collectives * self.collective
+        if overlapped:
+            device = np.maximum(step.kernels + step.reduce, step.exchange) + step.send + 2.0 * pieces
+        else:
+            device = step.total + pieces
+        host = 0.0 if captured and not self.eager else step.launches * self.dispatch
+        return plain(np.maximum(device, host) + self.step + self.request * running)
+
+
+@cache
+def engines() -> dict[str, ServingEngine]:
+    """Return every engine of the catalog by id."""
+    listed = files.read(files.ROOT / "serving_engines.yaml")["engines"]
+    return {item["id"]: ServingEngine.model_validate(item) for item in listed}
+
+
+def find(name: str, maker: str) -> ServingEngine:
+    """Return the engine that a text such as ``dynamo-sglang v0.5.8`` speaks of, on cards of a maker, else ``other``."""
+    words = set(re.findall(r"[a-z]+", name.lower().replace("_", "-")))
+    text = name.lower()
+    fitting = [
+        engine for engine in engines().values()
+        if any(one in words or ("-" in one and one in text) or (len(one) > 4 and one in text) for one in engine.names)
+        and (not engine.makers or any(one in maker.lower() for one in engine.makers))
+    ]  # fmt: skip
+    fitting.sort(key=lambda engine: (not engine.makers, -max(len(one) for one in engine.names)))
+    return fitting[0] if fitting else engines()["other"]
+
+
+def coefficients(engine: ServingEngine) -> Engine:
+    """Return an engine's coefficients as floats."""
+    facts = {name: getattr(engine, name) for name in _FACTS}
+    values = {name: one.require(f"engine.{engine.id}.{name}") for name, one in facts.items()}
+    return Engine(
+        id=engine.id, chunk=engine.chunk, max_batch=engine.max_batch, mixed=engine.mixed,
+        reserves_output=engine.reserves_output, eager=engine.eager, kernels=engine.kernels,
+        tag=weakest(*(one.tag for one in facts.values())), **values,
+    )  # fmt: skip
+
+
+_FACTS = ("step", "request", "gap", "dispatch", "collective", "imbalance", "memory")

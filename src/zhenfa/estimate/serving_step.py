@@ -1,0 +1,296 @@
+"""One step of a serving engine on one instance: every operator of the model through the kernel laws, arrays alike.
+
+A step carries ``sequences`` running requests, each with ``queries`` new tokens, and prompts in chunks. What a card gets
+of it follows from the layout. Seconds are kept apart by what they wait for, and kernels are counted, so that an
+engine's own costs can be laid on top (:mod:`zhenfa.estimate.serving_engine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+
+from zhenfa.estimate import kernels
+from zhenfa.estimate.chip import Chip
+from zhenfa.estimate.serving_cards import Cards
+from zhenfa.laws import communication, serving
+from zhenfa.laws.arrays import Array
+from zhenfa.laws.communication import Fabric
+from zhenfa.spec.graph import Graph, Operator
+
+BYTES_16: Final = 2.0
+STATE_BYTES: Final = 4.0
+DISPATCH_BYTES: Final = 1.0
+"""Bytes per feature of a dispatched token: engines with a dispatch of their own send 8-bit numbers."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one pipeline stage of an instance is cut; any field may be an array over candidates."""
+
+    tensor: Array = 1.0
+    data: Array = 1.0
+    context: Array = 1.0
+    expert: Array = 1.0
+    pipeline: Array = 1.0
+
+    @property
+    def stage(self) -> Array:
+        """Return the cards of a stage."""
+        return np.multiply(np.multiply(self.tensor, self.data), self.context)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one step carries, over the whole instance; arrays that broadcast.
+
+    ``sequences`` decode ``queries`` tokens each over ``context`` cached ones. ``prompts`` sequences get ``chunk`` more
+    tokens of their prompt, the last of ``prompt_context``.
+    """
+
+    sequences: Array = 0.0
+    context: Array = 1.0
+    queries: Array = 1.0
+    prompts: Array = 0.0
+    chunk: Array = 1.0
+    prompt_context: Array = 1.0
+
+    @property
+    def decoded(self) -> Array:
+        """Return the tokens of running requests."""
+        return np.multiply(self.sequences, self.queries)
+
+    @property
+    def prefilled(self) -> Array:
+        """Return the tokens of prompts."""
+        return np.multiply(self.prompts, self.chunk)
+
+    @property
+    def tokens(self) -> Array:
+        """Return all tokens of the step."""
+        return np.add(self.decoded, self.prefilled)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of one step on one card by what they wait for, and what an engine is charged for by the piece."""
+
+    kernels: Array = 0.0
+    reduce: Array = 0.0
+    exchange: Array = 0.0
+    send: Array = 0.0
+    launches: Array = 0.0
+    collectives: Array = 0.0
+
+    def plus(self, other: Step, times: Array = 1.0) -> Step:
+        """Return the sum with ``times`` another step."""
+        return Step(*(getattr(self, one.name) + times * getattr(other, one.name) for one in fields(self)))
+
+    @property
+    def total(self) -> Array:
+        """Return the seconds without an engine's own costs and without overlap."""
+        return self.kernels + self.reduce + self.exchange + self.send
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model on the cards of one instance: what does not change from step to step."""
+
+    graph: Graph
+    cards: Cards
+    fabric: Fabric
+    layout: Layout
+    skew: float = 0.0
+    imbalance: float = 0.0
+
+
+def step(setup: Setup, load: Load, *, drafts: Array = 0.0) -> Step:
+    """Return the cost of one step through all layers.
+
+    Counts every operator of stem, layers and head; the all-reduce after each row-split matmul; dispatch and combine
+    where attention is data-parallel; ``drafts`` passes of the model's prediction layer over the running requests.
+    Omits the engine's own costs and overlap. With a pipeline, it is one micro-batch's way through all stages: give the
+    load of the micro-batch.
+    """
+    total = _block(setup, setup.graph.stem, load)
+    for index, kind in enumerate(setup.graph.kinds):
+        total = total.plus(_block(setup, kind.operators, load), float(setup.graph.layers.count(index)))
+    total = total.plus(_block(setup, setup.graph.head, _sampled(load)))
+    total = total.plus(_sampling(setup, load))
+    if setup.graph.extra and np.any(np.asarray(drafts) > 0):
+        one = Load(sequences=load.sequences, context=load.context)
+        total = total.plus(_block(setup, setup.graph.extra, one), drafts)
+    hops = np.subtract(setup.layout.pipeline, 1.0)
+    moved = load.tokens * setup.graph.hidden * BYTES_16 / setup.layout.data
+    away = communication.point_to_point_time(moved, setup.layout.stage, setup.fabric)
+    return total.plus(Step(send=away), hops)
+
+
+def _sampled(load: Load) -> Load:
+    """Return the part of a step that reaches the head: new tokens of running requests, the last one of each prompt."""
+    return Load(sequences=np.add(load.decoded, load.prompts), context=load.context)
+
+
+def _sampling(setup: Setup, load: Load) -> Step:
+    rows = _sampled(load).sequences / setup.layout.data
+    return Step(kernels=kernels.sample(setup.cards.head, rows, float(setup.graph.vocabulary)), launches=2.0)
+
+
+def _block(setup: Setup, operators: Sequence[Operator], load: Load) -> Step:
+    total = Step()
+    routed = [one for one in operators if one.kind == "grouped_matmul"]
+    for operator in operators:
+        match operator.kind:
+            case "matmul":
+                total = total.plus(_matmul(setup, operator, load))
+            case "attention":
+                total = total.plus(_attention(setup, operator, load))
+            case "scan":
+                total = total.plus(_scan(setup, operator, load))
+            case "embedding":
+                here = load.tokens / setup.layout.data
+                total = total.plus(Step(kernels.embed(setup.cards.head, here, operator.outputs), launches=1.0))
+            case "norm" | "elementwise" | "convolution":
+                total = total.plus(_streaming(setup, operator, load))
+            case "grouped_matmul":
+                continue
+    return total.plus(_experts(setup, routed, load)) if routed else total
+
+
+def _rows(setup: Setup, load: Load) -> Array:
+    """Return the tokens of one card outside the experts."""
+    return load.tokens / (setup.layout.data * setup.layout.context)
+
+
+def _chip(setup: Setup, operator: Operator) -> Chip:
+    if operator.shard == "vocabulary" or operator.name.endswith("router"):
+        return setup.cards.head
+    feed_forward = operator.name.startswith(("mlp", "shared", "experts"))
+    return setup.cards.dense if feed_forward or not setup.cards.moe_only else setup.cards.attention
+
+
+def _matmul(setup: Setup, operator: Operator, load: Load) -> Step:
+    chip, rows = _chip(setup, operator), _rows(setup, load)
+    tensor = setup.layout.tensor
+    if operator.name.endswith("latent_up"):
+        return _latent_up(setup, operator, load)
+    outputs = operator.outputs / tensor if operator.shard in {"column", "heads", "vocabulary"} else operator.outputs
+    inputs = operator.inputs / tensor if operator.shard == "row" else operator.inputs
+    work = Step(kernels.matmul(chip, rows, inputs, outputs), launches=1.0)
+    return work.plus(_reduce(setup, rows * operator.outputs)) if operator.shard == "row" else work
+
+
+def _latent_up(setup: Setup, operator: Operator, load: Load) -> Step:
+    """Keys and values out of the latent for prompts; absorbed into query and output for running requests."""
+    chip, layout = _chip(setup, operator), setup.layout
+    core = next(
+        one for kind in setup.graph.kinds for one in kind.operators if one.latent and one.latent == operator.inputs
+    )
+    heads = core.heads / layout.tensor
+    rows = load.decoded / (layout.data * layout.context)
+    key = operator.outputs / core.heads - core.value_dim
+    into = kernels.matmul(chip, rows, key, core.latent, groups=heads)
+    out = kernels.matmul(chip, rows, core.latent, core.value_dim, groups=heads)
+    read = load.prompts * load.prompt_context / (layout.data * layout.context)
+    whole = kernels.matmul(chip, read, operator.inputs, operator.outputs / layout.tensor)
+    running, prompting = _some(load.decoded), _some(load.prefilled)
+    return Step(running * (into + out) + prompting * whole, launches=2.0 * running + prompting)
+
+
+def _some(amount: Array) -> Any:
+    """Return 1 where there is any, else 0."""
+    return np.where(np.greater(amount, 0), 1.0, 0.0)
+
+
+def _reduce(setup: Setup, elements: Array) -> Step:
+    """All-reduce of a row-split matmul's output over the tensor-parallel cards."""
+    seconds = communication.all_reduce_time(elements * BYTES_16, setup.layout.tensor, 1.0, setup.fabric)
+    return Step(reduce=seconds, collectives=np.where(np.greater(setup.layout.tensor, 1), 1.0, 0.0))
+
+
+def _attention(setup: Setup, operator: Operator, load: Load) -> Step:
+    chip, layout = setup.cards.attention, setup.layout
+    split = layout.tensor if operator.shard == "heads" else 1.0
+    window = np.inf if operator.window is None else float(operator.window)
+    heads = np.maximum(operator.heads / split, 1.0)
+    kv_heads = np.maximum(operator.kv_heads / split, 1.0)
+    groups = layout.data * layout.context
+    running, prompting = _some(load.decoded), _some(load.prefilled)
+    latent = float(operator.cache) if operator.latent else 0.0
+    decode = kernels.attention_decode(
+        chip, np.maximum(load.sequences / groups, 1e-3), load.context, heads, operator.key_dim, operator.value_dim,
+        kv_heads=kv_heads, queries=load.queries, window=window, latent=latent, cache_bytes=setup.cards.cache_bytes,
+    )  # fmt: skip
+    prefill = kernels.attention_prefill(
+        chip, np.maximum(load.chunk / layout.context, 1.0), load.prompt_context, heads, operator.key_dim,
+        operator.value_dim, kv_heads=heads if operator.latent else kv_heads,
+        sequences=np.maximum(load.prompts / layout.data, 1e-3), window=window,
+    )  # fmt: skip
+    new = load.tokens / groups * (operator.inputs + operator.outputs) * BYTES_16 / split
+    place = kernels.stream(chip, new)  # rotate and write to the cache
+    return Step(running * decode + prompting * prefill + place, launches=running + prompting + 1.0)
+
+
+def _scan(setup: Setup, operator: Operator, load: Load) -> Step:
+    chip, layout = setup.cards.attention, setup.layout
+    heads = operator.heads / layout.tensor
+    running, prompting = _some(load.decoded), _some(load.prefilled)
+    tokens, here = load.prefilled / layout.data, load.sequences / layout.data
+    kept = kernels.scan_step(chip, here, heads, operator.key_dim, operator.value_dim, state_bytes=STATE_BYTES)
+    whole = kernels.scan(
+        chip, np.maximum(tokens, 1.0), heads, operator.key_dim, operator.value_dim,
+        sequences=np.maximum(load.prompts / layout.data, 1.0),
+    )  # fmt: skip
+    return Step(running * kept + prompting * whole, launches=running + prompting)
+
+
+def _streaming(setup: Setup, operator: Operator, load: Load) -> Step:
+    """Norms and element-wise operators. A residual is added in the kernel of the norm that follows: no launch."""
+    if operator.shard == "expert":  # within the expert layer
+        return Step()
+    chip, split = setup.cards.attention, 1.0 if operator.shard == "none" else setup.layout.tensor
+    moved = _rows(setup, load) * (operator.inputs + operator.outputs) * BYTES_16 / split
+    seconds = kernels.stream(chip, moved)
+    if operator.name.endswith("residual"):
+        return Step(seconds - kernels.stream(chip, 0.0 * np.asarray(moved)))
+    return Step(seconds, launches=1.0)
+
+
+def _experts(setup: Setup, routed: Sequence[Operator], load: Load) -> Step:
+    """The routed experts of one layer on the busiest card, and what moves to them and back."""
+    layout, up, down = setup.layout, routed[0], routed[-1]
+    cut = layout.stage / layout.expert
+    held = np.maximum(up.experts / layout.expert, 1.0)
+    busiest = serving.busiest_share(load.tokens * up.active_experts, layout.expert, skew=setup.imbalance)
+    copies = load.tokens * up.active_experts / layout.expert * busiest
+    touched = serving.distinct_experts(copies / np.minimum(up.active_experts, held), held, np.minimum(
+        up.active_experts, held))  # fmt: skip
+    apart = np.greater(layout.data, 1) & np.greater(layout.expert, 1)
+    arriving = np.where(apart, np.minimum(copies, load.tokens), load.tokens)
+    work = kernels.expert_layer(
+        setup.cards.experts, arriving, copies, touched, float(up.inputs), down.inputs / cut,
+        gated=up.outputs >= 2 * down.inputs, skew=setup.skew,
+    )  # fmt: skip
+    return Step(kernels=work, launches=4.0).plus(_exchange(setup, up, load))
+
+
+def _exchange(setup: Setup, up: Operator, load: Load) -> Step:
+    """Bring tokens to the experts and sums back: a reduction within a tensor group, else dispatch and combine."""
+    layout, fabric = setup.layout, setup.fabric
+    wide = load.tokens * up.inputs
+    group = layout.stage
+    own = wide / layout.data / layout.tensor
+    copies = np.minimum(up.active_experts, layout.expert)
+    sent = communication.all_to_all_time(own * copies * DISPATCH_BYTES, layout.expert, 1.0, fabric)
+    back = communication.all_to_all_time(own * copies * BYTES_16, layout.expert, 1.0, fabric)
+    gather = communication.all_gather_time(wide * BYTES_16, group, 1.0, fabric)
+    scatter = communication.reduce_scatter_time(wide * BYTES_16, group, 1.0, fabric)
+    whole = communication.all_reduce_time(wide * BYTES_16, group, 1.0, fabric)
+    spread = np.greater(layout.expert, 1)
+    apart = np.where(spread, np.minimum(sent + back, gather + scatter), gather + scatter)
+    several = np.greater(layout.data, 1)
+    pieces = np.where(np.greater(group, 1), np.where(several, 2.0, 1.0), 0.0)
+    return Step(exchange=np.where(several, apart, 0.0), reduce=np.where(several, 0.0, whole), collectives=pieces)

@@ -1,0 +1,250 @@
+"""Serving rows: what the serving laws say of measured prefill, decode, offline and serving figures.
+
+A row's primary metric counts in its groups; the others are reported under ``serve / other metrics``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from zhenfa.errors import InputError, ZhenfaError
+from zhenfa.estimate import serving, serving_engine
+from zhenfa.estimate.serving import Served, Service
+from zhenfa.estimate.serving_engine import Engine
+from zhenfa.spec.serving import ServingPlan, ServingWorkload
+from zhenfa.validation import serving_rows as rows
+from zhenfa.validation.outcome import Outcome
+from zhenfa.validation.serving_machine import counted_in_dies, find_accelerator, formation, laid_out_in_dies
+
+KINDS: Final = ("serving", "offline", "decode", "prefill", "ablation")
+OTHER: Final = "serve / other metrics"
+SHAREGPT: Final = (225.0, 210.0)
+"""Mean input and output tokens of ShareGPT conversations as benchmarks sample them. Assumed where a row says no more."""
+
+UNITS: Final[dict[str, str]] = {
+    "tpot_ms": "ms", "tpot_mean_ms": "ms", "tpot_median_ms": "ms", "tpot_p50_ms": "ms", "itl_mean_ms": "ms",
+    "itl_ms": "ms", "iteration_ms": "ms", "user_tok_s": "tok/s", "output_tok_s_total": "tok/s",
+    "decode_tok_s_total": "tok/s", "system_tok_s": "tok/s", "output_tok_s_per_acc": "tok/s",
+    "tok_s_per_acc_all": "tok/s", "decode_tok_s_per_acc": "tok/s", "output_tok_s_per_decode_acc": "tok/s",
+    "tok_s_per_rank": "tok/s", "decode_tok_s_per_node": "tok/s", "decode_tok_s_per_node_tbo_off": "tok/s",
+    "decode_tok_s_per_node_tbo_on": "tok/s", "prefill_tok_s_per_acc": "tok/s", "prefill_tok_s_per_node": "tok/s",
+    "prefill_tok_s_total": "tok/s", "input_tok_s_total": "tok/s", "input_tok_s": "tok/s", "total_tok_s": "tok/s",
+    "total_tok_s_per_acc": "tok/s", "req_s": "1/s", "gen_s": "s", "prefill_s": "s", "total_s": "s", "ttft_ms": "ms",
+    "ttft_mean_ms": "ms", "ttft_median_ms": "ms", "e2e_median_s": "s",
+}  # fmt: skip
+"""Every metric that the laws say something of, in the order in which a row's primary one is chosen."""
+
+RATES_FIRST: Final = ("output_tok_s_total", "output_tok_s_per_acc")
+"""Where all requests come at once, the throughput is what was measured; time per token mixes ramp and drain."""
+
+
+def accepts(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is a serving row."""
+    return record.get("kind") in KINDS and isinstance(record.get("metrics"), Mapping) and "engine" in record
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row as the laws take it."""
+
+    row: Mapping[str, Any]
+    service: Service
+    workload: ServingWorkload
+    load: rows.RowLoad
+    notes: tuple[str, ...]
+    package: float
+    """Devices of the layout per accelerator of the row's figures."""
+
+
+def case(row: Mapping[str, Any], *, engine: Engine | None = None) -> Case:
+    """Read a row. Raises a :class:`ZhenfaError` saying what it lacks."""
+    name, graph = rows.find_graph(rows.model_name(row))
+    accelerator = find_accelerator(row)
+    known = serving_engine.find(str(row.get("engine") or ""), accelerator.maker)
+    form, attention = rows.weights(row, graph, accelerator.maker)
+    cached, cache_note = rows.cache_format(row, form, known.id)
+    layout = rows.deployment(row)
+    dies = laid_out_in_dies(row)
+    here = formation(row, layout.cards, dies=dies)
+    guess, guess_note = rows.speculation(row)
+    plan = ServingPlan(
+        model=name, machine=here.name, engine=known.id, weights=form, attention_weights=attention, cache=cached,
+        prefill=layout.prefill, decode=layout.decode, speculation=guess,
+        eager="--enforce-eager" in str(row.get("notes") or ""),
+    )  # fmt: skip
+    asked = rows.load(row, layout) if row.get("kind") != "prefill" else rows.RowLoad(concurrency=1.0)
+    notes = tuple(filter(None, (cache_note, guess_note, *layout.notes, *asked.notes)))
+    service = serving.look_up(graph, plan, here, engine=engine or serving_engine.coefficients(known))
+    package = accelerator.devices if dies and not counted_in_dies(row) else 1.0
+    return Case(row, service, _workload(row, asked), asked, notes, package)
+
+
+def _workload(row: Mapping[str, Any], asked: rows.RowLoad) -> ServingWorkload:
+    text = str(row.get("notes") or "")
+    given = row.get("input_len"), row.get("output_len")
+    first, last = (None if isinstance(one, str) else one for one in given)
+    if any(isinstance(one, str) and "sharegpt" in one.lower() for one in given):
+        first, last = SHAREGPT
+    context = _length(row.get("kv_len"))
+    if first is None or (context and asked.running is not None):
+        first = context or first
+    if first is None:
+        raise InputError("the row gives no length of its input.")
+    if asked.running is not None and context:
+        last = 1.0
+    shortest = 0.8 if re.search(r"0\.8\s*[-,]\s*1\.0", text) else 1.0
+    kwargs: dict[str, float] = {"concurrency": asked.concurrency or asked.running or 1.0}
+    if asked.rate:
+        kwargs = {"request_rate": asked.rate}
+    elif asked.requests:
+        kwargs = {"requests": asked.requests}
+    elif asked.filled:
+        kwargs = {"concurrency": 1e6}
+    return ServingWorkload(
+        input_length=float(first), output_length=max(float(last or 1.0), 1.0), shortest=shortest, **kwargs
+    )
+
+
+def _length(value: Any) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = re.search(r"([\d.]+)\s*([kK]?)", str(value or ""))
+    return float(match[1]) * (1024.0 if match[2] else 1.0) if match else None
+
+
+def predict(found: Case) -> dict[str, float]:
+    """Return every metric that the laws give for a row, in the units of :data:`UNITS`."""
+    row, service, workload = found.row, found.service, found.workload
+    if row.get("kind") == "prefill":
+        return _prefill(found)
+    if found.load.running is not None:
+        served = serving.hold(service, workload, found.load.running)
+    else:
+        served = serving.serve(service, workload)
+    return _figures(found, served) | (_apart_prefill(found) if service.apart else {})
+
+
+def _prefill(found: Case) -> dict[str, float]:
+    row, service, workload = found.row, found.service, found.workload
+    stated = re.search(r"([\d,]+) tok/\w+ per step", str(row.get("batch") or ""))
+    if service.apart or "ttft_ms" in row["metrics"]:
+        served = serving.serve(service, workload)
+        return {"ttft_ms": 1e3 * served.ttft}
+    instance = service.prefill.instance
+    tokens = float(instance.chunk or service.engine.chunk)
+    if stated:
+        tokens = float(stated[1].replace(",", "")) / found.package * instance.tensor_parallel
+    return _prompt_rates(found, serving.prefill_tokens_per_second(service, workload, tokens))
+
+
+def _apart_prefill(found: Case) -> dict[str, float]:
+    tokens = float(found.service.prefill.instance.chunk or found.service.engine.chunk)
+    return _prompt_rates(found, serving.prefill_tokens_per_second(found.service, found.workload, tokens))
+
+
+def _prompt_rates(found: Case, rate: float) -> dict[str, float]:
+    instance = found.service.prefill.instance
+    node = float((found.row.get("hardware") or {}).get("node_size") or 8)
+    per_card = rate / instance.cards * found.package
+    total = rate * instance.count
+    return {
+        "prefill_tok_s_per_acc": per_card, "prefill_tok_s_per_node": per_card * node, "prefill_tok_s_total": total,
+        "input_tok_s_total": total, "input_tok_s": total,
+    }  # fmt: skip
+
+
+def _figures(found: Case, served: Served) -> dict[str, float]:
+    package, out = found.package, served.output_rate
+    node = float((found.row.get("hardware") or {}).get("node_size") or 8)
+    tpot, ttft = 1e3 * served.tpot, 1e3 * served.ttft
+    itl = 1e3 * served.tpot * found.service.accepted
+    per_decode = out / served.decode_cards * package
+    return {
+        "tpot_ms": tpot, "tpot_mean_ms": tpot, "tpot_median_ms": tpot, "tpot_p50_ms": tpot, "itl_mean_ms": itl,
+        "itl_ms": itl, "iteration_ms": 1e3 * served.iteration, "user_tok_s": 1.0 / served.tpot,
+        "output_tok_s_total": out, "decode_tok_s_total": out, "system_tok_s": out,
+        "output_tok_s_per_acc": out / served.cards * package, "tok_s_per_acc_all": out / served.cards * package,
+        "decode_tok_s_per_acc": per_decode, "output_tok_s_per_decode_acc": per_decode, "tok_s_per_rank": per_decode,
+        "decode_tok_s_per_node": per_decode * node, "decode_tok_s_per_node_tbo_off": per_decode * node,
+        "total_tok_s": served.total_rate, "total_tok_s_per_acc": served.total_rate / served.cards * package,
+        "req_s": served.requests_per_second, "gen_s": served.workload.mean_decoded * served.tpot,
+        "prefill_s": served.ttft, "total_s": served.latency, "ttft_ms": ttft, "ttft_mean_ms": ttft,
+        "ttft_median_ms": ttft, "e2e_median_s": served.latency,
+    }  # fmt: skip
+
+
+def measured(value: Any) -> float | None:
+    """Return a metric as a number: the middle of a range, a figure written as ``~100``; None for anything else."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int | float):
+        return float(value) if value > 0 else None
+    if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
+        return sum(map(float, value)) / len(value)
+    match = re.fullmatch(r"[~≈<>=\s]*([\d.,]+)", value) if isinstance(value, str) else None
+    return float(match[1].replace(",", "")) if match else None
+
+
+def primary(row: Mapping[str, Any]) -> str | None:
+    """Return the metric of a row that counts in its groups."""
+    given = [name for name in UNITS if measured(row["metrics"].get(name)) is not None]
+    flood = "requests" in str(row.get("batch") or "")
+    if flood:
+        given = [name for name in RATES_FIRST if name in given] + given
+    return given[0] if given else None
+
+
+def groups(row: Mapping[str, Any], family: str, maker: str) -> tuple[str, ...]:
+    """Return every group in which a row's primary metric counts."""
+    own = f"serve / {family}"
+    if row.get("use") != "gate":
+        return ("serve / compare", own)
+    if isinstance(row.get("spec_decode"), Mapping):
+        return ("serve / speculation", own)
+    eastern = any(one in maker.lower() for one in ("huawei", "amd"))
+    return (*(("serve / Ascend and AMD",) if eastern else ()), "serve / gate / no speculation", own)
+
+
+def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
+    """Return every metric of a row beside what the laws say of it; a skip with its reason where they cannot."""
+    gate = record.get("use") == "gate"
+    first = primary(record)
+    name = str(record.get("id") or "?")
+    try:
+        maker = find_accelerator(record).maker
+    except ZhenfaError as problem:
+        where = groups(record, "other", "")
+        return [Outcome(name, "serve", where, first or "?", "", gate=gate, skipped=problem.message)]
+    family = serving_engine.find(str(record.get("engine") or ""), maker).id
+    where = groups(record, family, maker)
+    if first is None:
+        return [Outcome(name, "serve", where, "?", "", gate=gate, skipped="no metric of a kind that the laws give")]
+    value = measured(record["metrics"].get(first))
+    try:
+        found = case(record)
+        figures = predict(found)
+    except ZhenfaError as problem:
+        return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=problem.message)]
+    return _compared(record, found, figures, first, where, gate=gate)
+
+
+def _compared(
+    record: Mapping[str, Any], found: Case, figures: Mapping[str, float], first: str, where: tuple[str, ...], *,
+    gate: bool,
+) -> list[Outcome]:  # fmt: skip
+    note = "; ".join(found.notes) or None
+    name, results = str(record.get("id") or "?"), []
+    for metric, unit in UNITS.items():
+        value = measured(record["metrics"].get(metric))
+        if value is None or (metric not in figures and metric != first):
+            continue
+        counts = metric == first
+        results.append(Outcome(
+            name, "serve", where if counts else (OTHER,), metric, unit, measured=value, predicted=figures.get(metric),
+            tag=found.service.tag, gate=gate and counts, note=note,
+            skipped=None if metric in figures else "the laws do not give this metric for such a row",
+        ))  # fmt: skip
+    return sorted(results, key=lambda one: one.metric != first)

@@ -1,0 +1,273 @@
+"""Reading a serving row: model, formats, layout, load and speculation, with a note for what the row leaves open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from zhenfa import catalog
+from zhenfa.errors import InputError
+from zhenfa.spec.graph import Graph
+from zhenfa.spec.model import read_model
+from zhenfa.spec.serving import CacheFormat, Instance, Speculation, WeightFormat
+from zhenfa.validation.serving_machine import POOL
+
+COMMAND: Final = re.compile(
+    r"(?:vllm serve|trtllm-serve(?: serve)?|--model-path|--model|lmdeploy serve api_server)\s+([\w./-]+)"
+)
+_LLAMA: Final = re.compile(r"^(?:meta-)?llama-?3(?:\.\d)?-(8|70|405)b")
+_NOISE: Final = re.compile(
+    r"-(?:instruct|chat|base|hf|it|thinking|fp8|fp4|nvfp4|mxfp4|bf16|w8a8|w4a8|int4|int8|awq|gptq|preview|0528|2507|"
+    r"0905|0711|original|dynamic)(?=-|$)"
+)
+MTP_DRAFT: Final = 3
+MTP_RATE: Final = 0.75
+"""Where a row does not say: three drafted tokens, each accepted with this probability given those before it: DeepSeek-R1
+reaches 0.92 at one and 2.82 of 4 at three (NVIDIA's latency study), SGLang 2.18 to 2.44 of 4."""
+
+
+@cache
+def find_graph(name: str) -> tuple[str, Graph]:
+    """Return the catalog's name and the operators of a model. Raises :class:`InputError` if there is none."""
+    model = getattr(catalog, "find_model", _by_hand)(name)
+    if model is None:
+        raise InputError(f"the catalog has no model {name!r}.")
+    return model.name, model.graph()
+
+
+def _by_hand(name: str) -> Any:
+    plain = name.strip("- ").split("/")[-1].lower().replace("_", "-").replace(" ", "-")
+    llama = _LLAMA.match(plain)
+    plain = _NOISE.sub("", _NOISE.sub("", plain))
+    tries = [plain, f"llama3-{llama[1]}b" if llama else "", plain.replace("deepseek-v3.1", "deepseek-v3")]
+    known = {one.lower(): one for one in catalog.models()}
+    found = next((known[one] for one in tries if one in known), None)
+    return read_model(catalog.model_path(found)) if found else None
+
+
+def model_name(row: Mapping[str, Any]) -> str:
+    """Return the model that was run: the one in the row's command where it quotes one, else its model field."""
+    quoted = COMMAND.search(str(row.get("notes") or ""))
+    name = quoted[1] if quoted and not Path(quoted[1]).is_absolute() else row.get("model")
+    if quoted and Path(quoted[1]).is_absolute():
+        name = Path(quoted[1]).name
+    if not isinstance(name, str) or not name.strip("- "):
+        raise InputError("the row names no model.")
+    return name.strip("- ")
+
+
+def weights(row: Mapping[str, Any], graph: Graph, maker: str) -> tuple[WeightFormat, WeightFormat | None]:
+    """Return the format of the weights, and that of attention where it differs."""
+    precision = row.get("precision") or {}
+    text = str(precision.get("weights") or "").lower()
+    acts = str(precision.get("activations") or "").lower()
+    name = model_name(row).lower()
+    if "bf16 attn" in text:
+        return "fp8", "bf16"
+    if not text or "checkpoint" in text or "default" in text:
+        text = name
+    for mark, form in _FORMATS:
+        if mark in text:
+            if form == "int4" and ("a8" in acts or "a8" in text):
+                return "w4a8", None
+            return ("mxfp4" if form == "nvfp4" and "amd" in maker.lower() else form), None
+    return _stored(graph), None
+
+
+_FORMATS: Final[tuple[tuple[str, WeightFormat], ...]] = (
+    ("mxfp4", "mxfp4"), ("nvfp4", "nvfp4"), ("fp4", "nvfp4"), ("w4a8", "w4a8"), ("int4", "int4"), ("w4", "int4"),
+    ("awq", "int4"), ("gptq", "int4"), ("fp8", "fp8"), ("w8", "int8"), ("int8", "int8"), ("bf16", "bf16"),
+    ("fp16", "fp16"),
+)  # fmt: skip
+
+
+def _stored(graph: Graph) -> WeightFormat:
+    """Return the format in which the model's own checkpoint stores most of its weights."""
+    operators = [(graph.layers.count(i) * one.parameters, one.bits) for i, kind in enumerate(graph.kinds)
+                 for one in kind.operators]  # fmt: skip
+    bits = max(operators, default=(0, 16.0))[1]
+    if bits >= 12:
+        return "bf16"
+    return "fp8" if bits >= 6 else "mxfp4" if bits < 4.4 else "nvfp4"
+
+
+def cache_format(row: Mapping[str, Any], form: WeightFormat, engine: str) -> tuple[CacheFormat, str | None]:
+    """Return the format of keys and values, and a note where it was assumed."""
+    text = str((row.get("precision") or {}).get("kv") or "").lower()
+    command = str(row.get("notes") or "").lower()
+    if "fp8" in text or "--kv-cache-dtype=fp8" in command or "--kv-cache-dtype fp8" in command:
+        return "fp8", None
+    if "int8" in text:
+        return "int8", None
+    if "16" in text:
+        return "bf16", None
+    if engine == "trtllm" and form not in {"bf16", "fp16"}:
+        return "fp8", "cache assumed fp8, as the engine's guides set it"
+    return "bf16", "cache assumed bf16, the engine's default"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The instances of a row."""
+
+    prefill: Instance | None
+    decode: Instance
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cards(self) -> int:
+        """Return the cards of both."""
+        apart = self.prefill.cards * self.prefill.count if self.prefill else 0
+        return apart + self.decode.cards * self.decode.count
+
+
+def deployment(row: Mapping[str, Any]) -> Deployment:
+    """Return the instances of a row. Raises :class:`InputError` where its layout cannot be told."""
+    layout = row.get("parallelism") or {}
+    hardware = row.get("hardware") or {}
+    overlap = "tbo_on" in str(row.get("id") or "")
+    if "nodes_cfg" in layout:
+        return _from_nodes(layout["nodes_cfg"], int(hardware.get("count") or 0), int(hardware.get("node_size") or 8))
+    parts = {name: layout[name] for name in ("prefill", "decode") if isinstance(layout.get(name), Mapping)}
+    if "decode" in parts and "prefill" in parts:
+        prefill = instance(parts["prefill"], 0)
+        decode = instance(parts["decode"], 0)
+        return Deployment(prefill, decode)
+    if parts:
+        only = next(iter(parts.values()))
+        return Deployment(None, instance(only, 0, two_batch=overlap))
+    return Deployment(None, instance(layout, int(hardware.get("count") or 0), chunk=_chunk(row)))
+
+
+def _number(value: Any, default: int) -> int:
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 else default
+
+
+def _chunk(row: Mapping[str, Any]) -> int | None:
+    command = str(row.get("notes") or "")
+    label = re.search(r"label: --max-num-batched-tokens (\d+)", command)
+    said = label or re.search(r"(?:--max-num-batched-tokens|--chunked-prefill-size|--max_num_tokens)[= ](\d+)", command)
+    return int(said[1]) if said else None
+
+
+def instance(part: Mapping[str, Any], available: int, *, chunk: int | None = None, two_batch: bool = False) -> Instance:
+    """Return one group of instances, from any of the ways in which rows write degrees.
+
+    ``dp_attention`` turns a tensor group into a data-parallel one; an EP of ``on`` spreads experts over all cards of
+    the instance; with DP inside a TP group (SGLang's attention data parallelism) the group's cards are TP.
+    """
+    named = re.fullmatch(r"TP(\d+)", str(part.get("layout") or ""))
+    tensor = int(named[1]) if named else _number(part.get("TP"), 1)
+    data, pipeline = _number(part.get("DP"), 1), _number(part.get("PP"), 1)
+    count = _number(part.get("instances"), 1)
+    expert = part.get("EP")
+    cards = _number(part.get("GPUs_each"), _number(part.get("GPUs"), 0) // count)
+    wide = _number(expert, 1)
+    if part.get("dp_attention") is True:
+        tensor, data = 1, max(cards // pipeline, tensor, 1)
+    elif data > 1 and tensor > 1 and available and tensor * data * pipeline > available:
+        tensor = max(tensor // data, 1)
+    elif data == 1 and cards > tensor * pipeline:
+        data = cards // (tensor * pipeline)
+    elif data == 1 and wide > tensor:
+        data = wide // tensor
+    stage = tensor * data
+    if isinstance(expert, str) or (expert in (0, None) and data > 1 and not part.get("moe_TP")):
+        wide = stage
+    if stage % wide:
+        raise InputError(f"the row's expert parallelism of {wide} does not fit its {stage} cards.")
+    return Instance(
+        pool=POOL, count=count, tensor_parallel=tensor, data_parallel=data, pipeline_parallel=pipeline,
+        expert_parallel=wide, chunk=chunk, two_batch_overlap=two_batch,
+    )  # fmt: skip
+
+
+def _from_nodes(nodes: Any, count: int, size: int) -> Deployment:
+    """Return the instances of a list of nodes, each with the degrees of the whole it is part of."""
+    found: dict[str, Instance] = {}
+    for role in ("both", "prefill", "decode"):
+        here = [one for one in nodes if one.get("role", "both") == role]
+        if here:
+            first, cards = here[0], len(here) * size
+            tensor = _number(first.get("TP"), 1)
+            data = max(cards // tensor, 1) if role != "both" else max((count or cards) // tensor, 1)
+            wide = tensor * data if first.get("EP") == "on" else 1
+            found[role] = Instance(
+                pool=POOL, tensor_parallel=tensor, data_parallel=data, expert_parallel=wide,
+                max_batch=_number(first.get("max_num_seqs"), 256) * data,
+                chunk=_number(first.get("max_num_batched_tokens"), 2048) if role != "decode" else None,
+            )  # fmt: skip
+    if "both" in found:
+        return Deployment(None, found["both"])
+    if "decode" not in found:
+        raise InputError("the row lists no node that decodes.")
+    return Deployment(found.get("prefill"), found["decode"])
+
+
+@dataclass(frozen=True)
+class RowLoad:
+    """How requests come in a row: one of the four is given. ``running`` is a batch held by the measurer, per instance."""
+
+    concurrency: float | None = None
+    requests: float | None = None
+    rate: float | None = None
+    running: float | None = None
+    filled: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+def load(row: Mapping[str, Any], plan: Deployment) -> RowLoad:
+    """Return the load of a row from its ``batch`` field. Raises :class:`InputError` if it says nothing usable."""
+    batch = row.get("batch")
+    text = str(batch or "").lower().replace(",", "")
+    decode = plan.decode
+    if isinstance(batch, int | float) and not isinstance(batch, bool) and batch > 0:
+        return RowLoad(concurrency=float(batch))
+    if match := re.search(r"([\d.]+)\s*/\s*(gpu|die|npu|card)", text) or re.search(r"([\d.]+) req/(rank)", text):
+        return RowLoad(running=float(match[1]) * decode.cards)
+    if match := re.search(r"([\d.]+) req(?:uests)? @ ?([\d.]+) req/s", text):
+        return RowLoad(rate=float(match[2]))
+    if match := re.search(r"client concurrency ([\d.]+) ([\d.]+) prompts", text):
+        return RowLoad(concurrency=min(float(match[1]), float(match[2])))
+    if match := re.search(r"([\d.]+) requests", text):
+        return RowLoad(requests=float(match[1]))
+    if match := re.search(r"concurrency ([\d.]+)", text):
+        return RowLoad(concurrency=float(match[1]))
+    if match := re.search(r"([\d.]+) tok/\w+ per step", text):
+        return RowLoad(concurrency=1.0, notes=("prefill steps of a stated size",))
+    if "max" in text:
+        return RowLoad(filled=True)
+    part = (row.get("parallelism") or {}).get("decode")
+    if isinstance(part, Mapping) and isinstance(part.get("batch"), int):
+        return RowLoad(running=float(part["batch"] * decode.data_parallel))
+    raise InputError("the row does not say how many requests run at once.")
+
+
+def speculation(row: Mapping[str, Any]) -> tuple[Speculation | None, str | None]:
+    """Return the row's speculation, and a note where something was assumed."""
+    said = row.get("spec_decode")
+    if not isinstance(said, Mapping):
+        return None, "whether it speculates is not recorded; taken as no" if said else None
+    method = "ngram" if "suffix" in str(said.get("method")).lower() else "mtp"
+    drafted = _number(said.get("k"), _number(said.get("steps"), 0))
+    note = None
+    length = said.get("accept_len")
+    if isinstance(length, list | tuple) and length:
+        length = sum(map(float, length)) / len(length)
+    rate = said.get("accept", said.get("accept_rate"))
+    if not drafted:
+        drafted = max(int(float(length)), 1) if isinstance(length, int | float) else MTP_DRAFT
+        note = f"{drafted} drafted tokens assumed"
+    if isinstance(length, int | float):
+        accepted = float(length)
+    elif isinstance(rate, int | float):
+        accepted = 1.0 + drafted * float(rate)
+    else:
+        accepted = (1 - MTP_RATE ** (drafted + 1)) / (1 - MTP_RATE)
+        note = f"{drafted} drafted tokens, {accepted:.2f} accepted assumed"
+    drafted = max(drafted, int(-(-(accepted - 1) // 1)), 1)
+    return Speculation(method=method, draft_tokens=drafted, accepted=max(accepted, 1.0)), note
