@@ -187,6 +187,11 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
         "mtbf": (500.0, 1e6), "checkpoint": (1.0, 60.0), "down": (0.0, 100.0), "restart": (0.0, 300.0),
     },
     "reliability.optimal_interval": {"mtbf": (5.0, 1e6), "checkpoint": (1.0, 60.0)},
+    "serving.distinct_experts": {"tokens": (0.0, 1.0, 4096.0), "experts": (1.0, 32.0, 256.0), "active": (1.0, 8.0)},
+    "serving.busiest_share": {"copies": (1.0, 64.0, 1e5), "ranks": (1.0, 8.0, 72.0), "skew": (0.0, 0.3)},
+    "serving.running_requests": {"rate": (0.1, 10.0), "seconds": (0.5, 60.0)},
+    "serving.accepted_tokens": {"drafted": (0.0, 1.0, 3.0), "rate": (0.0, 0.7, 1.0)},
+    "serving.time_per_token": {"iteration": (0.01, 0.1), "accepted": (1.0, 2.5)},
     "reliability.kokolis_ettr": {
         "nodes": (1, 256), "node_failure_rate": (0.0, 1e-7), "restart": (60, 300), "interval": (600, 3600),
         "checkpoint": (1, 60),

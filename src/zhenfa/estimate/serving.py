@@ -1,7 +1,7 @@
 """A serving plan under a load: time per output token, time to the first one, and throughput in the steady state.
 
-Running requests and requests in prefill share the load by Little's law. Every step law is evaluated once, as arrays over
-a grid of batches; the steady state is where the grid meets the load.
+Running requests and requests in prefill share the load by Little's law. Every step law is evaluated once, as arrays
+over a grid of batches; the steady state is where the grid meets the load.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ engine's own costs can be laid on top (:mod:`zhenfa.estimate.serving_engine`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import numpy as np
 from zhenfa.estimate import kernels
 from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.serving_cards import Cards
-from zhenfa.laws import communication, serving
+from zhenfa.laws import communication, expert_exchange, serving
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.communication import Fabric
 from zhenfa.spec.graph import Graph, Operator
@@ -207,8 +207,14 @@ def _some(amount: Array) -> Any:
 
 def _reduce(setup: Setup, elements: Array) -> Step:
     """All-reduce of a row-split matmul's output over the tensor-parallel cards."""
-    seconds = communication.all_reduce_time(elements * BYTES_16, setup.layout.tensor, 1.0, setup.fabric)
+    seconds = _all_reduce(elements * BYTES_16, setup.layout.tensor, setup.fabric)
     return Step(reduce=seconds, collectives=np.where(np.greater(setup.layout.tensor, 1), 1.0, 0.0))
+
+
+def _all_reduce(volume: Array, group: Array, fabric: Fabric) -> Array:
+    """Return the faster of the library's all-reduce and the engine's own kernel, whose start the engine is charged."""
+    library = communication.all_reduce_time(volume, group, 1.0, fabric)
+    return np.minimum(library, communication.direct_all_reduce_time(volume, group, 1.0, fabric, start=0.0))
 
 
 def _attention(setup: Setup, operator: Operator, load: Load) -> Step:
@@ -282,15 +288,23 @@ def _exchange(setup: Setup, up: Operator, load: Load) -> Step:
     layout, fabric = setup.layout, setup.fabric
     wide = load.tokens * up.inputs
     group = layout.stage
-    own = wide / layout.data / layout.tensor
-    copies = np.minimum(up.active_experts, layout.expert)
-    sent = communication.all_to_all_time(own * copies * DISPATCH_BYTES, layout.expert, 1.0, fabric)
-    back = communication.all_to_all_time(own * copies * BYTES_16, layout.expert, 1.0, fabric)
+    own = load.tokens / (layout.data * layout.tensor * layout.context)
+    way = (own, float(up.inputs), float(up.active_experts), layout.expert, 1.0, fabric)
+    sent = _least(expert_exchange.dispatch_time, way, up.experts, DISPATCH_BYTES)
+    back = _least(expert_exchange.combine_time, way, up.experts, BYTES_16)
     gather = communication.all_gather_time(wide * BYTES_16, group, 1.0, fabric)
     scatter = communication.reduce_scatter_time(wide * BYTES_16, group, 1.0, fabric)
-    whole = communication.all_reduce_time(wide * BYTES_16, group, 1.0, fabric)
+    whole = _all_reduce(wide * BYTES_16, group, fabric)
     spread = np.greater(layout.expert, 1)
     apart = np.where(spread, np.minimum(sent + back, gather + scatter), gather + scatter)
     several = np.greater(layout.data, 1)
     pieces = np.where(np.greater(group, 1), np.where(several, 2.0, 1.0), 0.0)
     return Step(exchange=np.where(several, apart, 0.0), reduce=np.where(several, 0.0, whole), collectives=pieces)
+
+
+def _least(law: Callable[..., Array], way: tuple[Any, ...], experts: int, size: float) -> Array:
+    """Return the faster of the forwarding and the low-latency kernel."""
+    forwarding, direct = (
+        law(*way, bytes_per_element=size, experts=float(experts), low_latency=one) for one in (False, True)
+    )
+    return np.minimum(forwarding, direct)

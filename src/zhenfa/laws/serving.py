@@ -34,16 +34,15 @@ def distinct_experts(tokens: Array, experts: Array, active: Array) -> Array:
     Source: counted; each expert is missed by a token with probability ``1 - active/experts``.
     """
     share = np.minimum(np.true_divide(active, experts), 1.0)
-    with np.errstate(divide="ignore"):
-        missed = np.exp(np.maximum(tokens, 0.0) * np.log1p(-share))
+    missed = (1.0 - share) ** np.maximum(tokens, 0.0)
     return plain(np.maximum(experts * (1.0 - missed), np.minimum(active, experts) * np.minimum(tokens, 1.0)))
 
 
 def busiest_share(copies: Array, ranks: Array, *, skew: Array = 0.0) -> Array:
     """Return the load of the busiest of ``ranks`` over the mean when ``copies`` are spread at random.
 
-    Arguments: ``copies`` of tokens routed in all; ``ranks`` of experts; ``skew`` lasting excess of the busiest rank over
-    the mean that popular experts cause (0: none); shapes that broadcast.
+    Arguments: ``copies`` of tokens routed in all; ``ranks`` of experts; ``skew`` lasting excess of the busiest rank
+    over the mean that popular experts cause (0: none); shapes that broadcast.
     Returns: a ratio of 1 or more, at most ``ranks``: ``1 + skew + sqrt(2 ln(ranks) ranks/copies)``.
     Counts the fluctuation of even routing (many copies) and a lasting skew; omits replicated experts.
 
@@ -97,6 +96,9 @@ def accepted_tokens(drafted: Array, rate: Array) -> Array:
 
 def time_per_token(iteration: Array, accepted: Array) -> Array:
     """Return the seconds per output token of a step that yields ``accepted`` tokens per request.
+
+    Arguments: ``iteration`` seconds of one step, drafting included; ``accepted`` tokens; shapes that broadcast.
+    Returns: seconds per token: what a reader of the stream sees on average, while tokens arrive in bursts.
 
     >>> round(time_per_token(0.095, 1.9), 3)
     0.05

@@ -22,7 +22,7 @@ from zhenfa.validation.serving_machine import counted_in_dies, find_accelerator,
 KINDS: Final = ("serving", "offline", "decode", "prefill", "ablation")
 OTHER: Final = "serve / other metrics"
 SHAREGPT: Final = (225.0, 210.0)
-"""Mean input and output tokens of ShareGPT conversations as benchmarks sample them. Assumed where a row says no more."""
+"""Mean input and output tokens of ShareGPT conversations as benchmarks sample them. Assumed where a row gives none."""
 
 UNITS: Final[dict[str, str]] = {
     "tpot_ms": "ms", "tpot_mean_ms": "ms", "tpot_median_ms": "ms", "tpot_p50_ms": "ms", "itl_mean_ms": "ms",

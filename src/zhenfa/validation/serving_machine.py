@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from zhenfa import catalog
-from zhenfa.catalog.entries import ACCELERATORS
 from zhenfa.errors import InputError
 from zhenfa.spec import fact
 from zhenfa.spec.fact import Fact
@@ -19,21 +18,18 @@ CLUSTER_BYTES_PER_S: Final = 50e9
 """400 Gb/s per card between nodes, where the catalog knows nothing better. Assumed."""
 PCIE_BYTES_PER_S: Final = 50e9
 """What PCIe 5.0 x16 carries in one direction, for cards that have no ports of their own. Assumed."""
-SAME: Final = {"ascend-910b": "ascend-910b3", "hopper": "nvidia-h100-sxm"}
+SAME: Final = {"ascend_910b": "ascend-910b3", "hopper": "nvidia-h100-sxm"}
 """Names that rows give to a family, and the member that stands for it."""
 
 
 def find_accelerator(row: Mapping[str, Any]) -> Accelerator:
     """Return the card of a row. Raises :class:`InputError` if the catalog has none of that name."""
     hardware = row.get("hardware") or {}
-    names = [str(row.get("acc_id") or ""), str(hardware.get("accelerator") or "")]
-    for name in names:
-        plain = name.strip().lower().replace("_", "-")
-        wanted = SAME.get(plain, plain)
-        for text in (wanted, wanted.split(" ")[0], re.sub(r"[^a-z0-9]+", "-", wanted)):
-            found = ACCELERATORS.find(text)
-            if found is not None:
-                return catalog.accelerator(found)
+    names = [str(hardware.get("accelerator") or ""), str(row.get("acc_id") or "")]
+    for name in (*names, names[1].replace("_", "-")):
+        found = catalog.find_accelerator(SAME.get(name.strip().lower(), name)) if name.strip() else None
+        if found is not None:
+            return found
     raise InputError(f"no accelerator of the catalog is called {names[0]!r} or {names[1]!r}.")
 
 

@@ -12,41 +12,25 @@ from typing import Any, Final
 from zhenfa import catalog
 from zhenfa.errors import InputError
 from zhenfa.spec.graph import Graph
-from zhenfa.spec.model import read_model
 from zhenfa.spec.serving import CacheFormat, Instance, Speculation, WeightFormat
 from zhenfa.validation.serving_machine import POOL
 
 COMMAND: Final = re.compile(
     r"(?:vllm serve|trtllm-serve(?: serve)?|--model-path|--model|lmdeploy serve api_server)\s+([\w./-]+)"
 )
-_LLAMA: Final = re.compile(r"^(?:meta-)?llama-?3(?:\.\d)?-(8|70|405)b")
-_NOISE: Final = re.compile(
-    r"-(?:instruct|chat|base|hf|it|thinking|fp8|fp4|nvfp4|mxfp4|bf16|w8a8|w4a8|int4|int8|awq|gptq|preview|0528|2507|"
-    r"0905|0711|original|dynamic)(?=-|$)"
-)
 MTP_DRAFT: Final = 3
 MTP_RATE: Final = 0.75
-"""Where a row does not say: three drafted tokens, each accepted with this probability given those before it: DeepSeek-R1
-reaches 0.92 at one and 2.82 of 4 at three (NVIDIA's latency study), SGLang 2.18 to 2.44 of 4."""
+"""Where a row does not say: three drafted tokens, each accepted with this probability given those before it. Published:
+1.92 of 2 tokens at one draft and 2.82 of 4 at three (NVIDIA's latency study), 2.18 of 4 in SGLang's."""
 
 
 @cache
 def find_graph(name: str) -> tuple[str, Graph]:
     """Return the catalog's name and the operators of a model. Raises :class:`InputError` if there is none."""
-    model = getattr(catalog, "find_model", _by_hand)(name)
+    model = catalog.find_model(name)
     if model is None:
         raise InputError(f"the catalog has no model {name!r}.")
     return model.name, model.graph()
-
-
-def _by_hand(name: str) -> Any:
-    plain = name.strip("- ").split("/")[-1].lower().replace("_", "-").replace(" ", "-")
-    llama = _LLAMA.match(plain)
-    plain = _NOISE.sub("", _NOISE.sub("", plain))
-    tries = [plain, f"llama3-{llama[1]}b" if llama else "", plain.replace("deepseek-v3.1", "deepseek-v3")]
-    known = {one.lower(): one for one in catalog.models()}
-    found = next((known[one] for one in tries if one in known), None)
-    return read_model(catalog.model_path(found)) if found else None
 
 
 def model_name(row: Mapping[str, Any]) -> str:
@@ -210,7 +194,10 @@ def _from_nodes(nodes: Any, count: int, size: int) -> Deployment:
 
 @dataclass(frozen=True)
 class RowLoad:
-    """How requests come in a row: one of the four is given. ``running`` is a batch held by the measurer, per instance."""
+    """How requests come in a row: one of them is given. ``running``: a batch held by the measurer, per instance.
+
+    ``filled``: as many as the engine admits.
+    """
 
     concurrency: float | None = None
     requests: float | None = None
