@@ -1,0 +1,158 @@
+"""Fit the bands around estimates: how far off the laws are on measured rows, class by class.
+
+``python tools/fit_bands.py [FILE ...]`` runs the laws over the packaged rows and any further files, and writes
+``catalog/data/bands.yaml``. A class is a kind of row, or one of its groups. Its band is the interval between two order
+statistics of ln(measured time / predicted time), with the correction for finite samples of split conformal prediction
+(V. Vovk et al., Algorithmic Learning in a Random World, 2005; Y. Romano et al., arXiv:1905.03222). Rows of one source
+and model are alike, so the coverage is cross-validated with such clusters left out whole, and the interval is widened,
+or narrowed, until it holds four of five rows that were left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zhenfa.spec import yaml
+from zhenfa.validation import kinds
+from zhenfa.validation.banding import class_names, residual
+from zhenfa.validation.rows import Fault, packaged
+from zhenfa.validation.run import read_sorted
+
+OUT = Path(__file__).parent.parent / "src" / "zhenfa" / "catalog" / "data" / "bands.yaml"
+TARGET = 0.80
+FOLDS = 10
+FEWEST = 40
+LEVELS = np.arange(0.60, 0.985, 0.01)
+SLACK = 0.04
+"""How much more than the target a band may hold of all rows of its class, so that those left out come near it."""
+
+TRAINING: dict[str, dict[str, Any]] = {
+    "train / dense / NVIDIA / tier A": {"quantity": "step", "makers": ["NVIDIA"], "mixture": False},
+    "train / MoE / tier A": {"quantity": "step", "makers": ["NVIDIA"], "mixture": True},
+    "train / Ascend": {"quantity": "step", "makers": ["Huawei Ascend"], "mixture": None},
+    "train / other": {"quantity": "step", "makers": None, "mixture": None},
+    "train / memory": {"quantity": "memory"},
+}
+"""Which plans the classes of training rows stand for."""
+
+HEAD = """\
+# Bands around estimates: four of five measured times lie between low and high times the predicted one (of a rate, the
+# reciprocals). Written by tools/fit_bands.py from the residuals of measured rows; n rows, in so many clusters of one
+# source and model; coverage: the share held of rows whose cluster was left out of the fit.
+"""
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The residuals of one class, and the cluster of each."""
+
+    values: np.ndarray
+    clusters: np.ndarray
+
+
+def cluster(record: Mapping[str, Any], kind: str) -> str:
+    """Return the name of the rows that are likely to be off together: one source, one model."""
+    source, model = record.get("source"), record.get("model")
+    title = source.get("title") if isinstance(source, Mapping) else source
+    name = model.get("name") if isinstance(model, Mapping) else model
+    parts = (kind, title, name, record.get("system"), record.get("op"), record.get("chip"), record.get("engine"))
+    return "|".join(str(part) for part in parts if part is not None)
+
+
+def collect(paths: Sequence[Path | str]) -> dict[str, Residuals]:
+    """Return the residuals of every class over the rows of the files."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for item in read_sorted(paths):
+        if isinstance(item, Fault):
+            print("not read:", item.place, item.reason)
+            continue
+        row, kind = item
+        name = cluster(row.record, kind)
+        for outcome in kinds.outcomes(row.record, kind, row.place):
+            off = residual(outcome)
+            if off is not None:
+                for wide in class_names(outcome):
+                    found.setdefault(wide, []).append((off, name))
+    return {
+        wide: Residuals(np.array([value for value, _ in pairs]), np.array([name for _, name in pairs]))
+        for wide, pairs in found.items()
+    }
+
+
+def interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the order statistics between which a further value lies with probability ``level``."""
+    ordered, n = np.sort(values), len(values)
+    low = max(math.floor((1 - level) / 2 * (n + 1)), 1) - 1
+    high = min(math.ceil((1 + level) / 2 * (n + 1)), n) - 1
+    return float(ordered[low]), float(ordered[high])
+
+
+def held_out(rows: Residuals, level: float) -> float:
+    """Return the share of the rows that an interval fitted without their cluster holds."""
+    names = np.unique(rows.clusters)
+    order = np.random.default_rng(7).permutation(len(names))
+    fold_of = {names[at]: place % FOLDS for place, at in enumerate(order)}
+    folds = np.array([fold_of[name] for name in rows.clusters])
+    inside = 0
+    for fold in range(min(FOLDS, len(names))):
+        fitted, tested = rows.values[folds != fold], rows.values[folds == fold]
+        if len(fitted):
+            low, high = interval(fitted, level)
+            inside += int(np.sum((tested >= low) & (tested <= high)))
+    return inside / len(rows.values)
+
+
+def fit(rows: Residuals) -> dict[str, float]:
+    """Return the band of a class: the narrowest that holds four of five rows whose cluster was left out, as far as it
+    does not hold many more of all rows than that.
+    """
+    level = TARGET
+    for candidate in LEVELS:
+        low, high = interval(rows.values, candidate)
+        if np.mean((rows.values >= low) & (rows.values <= high)) > TARGET + SLACK:
+            break
+        level = candidate
+        if held_out(rows, candidate) >= TARGET:
+            break
+    low, high = interval(rows.values, level)
+    return {
+        "low": float(f"{math.exp(low):.4g}"), "high": float(f"{math.exp(high):.4g}"), "n": len(rows.values),
+        "clusters": len(np.unique(rows.clusters)), "coverage": round(held_out(rows, level), 3),
+    }  # fmt: skip
+
+
+def wanted(name: str, rows: Residuals, all_rows: Mapping[str, Residuals]) -> bool:
+    """Return whether a class is large enough, and not the same rows as a broader one."""
+    if len(rows.values) < FEWEST or name.count(" / ") > 1 and name not in TRAINING and name.startswith("operators"):
+        return False
+    bare = name.rpartition(" | ")[0]
+    return not bare or len(all_rows[bare].values) > len(rows.values)
+
+
+def main() -> None:
+    """Fit and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", help="further files of measured rows")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    rows = collect([*packaged(), *arguments.files])
+    entries = []
+    for name in sorted(rows, key=lambda name: (list(TRAINING).index(name) if name in TRAINING else 99, name)):
+        if wanted(name, rows[name], rows):
+            entry = {"class": name, **fit(rows[name]), **TRAINING.get(name, {})}
+            inside = np.mean((np.log(entry["low"]) <= rows[name].values) & (rows[name].values <= np.log(entry["high"])))
+            print(f"{name:60} n {entry['n']:6} x{entry['low']:.3f} - x{entry['high']:.3f}  "
+                  f"held out {entry['coverage']:.0%}  all {inside:.0%}")  # fmt: skip
+            entries.append(entry)
+    arguments.out.write_text(HEAD + yaml.write({"bands": entries}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
