@@ -30,6 +30,9 @@ TARGET = 0.80
 FOLDS = 10
 FEWEST = 40
 LEVELS = np.arange(0.60, 0.985, 0.01)
+LEAST = 0.6
+"""A class whose band holds fewer of the rows left out than this is too uneven to stand by itself."""
+
 SLACK = 0.04
 """How much more than the target a band may hold of all rows of its class, so that those left out come near it."""
 
@@ -130,10 +133,8 @@ def fit(rows: Residuals) -> dict[str, float]:
 
 def wanted(name: str, rows: Residuals, all_rows: Mapping[str, Residuals]) -> bool:
     """Return whether a class is large enough, and not the same rows as a broader one."""
-    if len(rows.values) < FEWEST or name.count(" / ") > 1 and name not in TRAINING and name.startswith("operators"):
-        return False
     bare = name.rpartition(" | ")[0]
-    return not bare or len(all_rows[bare].values) > len(rows.values)
+    return len(rows.values) >= FEWEST and (not bare or len(all_rows[bare].values) > len(rows.values))
 
 
 def main() -> None:
@@ -147,6 +148,8 @@ def main() -> None:
     for name in sorted(rows, key=lambda name: (list(TRAINING).index(name) if name in TRAINING else 99, name)):
         if wanted(name, rows[name], rows):
             entry = {"class": name, **fit(rows[name]), **TRAINING.get(name, {})}
+            if entry["coverage"] < LEAST and name not in TRAINING and name not in kinds.KINDS:
+                continue
             inside = np.mean((np.log(entry["low"]) <= rows[name].values) & (rows[name].values <= np.log(entry["high"])))
             print(f"{name:60} n {entry['n']:6} x{entry['low']:.3f} - x{entry['high']:.3f}  "
                   f"held out {entry['coverage']:.0%}  all {inside:.0%}")  # fmt: skip

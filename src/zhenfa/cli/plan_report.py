@@ -12,7 +12,7 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.plan import Wanted
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
-from zhenfa.cli.words import EMULATED, bare, batches, of, parameters
+from zhenfa.cli.words import EMULATED, band, bare, batches, of, parameters
 from zhenfa.plan import Answer, Ranked
 from zhenfa.spec.plan import Pipeline, Stage
 
@@ -68,6 +68,7 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
         if len(answer.request.formation.pools) == 1
         else "degrees of tensor, pipeline and data parallelism; a range where replicas differ",
         "batches": f"replicas x micro-batches x sequences = {batch}" if "batches" not in left_out else "",
+        "p10-p90": "four of five measured steps of such jobs lay in this band" if _banded(answer, left_out) else "",
         "tokens/s": f"{batch} x {workload.sequence_length:,} tokens / step",
         "MFU": answer.best.estimate.figures.mfu.note or "",
         "tags": tags(answer.best),
@@ -82,11 +83,16 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
     return left_out
 
 
+def _banded(answer: Answer, left_out: list[str]) -> bool:
+    return "p10-p90" not in left_out and answer.best.estimate.figures.step_time_s.p10 is not None
+
+
 def plan_table(plans: tuple[Ranked, ...]) -> Table:
     """Return one row for each plan, the winner first."""
     columns = (
         Column("#", right=True), Column("layout"), Column("on", drop=4), Column("batches", right=True, drop=8),
-        Column("cards", right=True, drop=6), Column("step", right=True), Column("tokens/s", right=True),
+        Column("cards", right=True, drop=6), Column("step", right=True), Column("p10-p90", right=True, drop=3),
+        Column("tokens/s", right=True),
         Column("per card", right=True, drop=7), Column("MFU", right=True), Column("memory", right=True, drop=5),
         Column("behind", right=True), Column("most of it", drop=9),
     )  # fmt: skip
@@ -100,7 +106,7 @@ def _row(one: Ranked, several: bool) -> tuple[str, ...]:
     behind, _, reason = one.lost_by.partition(": ")
     return (
         str(one.rank), one.layout, pools, batches(one.plan), f"{one.plan.cards:,}",
-        units.show(figures.step_time_s.value, "time"), bare(figures.tokens_per_s.value),
+        units.show(figures.step_time_s.value, "time"), band(figures.step_time_s), bare(figures.tokens_per_s.value),
         bare(figures.tokens_per_s_per_card.value), units.show(figures.mfu.value, "ratio"),
         of(fullest.bytes, fullest.capacity), behind or "best", reason,
     )  # fmt: skip

@@ -67,11 +67,23 @@ def figure(value: Figure) -> str:
     """Return a figure with its unit, and its band where one has been validated; ``-`` for none."""
     if value.value is None:
         return "-"
-    low, high = value.p10, value.p90
-    band = (
-        f" ({_amount(low, value.unit)} to {_amount(high, value.unit)})" if low is not None and high is not None else ""
-    )
-    return _amount(value.value, value.unit) + band
+    around = band(value)
+    return _amount(value.value, value.unit) + (f" ({around})" if around else "")
+
+
+def band(value: Figure) -> str:
+    """Return p10 and p90 in the unit in which the value is shown; nothing where there is no band.
+
+    >>> band(Figure(value=0.25, unit="s", p10=0.2, p90=0.312))
+    '200-312'
+    """
+    if value.value is None or value.p10 is None or value.p90 is None:
+        return ""
+    if value.unit not in _DIMENSIONS or value.unit == "CNY":
+        return f"{bare(value.p10)}-{bare(value.p90)}"
+    unit = units.show(value.value, _DIMENSIONS[value.unit]).partition(" ")[2]
+    scale = units.factor(unit, _DIMENSIONS[value.unit]) if unit else 1.0
+    return "-".join(f"{end / scale:.3g}" for end in (value.p10, value.p90))
 
 
 _DIMENSIONS: Final[dict[str, units.Dimension]] = {"s": "time", "B": "data", "J": "energy", "CNY": "money", "": "ratio"}

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from zhenfa.catalog import files
-from zhenfa.spec.result import Figure
+from zhenfa.spec.result import Figure, Figures
 
 FILE: Final = files.ROOT / "bands.yaml"
 
@@ -79,3 +79,24 @@ def banded(figure: Figure, found: Band | None, *, rate: bool = False) -> Figure:
         return figure
     low, high = found.around(figure.value, rate=rate)
     return figure.model_copy(update={"p10": low, "p90": high})
+
+
+def training(figures: Figures, makers: Iterable[str], *, mixture: bool) -> Figures:
+    """Return the figures of a training plan with their bands: those of the step, of memory and of energy per token."""
+    step = training_band(makers, mixture=mixture)
+    return figures.model_copy(
+        update={
+            "step_time_s": banded(figures.step_time_s, step),
+            "tokens_per_s": banded(figures.tokens_per_s, step, rate=True),
+            "tokens_per_s_per_card": banded(figures.tokens_per_s_per_card, step, rate=True),
+            "mfu": _share(banded(figures.mfu, step, rate=True)),
+            "memory_bytes_per_card": banded(figures.memory_bytes_per_card, band("train / memory")),
+            "energy_j_per_token": banded(figures.energy_j_per_token, step),
+            "cost": banded(figures.cost, step),
+        }
+    )
+
+
+def _share(figure: Figure) -> Figure:
+    """Return a share of a peak with a band that ends at the peak."""
+    return figure if figure.p90 is None else figure.model_copy(update={"p90": min(figure.p90, 1.0)})

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from zhenfa import cite, units
+from zhenfa.estimate import bands
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import GroupCost, PlanCost, groups_of
 from zhenfa.estimate.walls import Survival, energy_wall, survival, time_walls
 from zhenfa.spec.fact import Tag, weakest
+from zhenfa.spec.graph import LayerKind
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Figure, Figures, StageFigures
 
@@ -86,7 +88,7 @@ def _figures(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, e
     rate = plan.global_batch * plan.sequence_length / cost.step
     utilisation = model_flops(plan, setting, cost) / (speed_of_light(plan, setting) * cost.step)
     note = "emulated cards" if setting.formation.emulated else None
-    return Figures(
+    figures = Figures(
         step_time_s=Figure(value=cost.step, unit="s", tag=tag, note=note),
         tokens_per_s=Figure(value=rate, unit="tokens/s", tag=tag, note=note),
         tokens_per_s_per_card=Figure(value=rate / plan.cards, unit="tokens/s", tag=tag, note=note),
@@ -96,6 +98,14 @@ def _figures(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, e
         ettr=Figure(value=survived.ettr, tag="assumed", note=survived.note),
         cost=_money(plan, setting, cost, survived),
     )
+    if setting.formation.emulated:  # whose timing is declared, not estimated
+        return figures
+    makers = [setting.formation.pool(pool).accelerator.maker for pool in plan.cards_by_pool()]
+    return bands.training(figures, makers, mixture=any(_mixes(kind) for kind in setting.graph.kinds))
+
+
+def _mixes(kind: LayerKind) -> bool:
+    return any(operator.kind == "grouped_matmul" for operator in kind.operators)
 
 
 def _money(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival) -> Figure:

@@ -11,6 +11,23 @@ from zhenfa.validation.outcome import Outcome
 SHARES: Final = ("mfu", "hfu", "ettr", "goodput", "efficiency", "share")
 """Metrics without a unit that grow as a time shrinks, by a word in their name."""
 
+FAMILIES: Final = (
+    ("ttft", "time to first token"), ("tpot", "time per token"), ("itl", "time per token"), ("e2e", "whole request"),
+    ("tok_s", "throughput"), ("req_s", "throughput"), ("power", "power"), ("_w", "power"), ("j_per", "energy"),
+    ("wh", "energy"), ("energy", "energy"),
+)  # fmt: skip
+"""Metrics of different accuracy within a kind, by a part of their name, the first that fits."""
+
+
+def family(metric: str) -> str | None:
+    """Return the family of a metric that is as accurate as others of it, or None.
+
+    >>> family("tpot_median_ms")
+    'time per token'
+    """
+    name = metric.casefold()
+    return next((found for part, found in FAMILIES if part in name), None)
+
 
 def is_rate(outcome: Outcome) -> bool:
     """Return whether the metric grows as the time that it comes from shrinks: work per second, or a share of a peak."""
@@ -21,9 +38,14 @@ def is_rate(outcome: Outcome) -> bool:
 
 
 def class_names(outcome: Outcome) -> tuple[str, ...]:
-    """Return the classes of an outcome, the narrowest first: its groups with and without the metric, then its kind."""
-    pairs = [name for group in outcome.groups for name in (f"{group} | {outcome.metric}", group)]
-    return (*dict.fromkeys(pairs), f"{outcome.kind} | {outcome.metric}", outcome.kind)
+    """Return the classes of an outcome, the narrowest first: its first group and its kind, with and without the family
+    of its metric. Those of a training step or a collective are one time in many forms, so they have no families.
+    """
+    names = (outcome.group, outcome.kind)
+    found = family(outcome.metric) if outcome.kind not in {"train", "fabric", "op"} else None
+    if found is None:
+        return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(one for name in names for one in (f"{name} | {found}", name)))
 
 
 def residual(outcome: Outcome) -> float | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final, Protocol, cast, get_args
 
 from zhenfa.errors import ZhenfaError
+from zhenfa.validation.banding import banded
 from zhenfa.validation.outcome import Kind, Outcome
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -64,9 +66,11 @@ def outcomes(record: Mapping[str, Any], kind: Kind, place: str) -> list[Outcome]
 
 
 def _checked(outcome: Outcome) -> Outcome:
-    """Return the outcome, marked as skipped where it has no ratio."""
-    if outcome.skipped is not None or outcome.ratio is not None:
+    """Return the outcome with its band, or marked as skipped where it has no ratio."""
+    if outcome.skipped is not None:
         return outcome
+    if outcome.ratio is not None:
+        return banded(outcome)
     why = "the measured value is missing or not positive"
     if outcome.measured is not None and outcome.measured > 0:
         why = "the laws give no positive number"
@@ -74,8 +78,6 @@ def _checked(outcome: Outcome) -> Outcome:
 
 
 def _skip(outcome: Outcome, why: str) -> Outcome:
-    from dataclasses import replace
-
     return replace(outcome, skipped=why)
 
 
