@@ -25,6 +25,9 @@ from zhenfa.spec.serving import Instance, ServingPlan, ServingWorkload
 POINTS: Final = 28
 """Points of the grid of batches."""
 
+TIGHT: Final = 0.97
+"""Share of the device memory that an engine can be told to use where weights leave little room. Assumed."""
+
 Grid = npt.NDArray[np.float64]
 
 
@@ -179,7 +182,7 @@ def curves(service: Service, workload: ServingWorkload) -> Curves:
     arriving = grid * service.accepted / workload.mean_decoded  # prompts for each step of running requests
     together = np.clip(arriving / groups, 1.0, max(np.floor(budget / chunk), 1.0))
     seen = new / 2 + chunk / 2 + workload.mean_input * workload.cached_prefix
-    prompts = together * groups / service.prefill.instance.pipeline_parallel
+    prompts = together * groups
     wide = Load(base.sequences, context, queries, prompts, chunk, seen)
     alone = Load(prompts=prompts, chunk=chunk, prompt_context=seen)
     one = Load(prompts=1.0, chunk=chunk, prompt_context=seen)
@@ -197,6 +200,9 @@ def capacity(service: Service, workload: ServingWorkload) -> float:
     chunk = float(decode.instance.chunk or service.engine.chunk)
     active = chunk * service.graph.hidden * 2.0 * serving_memory.ACTIVATION_FEATURES
     room = float(serving_memory.capacity(decode.kept, decode.usable - active, tokens))
+    if room < 1:  # users raise the engine's share of the memory and cut its chunks before they give up
+        tight = decode.setup.cards.dense.capacity * TIGHT
+        room = float(serving_memory.capacity(decode.kept, tight, tokens))
     limit = decode.instance.max_batch or service.engine.max_batch * decode.instance.data_parallel
     return min(room, float(limit))
 
@@ -216,38 +222,53 @@ def serve(service: Service, workload: ServingWorkload, *, drawn: Curves | None =
     return _apart(service, workload, lines) if service.apart else _together(service, workload, lines)
 
 
-def _iteration(service: Service, lines: Curves, cost: Step, *, captured: bool = True) -> Grid:
-    overlapped = service.decode.instance.two_batch_overlap
-    captured = captured and not service.plan.eager
-    return (
-        np.asarray(service.engine.time(cost, lines.running, captured=captured, overlapped=overlapped))
-        + 0 * lines.running
-    )
+def decode_seconds(service: Service, lines: Curves) -> Grid:
+    """Return the seconds of a step without prompts, over the grid."""
+    instance = service.decode.instance
+    own = lines.running / instance.data_parallel
+    captured, overlapped = not service.plan.eager, instance.two_batch_overlap
+    return np.asarray(service.engine.time(lines.decode, own, captured=captured, overlapped=overlapped))
+
+
+def prompt_seconds(service: Service, lines: Curves) -> Grid:
+    """Return by how much one prompt delays the running requests of aggregated instances, over the grid."""
+    engine, instance = service.engine, service.decode.instance
+    if engine.mixed:
+        own = lines.running / instance.data_parallel
+        longer = np.asarray(engine.time(lines.mixed, own, captured=False)) - decode_seconds(service, lines)
+    else:
+        longer = _alone_seconds(service, lines)
+    return np.maximum(longer, 0.0) * lines.chunks / lines.together / instance.pipeline_parallel
+
+
+def _alone_seconds(service: Service, lines: Curves) -> Grid:
+    own = lines.together / service.prefill.instance.data_parallel
+    return np.asarray(service.engine.time(lines.alone, own, captured=False)) + 0.0 * lines.running
 
 
 def _together(service: Service, workload: ServingWorkload, lines: Curves) -> Served:
     """Prefill and decode on the same instances: every prompt delays all running requests."""
-    engine, pipeline = service.engine, service.decode.instance.pipeline_parallel
-    alone = _iteration(service, lines, lines.decode)
-    if engine.mixed:
-        longer = _iteration(service, lines, lines.mixed, captured=False)
-        added = np.maximum(longer - alone, 0.0) * lines.chunks / lines.together
-    else:
-        longer = np.asarray(engine.time(lines.alone, lines.together, captured=False)) + 0 * alone
-        added = longer * lines.chunks / lines.together
-    share = lines.running / workload.mean_decoded
-    tpot = alone / service.accepted + share * added * (1.0 if pipeline == 1 else 1.0 / pipeline)
-    first = lines.chunks * longer + alone / 2
+    alone = decode_seconds(service, lines)
+    added = prompt_seconds(service, lines)
+    tpot = alone / service.accepted + lines.running / workload.mean_decoded * added
+    longer = alone + added * lines.together / lines.chunks if service.engine.mixed else _alone_seconds(service, lines)
+    stages = service.decode.instance.pipeline_parallel
+    first = longer * (lines.chunks + stages - 1) / stages + alone / 2
     return _meet(service, workload, lines, tpot, first, alone, np.inf)
 
 
 def _apart(service: Service, workload: ServingWorkload, lines: Curves) -> Served:
     """Prefill on instances of its own, which bound the rate of requests."""
-    alone = _iteration(service, lines, lines.decode)
+    alone = decode_seconds(service, lines)
     tpot = alone / service.accepted
     stages, count = service.prefill.instance.pipeline_parallel, service.prefill.instance.count
     one = float(service.engine.time(lines.one, 1.0, captured=False))
-    seconds = np.asarray(service.engine.time(lines.alone, lines.together, captured=False)) + 0 * alone
+    seconds = (
+        np.asarray(
+            service.engine.time(lines.alone, lines.together / service.prefill.instance.data_parallel, captured=False)
+        )
+        + 0 * alone
+    )
     rate = float(np.max(count * lines.together / (lines.chunks * seconds)))
     first = one * (lines.chunks + stages - 1) / stages
     ratio = np.minimum(lines.running * service.decode.instance.count / (workload.mean_decoded * tpot) / rate, 1.0)
@@ -305,7 +326,14 @@ def hold(service: Service, workload: ServingWorkload, running: float) -> Served:
         drafts=drafts,
     )  # fmt: skip
     overlapped = service.decode.instance.two_batch_overlap
-    spent = float(service.engine.time(cost, running, captured=not service.plan.eager, overlapped=overlapped))
+    spent = float(
+        service.engine.time(
+            cost,
+            running / service.decode.instance.data_parallel,
+            captured=not service.plan.eager,
+            overlapped=overlapped,
+        )
+    )
     tpot = spent / service.accepted
     count = service.decode.instance.count
     return Served(
@@ -327,7 +355,7 @@ def prefill_tokens_per_second(service: Service, workload: ServingWorkload, token
     seen = length / 2 + chunk / 2 + workload.mean_input * workload.cached_prefix
     cost = step(service.prefill.setup, Load(prompts=prompts, chunk=chunk, prompt_context=seen))
     overlapped = instance.two_batch_overlap
-    spent = float(service.engine.time(cost, prompts, captured=False, overlapped=overlapped))
+    spent = float(service.engine.time(cost, prompts / instance.data_parallel, captured=False, overlapped=overlapped))
     return prompts * chunk / spent * instance.pipeline_parallel
 
 

@@ -25,6 +25,7 @@ class Engine:
     gap: float
     dispatch: float
     collective: float
+    slowdown: float
     imbalance: float
     memory: float
     chunk: int
@@ -40,12 +41,14 @@ class Engine:
 
         ``captured``: the step is replayed from a graph, so that launching takes no host time. ``overlapped``: two
         half batches take turns, the exchange of one behind the work of the other; each runs every kernel.
+        ``running`` requests of one scheduler: of one data-parallel group.
         """
         pieces = step.launches * self.gap + step.collectives * self.collective
         if overlapped:
-            device = np.maximum(step.kernels + step.reduce, step.exchange) + step.send + 2.0 * pieces
+            work = step.kernels * (1.0 + self.slowdown)
+            device = np.maximum(work + step.reduce, step.exchange) + step.send + 2.0 * pieces
         else:
-            device = step.total + pieces
+            device = step.total + step.kernels * self.slowdown + pieces
         host = 0.0 if captured and not self.eager else step.launches * self.dispatch
         return plain(np.maximum(device, host) + self.step + self.request * running)
 
@@ -81,4 +84,4 @@ def coefficients(engine: ServingEngine) -> Engine:
     )  # fmt: skip
 
 
-_FACTS = ("step", "request", "gap", "dispatch", "collective", "imbalance", "memory")
+_FACTS = ("step", "request", "gap", "dispatch", "collective", "slowdown", "imbalance", "memory")

@@ -214,7 +214,9 @@ def _reduce(setup: Setup, elements: Array) -> Step:
 def _all_reduce(volume: Array, group: Array, fabric: Fabric) -> Array:
     """Return the faster of the library's all-reduce and the engine's own kernel, whose start the engine is charged."""
     library = communication.all_reduce_time(volume, group, 1.0, fabric)
-    return np.minimum(library, communication.direct_all_reduce_time(volume, group, 1.0, fabric, start=0.0))
+    direct = communication.direct_all_reduce_time(volume, group, 1.0, fabric, start=0.0)
+    reachable = np.less_equal(group, fabric.sizes[fabric.outermost[0]])  # peers' memory, so no network card between
+    return np.where(reachable, np.minimum(library, direct), library)
 
 
 def _attention(setup: Setup, operator: Operator, load: Load) -> Step:

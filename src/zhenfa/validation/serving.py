@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from zhenfa.errors import InputError, ZhenfaError
-from zhenfa.estimate import serving, serving_engine
-from zhenfa.estimate.serving import Served, Service
+from zhenfa.estimate import serving, serving_engine, serving_flood
+from zhenfa.estimate.serving import Curves, Served, Service
 from zhenfa.estimate.serving_engine import Engine
 from zhenfa.spec.serving import ServingPlan, ServingWorkload
 from zhenfa.validation import serving_rows as rows
@@ -36,6 +36,12 @@ UNITS: Final[dict[str, str]] = {
     "ttft_mean_ms": "ms", "ttft_median_ms": "ms", "e2e_median_s": "s",
 }  # fmt: skip
 """Every metric that the laws say something of, in the order in which a row's primary one is chosen."""
+
+OFFLINE_REQUESTS: Final[dict[tuple[int, int], int]] = {
+    (128, 128): 30000, (128, 2048): 3000, (128, 4096): 1500, (500, 2000): 3000, (1000, 1000): 3000, (1000, 2000): 1500,
+    (2048, 128): 3000, (2048, 2048): 1500, (5000, 500): 1500, (20000, 2000): 1000,
+}  # fmt: skip
+"""Requests of TensorRT-LLM's offline runs by input and output length, as its performance overview lists them."""
 
 RATES_FIRST: Final = ("output_tok_s_total", "output_tok_s_per_acc")
 """Where all requests come at once, the throughput is what was measured; time per token mixes ramp and drain."""
@@ -102,7 +108,7 @@ def _workload(row: Mapping[str, Any], asked: rows.RowLoad) -> ServingWorkload:
     elif asked.requests:
         kwargs = {"requests": asked.requests}
     elif asked.filled:
-        kwargs = {"concurrency": 1e6}
+        kwargs = {"requests": float(OFFLINE_REQUESTS.get((int(first), int(last or 1)), 1500))}
     return ServingWorkload(
         input_length=float(first), output_length=max(float(last or 1.0), 1.0), shortest=shortest, **kwargs
     )
@@ -115,15 +121,21 @@ def _length(value: Any) -> float | None:
     return float(match[1]) * (1024.0 if match[2] else 1.0) if match else None
 
 
-def predict(found: Case) -> dict[str, float]:
-    """Return every metric that the laws give for a row, in the units of :data:`UNITS`."""
+def predict(found: Case, *, drawn: Curves | None = None) -> dict[str, float]:
+    """Return every metric that the laws give for a row, in the units of :data:`UNITS`.
+
+    ``drawn``: the row's curves, where they are at hand; they do not depend on an engine's costs.
+    """
     row, service, workload = found.row, found.service, found.workload
     if row.get("kind") == "prefill":
         return _prefill(found)
     if found.load.running is not None:
         served = serving.hold(service, workload, found.load.running)
+    elif workload.requests and not service.apart:
+        natural = not found.load.filled and workload.mean_output > 8 and not float(row["output_len"]).is_integer()
+        served = serving_flood.flood(service, workload, drawn or serving.curves(service, workload), natural=natural)
     else:
-        served = serving.serve(service, workload)
+        served = serving.serve(service, workload, drawn=drawn)
     return _figures(found, served) | (_apart_prefill(found) if service.apart else {})
 
 

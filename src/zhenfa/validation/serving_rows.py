@@ -118,7 +118,7 @@ def deployment(row: Mapping[str, Any]) -> Deployment:
         return _from_nodes(layout["nodes_cfg"], int(hardware.get("count") or 0), int(hardware.get("node_size") or 8))
     parts = {name: layout[name] for name in ("prefill", "decode") if isinstance(layout.get(name), Mapping)}
     if "decode" in parts and "prefill" in parts:
-        prefill = instance(parts["prefill"], 0)
+        prefill = instance(parts["prefill"], 0, chunk=_chunk(row))
         decode = instance(parts["decode"], 0)
         return Deployment(prefill, decode)
     if parts:
@@ -133,8 +133,10 @@ def _number(value: Any, default: int) -> int:
 
 def _chunk(row: Mapping[str, Any]) -> int | None:
     command = str(row.get("notes") or "")
-    label = re.search(r"label: --max-num-batched-tokens (\d+)", command)
-    said = label or re.search(r"(?:--max-num-batched-tokens|--chunked-prefill-size|--max_num_tokens)[= ](\d+)", command)
+    label = re.search(r"label: --max-num-batched-tokens (\d+)|^chunk (\d+)", command)
+    if label:
+        return int(label[1] or label[2])
+    said = re.search(r"(?:--max-num-batched-tokens|--chunked-prefill-size|--max_num_tokens)[= ](\d+)", command)
     return int(said[1]) if said else None
 
 

@@ -1,0 +1,114 @@
+"""Requests that come all at once: a deterministic walk through the steps, from the first prompt to the last token.
+
+Prompts are taken in as fast as the engine's chunks and the memory allow; a request that ends makes room for the next.
+Step times come from the curves of the steady state; the walk itself only counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from zhenfa.estimate.serving import Curves, Served, Service, decode_seconds, prompt_seconds
+from zhenfa.spec.serving import ServingWorkload
+
+SPREAD: Final = 64
+"""Lengths into which a spread of outputs is cut."""
+
+
+def lengths(workload: ServingWorkload, *, natural: bool) -> npt.NDArray[np.float64]:
+    """Return output lengths, every one as frequent: even from the shortest, or exponential where people wrote them."""
+    at = (np.arange(SPREAD) + 0.5) / SPREAD
+    if natural:
+        drawn = -np.log1p(-at)
+        return np.maximum(workload.mean_output * drawn / drawn.mean(), 1.0)
+    first = workload.shortest * workload.output_length
+    return np.maximum(first + (workload.output_length - first) * at, 1.0)
+
+
+@dataclass
+class _Walk:
+    """Where the walk stands. ``ends[i]`` requests end after step ``i``."""
+
+    left: float
+    running: float = 0.0
+    now: float = 0.0
+    credit: float = 0.0
+    taken: int = 0
+    firsts: float = 0.0
+    paces: float = 0.0
+    clock: list[float] = field(default_factory=lambda: [0.0])
+    ends: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
+
+
+def flood(service: Service, workload: ServingWorkload, curves: Curves, *, natural: bool = False) -> Served:
+    """Return what aggregated instances do with ``workload.requests`` that all come at once.
+
+    Counts ramp, steady state and drain. ``natural``: output lengths as of real conversations, else as the workload
+    says. Omits preemption: a request keeps its place until it ends.
+    """
+    count = service.decode.instance.count
+    total = float(workload.requests or workload.concurrency or 1.0) / count
+    most = int(max(min(curves.capacity, total), 1))
+    batch = np.arange(most + 1, dtype=float)
+    step = np.interp(batch, curves.running, decode_seconds(service, curves)) * np.minimum(batch, 1.0)
+    prompt = np.interp(batch, curves.running, prompt_seconds(service, curves))
+    outputs = np.maximum(np.round(lengths(workload, natural=natural) / service.accepted), 1).astype(int)
+    order = np.argsort(np.arange(SPREAD) * 37 % SPREAD)  # every run of a few has short and long ones
+    walk = _Walk(total)
+    budget = float(service.decode.instance.chunk or service.engine.chunk) * service.decode.instance.data_parallel
+    fresh = workload.mean_input * (1 - workload.cached_prefix)
+    _go(walk, step, prompt, outputs[order], most, budget / fresh)
+    return _result(service, workload, curves, walk, total, most)
+
+
+def _go(
+    walk: _Walk, step: npt.NDArray[np.float64], prompt: npt.NDArray[np.float64], outputs: npt.NDArray[np.int64],
+    most: int, per_step: float,
+) -> None:  # fmt: skip
+    times, prompts, drawn = step.tolist(), prompt.tolist(), outputs.tolist()
+    index = 0
+    while walk.left > 1e-9 or walk.running > 1e-9:
+        room = most - walk.running
+        wanted = min(walk.left, room)
+        walk.credit = min(walk.credit + per_step, max(per_step, 1.0)) if wanted > 0 else 0.0
+        taken = min(wanted, float(int(walk.credit)) if walk.left >= 1 else wanted)
+        working = min(per_step, wanted) if taken < wanted else taken
+        at = min(int(walk.running), most)
+        walk.now += times[at] + working * prompts[at]
+        walk.clock.append(walk.now)
+        index += 1
+        if taken > 0:
+            _take(walk, taken, drawn, index)
+        for amount, began in walk.ends.pop(index, ()):
+            walk.running -= amount
+            walk.paces += amount * (walk.now - walk.clock[began]) / max(index - began, 1)
+
+
+def _take(walk: _Walk, taken: float, outputs: list[int], index: int) -> None:
+    walk.credit -= taken
+    walk.left -= taken
+    walk.running += taken
+    walk.firsts += taken * walk.now
+    pieces = max(int(taken), 1)
+    each = taken / pieces
+    for _ in range(pieces):
+        length = outputs[walk.taken % len(outputs)]
+        walk.taken += 1
+        walk.ends.setdefault(index + max(length - 1, 1), []).append((each, index))
+
+
+def _result(
+    service: Service, workload: ServingWorkload, curves: Curves, walk: _Walk, total: float, most: int
+) -> Served:
+    count = service.decode.instance.count
+    pace = walk.paces / total / service.accepted
+    return Served(
+        tpot=pace, ttft=walk.firsts / total, iteration=float(decode_seconds(service, curves)[-1]), running=float(most),
+        waiting=max(total - most, 0.0) * count, capacity=curves.capacity, prefill=0.0, prefill_rate=np.inf,
+        requests_per_second=total * count / walk.now, workload=workload, cards=service.plan.cards,
+        decode_cards=count * service.decode.instance.cards,
+    )  # fmt: skip
