@@ -2,8 +2,8 @@
 
     python tools/fit_serving.py ROWS.jsonl [...] [--write]
 
-For each engine: host time per step and per request, gap between kernels, launch outside graphs, start of a collective,
-and slowdown of kernels in a running engine: least squares on the logarithms of predicted over measured, with a weak pull
+For each engine: host time per step and per request, gap between kernels, launch outside graphs, start of a
+collective, and slowdown of kernels in a running engine: least squares on the logarithms of predicted over measured, with a weak pull
 towards one prior for all engines, so that a few rows cannot bend what they do not determine. Rows that speculate are
 left out. The spread written beside each coefficient is the median error of rows left out by chip and by model.
 """
@@ -140,7 +140,8 @@ def shown(errors: Sequence[float]) -> str:
 def write(points: Mapping[str, np.ndarray[Any, Any]], notes: Mapping[str, str]) -> None:
     """Put the coefficients into the engines' file; everything else in it stays as it is."""
     lines, family = [], ""
-    for line in FILE.read_text("utf-8").splitlines():
+    for old in FILE.read_text("utf-8").splitlines():
+        line = old
         if match := re.match(r"- id: (\S+)", line):
             family = match[1]
         name = (re.match(r"  (\w+): \{value: ", line) or [None, ""])[1]

@@ -24,9 +24,9 @@ def lengths(workload: ServingWorkload, *, natural: bool) -> npt.NDArray[np.float
     at = (np.arange(SPREAD) + 0.5) / SPREAD
     if natural:
         drawn = -np.log1p(-at)
-        return np.maximum(workload.mean_output * drawn / drawn.mean(), 1.0)
+        return np.asarray(np.maximum(workload.mean_output * drawn / drawn.mean(), 1.0))
     first = workload.shortest * workload.output_length
-    return np.maximum(first + (workload.output_length - first) * at, 1.0)
+    return np.asarray(np.maximum(first + (workload.output_length - first) * at, 1.0))
 
 
 @dataclass
