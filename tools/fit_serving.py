@@ -3,9 +3,9 @@
     python tools/fit_serving.py ROWS.jsonl [...] [--write]
 
 For each engine: host time per step and per request, gap between kernels, launch outside graphs, start of a
-collective, and slowdown of kernels in a running engine: least squares on the logarithms of predicted over measured, with a weak pull
-towards one prior for all engines, so that a few rows cannot bend what they do not determine. Rows that speculate are
-left out. The spread written beside each coefficient is the median error of rows left out by chip and by model.
+collective, and slowdown of kernels in a running engine: least squares on the logarithms of predicted over measured,
+with a weak pull towards one prior for all engines, so that a few rows cannot bend what they do not determine. Rows that
+speculate are left out. ``--check`` shows the error of rows left out by chip and by model.
 """
 
 from __future__ import annotations

@@ -164,7 +164,8 @@ class ServingEngine(Part):
     launching takes longer than running); ``collective``: start of one collective; ``slowdown``: what kernels take in a
     running engine beyond their time alone, as a share of it. ``memory``: share of the device memory that is used.
     ``chunk`` and ``max_batch``: tokens of prompts in one step, and requests that run at once. ``mixed``: prompts share
-    a step with running requests; ``reserves_output``: a request is admitted when its whole output fits. ``eager``: steps are not captured. ``imbalance``: lasting excess of the busiest expert rank.
+    a step with running requests; ``reserves_output``: a request is admitted when its whole output fits.
+    ``eager``: steps are not captured. ``imbalance``: lasting excess of the busiest expert rank.
     """
 
     id: Name
