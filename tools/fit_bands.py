@@ -28,7 +28,7 @@ from zhenfa.validation.run import read_sorted
 OUT = Path(__file__).parent.parent / "src" / "zhenfa" / "catalog" / "data" / "bands.yaml"
 TARGET = 0.80
 FOLDS = 10
-FEWEST = 40
+FEWEST = 25
 LEVELS = np.arange(0.60, 0.985, 0.01)
 LEAST = 0.6
 """A class whose band holds fewer of the rows left out than this is too uneven to stand by itself."""
@@ -65,6 +65,8 @@ def cluster(record: Mapping[str, Any], kind: str) -> str:
     source, model = record.get("source"), record.get("model")
     title = source.get("title") if isinstance(source, Mapping) else source
     name = model.get("name") if isinstance(model, Mapping) else model
+    if isinstance(record.get("group"), str):
+        return f"{kind}|{record['group']}"
     parts = (kind, title, name, record.get("system"), record.get("op"), record.get("chip"), record.get("engine"))
     return "|".join(str(part) for part in parts if part is not None)
 

@@ -1,0 +1,163 @@
+"""Write ``docs/validation.md``: the laws against the measured rows that ship with Zhenfa.
+
+``python tools/make_docs.py --validation`` calls it. What was found is kept in ``docs/validation.json``, so that the
+page can be written, and held to the code by a test, without running for minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zhenfa.cli.scatter import draw
+from zhenfa.cli.validate_report import FEW, KINDS, NARROW
+from zhenfa.estimate import bands
+from zhenfa.validation.kinds import KINDS as EVERY
+from zhenfa.validation.run import Validation, validate
+from zhenfa.validation.summary import Summary, summarise
+
+DOCS = Path(__file__).parent.parent / "docs"
+FOUND = DOCS / "validation.json"
+PAGE = DOCS / "validation.md"
+REASONS = 12
+
+HEAD = """\
+# Validation
+
+<!-- Written by `python tools/make_docs.py --validation`; a test holds it to the code. -->
+
+How far are the laws from what was measured? Zhenfa ships measured rows of published runs (facts, each with its source)
+and this page is what `zhenfa validate` makes of them. Anyone can run it, on these rows or on their own:
+[how](guide/validating.md).
+
+* ratio: predicted over measured. median and p90 are of abs(ln ratio): 0.10 is about 10 %.
+* bias: the median of ln ratio; above 0 the laws predict too much of the metric.
+* in band: share of measurements between p10 and p90 of the prediction; 80 % is right.
+* No coefficient belongs to one row. Coefficients belong to a chip, a link family or an engine, are few, and are written
+  by the scripts in `tools/`.
+* Rows that may not be passed on are not packaged, so a run over your own copy of them counts more rows than this page.
+"""
+
+
+def found() -> tuple[dict[str, Any], Validation]:
+    """Run the laws over the packaged rows and return what the page says of it, as plain data."""
+    result = validate()
+    groups = summarise(result.outcomes)
+    kinds = {}
+    for kind in EVERY:
+        mine = [one for one in result.outcomes if one.kind == kind]
+        if mine:
+            reasons = Counter(one.skipped for one in mine if one.skipped is not None)
+            kinds[kind] = {
+                "rows": len({one.id for one in mine}),
+                "figures": len(mine),
+                "skipped": reasons.total(),
+                "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:REASONS]),
+            }
+    shown = {name: one for name, one in groups.items() if worth(name, one)}
+    return {"kinds": kinds, "groups": {name: plain(one) for name, one in shown.items()}}, result
+
+
+def worth(name: str, one: Summary) -> bool:
+    """Return whether a group stands on the page: aimed at, or broad and with more than a few figures."""
+    return one.target is not None or (name.count(" / ") < NARROW and one.n >= FEW)
+
+
+def plain(one: Summary) -> dict[str, Any]:
+    """Return a group as plain data, rounded as it is shown."""
+    return {
+        "kind": one.kind, "n": one.n, "skipped": one.skipped, "median": _round(one.median), "p90": _round(one.p90),
+        "bias": _round(one.bias), "coverage": _round(one.coverage), "gate": one.gate,
+        "gate_predicted": one.gate_predicted, "met": one.met,
+        "aim": None if one.target is None else [one.target.median, one.target.p90],
+    }  # fmt: skip
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def page(data: dict[str, Any]) -> str:
+    """Return the text of the page."""
+    parts = [HEAD, "## What is aimed at", table((name, one) for name, one in data["groups"].items() if one["aim"])]
+    for kind, title in KINDS.items():
+        if kind in data["kinds"]:
+            parts += section(kind, title, data)
+    parts += ["## Bands", BANDS, bands_table()]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def section(kind: str, title: str, data: dict[str, Any]) -> Iterator[str]:
+    """Yield the parts of the section of one kind."""
+    counts = data["kinds"][kind]
+    yield f"## {title.capitalize()}"
+    yield (
+        f"{counts['rows']:,} rows, {counts['figures']:,} figures, of which {counts['skipped']:,} are skipped. "
+        f"`zhenfa validate --kind {kind}` prints this."
+    )
+    yield table((name, one) for name, one in data["groups"].items() if one["kind"] == kind)
+    yield f"![Measured against predicted: {title}](images/validation-{kind}.png)"
+    if counts["reasons"]:
+        lines = "\n".join(f"- {count:,}: {_cell(reason)}" for reason, count in counts["reasons"].items())
+        yield f"Skipped, and why:\n\n{lines}"
+
+
+def table(groups: Any) -> str:
+    """Return a table of groups."""
+    lines = [
+        "| group | figures | median | p90 | bias | in band | gate rows predicted | aim (median / p90) |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, one in groups:
+        gate = f"{one['gate_predicted'] / one['gate']:.0%} of {one['gate']:,}" if one["gate"] else ""
+        verdict = {True: "met", False: "missed", None: ""}[one["met"]]
+        aim = f"{one['aim'][0]:.2f} / {one['aim'][1]:.2f} {verdict}" if one["aim"] else ""
+        share = "-" if one["coverage"] is None else f"{one['coverage']:.0%}"
+        lines.append(
+            f"| {_cell(name)} | {one['n']:,} | {_number(one['median'])} | {_number(one['p90'])} | "
+            f"{_number(one['bias'], '+')} | {share} | {gate} | {aim} |"
+        )
+    return "\n".join(lines)
+
+
+BANDS = """\
+Every estimate has a p10 and a p90. They are as wide as the laws were off on measured rows of the same class, and were
+fitted by `tools/fit_bands.py` with clusters of one source and model left out whole: coverage is the share of rows left
+out that the band of the others held. Times lie between the two factors times the predicted one; of rates, the
+reciprocals hold.
+"""
+
+
+def bands_table() -> str:
+    """Return the table of the bands."""
+    lines = ["| class | rows | p10 | p90 | coverage of rows left out |", "|---|---:|---:|---:|---:|"]
+    for one in bands.bands().values():
+        name = one.name.replace(" | ", ", ")
+        lines.append(f"| {name} | {one.n:,} | x {one.low:.3g} | x {one.high:.3g} | {one.coverage:.0%} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.3f}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def write() -> None:
+    """Run, and write page, numbers and pictures."""
+    data, result = found()
+    FOUND.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for kind in data["kinds"]:
+        judged = [one for one in result.outcomes if one.kind == kind and one.ratio is not None and one.skipped is None]
+        if judged:
+            draw(judged, DOCS / "images" / f"validation-{kind}.png")
+    PAGE.write_text(page(data), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
