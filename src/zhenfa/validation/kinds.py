@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -23,6 +24,9 @@ GROUPS: Final[dict[Kind, str]] = {
     "reliability": "reliability", "energy": "energy",
 }  # fmt: skip
 """The group of a row about which nothing more is known."""
+
+LONGEST: Final = 160
+"""Characters of the words of an error that nobody foresaw."""
 
 
 class Rows(Protocol):
@@ -60,8 +64,11 @@ def outcomes(record: Mapping[str, Any], kind: Kind, place: str) -> list[Outcome]
         found: Sequence[Outcome] = module(kind).outcomes(record)
     except ZhenfaError as problem:
         return [_skipped(record, kind, place, problem.message.rstrip("."))]
-    except Exception as problem:  # a fault of ours is shown with the row and loses no other
-        return [_skipped(record, kind, place, f"fault in zhenfa: {type(problem).__name__}: {problem}")]
+    except Exception as problem:  # a value of the wrong sort, or a fault of ours: it loses no other row
+        if os.environ.get("ZHENFA_DEBUG"):
+            raise
+        words = " ".join(str(problem).split())[:LONGEST]
+        return [_skipped(record, kind, place, f"the row cannot be used: {type(problem).__name__}: {words}")]
     return [_checked(one) for one in found] or [_skipped(record, kind, place, "the row holds nothing that a law says")]
 
 
