@@ -17,12 +17,17 @@ from zhenfa.cli.validate_report import FEW, KINDS, NARROW
 from zhenfa.estimate import bands
 from zhenfa.validation.kinds import KINDS as EVERY
 from zhenfa.validation.run import Validation, validate
-from zhenfa.validation.summary import Summary, summarise
+from zhenfa.validation.summary import Summary, summarise, targets
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOUND = DOCS / "validation.json"
 PAGE = DOCS / "validation.md"
 REASONS = 12
+MARKS = ("<!-- accuracy: written by tools/make_docs.py --validation -->", "<!-- end of accuracy -->")
+READMES = {
+    "README.md": "| what | figures | median of abs(ln ratio) | p90 | in band | aim (median / p90) |",
+    "README.zh-CN.md": "| 对象 | 数据点 | abs(ln 比值) 的中位数 | p90 | 落入区间 | 目标（中位数 / p90） |",
+}
 
 HEAD = """\
 # Validation
@@ -140,6 +145,26 @@ def bands_table() -> str:
     return "\n".join(lines)
 
 
+def accuracy(data: dict[str, Any], heads: str) -> str:
+    """Return the table of the README: what is aimed at and what was found, under these column heads."""
+    lines = [heads, "|---|---:|---:|---:|---:|---|"]
+    for name, one in data["groups"].items():
+        if one["aim"]:
+            aim = f"{one['aim'][0]:.2f} / {one['aim'][1]:.2f}"
+            lines.append(
+                f"| {targets()[name].what} | {one['n']:,} | {_number(one['median'])} | {_number(one['p90'])} | "
+                f"{'-' if one['coverage'] is None else format(one['coverage'], '.0%')} | {aim} |"
+            )
+    return "\n".join(lines)
+
+
+def filled(text: str, table: str) -> str:
+    """Return a README with the table between its marks."""
+    begin, end = MARKS
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+
+
 def _number(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.3f}"
 
@@ -157,6 +182,9 @@ def write() -> None:
         if judged:
             draw(judged, DOCS / "images" / f"validation-{kind}.png")
     PAGE.write_text(page(data), encoding="utf-8")
+    for name, heads in READMES.items():
+        path = DOCS.parent / name
+        path.write_text(filled(path.read_text(encoding="utf-8"), accuracy(data, heads)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""The page of validation: as its numbers stand, and its numbers as the laws stand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_docs_laws import tool
+from zhenfa.validation import kinds
+from zhenfa.validation.run import validate
+from zhenfa.validation.summary import Summary, summarise
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = tool("make_validation_page")
+FOUND: dict[str, Any] = json.loads((DOCS / "validation.json").read_text(encoding="utf-8"))
+CHEAP = ("train", "reliability", "energy")
+MOVED = 0.02
+"""How far a median may have moved since the page was written, and its 90th percentile three times that."""
+
+
+def test_the_page_says_what_was_found() -> None:
+    assert (DOCS / "validation.md").read_text(encoding="utf-8") == PAGE.page(FOUND), "run tools/make_docs.py"
+    for kind in FOUND["kinds"]:
+        assert (DOCS / "images" / f"validation-{kind}.png").stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("name", PAGE.READMES)
+def test_the_readme_shows_what_was_found(name: str) -> None:
+    text = (DOCS.parent / name).read_text(encoding="utf-8")
+    assert PAGE.MARKS[0] in text
+    assert text == PAGE.filled(text, PAGE.accuracy(FOUND, PAGE.READMES[name])), "run tools/make_docs.py"
+
+
+def test_every_kind_is_there() -> None:
+    assert set(FOUND["kinds"]) == set(kinds.KINDS)
+
+
+@pytest.mark.parametrize("kind", CHEAP)
+def test_what_was_found_still_holds(kind: Any) -> None:
+    groups: dict[str, Summary] = summarise(validate(wanted=[kind]).outcomes)
+    stale = "run: python tools/make_docs.py --validation"
+    for name, old in FOUND["groups"].items():
+        if old["kind"] == kind and old["median"] is not None:
+            now = groups[name]
+            assert now.n == pytest.approx(old["n"], rel=0.02), f"{name}: {stale}"
+            assert now.median == pytest.approx(old["median"], abs=MOVED), f"{name}: {stale}"
+            assert now.p90 == pytest.approx(old["p90"], abs=3 * MOVED), f"{name}: {stale}"
+
+
+def test_the_row_in_the_guide_is_predicted() -> None:
+    guide = (DOCS / "guide" / "validating.md").read_text(encoding="utf-8")
+    shown = re.search(r"```json\n(.*?)```", guide, flags=re.DOTALL)
+    assert shown is not None
+    row = json.loads(shown[1])
+    kind = kinds.kind_of(row)
+    assert kind == "train"
+    (outcome,) = kinds.outcomes(row, kind, "guide")
+    assert outcome.ratio is not None
+    assert 0.5 < outcome.ratio < 2
