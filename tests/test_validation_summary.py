@@ -76,8 +76,9 @@ def test_the_spread_is_of_sizes_and_ordered(logs: list[float]) -> None:
 
 
 def test_the_worst_come_first() -> None:
-    rows = [outcome(ratio, name) for ratio, name in ((1.1, "near"), (0.2, "low"), (3.0, "high"))]
+    rows = [outcome(ratio, name) for ratio, name in ((1.0, "hit"), (1.1, "near"), (0.2, "low"), (3.0, "high"))]
     assert [one.id for one in worst([*rows, outcome(9.0, "no", skipped="why")], 2)] == ["low", "high"]
+    assert [one.id for one in worst(rows, 9)] == ["low", "high", "near", "hit"]
 
 
 def test_every_target_names_a_sensible_aim() -> None:

@@ -4,7 +4,6 @@ missing and why; beside the accuracy that is aimed at.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -121,4 +120,4 @@ def spread(log_ratios: Sequence[float] | np.ndarray) -> tuple[float | None, floa
 def worst(outcomes: Iterable[Outcome], count: int) -> list[Outcome]:
     """Return the outcomes whose prediction is the farthest off, the worst first."""
     judged = [one for one in outcomes if one.skipped is None and one.log_ratio is not None]
-    return sorted(judged, key=lambda one: -abs(one.log_ratio or math.nan))[:count]
+    return sorted(judged, key=lambda one: -abs(one.log_ratio or 0.0))[:count]
