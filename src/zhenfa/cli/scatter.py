@@ -21,8 +21,12 @@ COLOURS: Final = ("#3b7dd8", "#e07b39", "#3a9a5b", "#8e5ea2", "#c0392b", "#17a2b
 OTHER: Final = "#9a9a9a"
 MARKERS: Final = ("o", "^", "s", "D", "v", "P")
 COLUMNS: Final = 3
-RARE: Final = 0.04
-"""Units of fewer of a kind's figures than this share get a panel together."""
+RARE: Final = 0.05
+FEWEST: Final = 8
+"""Units of fewer of a kind's figures than this share, or this many, get a panel together."""
+
+NARROWEST: Final = 30.0
+"""The least ratio of the ends of an axis."""
 PANEL_INCHES: Final = 4.6
 
 
@@ -45,8 +49,9 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> Path:
     )  # fmt: skip
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
+    names = {kind: legend_groups([one for one in judged if one.kind == kind]) for kind in KINDS}
     for (title, members), axis in zip(panels, axes.flat, strict=False):
-        _panel(axis, title, members)
+        _panel(axis, title, members, names[members[0].kind])
     try:
         figure.savefig(path, format="png")
     except OSError as problem:
@@ -65,7 +70,7 @@ def panels_of(judged: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
     for kind, title in KINDS.items():
         mine = [one for one in judged if one.kind == kind]
         counts = Counter(one.unit for one in mine)
-        common = [unit for unit, count in counts.most_common() if count >= RARE * len(mine)]
+        common = [unit for unit, count in counts.most_common() if count >= max(RARE * len(mine), FEWEST)]
         rest = [one for one in mine if one.unit not in common]
         panels += [
             (f"{title}, {unit or 'ratios'}" if len(counts) > 1 else title, [one for one in mine if one.unit == unit])
@@ -88,13 +93,16 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _panel(axis: Any, title: str, outcomes: Sequence[Outcome]) -> None:
-    names = legend_groups(outcomes)
+def _panel(axis: Any, title: str, outcomes: Sequence[Outcome], names: Sequence[str]) -> None:
     colours = dict(zip(names, COLOURS, strict=False))
+    from matplotlib.ticker import NullFormatter
+
     units = [unit for unit, _ in Counter(one.unit for one in outcomes).most_common()]
     markers = {unit: MARKERS[min(place, len(MARKERS) - 1)] for place, unit in enumerate(units)}
     values = [value for one in outcomes for value in (one.measured, one.predicted) if value]
     low, high = min(values) / 1.6, max(values) * 1.6
+    wider = max(NARROWEST * low / high, 1.0) ** 0.5
+    low, high = low / wider, high * wider
     _band(axis, outcomes, low, high)
     size = 26 if len(outcomes) < 200 else 12 if len(outcomes) < 2000 else 4
     for name in [*names, None]:
@@ -107,7 +115,9 @@ def _panel(axis: Any, title: str, outcomes: Sequence[Outcome]) -> None:
                 )  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     middle, tail = spread([one.log_ratio or 0.0 for one in outcomes])
-    axis.set_title(f"{title}: {len(outcomes):,} figures, |ln| median {middle:.2f}, p90 {tail:.2f}", fontsize=9.5)
+    axis.set_title(f"{title}: {len(outcomes):,} figures, |ln| median {middle:.2f}, p90 {tail:.2f}", fontsize=8.5)
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.set_minor_formatter(NullFormatter())
     axis.set_xlabel(f"measured ({', '.join(unit or 'ratio' for unit in units[:4])})", fontsize=9)
     axis.set_ylabel("predicted", fontsize=9)
     axis.tick_params(labelsize=8)
@@ -121,8 +131,9 @@ def legend_groups(outcomes: Sequence[Outcome]) -> list[str]:
     counts: Counter[str] = Counter()
     for one in outcomes:
         counts.update(dict.fromkeys(map(_broad, one.groups), 1))
-    whole = len(outcomes)
-    split = [name for name, count in counts.most_common() if count < whole]
+    first = Counter(_broad(one.group) for one in outcomes)
+    names = [name for name, _ in first.most_common()] + [name for name, _ in counts.most_common()]
+    split = [name for name in dict.fromkeys(names) if counts[name] < len(outcomes)]
     return (split or list(counts))[: len(COLOURS)]
 
 
