@@ -40,7 +40,7 @@ def test_the_parts_sum_to_the_step(seed: int) -> None:
         assert min(parts.values()) >= -1e-9 * group.step
         assert sum(group.tail_parts.values()) == pytest.approx(group.tail, rel=1e-9)
         for stage in group.stages:
-            told = stage.arithmetic + stage.recomputed + stage.tensor + stage.expert
+            told = stage.arithmetic + stage.recomputed + stage.tensor + stage.expert + stage.context + stage.waited
             assert told == pytest.approx(stage.forward + stage.backward, rel=1e-9)
     assert found.step == max(group.step for group in found.groups)
 
@@ -252,7 +252,7 @@ def test_gradients_are_summed_when_a_stage_ends_not_when_all_have() -> None:
     finish = []
     for end, one in zip(ends, both, strict=True):
         hidden = one.backward * (1 - 1 / one.stage.layers)
-        finish.append(end + max(one.synchronise - hidden, one.synchronise / one.stage.layers) + one.optimizer)
+        finish.append(end + max(one.reduce - hidden, one.reduce / one.stage.layers) + one.optimizer)
     assert found.step == pytest.approx(max(finish), rel=1e-12)
     assert found.step < group.pipeline + max(done - end for done, end in zip(finish, ends, strict=True))
 
@@ -260,10 +260,13 @@ def test_gradients_are_summed_when_a_stage_ends_not_when_all_have() -> None:
 def test_sharded_gradients_are_reduced_after_every_micro_batch() -> None:
     setting = two_nodes()
     entry = Pipeline(count=16, micro_batches=5, stages=stages_of(1, 1))
-    once, often, more = (cost(plan_of(setting, [entry], zero), setting).stages[0].synchronise for zero in (1, 2, 3))
-    held = setting.cached_units("p0", 1, 1, 1, 16, 2, 0)
-    assert held.head.holding.shared > 0
-    scatter = (often - once) / 4
-    gather = once - scatter
+    setting = dataclasses.replace(setting, traits=setting.traits.but(gradient_overlap=0.0, gather_overlap=0.0))
+    none, once, often, more = (cost(plan_of(setting, [entry], zero), setting).stages[0] for zero in (0, 1, 2, 3))
+    assert once.busy == none.busy
+    scatter, gather = once.reduce, once.gather
+    assert none.reduce == pytest.approx(2 * scatter, rel=0.1)
     assert gather == pytest.approx(scatter / 2, rel=0.1)  # two bytes of weight against four of gradient, and latencies
-    assert more == pytest.approx(5 * scatter + 10 * gather, rel=1e-6)
+    assert often.backward - none.backward == pytest.approx(scatter, rel=0.1)  # block by block: more latencies
+    assert (often.forward, often.gather) == (none.forward, gather)
+    assert more.forward - none.forward == pytest.approx(gather, rel=0.1)
+    assert more.backward - none.backward == pytest.approx(scatter + gather, rel=0.1)

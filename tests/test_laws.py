@@ -104,6 +104,12 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "memory.in_flight_micro_batches": {
         "stage": (0, 3), "stages": (4, 8), "micro_batches": (2, 16), "schedule": ("gpipe", "1f1b"),
     },
+    "overlap.exposed_time": {
+        "communication": (0.0, 3.0), "arithmetic": (0.0, 2.0, 9.0), "share": (0.0, 0.5, 1.0), "contention": (0.0, 0.2),
+    },
+    "overlap.gathered_pass_time": {
+        "layer": (1.0, 2.0), "gather": (0.0, 3.0), "layers": (1, 32), "share": (0.5, 1.0), "contention": (0.0, 0.2),
+    },
     "pipeline.uniform_pipeline_time": {
         "forward": (1.0, 2.0), "backward": (2.0, 3.0), "stages": (1, 4), "micro_batches": (1, 9),
         "transfer": (0.0, 1.0),
@@ -218,6 +224,9 @@ NOT_ELEMENTWISE = {
     "pipeline.pipeline_time",
     "pipeline.pipeline_events",
     "pipeline.schedule_order",
+    "schedules.schedule_ends",
+    "schedules.schedule_events",
+    "schedules.held_micro_batches",
     "pipeline.stage_ends",  # test_estimate_pipeline
 }
 

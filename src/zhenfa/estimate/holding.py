@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zhenfa.estimate.layer import Shape
-from zhenfa.estimate.traits import Traits
+from zhenfa.estimate.shape import Shape
+from zhenfa.estimate.streams import MASK_BYTES, adds
+from zhenfa.estimate.traits import MEGATRON_LIKE, Traits
 from zhenfa.laws import memory
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.memory import LOGSUMEXP_BYTES
@@ -20,9 +21,27 @@ LOGIT_BYTES = 4.0
 
 
 @dataclass(frozen=True)
+class Sharding:
+    """Who shares out the state. ``group`` cards at most (None: all that hold the same); ``adapter``: only adapters of
+    this rank are trained (0: all weights); ``offload``: the optimizer's state lies in host memory; ``whole``: gathered
+    weights stay until the step ends."""
+
+    zero: Array = 0
+    group: Array | None = None
+    adapter: float = 0.0
+    offload: bool = False
+    whole: bool = False
+
+    def over(self, peers: Array) -> Array:
+        """Return over how many of ``peers`` cards the state is shared out."""
+        return peers if self.group is None else np.minimum(peers, self.group)
+
+
+@dataclass(frozen=True)
 class Holding:
     """Bytes on one card. ``activation`` is of one micro-batch; ``shared`` counts elements held whose gradients are
-    summed over all replicas and ``routed`` those of experts."""
+    summed over all replicas and ``routed`` those of experts; ``trained`` and ``trained_routed`` those of them that are
+    trained."""
 
     weights: Array
     gradients: Array
@@ -30,6 +49,8 @@ class Holding:
     activation: Array
     shared: Array
     routed: Array
+    trained: Array = 0.0
+    trained_routed: Array = 0.0
 
     @property
     def state(self) -> Array:
@@ -41,45 +62,83 @@ class Holding:
         return Holding(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-EMPTY = Holding(*(0.0,) * 6)
+EMPTY = Holding(*(0.0,) * 8)
+
+Again = Callable[[Operator], bool] | None
+"""Which operators' outputs selective recomputation brings back (None: norms and activation functions)."""
 
 
 def holding(
     operators: Sequence[Operator],
     shape: Shape,
     precision: Precision,
-    zero: Array,
+    sharding: Sharding | Array,
     recompute: Array,
     traits: Traits,
     hidden: int,
+    again: Again = None,
 ) -> Holding:
     """Return what a sequence of operators makes one card hold.
 
-    ``recompute`` is 0 (none), 1 (selective: outputs of norms and activation functions are computed again) or 2 (full:
-    only the layer's input is kept). Counts what the backward pass reads, each tensor once, at its producer, two bytes
-    an element (four in fp32): matmul inputs and outputs, the residual stream, queries, keys, values and the output of
-    attention, the inputs of experts once per copy, and logits in 32 bits. The output of a row-split matmul is added to
-    the stream and not kept. Attention never stores its scores, only one 32-bit number per query and head.
-    Agrees with :func:`zhenfa.laws.memory.layer_activation_bytes` for flash attention without dropout. Omits dropout
-    masks, copies of keys that rotary or latent attention puts together, and the allocator's slack.
+    ``sharding`` may be a ZeRO stage alone.
+    ``recompute`` is 0 (none), 1 (selective: outputs of norms and activation functions, or of the operators that
+    ``again`` names, are computed again) or 2 (full: only the layer's input is kept). Counts what the backward pass
+    reads, each tensor once, at its producer, two bytes an element (four in fp32; one where a matmul reads it in 8
+    bits): matmul inputs and outputs, the residual stream, queries, keys, values and the output of attention, the inputs
+    of experts once per copy, logits in 32 bits, and where the engine stores them scores and dropout masks. The output
+    of a row-split matmul is added to the stream and not kept. Flash attention never stores its scores, only one 32-bit
+    number per query and head. Agrees with :func:`zhenfa.laws.memory.layer_activation_bytes`. Omits copies of keys that
+    rotary or latent attention puts together.
     """
-    shared = sum(_elements(operator, shape) for operator in operators if operator.shard != "expert")
-    routed = sum(_elements(operator, shape) for operator in operators if operator.shard == "expert")
+    sharding = _sharding(sharding)
+    shared = sum(_elements(operator, shape) for operator in operators if operator.shard != "expert") + 0.0
+    routed = sum(_elements(operator, shape) for operator in operators if operator.shard == "expert") + 0.0
+    trained, trained_routed = shared, routed
+    if sharding.adapter:
+        trained = sum(_adapter(operator, shape, sharding.adapter) for operator in operators) + 0.0
+        trained_routed = 0.0 * routed
     wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
-    states = [EMPTY_STATE, EMPTY_STATE]
-    for index, (count, replicas) in enumerate(
-        ((shared, shape.data), (routed, np.maximum(shape.data * shape.tensor / shape.expert, 1.0)))
-    ):
-        states[index] = memory.training_state_bytes(
-            count, zero=zero, data_parallel=replicas, weight_bytes=wide, gradient_bytes=traits.gradient_bytes,
-            optimizer_bytes=8.0 if wide == 4.0 else 12.0,
-        )  # fmt: skip
-    weights, gradients, optimizer = (states[0][part] + states[1][part] for part in range(3))
-    activation = _saved(operators, shape, max(BYTES[precision], 2.0), recompute, hidden)
-    return Holding(weights, gradients, optimizer, activation, shared + 0.0, routed + 0.0)
+    parts = [
+        _state(held, learnt, peers, wide, BYTES[precision], sharding, traits)
+        for held, learnt, peers in ((shared, trained, shape.peers), (routed, trained_routed, shape.expert_peers))
+    ]
+    weights, gradients, optimizer = (parts[0][part] + parts[1][part] for part in range(3))
+    if sharding.offload:
+        optimizer = 0.0 * optimizer
+    activation = _saved(operators, shape, _Widths.of(precision, shape, traits), recompute, hidden, again)
+    return Holding(
+        weights, gradients, optimizer, activation * traits.activation_slack, shared, routed, trained, trained_routed
+    )
 
 
-EMPTY_STATE: tuple[Array, Array, Array] = (0.0, 0.0, 0.0)
+def _sharding(given: Sharding | Array) -> Sharding:
+    return given if isinstance(given, Sharding) else Sharding(given)
+
+
+def _state(
+    held: Array, learnt: Array, peers: Array, wide: float, stored: float, sharding: Sharding, traits: Traits
+) -> tuple[Array, Array, Array]:
+    copy = stored if traits.low_precision_weights and stored < wide else 0.0
+    over = sharding.over(peers)
+    weights, gradients, optimizer = memory.training_state_bytes(
+        held, zero=sharding.zero, data_parallel=over, weight_bytes=wide, gradient_bytes=traits.gradient_bytes,
+        optimizer_bytes=8.0 if wide == 4.0 else 12.0,
+    )  # fmt: skip
+    if sharding.adapter:
+        _, gradients, optimizer = memory.training_state_bytes(
+            learnt, zero=sharding.zero, data_parallel=over, gradient_bytes=traits.gradient_bytes
+        )
+        weights = weights + wide * learnt
+    return weights + copy * held, gradients, optimizer
+
+
+def _adapter(operator: Operator, shape: Shape, rank: float) -> Array:
+    """Return the adapter's elements on a matmul of the layers."""
+    if operator.kind != "matmul" or operator.shard in {"vocabulary"} or operator.name.endswith("router"):
+        return 0.0
+    inputs = operator.inputs / shape.tensor if operator.shard == "row" else operator.inputs
+    outputs = operator.outputs / shape.tensor if operator.shard in {"column", "heads"} else operator.outputs
+    return rank * (inputs + outputs)
 
 
 def _elements(operator: Operator, shape: Shape) -> Array:
@@ -87,58 +146,102 @@ def _elements(operator: Operator, shape: Shape) -> Array:
         case "none":
             return float(operator.parameters)
         case "expert":
-            return operator.parameters / shape.expert
+            return operator.parameters / (shape.expert * shape.expert_tensor)
         case _:
             return operator.parameters / shape.tensor
 
 
-def _saved(operators: Sequence[Operator], shape: Shape, size: float, recompute: Array, hidden: int) -> Array:
-    heavy, light = _kept(operators, size)
-    per_token = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [heavy + light, heavy], hidden * size)
+@dataclass(frozen=True)
+class _Widths:
+    """Bytes of an element kept: ``size`` as a rule, ``read`` where only a matmul in few bits reads it again;
+    ``scores`` bytes kept per query, head and position attended to; ``mask`` bytes of a dropout mask per element."""
+
+    size: float
+    read: float
+    scores: float
+    mask: float
+    sequence: float
+
+    @classmethod
+    def of(cls, precision: Precision, shape: Shape, traits: Traits) -> _Widths:
+        size = max(BYTES[precision], 2.0)
+        read = BYTES[precision] if BYTES[precision] < size else size
+        stored = size + (size + MASK_BYTES if traits.dropout else 0.0) if traits.attention == "unfused" else 0.0
+        return cls(size, read, stored, MASK_BYTES if traits.dropout else 0.0, shape.sequence)
+
+
+def _saved(
+    operators: Sequence[Operator], shape: Shape, widths: _Widths, recompute: Array, hidden: int, again: Again
+) -> Array:
+    heavy, light = _kept(operators, widths, again)
+    per_token = np.select(
+        [np.equal(recompute, 0), np.equal(recompute, 1)], [heavy + light, heavy], hidden * widths.size
+    )
     return shape.tokens * per_token / shape.tensor
 
 
-def _kept(operators: Sequence[Operator], size: float) -> tuple[float, float]:
-    """Return the bytes per token that no cheap operator can bring back, and those that a norm or activation can."""
+def _kept(operators: Sequence[Operator], widths: _Widths, again: Again = None) -> tuple[float, float]:
+    """Return the bytes per token that no cheap operator can bring back, and those that one can."""
     heavy = light = 0.0
     for operator in operators:
-        kept = operator.outputs * size
-        match operator.kind:
-            case "norm":
-                light += kept
-            case "elementwise":
-                if _adds(operator):
-                    heavy += kept
-                else:
-                    light += kept
-            case "attention":
-                heavy += operator.heads * (operator.value_dim * size + LOGSUMEXP_BYTES)
-            case "scan":
-                heavy += operator.heads * operator.value_dim * size
-            case "grouped_matmul":
-                heavy += kept * operator.active_experts
-            case "matmul" if operator.shard == "row":
-                pass
-            case "matmul" if operator.shard == "vocabulary":
-                heavy += operator.outputs * max(size, LOGIT_BYTES)
-            case _:
-                heavy += kept
+        kept = _bytes_kept(operator, widths)
+        cheap = operator.kind == "norm" or (operator.kind == "elementwise" and not adds(operator))
+        if cheap if again is None else again(operator):
+            light += kept
+        else:
+            heavy += kept
     return heavy, light
 
 
-def _adds(operator: Operator) -> bool:
-    """Return whether an element-wise operator adds a block's output to the residual stream."""
-    return operator.shard == "none" and operator.inputs == 2 * operator.outputs
+def _bytes_kept(operator: Operator, widths: _Widths) -> float:
+    """Return the bytes per token that one operator leaves for the backward pass."""
+    size = widths.size
+    match operator.kind:
+        case "norm":
+            return operator.outputs * widths.read
+        case "elementwise" if adds(operator):
+            return operator.outputs * (size + widths.mask)
+        case "elementwise":
+            return operator.outputs * widths.read
+        case "attention":
+            scores = widths.scores * widths.sequence if widths.scores else LOGSUMEXP_BYTES
+            return operator.heads * (operator.value_dim * size + scores)
+        case "scan":
+            return operator.heads * operator.value_dim * size
+        case "grouped_matmul":
+            return operator.outputs * size * operator.active_experts
+        case "matmul" if operator.shard == "row":
+            return 0.0
+        case "matmul" if operator.shard == "vocabulary":
+            return operator.outputs * max(size, LOGIT_BYTES)
+        case _:
+            return operator.outputs * size
 
 
-def working_set(operators: Sequence[Operator], shape: Shape, precision: Precision, recompute: Array) -> Array:
+def working_set(
+    operators: Sequence[Operator],
+    shape: Shape,
+    precision: Precision,
+    recompute: Array,
+    traits: Traits = MEGATRON_LIKE,
+    again: Again = None,
+) -> Array:
     """Return the bytes of one layer's activations while they are computed again (zero without recomputation)."""
-    heavy, light = _kept(operators, max(BYTES[precision], 2.0))
-    again = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [0.0, light], heavy + light)
-    return shape.tokens * again / shape.tensor
+    heavy, light = _kept(operators, _Widths.of(precision, shape, traits), again)
+    needed = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [0.0, light], heavy + light)
+    return shape.tokens * needed / shape.tensor
 
 
-def gathered(held: Holding, precision: Precision, zero: Array) -> Array:
+def gathered(held: Holding, precision: Precision, sharding: Sharding | Array) -> Array:
     """Return the bytes of whole weights that ZeRO-3 holds while it computes: this layer's and the next one's."""
+    sharding = _sharding(sharding)
     wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
-    return np.where(np.equal(zero, 3), 2 * wide * (held.shared + held.routed), 0.0)
+    return np.where(np.equal(sharding.zero, 3), 0.0 if sharding.whole else 2 * wide * (held.shared + held.routed), 0.0)
+
+
+def gathered_whole(held: Holding, precision: Precision, sharding: Sharding) -> Holding:
+    """Return a holding whose weights are whole where gathered ones stay for the step."""
+    if not sharding.whole or not np.any(np.equal(sharding.zero, 3)):
+        return held
+    wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
+    return replace(held, weights=held.weights + wide * (held.shared + held.routed))

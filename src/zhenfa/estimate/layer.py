@@ -1,192 +1,199 @@
-"""What one layer costs on one card: seconds forward and backward, bytes moved between cards, bytes held.
+"""What one layer costs on one card: seconds forward and backward, and communication as far as it is exposed.
 
 Every function takes a :class:`Shape` whose fields are floats or arrays over candidates, and returns the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-
-from zhenfa.estimate import kernels
+from zhenfa.estimate import kernels, mixture, streams
 from zhenfa.estimate.chip import Chip
+from zhenfa.estimate.scores import attention_cost
+from zhenfa.estimate.shape import ZERO, Cost, Shape, total
 from zhenfa.estimate.traits import Traits
 from zhenfa.laws import communication, compute
 from zhenfa.laws.arrays import Array
-from zhenfa.laws.communication import Fabric
+from zhenfa.laws.fabric import Fabric
+from zhenfa.laws.overlap import exposed_time
 from zhenfa.spec.graph import Operator
 from zhenfa.spec.machine import BYTES
 
-ATTENTION_BACKWARD = 2.5
-"""Backward over forward FLOPs of attention: five matmuls against two (dao2023, section 3.1)."""
+__all__ = ["ZERO", "Card", "Cost", "Shape", "layer_cost", "total"]
+
+KERNELS = {"matmul": (1.0, 2.0), "scan": (4.0, 8.0)}
+"""Kernels forward and backward of one operator."""
+
+ACCUMULATED_APART = 6.0
+"""Bytes per weight beyond the matmul's own, where its gradient is added to a 32-bit sum by another kernel."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How a layer is cut.
+class Card(NamedTuple):
+    """A card with its fabric and the engine on it. ``wide`` is the chip in 16 bits, where ``chip`` works in fewer."""
 
-    ``sequences`` per micro-batch of ``sequence`` tokens; ``tensor`` and ``expert`` parallel degrees; ``data`` replicas.
-    """
-
-    sequences: Array
-    sequence: float
-    tensor: Array
-    expert: Array
-    data: Array
-
-    @property
-    def tokens(self) -> Array:
-        """Return the tokens of one micro-batch."""
-        return self.sequences * self.sequence
+    chip: Chip
+    wide: Chip
+    fabric: Fabric
+    traits: Traits
+    adapter: float = 0.0
+    """Rank of the adapters that alone are trained (0: all weights are)."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds per micro-batch on one card, by part."""
-
-    forward: Array
-    backward: Array
-    tensor_forward: Array
-    tensor_backward: Array
-    expert_forward: Array
-    expert_backward: Array
-    ideal: Array
-    """Seconds that the layer's model FLOPs (forward and backward, no recomputation) take at peak."""
-    light_forward: Array
-    """Part of ``forward`` spent in norms and element-wise operators, which selective recomputation runs again."""
-
-    def plus(self, other: Cost) -> Cost:
-        """Return the sum of two costs."""
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
-
-    @property
-    def forward_total(self) -> Array:
-        """Return forward seconds, communication included."""
-        return self.forward + self.tensor_forward + self.expert_forward
-
-    @property
-    def backward_total(self) -> Array:
-        """Return backward seconds without recomputation, communication included."""
-        return self.backward + self.tensor_backward + self.expert_backward
-
-
-ZERO = Cost(*(0.0,) * 8)
-
-
-def total(costs: Iterable[Cost]) -> Cost:
-    """Return the sum of costs."""
-    result = ZERO
-    for cost in costs:
-        result = result.plus(cost)
-    return result
-
-
-def layer_cost(operators: Sequence[Operator], shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
+def layer_cost(operators: Sequence[Operator], shape: Shape, card: Card) -> Cost:
     """Return the cost of a sequence of operators.
 
-    Counts: every operator's arithmetic or memory traffic, whichever is longer, and its launch; the all-reduce after
-    each row-split matmul and its mirror in the backward pass; dispatch and combine of experts, both ways. Omits:
-    overlap of tensor and expert communication with arithmetic (all of it is exposed), and load imbalance of experts.
+    Counts: every operator's arithmetic or memory traffic, whichever is longer, and its launch; element-wise chains as
+    the engine fuses them; casts to low precision; stored scores where attention is not fused; what the collectives of
+    tensor, context and expert parallelism take beyond the arithmetic that hides them; host time per kernel. Omits
+    jitter, and waits of cards for each other.
     """
-    costs = [_operator_cost(operator, shape, chip, fabric, traits) for operator in operators]
+    parts = [(operator, _operator_cost(operator, shape, card)) for operator in operators]
+    found = total(cost for _, cost in parts)
     routed = [operator for operator in operators if operator.kind == "grouped_matmul"]
     if routed:
-        copies = shape.tokens / shape.tensor * routed[0].active_experts
-        exchange = sum(
-            communication.all_to_all_time(copies * features * 2.0, shape.expert, 1.0, fabric)
-            for features in (routed[0].inputs, routed[-1].outputs)
-        )
-        costs.append(Cost(0.0, 0.0, 0.0, 0.0, exchange, exchange, 0.0, 0.0))
-    return total(costs)
+        found = found.plus(mixture.exchange(routed, shape, card.wide, card.fabric, card.traits, found))
+    if card.traits.recompute_stops_early:
+        found = found.but(last=_last(parts))
+    return found
 
 
-def _operator_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
+def _last(parts: Sequence[tuple[Operator, Cost]]) -> Array:
+    for operator, cost in reversed(parts):
+        if operator.kind in {"matmul", "grouped_matmul"}:
+            return cost.forward + cost.tensor_forward
+    return 0.0
+
+
+def _operator_cost(operator: Operator, shape: Shape, card: Card) -> Cost:
     match operator.kind:
         case "matmul":
-            return _matmul(operator, shape, chip, fabric, traits)
+            return _matmul(operator, shape, card)
         case "grouped_matmul":
-            return _grouped(operator, shape, chip)
+            cost, casts = mixture.grouped(operator, shape, card.chip, card.traits)
+            return _hosted(cost, card, 1.0 + casts, 2.0 + casts)
         case "attention":
-            return _attention(operator, shape, chip)
+            return attention_cost(operator, shape, card.wide, card.fabric, card.traits).but(
+                ideal=_attention_ideal(operator, shape, card)
+            )
         case "scan":
-            return _scan(operator, shape, chip)
+            return _scan(operator, shape, card)
         case _:
-            return _streaming(operator, shape, chip, fabric, traits)
+            return _streaming(operator, shape, card)
 
 
-def _matmul_times(chip: Chip, rows: Array, inputs: Array, outputs: Array) -> tuple[Array, Array]:
-    backward = kernels.matmul(chip, rows, outputs, inputs) + kernels.matmul(chip, inputs, rows, outputs)
-    return kernels.matmul(chip, rows, inputs, outputs), backward
+def _hosted(cost: Cost, card: Card, forward: float, backward: float) -> Cost:
+    """Add the host's time for so many kernels."""
+    each = card.traits.host_s_per_kernel * (1 - card.traits.graphed)
+    return cost.but(host_forward=each * forward, host_backward=each * backward) if each else cost
 
 
-def _matmul(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
+def _attention_ideal(operator: Operator, shape: Shape, card: Card) -> Array:
+    window = float("inf") if operator.window is None else operator.window
+    work = compute.attention_flops(
+        shape.sequence, shape.sequence, operator.heads / shape.tensor, operator.key_dim, operator.value_dim,
+        causal=operator.causal, window=window,
+    )  # fmt: skip
+    return 3 * shape.sequences * work / shape.context / card.chip.peak
+
+
+def _chip_of(operator: Operator, card: Card) -> Chip:
+    """Return the chip in the precision in which a matmul runs: routers, and as a rule the logits, stay in 16 bits."""
+    if operator.name.endswith("router"):
+        return card.wide
+    return card.wide if operator.shard == "vocabulary" and not card.traits.low_precision_head else card.chip
+
+
+def _matmul(operator: Operator, shape: Shape, card: Card) -> Cost:
     # a matmul that is not split runs on each card's own part of the sequence
+    traits, chip = card.traits, _chip_of(operator, card)
     whole = operator.shard != "none" or not traits.sequence_parallel
     rows = shape.tokens if whole else shape.tokens / shape.tensor
     split_outputs = operator.shard in {"column", "vocabulary", "heads"}
     inputs = operator.inputs / shape.tensor if operator.shard == "row" else operator.inputs
     outputs = operator.outputs / shape.tensor if split_outputs else operator.outputs
-    forward, backward = _matmul_times(chip, rows, inputs, outputs)
-    reduced = _reduce_time(operator, shape, chip, fabric)
-    first = 0.0 if operator.shard == "vocabulary" else reduced  # the output projection reduces only going back
-    ideal = 3 * compute.matmul_flops(rows, inputs, outputs) / chip.peak
-    return Cost(forward, backward, first, reduced, 0.0, 0.0, ideal, 0.0)
-
-
-def _reduce_time(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric) -> Array:
-    if operator.shard not in {"row", "vocabulary"}:
-        return 0.0
-    features = operator.inputs if operator.shard == "vocabulary" and operator.kind == "matmul" else operator.outputs
-    volume = shape.tokens * features * max(BYTES[chip.precision], 2.0)
-    return communication.all_reduce_time(volume, shape.tensor, 1.0, fabric)
-
-
-def _grouped(operator: Operator, shape: Shape, chip: Chip) -> Cost:
-    routed = shape.tokens / shape.tensor * operator.active_experts
-    experts = np.maximum(operator.experts / shape.expert, 1.0)
-    forward = kernels.grouped_matmul(chip, routed, experts, operator.inputs, operator.outputs)
-    weights = kernels.matmul(chip, operator.inputs, routed / experts, operator.outputs, groups=experts)
-    backward = kernels.grouped_matmul(chip, routed, experts, operator.outputs, operator.inputs) + weights
-    ideal = 3 * compute.matmul_flops(routed, operator.inputs, operator.outputs) / chip.peak
-    return Cost(forward, backward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
-
-
-def _attention(operator: Operator, shape: Shape, chip: Chip) -> Cost:
-    window = np.inf if operator.window is None else operator.window
-    heads = operator.heads / shape.tensor
-
-    work = compute.attention_flops(
-        shape.sequence,
-        shape.sequence,
-        heads,
-        operator.key_dim,
-        operator.value_dim,
-        causal=operator.causal,
-        window=window,
+    forward = kernels.matmul(chip, rows, inputs, outputs)
+    through = kernels.matmul(chip, rows, outputs, inputs)
+    weight, adapted = _weight_pass(operator, rows, inputs, outputs, chip, card)
+    cast = streams.casts(rows, inputs, outputs, chip, traits)
+    cast_forward, cast_backward = cast.seconds(chip)
+    back = through + weight
+    sent, returned = _reduced(operator, shape, card, forward, back)
+    cost = Cost(
+        forward + cast_forward + adapted,
+        back + cast_backward + 2 * adapted,
+        tensor_forward=0.0 if operator.shard == "vocabulary" else sent,  # the output projection reduces going back
+        tensor_backward=returned,
+        ideal=3 * compute.matmul_flops(rows, inputs, outputs) / card.chip.peak,
+        weight=weight,
     )
-    forward = kernels.attention_prefill(
-        chip, shape.sequence, shape.sequence, heads, operator.key_dim, operator.value_dim,
-        kv_heads=np.maximum(operator.kv_heads / shape.tensor, 1.0), sequences=shape.sequences, causal=operator.causal,
-        window=window,
-    )  # fmt: skip
-    ideal = 3 * shape.sequences * work / chip.peak
-    return Cost(forward, ATTENTION_BACKWARD * forward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
+    if operator.shard == "vocabulary":
+        chain = streams.loss(1.0, streams.width(card.wide), traits).times(rows * outputs)
+        lost, regained = chain.seconds(card.wide)
+        cost = cost.but(forward=cost.forward + lost, backward=cost.backward + regained)
+        return _hosted(cost, card, 1.0 + chain.kernels_forward, 2.0 + chain.kernels_backward)
+    return _hosted(cost, card, 1.0 + cast.kernels_forward, 2.0 + cast.kernels_backward)
 
 
-def _scan(operator: Operator, shape: Shape, chip: Chip) -> Cost:
+def _weight_pass(
+    operator: Operator, rows: Array, inputs: Array, outputs: Array, chip: Chip, card: Card
+) -> tuple[Array, Array]:
+    """Return the seconds of the weight's gradient, and of an adapter's forward pass where only those are trained."""
+    if card.adapter:
+        if operator.shard == "vocabulary":
+            return 0.0, 0.0
+        adapted = kernels.matmul(card.wide, rows, inputs, card.adapter) + kernels.matmul(
+            card.wide, rows, card.adapter, outputs
+        )
+        return 0.0, adapted
+    seconds = kernels.matmul(chip, inputs, rows, outputs)
+    if "optimizer" not in card.traits.fused and not chip.emulated:
+        seconds = seconds + kernels.stream(chip, ACCUMULATED_APART * inputs * outputs)
+    return seconds, 0.0
+
+
+def _reduced(operator: Operator, shape: Shape, card: Card, forward: Array, backward: Array) -> tuple[Array, Array]:
+    """Return the exposed seconds of a split operator's collective, forward and backward.
+
+    Under sequence parallelism the sum is a reduce-scatter behind the operator and an all-gather before the next.
+    """
+    if operator.shard not in {"row", "vocabulary"}:
+        return 0.0, 0.0
+    traits, fabric = card.traits, card.fabric
+    features = operator.inputs if operator.shard == "vocabulary" and operator.kind == "matmul" else operator.outputs
+    volume = shape.tokens * features * max(BYTES[card.chip.precision], 2.0)
+    if traits.sequence_parallel:
+        seconds = communication.reduce_scatter_time(volume, shape.tensor, 1.0, fabric)
+        seconds = seconds + communication.all_gather_time(volume, shape.tensor, 1.0, fabric)
+    else:
+        seconds = communication.all_reduce_time(volume, shape.tensor, 1.0, fabric)
+    if not traits.tensor_overlap:
+        return seconds, seconds
+    hidden = {"share": traits.tensor_overlap, "contention": traits.contention}
+    return exposed_time(seconds, forward, **hidden), exposed_time(seconds, backward, **hidden)
+
+
+def _scan(operator: Operator, shape: Shape, card: Card) -> Cost:
     heads = operator.heads / shape.tensor
-    forward = kernels.scan(chip, shape.tokens, heads, operator.key_dim, operator.value_dim)
-    ideal = 3 * compute.scan_flops(shape.tokens, heads, operator.key_dim, operator.value_dim) / chip.peak
-    return Cost(forward, 2 * forward, 0.0, 0.0, 0.0, 0.0, ideal, 0.0)
+    forward = kernels.scan(
+        card.wide, shape.tokens, heads, operator.key_dim, operator.value_dim, sequences=shape.sequences
+    )
+    work = compute.scan_flops(shape.tokens, heads, operator.key_dim, operator.value_dim)
+    cost = Cost(forward, 2 * forward, ideal=3 * work / card.chip.peak)
+    return _hosted(cost, card, *KERNELS["scan"])
 
 
-def _streaming(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
+def _streaming(operator: Operator, shape: Shape, card: Card) -> Cost:
+    traits, chip = card.traits, card.wide
     split = shape.tensor if traits.sequence_parallel or operator.shard != "none" else 1.0
-    read = operator.outputs if operator.kind == "embedding" else operator.inputs
-    moved = shape.tokens * (read + operator.outputs) * 2.0 / split
-    forward = kernels.stream(chip, moved)
-    light = 0.0 if operator.kind == "embedding" else forward
-    reduced = _reduce_time(operator, shape, chip, fabric) if operator.kind == "embedding" else 0.0
-    return Cost(forward, 2 * forward, reduced, 0.0, 0.0, 0.0, 0.0, light)
+    if operator.kind == "embedding":
+        split = 1.0 if operator.shard == "vocabulary" else split
+    chain = streams.passes(operator, streams.width(chip), traits).times(shape.tokens / split)
+    if operator.shard == "expert":
+        chain = chain.times(traits.expert_imbalance)
+    forward, backward = chain.seconds(chip)
+    cost = Cost(forward, backward, light_forward=0.0 if operator.kind == "embedding" else forward)
+    if operator.kind == "embedding":
+        sent, _ = _reduced(operator, shape, card, forward, backward)
+        cost = cost.but(tensor_forward=sent)
+    return _hosted(cost, card, chain.kernels_forward, chain.kernels_backward)

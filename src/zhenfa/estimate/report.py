@@ -53,16 +53,18 @@ def _tag(plan: Plan, setting: Setting) -> Tag:
 
 def step_parts(group: GroupCost) -> dict[str, float]:
     """Split a step along its busiest stage: the parts sum to the step time."""
-    stage = max(group.stages, key=lambda one: one.busy)
+    stage = max(group.places, key=lambda one: one.busy)
     times = group.micro_batches
     return {
         "arithmetic at peak": times * stage.ideal,
         "below peak": times * (stage.arithmetic - stage.ideal),
         "recomputation": times * stage.recomputed,
         "bubble": group.without_transfers - times * stage.busy,
+        "waiting": times * stage.waited + group.tail_parts["host"],
         "optimizer": group.tail_parts["optimizer"],
         "tensor": times * stage.tensor,
         "expert": times * stage.expert,
+        "context": times * stage.context,
         "pipeline": group.without_bridges - group.without_transfers,
         "bridge": group.pipeline - group.without_bridges + group.tail_parts["bridge"],
         "data": group.tail_parts["data"],

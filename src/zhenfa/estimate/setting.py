@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from zhenfa.estimate import chip as chips
 from zhenfa.estimate import wires
 from zhenfa.estimate.chip import Chip
-from zhenfa.estimate.holding import Holding, gathered, holding, working_set
-from zhenfa.estimate.layer import Cost, Shape, layer_cost
+from zhenfa.estimate.holding import Again, Holding, Sharding, gathered, gathered_whole, holding, working_set
+from zhenfa.estimate.layer import Card, layer_cost
+from zhenfa.estimate.shape import Cost, Shape
+from zhenfa.estimate.streams import adds
 from zhenfa.estimate.traits import Traits, traits_for
 from zhenfa.estimate.wires import Bridge
 from zhenfa.laws.arrays import Array
-from zhenfa.laws.communication import Fabric
+from zhenfa.laws.fabric import Fabric
 from zhenfa.spec.graph import Graph, Operator
 from zhenfa.spec.job import Workload
-from zhenfa.spec.machine import Formation
+from zhenfa.spec.machine import BYTES, Formation
+from zhenfa.spec.plan import Plan, RecomputeModule
 
 RECOMPUTE = ("none", "selective", "full")
 """Recomputation modes in the order of their codes 0, 1, 2."""
+
+_MODULES: Final[Mapping[RecomputeModule, Callable[[Operator], bool]]] = {
+    "norm": lambda one: one.kind == "norm",
+    "activation": lambda one: one.kind == "elementwise" and not adds(one) and one.shard != "expert",
+    "attention": lambda one: one.kind == "attention",
+    "feed-forward": lambda one: one.name.startswith(("mlp.", "shared.")),
+    "experts": lambda one: one.name.startswith(("experts.", "shared.")),
+    "expert-activation": lambda one: one.kind == "elementwise" and one.shard == "expert",
+    "up-projection": lambda one: one.name in {"attention.query_up", "attention.latent_up"},
+}
 
 
 @dataclass(frozen=True)
@@ -45,9 +59,28 @@ class Units:
     head: Unit
 
 
+class Cut(NamedTuple):
+    """How the building blocks of one stage are cut, and what of them is computed again."""
+
+    pool: str
+    sequences: int
+    tensor: int
+    expert: int
+    data: int
+    zero: int
+    recompute: int
+    context: int = 1
+    expert_tensor: int = 1
+    modules: tuple[RecomputeModule, ...] = ()
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A job on a machine with everything looked up."""
+    """A job on a machine with everything looked up.
+
+    ``chips`` in the workload's precision, ``wide`` in 16 bits where that is narrower. ``sharding`` is what a plan says
+    beyond its ZeRO stage.
+    """
 
     graph: Graph
     workload: Workload
@@ -57,16 +90,42 @@ class Setting:
     fabrics: dict[str, Fabric]
     bridge: Bridge | None
     assumptions: tuple[str, ...]
-    _units: dict[tuple[object, ...], Units] = field(default_factory=dict, repr=False, compare=False)
+    wide: dict[str, Chip] = field(default_factory=dict)
+    sharding: Sharding = field(default_factory=Sharding)
+    _units: dict[Cut, Units] = field(default_factory=dict, repr=False, compare=False)
     _costs: dict[tuple[object, ...], Cost] = field(default_factory=dict, repr=False, compare=False)
+    _plans: dict[tuple[object, ...], Setting] = field(default_factory=dict, repr=False, compare=False)
+
+    def card(self, pool: str) -> Card:
+        """Return a pool's card with its fabric and the engine on it."""
+        chip = self.chips[pool]
+        return Card(chip, self.wide.get(pool, chip), self.fabrics[pool], self.traits, self.sharding.adapter)
+
+    def for_plan(self, plan: Plan) -> Setting:
+        """Return the setting with the engine doing what the plan asks of it."""
+        changes = {
+            name: value
+            for name in ("sequence_parallel", "context_exchange", "expert_imbalance")
+            if (value := getattr(plan, name)) is not None and value != getattr(self.traits, name)
+        }
+        sharding = Sharding(
+            0, plan.shard_group, float(plan.lora_rank) if plan.trainable == "lora" else 0.0,
+            plan.offload in ("optimizer", "both"), plan.reshard == "step",
+        )  # fmt: skip
+        if not changes and sharding == self.sharding:
+            return self
+        key = (*changes.items(), sharding.group, sharding.adapter, sharding.offload, sharding.whole)
+        if key not in self._plans:
+            traits = self.traits.but(**changes)
+            self._plans[key] = replace(self, traits=traits, sharding=sharding, _units={}, _costs={}, _plans={})
+        return self._plans[key]
 
     def units(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> Units:
         """Return what the layers cost when cut by ``shape``; ``recompute`` holds codes into :data:`RECOMPUTE`."""
-        chip, fabric = self.chips[pool], self.fabrics[pool]
+        card = self.card(pool)
 
         def unit(operators: Sequence[Operator], again: Array) -> Unit:
-            cost = layer_cost(operators, shape, chip, fabric, self.traits)
-            return self._unit(operators, cost, shape, zero, again)
+            return self._unit(operators, layer_cost(operators, shape, card), shape, zero, again)
 
         kinds, stem, head = self._blocks
         none = 0 * np.asarray(recompute)
@@ -81,24 +140,31 @@ class Setting:
         self, pool: str, sequences: int, tensor: int, expert: int, data: int, zero: int, recompute: int
     ) -> Units:
         """Return :meth:`units` of one layout, computed once."""
-        key = (pool, sequences, tensor, expert, data, zero, recompute)
-        if key not in self._units:
+        return self.units_of(Cut(pool, sequences, tensor, expert, data, zero, recompute))
+
+    def units_of(self, cut: Cut) -> Units:
+        """Return the building blocks of one cut, computed once."""
+        if cut not in self._units:
             shape = Shape(
-                float(sequences), float(self.workload.sequence_length), float(tensor), float(expert), float(data)
-            )
+                float(cut.sequences), float(self.workload.sequence_length), float(cut.tensor), float(cut.expert),
+                float(cut.data), float(cut.context), float(cut.expert_tensor),
+            )  # fmt: skip
             kinds, stem, head = self._blocks
+            again = _any_of(cut.modules)
             found = [
-                self._unit(block, self._cost(index, block, pool, shape), shape, zero, again)
-                for index, (block, again) in enumerate([*((kind, recompute) for kind in kinds), (stem, 0), (head, 0)])
+                self._unit(block, self._cost(index, block, cut.pool, shape), shape, cut.zero, mode, again, cut.pool)
+                for index, (block, mode) in enumerate(
+                    [*((kind, cut.recompute) for kind in kinds), (stem, 0), (head, 0)]
+                )
             ]
-            self._units[key] = Units(tuple(found[:-2]), found[-2], found[-1])
-        return self._units[key]
+            self._units[cut] = Units(tuple(found[:-2]), found[-2], found[-1])
+        return self._units[cut]
 
     def _cost(self, index: int, block: Sequence[Operator], pool: str, shape: Shape) -> Cost:
         """Return a block's cost, which does not depend on how many replicas there are."""
-        key = (index, pool, shape.sequences, shape.tensor, shape.expert)
+        key = (index, pool, shape.sequences, shape.tensor, shape.expert, shape.context, shape.expert_tensor)
         if key not in self._costs:
-            self._costs[key] = layer_cost(block, shape, self.chips[pool], self.fabrics[pool], self.traits)
+            self._costs[key] = layer_cost(block, shape, self.card(pool))
         return self._costs[key]
 
     def memory(self, shape: Shape, zero: Array, recompute: Array) -> list[tuple[Holding, Array]]:
@@ -111,19 +177,42 @@ class Setting:
         ]
 
     def _memory(
-        self, operators: Sequence[Operator], shape: Shape, zero: Array, recompute: Array
+        self, operators: Sequence[Operator], shape: Shape, zero: Array, recompute: Array, again: Again = None
     ) -> tuple[Holding, Array]:
         precision = self.workload.precision
-        held = holding(operators, shape, precision, zero, recompute, self.traits, self.graph.hidden)
-        return held, working_set(operators, shape, precision, recompute) + gathered(held, precision, zero)
+        sharding = replace(self.sharding, zero=zero)
+        held = holding(operators, shape, precision, sharding, recompute, self.traits, self.graph.hidden, again)
+        working = working_set(operators, shape, precision, recompute, self.traits, again)
+        return gathered_whole(held, precision, sharding), working + gathered(held, precision, sharding)
 
-    def _unit(self, operators: Sequence[Operator], cost: Cost, shape: Shape, zero: Array, recompute: Array) -> Unit:
-        held, working = self._memory(operators, shape, zero, recompute)
-        again = np.select(
-            [np.equal(recompute, 0), np.equal(recompute, 1)], [0.0 * cost.forward_total, cost.light_forward],
-            cost.forward_total,
-        )  # fmt: skip
-        return Unit(cost, held, cost.forward_total, cost.backward_total + again, again, working)
+    def _unit(
+        self,
+        operators: Sequence[Operator],
+        cost: Cost,
+        shape: Shape,
+        zero: Array,
+        recompute: Array,
+        again: Again = None,
+        pool: str | None = None,
+    ) -> Unit:
+        held, working = self._memory(operators, shape, zero, recompute, again)
+        light = cost.light_forward
+        if again is not None and pool is not None:
+            chosen = [operator for operator in operators if again(operator)]
+            light = layer_cost(chosen, shape, self.card(pool)).forward_total
+        repeated = recomputed(cost, light, recompute)
+        return Unit(cost, held, cost.forward_total, cost.backward_total + repeated, repeated, working)
+
+
+def recomputed(cost: Cost, light: Array, mode: Array) -> Array:
+    """Return the seconds of recomputation in a mode, ``light`` those of selective."""
+    return np.select([np.equal(mode, 0), np.equal(mode, 1)], [0.0 * cost.forward_total, light], cost.full_again)
+
+
+def _any_of(modules: tuple[RecomputeModule, ...]) -> Again:
+    if not modules:
+        return None
+    return lambda operator: any(_MODULES[name](operator) for name in modules)
 
 
 def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Traits | None = None) -> Setting:
@@ -132,20 +221,26 @@ def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Trai
     Raises :class:`MissingFactError` naming an undisclosed value that the laws need and no prior may stand in for.
     """
     found = {pool.name: chips.chip(pool, workload.precision) for pool in formation.pools}
+    wide = found
+    if BYTES[workload.precision] < BYTES["bf16"]:
+        wide = {pool.name: chips.chip(pool, "bf16") for pool in formation.pools}
     fabrics = {pool.name: wires.fabric(pool) for pool in formation.pools}
     joint = (
         wires.bridge(formation.network, machine=formation.name, emulated=formation.emulated)
         if len(formation.pools) > 1
         else None
     )
+    engine = traits or traits_for(formation)
     notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
     for one in found.values():
         notes.extend(one.assumptions)
     for _, words in fabrics.values():
         notes.extend(words)
     if not formation.emulated:
-        notes.append(f"engine: {(traits or traits_for(formation)).name}")
+        notes.append(f"engine: {engine.name}")
+    if any(operator.name == "positions" for operator in graph.stem):
+        engine = engine.but(rotary=False)
     return Setting(
-        graph, workload, formation, traits or traits_for(formation), found,
-        {name: table for name, (table, _) in fabrics.items()}, joint, tuple(dict.fromkeys(notes)),
+        graph, workload, formation, engine, found, {name: table for name, (table, _) in fabrics.items()}, joint,
+        tuple(dict.fromkeys(notes)), wide,
     )  # fmt: skip

@@ -1,20 +1,18 @@
-"""What moves between cards outside of layers: activations between stages, gradients and weights between replicas."""
+"""What moves between stages: activations, and the cards that it moves over."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from zhenfa.estimate.holding import Holding
 from zhenfa.estimate.setting import Setting
-from zhenfa.laws import communication
 from zhenfa.laws.arrays import Array
-from zhenfa.laws.communication import Fabric
-from zhenfa.spec.plan import Plan, Stage
+from zhenfa.laws.fabric import point_to_point_time
+from zhenfa.spec.plan import Stage
 
 
 def wide(precision: str) -> float:
@@ -37,96 +35,46 @@ def crossing(setting: Setting, size: int, here: Array, there: Array) -> Any:
 
 
 def transfers(
-    setting: Setting, places: Sequence[tuple[str, int]], size: int, replicas: int
+    setting: Setting,
+    places: Sequence[tuple[str, int]],
+    size: int,
+    replicas: int,
+    order: Sequence[int] | None = None,
 ) -> list[tuple[float, bool]]:
     """Return, per stage, the seconds of one activation to the next and whether that stands on another pool.
 
-    ``places`` names each stage's pool and tensor-parallel degree; ``size`` sequences to a micro-batch. The cards of a
-    stage's replicas stand next to each other, and the stages of a pool one after the other. Between pools, traffic
-    takes the bridge. NaN where a link is undisclosed.
+    ``places`` names each place's pool and the cards of one replica there, which share a message out; ``order`` the
+    place of each stage (None: one after the other); ``size`` sequences to a micro-batch. The cards of a place's
+    replicas stand next to each other, and the places of a pool one after the other. Between pools, traffic takes the
+    bridge. NaN where a link is undisclosed.
     """
     activation = activation_bytes(setting, size)
     overhead = setting.traits.message_overhead_s
-    hops: list[tuple[float, bool]] = [(0.0, False)] * len(places)
-    inside: dict[str, list[tuple[int, float, int, int]]] = {}
+    starts: list[int] = []
     taken: dict[str, int] = {}
-    for index, ((here, degree), (there, next_degree)) in enumerate(itertools.pairwise(places)):
-        start = taken.get(here, 0)
-        taken[here] = start + degree * replicas
+    for pool, degree in places:
+        starts.append(taken.get(pool, 0))
+        taken[pool] = starts[-1] + degree * replicas
+    where = range(len(places)) if order is None else order
+    hops: list[tuple[float, bool]] = [(0.0, False)] * len(where)
+    inside: dict[str, list[tuple[int, float, int, int]]] = {}
+    for index, (one, other) in enumerate(itertools.pairwise(where)):
+        (here, degree), (there, next_degree) = places[one], places[other]
         if here == there:
-            volume = activation / min(degree, next_degree)
-            inside.setdefault(here, []).append((index, volume, start, degree * replicas))
+            first, last = sorted((starts[one], starts[other]))
+            inside.setdefault(here, []).append((index, activation / min(degree, next_degree), first, last - first))
         else:
             hops[index] = (float(crossing(setting, size, degree, next_degree)), True)
     for pool, rows in inside.items():
-        indices, volumes, starts, distances = (np.array(column) for column in zip(*rows, strict=True))
-        times = communication.point_to_point_time(volumes, distances, setting.fabrics[pool], start=starts)
-        for index, seconds in zip(indices.tolist(), np.broadcast_to(times, indices.shape).tolist(), strict=True):
-            hops[index] = (seconds + overhead, False)
+        indices, volumes, nearer, distances = (np.array(column) for column in zip(*rows, strict=True))
+        times = point_to_point_time(volumes, distances, setting.fabrics[pool], start=nearer)
+        for index, seconds, apart in zip(
+            indices.tolist(), np.broadcast_to(times, indices.shape).tolist(), distances.tolist(), strict=True
+        ):
+            hops[index] = (seconds + overhead if apart else 0.0, False)
     return hops
 
 
-def gradient_sums(
-    plan: Plan, setting: Setting, stage: Stage, held: Sequence[Holding], replicas: int, micro_batches: int, owners: int
-) -> list[tuple[float, float]]:
-    """Return the seconds a step to sum gradients inside the pool and between pools, one pair per stage.
-
-    ``held`` is what one card holds, one entry for each of several stages that are cut like ``stage``; ``owners`` groups
-    of pipelines share the model.
-    """
-    fabric, size = setting.fabrics[stage.pool], setting.traits.gradient_bytes
-    shared, routed = (np.array([getattr(one, name) for one in held], dtype=float) for name in ("shared", "routed"))
-    rounds = _Rounds.of(plan.zero, micro_batches)
-    weight = wide(plan.precision)
-    inside = _sum_over(rounds, shared, size, weight, replicas, stage.tensor_parallel, fabric)
-    peers = expert_peers(stage, replicas)
-    if routed.any():
-        inside = inside + _sum_over(rounds, routed, size, weight, peers, stage.expert_parallel, fabric)
-    across: Array = np.zeros(len(held))
-    if owners > 1:
-        across = _sum_between(setting, stage.pool, size * (shared / replicas + routed / peers), owners)
-    both = (np.broadcast_to(part, len(held)).tolist() for part in (inside, across))
-    return list(zip(*both, strict=True))
-
-
-def _sum_between(setting: Setting, pool: str, volumes: Array, owners: int) -> Array:
-    """Return the seconds to sum each card's share of the gradients over groups of pipelines.
-
-    Over the bridge where the machine has one; in a machine of one pool, over its fabric, the groups far apart.
-    """
-    if setting.bridge is None and len(setting.formation.pools) == 1:
-        stride = float(setting.formation.pools[0].count // owners)
-        return communication.all_reduce_time(volumes, float(owners), stride, setting.fabrics[pool])
-    moved = 2 * (owners - 1) / owners * np.ravel(volumes)
-    return np.array([setting.bridge.time(one) if setting.bridge else math.nan for one in moved.tolist()])
-
-
 def expert_peers(stage: Stage, replicas: int) -> int:
-    """Return how many cards hold the same experts of a stage."""
-    return max(replicas * stage.tensor_parallel // stage.expert_parallel, 1)
-
-
-class _Rounds(NamedTuple):
-    """How often a step reduces gradients to their owners, and gathers weights from them (0: all-reduce instead)."""
-
-    scatters: int
-    gathers: int
-
-    @classmethod
-    def of(cls, zero: int, micro_batches: int) -> _Rounds:
-        """Return the rounds of a ZeRO stage. Sharded gradients (2) are reduced after every micro-batch; sharded weights
-        (3) are gathered for every forward and backward."""
-        return (cls(1, 0), cls(1, 1), cls(micro_batches, 1), cls(micro_batches, 2 * micro_batches))[zero]
-
-
-def _sum_over(
-    rounds: _Rounds, elements: Array, size: float, weight: float, group: int, stride: int, fabric: Fabric
-) -> Array:
-    """Return the seconds a step to sum gradients of ``size`` bytes and, with ZeRO, to gather weights of ``weight``."""
-    if group == 1:
-        return 0.0 * elements
-    if rounds.gathers == 0:
-        return communication.all_reduce_time(elements * size, float(group), float(stride), fabric)
-    scatter = communication.reduce_scatter_time(elements * size, float(group), float(stride), fabric)
-    gather = communication.all_gather_time(elements * weight, float(group), float(stride), fabric)
-    return scatter * rounds.scatters + gather * rounds.gathers
+    """Return how many cards hold the same part of the same experts of a stage."""
+    return max(replicas * stage.cards // (stage.expert_parallel * stage.expert_tensor_parallel), 1)

@@ -39,7 +39,8 @@ class Traits:
     ``host_s_per_kernel``: host seconds to issue a kernel; a layer takes at least as long as its kernels take to issue.
     ``graphed``: share of the kernels that replay from a captured graph, at no host time.
     ``step_overhead_s``: seconds a step of host work that nothing hides (data, logging, scaling, synchronising).
-    ``message_overhead_s``: host seconds added to every message between stages.
+    ``message_overhead_s``: host seconds added to every message between stages. ``host_bytes_per_s``: between a card and
+    its host's memory, where state or activations lie there (None: PCIe 5).
 
     *Numbers.* ``gradient_bytes``: per gradient element held and accumulated; ``reduced_bytes``: on the wire (None: the
     same). ``gathered_bytes``: per weight gathered (None: as the precision says).
@@ -53,7 +54,10 @@ class Traits:
     card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``zero_stages``,
     ``recompute``: what the engine can execute. ``recompute_stops_early``: recomputing a layer ends at the last tensor
     that its backward needs, so the last matmul is not run again.
-    ``receives_apart``: a buffer for every message of a step, instead of one at a time.
+    ``rotary``: positions are rotary (not where the model holds a table of them). ``expert_exchange``: ``all-to-all``
+    sends a copy to every expert, ``forwarding`` one to every card (or node) that holds some of the token's;
+    ``dispatch_bytes`` per element sent. ``receives_apart``: a buffer for every message of a step, instead of
+    one at a time.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Traits:
     graphed: float = 0.0
     step_overhead_s: float = 0.0
     message_overhead_s: float = 0.0
+    host_bytes_per_s: float | None = None
     gradient_bytes: float = 4.0
     reduced_bytes: float | None = None
     gathered_bytes: float | None = None
@@ -83,6 +88,9 @@ class Traits:
     sequence_parallel: bool = True
     context_exchange: ContextExchange = "ring"
     expert_imbalance: float = 1.0
+    expert_exchange: Literal["all-to-all", "forwarding"] = "all-to-all"
+    dispatch_bytes: float = 2.0
+    rotary: bool = True
     tensor_parallel: bool = True
     expert_parallel: bool = True
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)

@@ -17,8 +17,8 @@ from zhenfa.laws import energy, reliability
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure, Wall, Walls
 
-COMPUTE_PARTS: Final = ("arithmetic at peak", "below peak", "recomputation", "optimizer", "bubble")
-COMMUNICATION_PARTS: Final = ("tensor", "expert", "pipeline", "bridge", "data")
+COMPUTE_PARTS: Final = ("arithmetic at peak", "below peak", "recomputation", "waiting", "optimizer", "bubble")
+COMMUNICATION_PARTS: Final = ("tensor", "expert", "context", "pipeline", "bridge", "data")
 
 CARDS_PER_NODE: Final = 8
 """Failure rates of hosts, switches and cables are per node of eight cards, as the source counts them."""
@@ -130,6 +130,7 @@ def _compute_advice(parts: dict[str, float], plan: Plan) -> str:
     return {
         "below peak": "larger micro-batches or less tensor parallelism: kernels run below the card's peak",
         "recomputation": "more memory per card: recomputation takes what memory would save",
+        "waiting": "captured graphs or larger micro-batches: cards wait for the host, or for weights to be gathered",
         "optimizer": "ZeRO sharding, or a larger global batch",
         "bubble": f"more micro-batches than {most}, fewer stages, or a more even split",
     }[worst]
@@ -141,6 +142,7 @@ def _exposed_advice(parts: dict[str, float], step: float) -> str:
     return {
         "tensor": "keep tensor parallelism inside the fastest tier, or lower it",
         "expert": "a narrower expert group inside the supernode, or overlap of dispatch and combine",
+        "context": "context parallelism inside the fastest tier, or lower it",
         "pipeline": "fewer stages, or stages of one supernode next to each other",
         "bridge": "fewer crossings between makers, a faster network between pools, or gradients summed less often",
         "data": "ZeRO with overlap, or a larger global batch",

@@ -93,7 +93,7 @@ def schedule_ends(
 
     >>> part = [0.5] * 8
     >>> float(schedule_ends(Durations(part, [1.0] * 8, part, [0.0] * 7), 8, "interleaved", virtual_stages=2).max())
-    14.25
+    28.5
 
     Source: narayanan2021, section 2.2.2; qi2024, section 2; deepseek-v3, section 3.2.1.
     """
@@ -170,9 +170,8 @@ def _held(places: int, micro_batches: int, schedule: str, virtual_stages: int) -
 
 def _fullest(moments: Floats) -> Floats:
     """Return the rows that no other row exceeds in every column."""
-    above = (moments[None] >= moments[:, None]).all(axis=2) & (moments[None] > moments[:, None]).any(axis=2)
-    kept: Floats = moments[~above.any(axis=1)]
-    return kept
+    above = np.all(moments[None] >= moments[:, None], axis=2) & np.any(moments[None] > moments[:, None], axis=2)
+    return np.asarray(moments[~np.any(above, axis=1)], float)
 
 
 def _places(durations: Durations, virtual_stages: int) -> int:
@@ -204,8 +203,7 @@ def _starts(durations: Durations, micro_batches: int, schedule: str, virtual_sta
     for step in program.steps:
         begin = free[step.place]
         for message in step.needs:
-            if arrived[message] > begin:
-                begin = arrived[message]
+            begin = max(begin, arrived[message])
         now = begin
         for kind, stage in step.seconds:
             now += tables[kind][stage]
@@ -215,7 +213,7 @@ def _starts(durations: Durations, micro_batches: int, schedule: str, virtual_sta
         start.append(begin)
         end.append(now)
         for message, wire, lower in step.sends:
-            sent = (link[wire] if link[wire] > now else now) + hop[lower]
+            sent = max(link[wire], now) + hop[lower]
             link[wire] = arrived[message] = sent
     return _Starts(program, start, end, np.array(free))
 

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zhenfa.estimate.holding import holding
-from zhenfa.estimate.layer import Cost, Shape, layer_cost
+from zhenfa.estimate.layer import layer_cost
 from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.shape import Cost, Shape
 from zhenfa.laws.arrays import Array
 from zhenfa.plan.space import Bools, Candidates, Ints
 from zhenfa.spec.graph import Operator
@@ -70,14 +71,14 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
     size, tensor, expert = (one[first].astype(float) for one in (candidates.size, candidates.tensor, candidates.expert))
     shape = Shape(size, float(setting.workload.sequence_length), tensor, expert, np.ones_like(size))
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-    chip, fabric, traits = setting.chips[pool], setting.fabrics[pool], setting.traits
+    card = setting.card(pool)
     blocks = (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
-    ends = np.stack([_spread(layer_cost(block, shape, chip, fabric, traits), size.shape)[0][back] for block in blocks])
+    ends = np.stack([_spread(layer_cost(block, shape, card), size.shape)[0][back] for block in blocks])
     total = ends.sum(axis=0)
     layers = np.empty((len(counts), len(candidates)))
     for kind, operators in enumerate(setting.graph.kinds):
-        plain, light, forward = _spread(layer_cost(operators.operators, shape, chip, fabric, traits), size.shape)
-        by_mode = np.stack([plain, plain + light, plain + forward])
+        plain, light, full = _spread(layer_cost(operators.operators, shape, card), size.shape)
+        by_mode = np.stack([plain, plain + light, plain + full])
         layers[kind] = by_mode[candidates.recompute, back]
         total = total + counts[kind] * layers[kind]
     return Work(total, layers, ends)
@@ -92,10 +93,10 @@ def _distinct(candidates: Candidates) -> tuple[Ints, Ints]:
 
 
 def _spread(cost: Cost, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
-    """Return forward and backward together, the light part, and forward, as full arrays."""
-    parts = (cost.forward_total + cost.backward_total, cost.light_forward, cost.forward_total)
-    whole, light, forward = (np.broadcast_to(np.asarray(part, dtype=float), shape) for part in parts)
-    return whole, light, forward
+    """Return forward and backward together, and what selective and full recomputation add, as full arrays."""
+    parts = (cost.forward_total + cost.backward_total, cost.light_forward, cost.full_again)
+    whole, light, full = (np.broadcast_to(np.asarray(part, dtype=float), shape) for part in parts)
+    return whole, light, full
 
 
 def may_fit(setting: Setting, pool: str, candidates: Candidates) -> Bools:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zhenfa.estimate.holding import Holding
-from zhenfa.estimate.layer import Shape
 from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
+from zhenfa.estimate.shape import Shape
 from zhenfa.laws.arrays import Array
 from zhenfa.plan.bounds import Work
 from zhenfa.plan.space import Candidates

@@ -1,0 +1,100 @@
+"""Experts inside a layer: grouped matmuls over uneven loads, permutation, dispatch and combine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zhenfa.estimate import kernels, streams
+from zhenfa.estimate.chip import Chip
+from zhenfa.estimate.shape import Cost, Shape
+from zhenfa.estimate.traits import Traits
+from zhenfa.laws import communication, compute
+from zhenfa.laws.arrays import Array
+from zhenfa.laws.expert_exchange import combine_time, dispatch_time
+from zhenfa.laws.fabric import Fabric
+from zhenfa.laws.overlap import exposed_time
+from zhenfa.spec.graph import Operator
+
+
+def copies(operator: Operator, shape: Shape) -> Array:
+    """Return the copies of tokens that a card sends to experts in one micro-batch."""
+    return shape.tokens / shape.tensor * operator.active_experts
+
+
+def grouped(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tuple[Cost, float]:
+    """Return the cost of one matmul of the experts on a card, and how many kernels cast each way.
+
+    Cards that split experts (``expert_tensor``) each work on the copies of all of them. The busiest card of the group
+    sets the pace.
+    """
+    inside = np.maximum(operator.experts / shape.expert, 1.0)
+    mean = copies(operator, shape) * shape.expert_tensor
+    routed = mean * traits.expert_imbalance
+    first = not operator.name.endswith("down")
+    inputs = operator.inputs if first else operator.inputs / shape.expert_tensor
+    outputs = operator.outputs / shape.expert_tensor if first else operator.outputs
+    forward = kernels.grouped_matmul(chip, routed, inside, inputs, outputs)
+    weight = kernels.matmul(chip, inputs, routed / inside, outputs, groups=inside)
+    through = kernels.grouped_matmul(chip, routed, inside, outputs, inputs)
+    cast = streams.casts(routed, inputs, outputs, chip, traits)
+    sent, returned = cast.seconds(chip)
+    ideal = 3 * compute.matmul_flops(mean, inputs, outputs) / chip.peak
+    return Cost(
+        forward + sent, through + weight + returned, ideal=ideal, weight=weight
+    ), cast.kernels_forward  # fmt: skip
+
+
+def exchange(routed: Sequence[Operator], shape: Shape, chip: Chip, fabric: Fabric, traits: Traits, layer: Cost) -> Cost:
+    """Return the cost of bringing tokens to experts and back: router's choice, permutation, dispatch and combine.
+
+    ``layer`` is what the other operators cost: what may hide the exchange, where the engine overlaps.
+    """
+    first, last = routed[0], routed[-1]
+    sent = copies(first, shape)
+    chain = streams.permutation(1.0, 1.0, streams.width(chip), traits).times(sent * first.inputs)
+    picked = streams.routing(1.0, traits).times(shape.tokens / shape.tensor * first.experts)
+    forward, backward = 0.0, 0.0  # type: Array, Array
+    for part in (chain, picked):
+        out, back = part.seconds(chip)
+        forward, backward = forward + out, backward + back
+    wire = _wire(first, last, shape, fabric, traits)
+    hidden = {"share": traits.expert_overlap, "contention": traits.contention}
+    each = traits.host_s_per_kernel * (1 - traits.graphed)
+    return Cost(
+        forward,
+        backward,
+        expert_forward=exposed_time(wire, layer.forward, **hidden) if traits.expert_overlap else wire,
+        expert_backward=exposed_time(wire, layer.backward, **hidden) if traits.expert_overlap else wire,
+        host_forward=each * (chain.kernels_forward + picked.kernels_forward + 2),
+        host_backward=each * (chain.kernels_backward + picked.kernels_backward + 2),
+    )
+
+
+def _wire(first: Operator, last: Operator, shape: Shape, fabric: Fabric, traits: Traits) -> Array:
+    """Return the seconds of one dispatch and one combine, whether hidden or not."""
+    busiest = traits.expert_imbalance
+    stride = np.asarray(shape.expert_tensor, float)
+    if traits.expert_exchange == "forwarding":
+        tokens = shape.tokens / shape.tensor * busiest
+        count = float(first.experts)
+        sent = dispatch_time(
+            tokens, first.inputs, first.active_experts, shape.expert, stride, fabric,
+            bytes_per_element=traits.dispatch_bytes, experts=count,
+        )  # fmt: skip
+        back = combine_time(tokens, last.outputs, first.active_experts, shape.expert, stride, fabric, experts=count)
+        seconds = sent + back
+    else:
+        volume = copies(first, shape) * busiest
+        seconds = communication.all_to_all_time(
+            volume * first.inputs * traits.dispatch_bytes, shape.expert, stride, fabric
+        ) + communication.all_to_all_time(volume * last.outputs * 2.0, shape.expert, stride, fabric)
+    if np.any(np.greater(shape.expert_tensor, 1)):
+        whole = copies(first, shape) * busiest * shape.expert_tensor * 2.0
+        seconds = (
+            seconds
+            + communication.all_gather_time(whole * first.inputs, shape.expert_tensor, 1.0, fabric)
+            + communication.reduce_scatter_time(whole * last.outputs, shape.expert_tensor, 1.0, fabric)
+        )
+    return seconds
