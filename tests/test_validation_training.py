@@ -56,8 +56,9 @@ def test_a_row_becomes_the_plan_that_was_run() -> None:
     run = training.read(LLAMA)
     (pipeline,) = run.plan.pipelines
     assert (pipeline.count, pipeline.micro_batches, pipeline.micro_batch_size) == (2, 64, 1)
-    assert [(stage.first, stage.last) for stage in pipeline.stages] == [(0, 20), (20, 40), (40, 60), (60, 80)]
-    assert {stage.tensor_parallel for stage in pipeline.stages} == {4}
+    assert (pipeline.virtual_stages, run.plan.schedule) == (5, "interleaved")
+    assert [(stage.first, stage.last) for stage in pipeline.stages] == [(at, at + 4) for at in range(0, 80, 4)]
+    assert {(stage.tensor_parallel, stage.context_parallel) for stage in pipeline.stages} == {(4, 2)}
     assert (run.plan.zero, run.plan.precision, run.plan.sequence_length) == (1, "bf16", 8192)
     assert run.graph.parameters == pytest.approx(70.6e9, rel=0.01)
     assert run.notes == ()

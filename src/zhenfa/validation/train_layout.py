@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from zhenfa.errors import InputError
+from zhenfa.spec.plan import RecomputeModule
 from zhenfa.validation.train_words import number, part, text, truth, unstated, whole
 
 Mode = Literal["none", "selective", "full"]
@@ -35,9 +36,10 @@ class Layout:
     sequence_parallel: bool
     zero: int
     shard_group: int | None
-    fsdp: bool
+    reshard: Literal["layer", "micro-batch", "step"] | None
+    zero_words: str
     recompute: Mode
-    modules: tuple[str, ...]
+    modules: tuple[RecomputeModule, ...]
     recomputed: float
     schedule: str
     chunks: tuple[int, ...]
@@ -69,7 +71,7 @@ def layout_of(record: Mapping[str, Any], layers: int, notes: list[str]) -> Layou
     raw = part(record, "parallel")
     tensor, pipeline, context, data = _degrees(raw, part(record, "hardware"), notes)
     micro_batch, micro_batches = _batches(raw, data, notes)
-    zero, group, fsdp = _zero(raw.get("zero"), data, tensor * pipeline > 1, notes)
+    zero, group, reshard = _zero(raw.get("zero"), data, tensor * pipeline > 1, notes)
     mode, modules, share = _recompute(raw.get("recompute"), layers, notes)
     virtual = whole(raw.get("vpp"), most=1000) or 1
     schedule = text(raw.get("schedule"))
@@ -84,7 +86,8 @@ def layout_of(record: Mapping[str, Any], layers: int, notes: list[str]) -> Layou
         tensor=tensor, pipeline=pipeline, virtual=virtual if pipeline > 1 else 1, data=data, context=context,
         expert=expert, expert_tensor=whole(raw.get("etp"), most=10**4), micro_batch=micro_batch,
         micro_batches=micro_batches, sequence_parallel=_sequence_parallel(raw, tensor, notes), zero=zero,
-        shard_group=group, fsdp=fsdp, recompute=mode, modules=modules, recomputed=share, schedule=schedule,
+        shard_group=group, reshard=reshard,
+        zero_words=text(raw.get("zero")), recompute=mode, modules=modules, recomputed=share, schedule=schedule,
         chunks=chunks, ends_are_layers=ends, flushes=whole(raw.get("pipeline_flushes_per_step"), most=10**6) or 1,
         offload_optimizer=not unstated(raw.get("cpu_offload")) and truth(raw.get("cpu_offload")) is not False,
         offload_layers=whole(raw.get("cpu_offload_layers"), most=10**4) or 0, cuda_graph=text(raw.get("cuda_graph")),
@@ -148,16 +151,19 @@ def _batches(raw: Mapping[str, Any], data: int, notes: list[str]) -> tuple[int, 
     return size, max(each // size, 1)
 
 
-def _zero(raw: Any, data: int, model_parallel: bool, notes: list[str]) -> tuple[int, int | None, bool]:
-    """Return the ZeRO stage, the cards that share a shard where those are fewer than the replicas, and FSDP or not."""
+def _zero(
+    raw: Any, data: int, model_parallel: bool, notes: list[str]
+) -> tuple[int, int | None, Literal["layer", "micro-batch", "step"] | None]:
+    """Return the ZeRO stage, the cards that share a shard where those are fewer than the replicas, and how long
+    gathered weights are kept where the row says so."""
     stage = whole(raw, least=0, most=3) if not isinstance(raw, str) or re.fullmatch(r"\s*\d\s*", raw) else None
     words = text(raw)
     if stage is None:
         named = re.search(r"zero[\s-]*([0-3])", words)
         if named:
-            stage = int(named[1])
+            stage = 3 if "no reshard" in words else int(named[1])
         elif "shard_grad_op" in words:
-            stage = 2
+            stage = 3
         elif "fsdp" in words or "fully sharded" in words or "hybrid_shard" in words or "full_shard" in words:
             stage = 3
         elif "dist" in words:
@@ -170,24 +176,33 @@ def _zero(raw: Any, data: int, model_parallel: bool, notes: list[str]) -> tuple[
                 notes.append(f"optimizer sharding not stated: ZeRO-{stage} assumed")
     over = re.search(r"(?:over|degree|group of|within)\s+(\d+)", words)
     group = int(over[1]) if over and 1 <= int(over[1]) < data and data % int(over[1]) == 0 else None
-    return stage, group, "fsdp" in words or stage == 3
+    kept: Literal["micro-batch", "step"] | None = None
+    if "no reshard" in words:
+        kept = "step"
+    elif "shard_grad_op" in words:
+        kept = "micro-batch"
+    return stage, group, kept
 
 
-_MODULES: Final = {
-    "core_attn": "attention", "core_attention": "attention", "attention": "attention", "layernorm": "norm",
-    "norm": "norm", "moe_act": "activation", "act": "activation", "mlp_act": "activation", "swiglu": "activation",
-    "mla_up_proj": "latent_up", "mlp": "mlp", "moe": "experts", "shared_experts": "shared",
+_MODULES: Final[dict[str, RecomputeModule]] = {
+    "core_attn": "attention", "core_attention": "attention", "attention": "attention", "attn": "attention",
+    "layernorm": "norm", "norm": "norm", "rmsnorm": "norm", "moe_act": "expert-activation", "act": "activation",
+    "mlp_act": "activation", "swiglu": "activation", "mla_up_proj": "up-projection", "mlp": "feed-forward",
+    "moe": "experts", "experts": "experts", "shared_experts": "feed-forward",
 }  # fmt: skip
+_MEGATRON_SELECTIVE: Final[tuple[RecomputeModule, ...]] = ("attention",)
+"""What ``selective`` recomputes where a row names no module: the core of attention (arXiv:2205.05198, section 5)."""
 
 
-def _recompute(raw: Any, layers: int, notes: list[str]) -> tuple[Mode, tuple[str, ...], float]:
+def _recompute(raw: Any, layers: int, notes: list[str]) -> tuple[Mode, tuple[RecomputeModule, ...], float]:
     """Return the mode, the modules that are named, and the share of layers recomputed."""
     words = text(raw)
     if isinstance(raw, bool) or raw is None or isinstance(raw, int | float):
         return ("full", (), 1.0) if raw else ("none", (), 1.0)
     if words.startswith("selective"):
         named = re.split(r"[,\s+]+", words.partition(":")[2])
-        return "selective", tuple(dict.fromkeys(_MODULES[name] for name in named if name in _MODULES)), 1.0
+        found = tuple(dict.fromkeys(_MODULES[name] for name in named if name in _MODULES))
+        return "selective", found or _MEGATRON_SELECTIVE, 1.0
     if words.startswith("full") or words in {"true", "yes", "remat"}:
         only = re.search(r"block\s+(\d+)", words)
         share = min(int(only[1]) / max(layers, 1), 1.0) if only else 1.0

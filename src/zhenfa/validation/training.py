@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zhenfa.errors import InputError, ZhenfaError
+from zhenfa.estimate import engines
+from zhenfa.estimate.engines import Engine
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.spec.graph import Graph
@@ -15,6 +17,7 @@ from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
 from zhenfa.validation import train_mixed
 from zhenfa.validation.outcome import Outcome
+from zhenfa.validation.train_engine import engine_of
 from zhenfa.validation.train_layout import layout_of
 from zhenfa.validation.train_machine import formation_of, precision_of
 from zhenfa.validation.train_metric import Measured, memory_of, out_of_memory, speed_of
@@ -30,6 +33,7 @@ class Run:
     graph: Graph
     formation: Formation
     plan: Plan
+    engine: Engine
     measured: Measured | None
     notes: tuple[str, ...]
 
@@ -39,7 +43,7 @@ class Run:
             sequence_length=self.plan.sequence_length, global_batch=self.plan.global_batch,
             precision=self.plan.precision,
         )  # fmt: skip
-        return look_up(self.graph, workload, self.formation)
+        return look_up(self.graph, workload, self.formation, self.engine.traits)
 
     def cost(self) -> PlanCost:
         """Return what the laws say of the run."""
@@ -67,8 +71,9 @@ def read(record: Mapping[str, Any]) -> Run:
         sequence = 4096
         notes.append("sequences of 4096 tokens assumed")
     precision = precision_of(record, formation.pools[0].accelerator, notes)
-    plan = plan_of(layout, len(graph.layers), sequence, precision)
-    return Run(graph, formation, plan, speed_of(record, layout, sequence, graph), tuple(notes))
+    plan = plan_of(record, layout, sequence, precision, notes)
+    engine = engine_of(record, layout, formation.pools[0].accelerator.id, notes)
+    return Run(graph, formation, plan, engine, speed_of(record, layout, sequence, graph), tuple(notes))
 
 
 def _read_mixed(record: Mapping[str, Any], notes: list[str]) -> Run:
@@ -77,7 +82,8 @@ def _read_mixed(record: Mapping[str, Any], notes: list[str]) -> Run:
         raise InputError(why)
     graph, formation, plan = train_mixed.read_mixed(record, notes)
     step = number(part(record, "measured").get("iter_s")) or 0.0
-    return Run(graph, formation, plan, Measured("iter_s", "s", step, step) if step else None, tuple(notes))
+    engine = engines.find(str(record.get("software") or ""), hint=str(record.get("source") or ""))
+    return Run(graph, formation, plan, engine, Measured("iter_s", "s", step, step) if step else None, tuple(notes))
 
 
 def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
@@ -130,4 +136,11 @@ def groups_of(record: Mapping[str, Any]) -> tuple[str, ...]:
         first = "train / dense / NVIDIA / tier A"
     else:
         first = "train / other"
-    return (first, f"train / {record.get('software') or 'software not stated'}")
+    return (first, f"train / {family_of(record)}")
+
+
+def family_of(record: Mapping[str, Any]) -> str:
+    """Return the software family of a row."""
+    source = part(record, "source")
+    hint = " ".join(str(item) for item in (source.get("title"), source.get("where"), record.get("notes")) if item)
+    return engines.find(str(record.get("software") or ""), hint=hint[:2000]).family

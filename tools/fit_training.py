@@ -1,0 +1,292 @@
+"""Fit the few free traits of training engines to measured steps: ``python tools/fit_training.py [ROWS.jsonl]``.
+
+Each trait is physical, belongs to a generation of cards, an engine, or an engine on a generation, and never to a row.
+They are fitted one after the other, several rounds, to the mean of a loss that grows with the logarithm of predicted
+over measured time and forgives outliers. Rows of one engine and model count as one group, so that a table with many
+sizes of one model does not outweigh others. ``--check`` leaves out one engine family, then one model, at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zhenfa.estimate import engines
+from zhenfa.validation import training
+from zhenfa.validation.rows import MEASUREMENTS
+
+ROUNDS = 3
+KNEE = 0.15
+"""Above this |ln ratio| the loss grows linearly."""
+
+
+@dataclass
+class Free:
+    """One free trait: the key it stands under, its start, bounds, and how far from the start it costs one unit."""
+
+    key: str
+    trait: str
+    start: float
+    low: float
+    high: float
+    spread: float
+    value: float = field(default=0.0)
+    why: str = ""
+
+    def touches(self, row: Row) -> bool:
+        """Return whether the trait matters for a row."""
+        engine, _, generation = self.key.partition("/")
+        if self.key == row.generation:
+            return True
+        return engine in row.lineage and generation in {"", row.generation}
+
+
+@dataclass
+class Row:
+    """One measured step: the record, its groups, and what it was when last predicted."""
+
+    record: Mapping[str, Any]
+    family: str
+    model: str
+    generation: str
+    lineage: tuple[str, ...]
+    error: float = math.nan
+
+
+FREE: tuple[Free, ...] = (
+    Free("ampere", "matmul_share", 0.95, 0.6, 1.1, 0.1, why="clock under power"),
+    Free("hopper", "matmul_share", 0.92, 0.6, 1.1, 0.1, why="clock under power"),
+    Free("blackwell", "matmul_share", 0.92, 0.6, 1.1, 0.1, why="clock under power"),
+    Free("ascend", "matmul_share", 0.92, 0.5, 1.1, 0.1, why="clock under power"),
+    Free("megatron-core", "host_s_per_kernel", 5e-6, 0.0, 3e-5, 5e-6, why="host time to issue a kernel"),
+    Free("megatron-core", "tensor_overlap", 0.5, 0.0, 1.0, 0.3, why="tensor parallelism overlapped"),
+    Free("megatron-core", "step_overhead_s", 0.02, 0.0, 0.3, 0.05, why="host work between steps"),
+    Free("megatron-core", "expert_imbalance", 1.1, 1.0, 2.0, 0.2, why="router not forced"),
+    Free("megatron-legacy", "host_s_per_kernel", 8e-6, 0.0, 5e-5, 5e-6, why="host time to issue a kernel"),
+    Free("megatron-legacy", "step_overhead_s", 0.02, 0.0, 0.5, 0.05, why="loss scaling, logging"),
+    Free("sailor", "host_s_per_kernel", 1e-5, 0.0, 5e-5, 5e-6, why="host time to issue a kernel"),
+    Free("fsdp", "host_s_per_kernel", 6e-6, 0.0, 5e-5, 5e-6, why="host time to issue a kernel"),
+    Free("fsdp", "gather_overlap", 0.9, 0.0, 1.0, 0.2, why="gathers behind arithmetic"),
+    Free("llm-foundry/ampere", "attention_share", 0.5, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
+    Free("llm-foundry/hopper", "attention_share", 0.3, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
+    Free("deepspeed", "host_s_per_kernel", 8e-6, 0.0, 5e-5, 5e-6, why="host time to issue a kernel"),
+    Free("deepspeed", "gather_overlap", 0.7, 0.0, 1.0, 0.3, why="gathers behind arithmetic"),
+    Free("jax", "gather_overlap", 0.8, 0.0, 1.0, 0.3, why="gathers behind arithmetic"),
+    Free("mindspeed", "host_s_per_kernel", 1e-5, 0.0, 8e-5, 1e-5, why="host time to issue a kernel"),
+    Free("mindspeed/ascend", "attention_share", 0.8, 0.2, 1.5, 0.3, why="flash attention on Ascend"),
+    Free("paddle", "host_s_per_kernel", 1e-5, 0.0, 8e-5, 1e-5, why="host time to issue a kernel"),
+)
+
+
+def loss(error: float) -> float:
+    """Return the loss of one row: quadratic, then linear."""
+    size = abs(error)
+    return size * size / (2 * KNEE) if size < KNEE else size - KNEE / 2
+
+
+def read(paths: Iterable[Path], tiers: str) -> list[Row]:
+    """Return the rows to fit: those with a step time that can be compared."""
+    rows = []
+    for path in paths:
+        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+        rows += [row for line in text.splitlines() if (row := _row(json.loads(line), tiers))]
+    return rows
+
+
+def _row(record: Mapping[str, Any], tiers: str) -> Row | None:
+    if str(record.get("tier")) not in tiers:
+        return None
+    try:
+        run = training.read(record)
+    except ValueError:
+        return None
+    if run.measured is None:
+        return None
+    generation = engines.generation(run.formation.pools[0].accelerator.id)
+    model = str(record["model"].get("name"))
+    return Row(record, run.engine.family, model, generation, engines.lineage(run.engine.id))
+
+
+def apply(free: Iterable[Free]) -> None:
+    """Make the engines use the present values."""
+    table: dict[str, dict[str, float]] = defaultdict(dict)
+    for one in free:
+        table[one.key][one.trait] = one.value
+    engines.use_fits(table)
+
+
+def predict(rows: Iterable[Row]) -> None:
+    """Predict rows anew."""
+    for row in rows:
+        outcome = training.outcomes(row.record)[0]
+        error = outcome.log_ratio
+        row.error = math.nan if error is None else error if outcome.metric == "iter_s" else -error
+
+
+def total(rows: Iterable[Row]) -> float:
+    """Return the mean loss over groups of engine and model."""
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if not math.isnan(row.error):
+            groups[row.family, row.model, row.generation].append(loss(row.error))
+    return statistics.fmean(statistics.fmean(found) for found in groups.values()) if groups else 0.0
+
+
+def penalty(free: Iterable[Free], count: int) -> float:
+    """Return what it costs that traits leave their starts: times by their logarithm, shares by their spread."""
+    away = (
+        math.log(max(one.value, 1e-9) / one.start) if one.spread < 1e-3 else (one.value - one.start) / one.spread
+        for one in free
+    )  # fmt: skip
+    return sum(0.02 * size * size for size in away) / max(count, 1)
+
+
+def fit(free: list[Free], rows: list[Row], rounds: int, report: Callable[[str], None]) -> None:
+    """Fit every trait in turn by a shrinking search around its present value."""
+    for one in free:
+        one.value = one.start
+    apply(free)
+    predict(rows)
+    groups = len({(row.family, row.model, row.generation) for row in rows})
+    for turn in range(rounds):
+        for one in free:
+            touched = [row for row in rows if one.touches(row)]
+            if touched:
+                _search(one, free, rows, touched, turn, groups)
+        report(f"round {turn + 1}: loss {total(rows):.4f}")
+
+
+def _search(one: Free, free: list[Free], rows: list[Row], touched: list[Row], turn: int, groups: int) -> None:
+    best, kept = total(rows) + penalty(free, groups), one.value
+    before = [row.error for row in touched]
+    for candidate in _candidates(one, turn):
+        one.value = candidate
+        apply(free)
+        predict(touched)
+        now = total(rows) + penalty(free, groups)
+        if now < best - 1e-6:
+            best, kept, before = now, candidate, [row.error for row in touched]
+    one.value = kept
+    apply(free)
+    for row, error in zip(touched, before, strict=True):
+        row.error = error
+
+
+def _candidates(one: Free, turn: int) -> list[float]:
+    """Return the values to try: multiples of a time, steps from a share, smaller every round."""
+    if one.spread < 1e-3:
+        tried = [one.value * factor ** (0.6**turn) for factor in (0.3, 0.6, 1.6, 3.0, 5.0)]
+    else:
+        tried = [one.value + sign * 2 * one.spread * 0.5**turn for sign in (-1, -0.4, 0.4, 1)]
+    kept = (min(max(value, one.low), one.high) for value in tried)
+    return [value for value in dict.fromkeys(kept) if value != one.value]
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """Return median and ninth decile of |ln ratio|, and the bias."""
+    errors = [row.error for row in rows if not math.isnan(row.error)]
+    sizes = sorted(abs(error) for error in errors)
+    if not sizes:
+        return "none"
+    ninth = sizes[min(int(0.9 * len(sizes)), len(sizes) - 1)]
+    middle, bias = statistics.median(sizes), statistics.fmean(errors)
+    return f"n {len(sizes):4d}  median {middle:.3f}  p90 {ninth:.3f}  bias {bias:+.3f}"
+
+
+def by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Return rows by a key."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[key(row)].append(row)
+    return dict(found)
+
+
+def write(free: Iterable[Free], rows: list[Row]) -> None:
+    """Write the fitted traits beside the engines."""
+    lines = [
+        "# Written by tools/fit_training.py: do not edit. Traits fitted to measured training rows, by generation of",
+        "# cards, by engine, or by engine on a generation. `rows` is how many rows each was fitted to.",
+        "fits:",
+    ]
+    for key, group in by_key(free).items():
+        lines.append(f"  {key}:")
+        for one in group:
+            count = sum(1 for row in rows if one.touches(row))
+            unit = "s" if one.trait.endswith(("_s", "_kernel")) else "ratio"
+            lines.append(
+                f"    {one.trait}: {{value: {one.value:.4g}, unit: {unit}, source: fit, confidence: calibrated, "
+                f"rows: {count}, note: {one.why}}}"
+            )
+    engines.FITS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def by_key(free: Iterable[Free]) -> dict[str, list[Free]]:
+    """Return traits by the key that they stand under."""
+    found: dict[str, list[Free]] = defaultdict(list)
+    for one in free:
+        found[one.key].append(one)
+    return dict(found)
+
+
+def effects(free: list[Free], rows: list[Row]) -> None:
+    """Print what each trait gains over its neutral value, all others kept."""
+    for one in free:
+        touched = [row for row in rows if one.touches(row)]
+        before = summary(touched)
+        kept, errors = one.value, [row.error for row in touched]
+        one.value = 1.0 if one.trait.endswith(("share", "imbalance")) else 0.0
+        apply(free)
+        predict(touched)
+        print(f"{one.key:22s} {one.trait:18s} {kept:9.4g}   with: {before}   without: {summary(touched)}")
+        one.value = kept
+        for row, error in zip(touched, errors, strict=True):
+            row.error = error
+    apply(free)
+
+
+def check(rows: list[Row], rounds: int) -> None:
+    """Print errors of rows whose engine family, then whose model, was left out of the fit."""
+    for name, key in (("family", lambda row: row.family), ("model", lambda row: row.model)):
+        held = []
+        for value, group in by(rows, key).items():
+            kept = [row for row in rows if key(row) != value]
+            free = [Free(**{**vars(one)}) for one in FREE]
+            fit(free, kept, rounds, lambda _: None)
+            predict(group)
+            held += [Row(**{**vars(row)}) for row in group]
+            print(f"left out {name} {value:40s} {summary(group)}")
+        print(f"all rows, each with its {name} left out: {summary(held)}")
+
+
+def main() -> None:
+    """Fit, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", type=Path, default=[MEASUREMENTS / "training.jsonl.gz"])
+    parser.add_argument("--tiers", default="AB")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--dry", action="store_true", help="do not write")
+    given = parser.parse_args()
+    rows = read(given.rows, given.tiers)
+    free = [Free(**{**vars(one)}) for one in FREE]
+    fit(free, rows, given.rounds, print)
+    for title, key in (("family", lambda row: row.family), ("generation", lambda row: row.generation)):
+        for name, group in sorted(by(rows, key).items()):
+            print(f"{title:10s} {name:28s} {summary(group)}")
+    effects(free, rows)
+    if not given.dry:
+        write(free, rows)
+    if given.check:
+        check(rows, max(given.rounds - 1, 1))
+
+
+if __name__ == "__main__":
+    main()
