@@ -209,6 +209,18 @@ def by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
     return dict(found)
 
 
+def _family(row: Row) -> str:
+    return row.family
+
+
+def _model(row: Row) -> str:
+    return row.model
+
+
+def _generation(row: Row) -> str:
+    return row.generation
+
+
 def write(free: Iterable[Free], rows: list[Row]) -> None:
     """Write the fitted traits beside the engines."""
     lines = [
@@ -254,7 +266,7 @@ def effects(free: list[Free], rows: list[Row]) -> None:
 
 def check(rows: list[Row], rounds: int) -> None:
     """Print errors of rows whose engine family, then whose model, was left out of the fit."""
-    for name, key in (("family", lambda row: row.family), ("model", lambda row: row.model)):
+    for name, key in (("family", _family), ("model", _model)):
         held = []
         for value, group in by(rows, key).items():
             kept = [row for row in rows if key(row) != value]
@@ -278,9 +290,8 @@ def main() -> None:
     rows = read(given.rows, given.tiers)
     free = [Free(**{**vars(one)}) for one in FREE]
     fit(free, rows, given.rounds, print)
-    for title, key in (("family", lambda row: row.family), ("generation", lambda row: row.generation)):
-        for name, group in sorted(by(rows, key).items()):
-            print(f"{title:10s} {name:28s} {summary(group)}")
+    for name, group in sorted({**by(rows, _family), **by(rows, _generation)}.items()):
+        print(f"{name:28s} {summary(group)}")
     effects(free, rows)
     if not given.dry:
         write(free, rows)

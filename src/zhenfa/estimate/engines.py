@@ -109,6 +109,7 @@ def _engine(identifier: str, words: str, card: str) -> Engine:
     entry = _lineage(identifier)[-1]
     traits = dataclasses.replace(MEGATRON_LIKE, name=str(entry["family"]))
     family = generation(card)
+    traits = _where(traits, _document()["cards"], card)
     traits = _with(traits, fits().get(family) or {})
     for each in _lineage(identifier):
         traits = _with(traits, each.get("traits") or {})
