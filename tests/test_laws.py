@@ -215,6 +215,8 @@ NOT_ELEMENTWISE = {
     "facility.dynamic_range",
     "facility.ramp_limited",
     "facility.swing_share",
+    "failure.frailty_variance",  # take samples: test_traces
+    "failure.weibull_fit",
     "failure.combined_mtbf",  # takes any number of rates: test_laws_reliability
     "recovery.time_account",  # returns parts by name: test_laws_reliability
     "memory.training_state_bytes",  # returns three: test_laws_memory

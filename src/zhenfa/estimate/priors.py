@@ -25,9 +25,6 @@ NETWORK_SHARE: Final = 0.80
 MEMORY_RESERVE: Final = 0.06
 """Share of device memory kept for the driver, collective buffers and fragmentation."""
 
-LOAD_OF_NAMEPLATE: Final = 0.75
-"""Average draw of a busy card or rack as a share of its rated power: rated power over-states by a third."""
-
 
 @dataclass(frozen=True)
 class Prior:

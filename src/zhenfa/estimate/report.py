@@ -7,9 +7,11 @@ from typing import Final
 
 from zhenfa import cite, units
 from zhenfa.estimate import bands
+from zhenfa.estimate.energy_wall import energy_wall
 from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.survival import Survival, survival
 from zhenfa.estimate.training import GroupCost, PlanCost, groups_of
-from zhenfa.estimate.walls import Survival, energy_wall, survival, time_walls
+from zhenfa.estimate.walls import time_walls
 from zhenfa.spec.fact import Tag, weakest
 from zhenfa.spec.graph import LayerKind
 from zhenfa.spec.plan import Plan
@@ -21,17 +23,17 @@ MFU_NOTE: Final = "model FLOPs with causal attention, no recomputation, over the
 def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] = ()) -> Estimate:
     """Return the estimate of a plan whose cost is known."""
     tag = _tag(plan, setting)
-    survived = survival(plan, setting, cost)
+    survived = survival(plan, setting)
     parts = step_parts(cost.worst)
-    energy, power_detail = energy_wall(plan, setting, cost, survived)
-    walls = time_walls(plan, setting, cost, parts, survived, power_detail)
+    energy = energy_wall(plan, setting, cost, parts, survived)
+    walls = time_walls(plan, setting, cost, parts, survived, energy.detail)
     return Estimate(
         plan=plan,
-        figures=_figures(plan, setting, cost, survived, energy, tag),
+        figures=_figures(plan, setting, cost, survived, energy.figure, tag),
         walls=walls,
         parts_s=parts,
         stages=_stages(cost),
-        assumptions=tuple(dict.fromkeys((*setting.assumptions, *survived.assumptions))),
+        assumptions=tuple(dict.fromkeys((*setting.assumptions, *survived.assumptions, *energy.assumptions))),
         sources=tuple(cite.text(key) for key in sources),
     )
 

@@ -58,6 +58,20 @@ class ClusterRate(Part):
     note: str | None = None
 
 
+class Process(Part):
+    """How failures and repairs are spread: a Weibull shape below 1 is infant mortality, ``frailty_variance`` how
+    unequal nodes are, ``repair_spread`` the standard deviation of the logarithm of repair times.
+    """
+
+    weibull_shape: Positive
+    frailty_variance: Number
+    repair_median: fact.Time
+    repair_spread: Number
+    source: str
+    confidence: Confidence
+    note: str | None = None
+
+
 class Recovery(Part):
     """What a failure costs in time: the blocking part of a checkpoint, down until reload starts, and reload."""
 
@@ -105,6 +119,7 @@ class Failures(Part):
     cards_per_node: Positive
     domains: tuple[Domain, ...]
     clusters: tuple[ClusterRate, ...]
+    process: Process
     recovery: Recovery
     restart: tuple[Growth, ...]
     timeouts: tuple[Timeout, ...]
