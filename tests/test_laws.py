@@ -52,6 +52,7 @@ COLLECTIVE = {"bytes": (1.0, 1e9), "group": GROUP, "stride": STRIDE, "efficiency
 EXCHANGE = {
     "tokens": (1, 4096), "hidden": (7168,), "top_k": (2, 8), "group": GROUP, "stride": STRIDE, "experts": (64, np.inf),
     "bytes_per_element": (1.0, 2.0), "nodes_limited": (4, np.inf), "low_latency": (True, False),
+    "per_expert": (True, False),
 }  # fmt: skip
 
 ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -80,7 +81,9 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "communication.all_to_all_time": {
         "bytes_per_card": (1.0, 1e9), "group": GROUP, "stride": STRIDE, "efficiency": (0.5, 1.0),
     },
-    "communication.direct_all_reduce_time": {**COLLECTIVE, "start": (3e-6, 5e-6), "step": (0.0, 2e-7)},
+    "communication.direct_all_reduce_time": {
+        "bytes": (1.0, 1e9), "group": GROUP, "stride": STRIDE,
+    },
     "expert_exchange.distinct_places": {
         "top_k": (1, 2, 8), "places": (1, 8, 64), "experts": (8, 256, np.inf), "chosen": (4, np.inf),
     },

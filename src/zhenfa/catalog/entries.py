@@ -10,12 +10,14 @@ from typing import Final
 from zhenfa.catalog import files
 from zhenfa.catalog.shelf import Shelf
 from zhenfa.errors import UnknownNameError
+from zhenfa.spec.link_family import LinkFamily
 from zhenfa.spec.machine import Accelerator, Link, Machine, Pool, System
 from zhenfa.spec.model import Model, read_model
 
 ACCELERATORS: Final = Shelf("accelerator", Accelerator, "accelerators", folder="accelerators")
 SYSTEMS: Final = Shelf("system", System, "systems", folder="systems")
 LINKS: Final = Shelf("link", Link, "links", file="links.yaml")
+FAMILIES: Final = Shelf("link family", LinkFamily, "fabrics", file="fabrics.yaml")
 
 _DOCUMENTS: Final = (".yaml", ".yml", ".json")
 
@@ -48,6 +50,11 @@ def links() -> dict[str, Link]:
 def link(name: str) -> Link:
     """Return the link technology of that id. Raises :class:`zhenfa.errors.UnknownNameError`."""
     return LINKS.get(name)
+
+
+def link_families() -> dict[str, LinkFamily]:
+    """Return every family of links, the most particular first."""
+    return FAMILIES.all()
 
 
 @cache

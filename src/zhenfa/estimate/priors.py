@@ -18,10 +18,6 @@ from zhenfa.spec.machine import Accelerator, Precision
 LAUNCH_S: Final = 4e-6
 """Seconds to start one kernel where nobody has measured: the order seen on CUDA devices without graph capture."""
 
-NETWORK_SHARE: Final = 0.80
-"""Share of a link's rate that a large transfer reaches: 0.84 for CloudMatrix384 reads (arXiv 2506.12708, Table 1) and
-0.77 for DeepEP over NVLink on H800 lie on either side."""
-
 MEMORY_RESERVE: Final = 0.06
 """Share of device memory kept for the driver, collective buffers and fragmentation."""
 

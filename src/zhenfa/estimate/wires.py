@@ -1,49 +1,178 @@
-"""A pool's fabric and the bridge between pools as plain floats for the laws, with a list of what was assumed."""
+"""A pool's fabric and the bridge between pools as plain floats for the laws, with a list of what was assumed.
+
+Data sheets give a link's rate; what transfers reach of it, and what the library on it adds, is a property of the link's
+family (``fabrics.yaml``). What a machine's own document says of a tier's latency stands before the family's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
 
+from zhenfa import catalog
 from zhenfa.estimate import priors
 from zhenfa.laws.arrays import Array
-from zhenfa.laws.communication import Fabric
-from zhenfa.spec.machine import CardPool, Network
+from zhenfa.laws.fabric import SWITCH_GAIN, Fabric
+from zhenfa.spec.fact import Fact
+from zhenfa.spec.link_family import LinkFamily
+from zhenfa.spec.machine import Accelerator, CardPool, Network, Tier
 
 PCIE_BYTES_PER_S: Final = 63e9
 """PCIe 5.0 x16, one direction: what a host-staged transfer crosses twice."""
+
+NETWORK: Final = "rdma"
+"""The family of networks between nodes: InfiniBand and RoCE, one interface per card."""
+
+OTHER: Final = "other"
+"""The family of scale-up links that nobody has measured."""
+
+_SCALE_UP_SHARE: Final = 0.5
+"""A tier with at least this share of the card's own scale-up ports is made of them."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One tier as plain numbers: cards in an instance, bytes/s and seconds of its data sheet, family."""
+
+    size: float
+    bandwidth: float
+    latency: float | None
+    full_mesh: bool
+    reduces: bool
+    family: LinkFamily
+
+
+@cache
+def family(name: str) -> LinkFamily:
+    """Return the family of links of that id."""
+    return catalog.link_families()[name]
+
+
+def family_of(protocol: str | None) -> LinkFamily:
+    """Return the family of a scale-up protocol, by the beginning of its name; the unmeasured one where none fits."""
+    words = (protocol or "").casefold()
+    fitting = [
+        (len(start), item)
+        for item in catalog.link_families().values()
+        for start in item.protocols
+        if words.startswith(start.casefold())
+    ]
+    return max(fitting, key=lambda pair: pair[0])[1] if fitting else family(OTHER)
+
+
+def tier_family(accelerator: Accelerator, tier: Tier, index: int) -> LinkFamily:
+    """Return the family of a tier: that of the card's own ports inside, the network's where they no longer reach."""
+    ports, rate = accelerator.scale_up.bandwidth.value, tier.bandwidth.value
+    own = index == 0 or (ports is not None and rate is not None and rate >= _SCALE_UP_SHARE * ports)
+    return family_of(accelerator.scale_up.protocol) if own else family(NETWORK)
+
+
+def _value(fact: Fact, ideal: float) -> float:
+    return ideal if fact.value is None else fact.value
+
+
+def share_within(item: LinkFamily, size: float) -> float:
+    """Return the share of the link rate that groups of so many cards reach."""
+    for part in item.reaches:
+        if size <= part.size:
+            return _value(part.share, 1.0)
+    return _value(item.share, 1.0)
+
+
+def assemble(wires: Sequence[Wire]) -> Fabric:
+    """Return the fabric of tiers, inside-out, each with what its family reaches."""
+    inner = wires[0].family
+    adding = next((wire.family for wire in wires if wire.reduces), inner)
+    families = [wire.family for wire in wires]
+
+    def column(name: str, ideal: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([_value(getattr(item, name), ideal) for item in families])
+
+    return Fabric(
+        sizes=np.array([wire.size for wire in wires], float),
+        bandwidths=np.array([wire.bandwidth * share_within(wire.family, wire.size) for wire in wires]),
+        latencies=np.array(
+            [_value(wire.family.latency, np.nan) if wire.latency is None else wire.latency for wire in wires]
+        )
+        + column("step", 0.0),
+        full_mesh=np.array([wire.full_mesh for wire in wires]),
+        in_network_reduction=np.array([wire.reduces for wire in wires]),
+        fills=column("fill", 0.0),
+        fill_bytes=column("fill_bytes", 1.0),
+        start=_value(inner.start, 0.0),
+        own_copy=_value(inner.own_copy, np.inf),
+        switch_share=_value(adding.switch_share, 1.0),
+        switch_gain=_value(adding.switch_gain, SWITCH_GAIN),
+        switch_fill=_value(adding.switch_fill, 0.0),
+        exchange=column("exchange", 1.0),
+        peer_share=_value(inner.peer_share, 1.0),
+        peer_start=inner.peer_start.value,
+        peer_step=_value(inner.peer_step, 0.0),
+        expert_share=np.stack([column("forward_share", 1.0), column("low_latency_share", 1.0)]),
+        expert_start=np.stack([column("forward_start", 0.0), column("low_latency_start", 0.0)]),
+        expert_peer=column("expert_peer", 0.0),
+    )
 
 
 def fabric(pool: CardPool) -> tuple[Fabric, tuple[str, ...]]:
     """Return a pool's tiers as arrays, inside-out, and what was assumed of them.
 
-    An undisclosed bandwidth becomes NaN: layouts that would cross that tier are refused by name.
+    An undisclosed bandwidth becomes NaN: layouts that would cross that tier are refused by name. Emulated cards are
+    exact: every message takes its latency and its bytes, nothing else.
     """
-    notes: list[str] = []
-    sizes, bandwidths, latencies, meshes, reductions = [], [], [], [], []
+    notes: dict[str, None] = {}
+    wires = []
     for index, tier in enumerate(pool.tiers):
-        latency = tier.latency.value
-        if latency is None:
+        latency, found = tier.latency.value, tier_family(pool.accelerator, tier, index)
+        if latency is None and (pool.accelerator.emulated or found.latency.value is None):
             prior = priors.tier_latency(min(index, 1))
             latency = prior.value
-            notes.append(f"{pool.name} {tier.name}: latency {1e6 * latency:.2g} us ({prior.why})")
-        share = 1.0 if pool.accelerator.emulated else priors.NETWORK_SHARE
-        sizes.append(float(tier.size))
-        bandwidths.append(np.nan if tier.bandwidth.value is None else tier.bandwidth.value * share)
-        latencies.append(latency)
-        meshes.append(tier.topology == "full-mesh")
-        reductions.append(tier.in_network_reduction)
-    if not pool.accelerator.emulated:
-        notes.append(
-            f"{pool.name}: large transfers reach {priors.NETWORK_SHARE:.0%} of the link rate (stated constant)"
+            notes[f"{pool.name} {tier.name}: latency {1e6 * latency:.2g} us ({prior.why})"] = None
+        elif latency is None:
+            notes[f"{pool.name} {tier.name}: latency {1e6 * found.latency.require(found.id):.2g} us ({found.id})"] = (
+                None
+            )
+        bandwidth = np.nan if tier.bandwidth.value is None else tier.bandwidth.value
+        mesh = tier.topology == "full-mesh"
+        wires.append(Wire(float(tier.size), bandwidth, latency, mesh, tier.in_network_reduction, found))
+        if not pool.accelerator.emulated and tier.bandwidth.value is not None:
+            notes[_share_note(pool.name, tier, found)] = None
+    return (_ideal(wires) if pool.accelerator.emulated else assemble(wires)), tuple(notes)
+
+
+def _share_note(pool: str, tier: Tier, found: LinkFamily) -> str:
+    share = share_within(found, tier.size)
+    why = f"fitted on {', '.join(found.measured)}" if found.measured else "median of the measured families"
+    return f"{pool} {tier.name}: large transfers reach {share:.0%} of the link rate ({found.id}, {why})"
+
+
+def _ideal(wires: Sequence[Wire]) -> Fabric:
+    return Fabric(
+        sizes=np.array([wire.size for wire in wires], float),
+        bandwidths=np.array([wire.bandwidth for wire in wires], float),
+        latencies=np.array([np.nan if wire.latency is None else wire.latency for wire in wires], float),
+        full_mesh=np.array([wire.full_mesh for wire in wires]),
+        in_network_reduction=np.array([wire.reduces for wire in wires]),
+    )
+
+
+def with_families(wires: Sequence[Wire], changed: Mapping[str, LinkFamily]) -> list[Wire]:
+    """Return wires whose families are those of a mapping by id, where it has them."""
+    return [
+        Wire(
+            wire.size,
+            wire.bandwidth,
+            wire.latency,
+            wire.full_mesh,
+            wire.reduces,
+            changed.get(wire.family.id, wire.family),
         )
-    table = Fabric(
-        sizes=np.array(sizes), bandwidths=np.array(bandwidths), latencies=np.array(latencies),
-        full_mesh=np.array(meshes), in_network_reduction=np.array(reductions),
-    )  # fmt: skip
-    return table, tuple(notes)
+        for wire in wires
+    ]
 
 
 @dataclass(frozen=True)
@@ -64,7 +193,7 @@ def bridge(network: Network | None, *, machine: str, emulated: bool) -> Bridge |
     """Return the link between pools; None where the machine has only one pool or names no network."""
     if network is None:
         return None
-    share = 1.0 if emulated else priors.NETWORK_SHARE
+    share = 1.0 if emulated else _value(family(NETWORK).share, 1.0)
     rate = network.bandwidth.require(f"{machine}.network.bandwidth") * share
     latency = network.latency.value
     if latency is None:

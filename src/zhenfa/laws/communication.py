@@ -93,10 +93,12 @@ def _tree_latency(tiers: list[TierView]) -> Any:
 
 
 def _fill(tiers: list[TierView], carried: Any) -> Any:
-    """Seconds that a transfer of so many bytes per card loses to filling the pipeline of every tier it crosses."""
-    if not any(tier.fill for tier in tiers):
-        return 0.0
-    return added([where_crossed(tier, tier.fill * carried / (carried + tier.fill_bytes)) for tier in tiers])
+    """Seconds that a transfer of so many bytes per card loses to filling the longest pipeline that it crosses."""
+    lost: Any = 0.0
+    for tier in tiers:
+        if tier.fill:
+            lost = np.maximum(lost, where_crossed(tier, tier.fill * carried / (carried + tier.fill_bytes)))
+    return lost
 
 
 def _switch_fill(tiers: list[TierView], carried: Any, count: Any, fabric: Fabric) -> Any:
@@ -298,31 +300,32 @@ def direct_all_reduce_time(
     group: Array,
     stride: Array,
     fabric: Fabric,
-    *,
-    start: Array,
-    step: Array = 0.0,
-    efficiency: Array = 1.0,
 ) -> Array:
     """Return the seconds of an all-reduce by a kernel that reads its peers' memory, as inference engines use.
 
-    Arguments: ``bytes`` in each card's buffer; ``group`` cards ``stride`` apart; ``start`` seconds of the kernel and of
-    one meeting of all cards; ``step`` seconds more for every peer met; ``efficiency`` share of the fabric's bandwidths
-    that loads and stores reach; any shapes that broadcast.
+    Arguments: ``bytes`` in each card's buffer; ``group`` cards ``stride`` apart; any shapes that broadcast.
+    ``peer_start``, ``peer_step`` and ``peer_share`` of the fabric describe the kernel.
     Returns: seconds, broadcast shape; 0 for a group of one; NaN where the group crosses an undisclosed tier.
-    Counts the faster of one shot (every card reads all buffers: ``n - 1`` of them) and two shots (each card reduces a
-    part and writes it to all: ``2 (n - 1)/n`` of a buffer, one more meeting). Omits engines' limits of size, above
-    which they call the library: take the smaller of this and :func:`all_reduce_time`.
+    Counts the faster of one shot (every card reads all buffers: ``n - 1`` of them), two shots (each card reduces a part
+    and reads the others' parts: ``2 (n - 1)/n`` of a buffer, one more meeting) and the library
+    (:func:`all_reduce_time`), which is left alone where the fabric has no such kernel and beyond the innermost switched
+    domain, whose memory peers can read. Omits engines' limits of size.
 
-    >>> fabric = Fabric(np.array([8.0]), np.array([400e9]), np.array([0.0]), np.zeros(1, bool), np.zeros(1, bool))
-    >>> 1e6 * direct_all_reduce_time(64e3, 8, 1, fabric, start=4e-6)
+    >>> fabric = Fabric(np.array([8.0]), np.array([400e9]), np.array([5e-6]), np.zeros(1, bool), np.zeros(1, bool),
+    ...                 peer_start=4e-6)
+    >>> 1e6 * direct_all_reduce_time(64e3, 8, 1, fabric)
     5.12
 
     Source: nvidia-custom-all-reduce.
     """
     cite.use(DIRECT)
-    tiers = views(group, stride, fabric, efficiency)
+    library = all_reduce_time(bytes, group, stride, fabric)
+    if fabric.peer_start is None:
+        return library
+    tiers = views(group, stride, fabric, fabric.peer_share)
     count, worst = np.asarray(group, float), _bottleneck(tiers)
-    met = start + step * (count - 1)
+    met = fabric.peer_start + fabric.peer_step * (count - 1)
     one = met + (count - 1) * bytes * worst
     two = 2 * met + 2 * (1 - 1 / count) * bytes * worst
-    return plain(np.where(count > 1, np.minimum(one, two), 0.0))
+    within = count <= tiers[fabric.outermost[0]].inside
+    return plain(np.where((count > 1) & within, np.minimum(np.minimum(one, two), library), library))

@@ -47,24 +47,45 @@ def distinct_places(top_k: Array, places: Array, experts: Array = np.inf, chosen
 
 
 def _exchange_time(
-    payload: Array, top_k: Array, group: Array, stride: Array, fabric: Fabric, experts: Array, nodes: Array, direct: Any
+    payload: Array,
+    top_k: Array,
+    group: Array,
+    stride: Array,
+    fabric: Fabric,
+    experts: Array,
+    nodes: Array,
+    quick: Flag,
+    posted: Any,
 ) -> Any:
     """Seconds of tokens of ``payload`` bytes a card in all; the same law both ways."""
     tiers, count = views(group, stride, fabric), np.asarray(group, float)
     starts = [place for place in range(fabric.tiers) if place == 0 or fabric.outermost[place - 1] == place - 1]
-    node, wire, latest = tiers[fabric.outermost[0]].inside, 0.0, 0.0  # type: Any, Any, Any
+    node: Any = tiers[fabric.outermost[0]].inside
+    wire: Any = 0.0
+    started: Any = 0.0
     for place in starts:
         first, last = tiers[place], tiers[fabric.outermost[place]]
         inside, below = last.inside, first.below
         chosen = nodes * (np.where(count > node, node, np.inf) if place == 0 else 1.0)
-        once = distinct_places(top_k, count / below, experts, chosen) * (inside - below) / inside
-        copies = np.where(direct, top_k * (inside - below) / count, once)
-        rate = first.bandwidth if fabric.expert_share is None else first.bandwidth * fabric.expert_share[place]
+        # without forwarding every copy for another node passes the network
+        sent = np.where(quick, count, count / below)
+        once = distinct_places(top_k, sent, experts, np.where(quick, np.inf, chosen)) * np.where(
+            quick, (inside - below) / count, (inside - below) / inside
+        )
+        copies = np.where(posted, top_k * (inside - below) / count, once)
+        rate = first.bandwidth * _mode(fabric.expert_share, place, quick, 1.0)
+        begun = _mode(fabric.expert_start, place, quick, 0.0) + last.latency
+        if fabric.expert_peer is not None:
+            begun = begun + fabric.expert_peer[place] * (count - 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             wire = np.maximum(wire, np.where(inside > below, payload * copies / rate, 0.0))
-        latest = np.maximum(latest, np.where(inside > below, last.latency, 0.0))
-    started = fabric.expert_start + fabric.expert_peer * (count - 1) + latest
+        started = np.maximum(started, np.where(inside > below, begun, 0.0))
     return np.where(count > 1, started + wire, 0.0)
+
+
+def _mode(table: Any, place: int, quick: Any, ideal: float) -> Any:
+    """The entry of a tier for kernels that forward or for kernels of low latency."""
+    return ideal if table is None else np.where(quick, table[1, place], table[0, place])
 
 
 def dispatch_time(
@@ -79,13 +100,15 @@ def dispatch_time(
     experts: Array = np.inf,
     nodes_limited: Array = np.inf,
     low_latency: Flag = False,
+    per_expert: Flag = True,
 ) -> Array:
     """Return the seconds to send every token to the cards of its experts.
 
     Arguments: ``tokens`` on each card; ``hidden`` elements of a token, ``bytes_per_element`` on the wire (1 for FP8 and
     INT8, 2 for BF16; scales included if you want them); ``top_k`` experts of a token among ``experts``; ``group`` cards
     ``stride`` apart; ``nodes_limited``: the most nodes (instances of the innermost switched domain) that the router
-    lets a token go to; ``low_latency``: one message per chosen expert, no forwarding; any shapes that broadcast.
+    lets a token go to; ``low_latency``: kernels for few tokens, which do not forward; ``per_expert``: these send one
+    message per chosen expert (DeepEP), not one per card (TensorRT-LLM, mori); any shapes that broadcast.
     Returns: seconds, broadcast shape; 0 for a group of one; NaN where the group crosses an undisclosed tier.
     Counts the bytes through the busiest port at the share of it that expert kernels reach, the kernel's start and a
     share per peer. Omits skewed routing and the wait of cards for each other.
@@ -99,7 +122,8 @@ def dispatch_time(
     """
     cite.use(DEEPEP, DEEPSEEK)
     payload = np.multiply(tokens, hidden) * bytes_per_element
-    return plain(_exchange_time(payload, top_k, group, stride, fabric, experts, nodes_limited, low_latency))
+    posted = np.logical_and(low_latency, per_expert)
+    return plain(_exchange_time(payload, top_k, group, stride, fabric, experts, nodes_limited, low_latency, posted))
 
 
 def combine_time(
@@ -114,6 +138,7 @@ def combine_time(
     experts: Array = np.inf,
     nodes_limited: Array = np.inf,
     low_latency: Flag = False,
+    per_expert: Flag = True,
 ) -> Array:
     """Return the seconds to bring the experts' results back to every token's card and add them.
 
@@ -130,4 +155,5 @@ def combine_time(
     """
     cite.use(DEEPEP)
     payload = np.multiply(tokens, hidden) * bytes_per_element
-    return plain(_exchange_time(payload, top_k, group, stride, fabric, experts, nodes_limited, low_latency))
+    posted = np.logical_and(low_latency, per_expert)
+    return plain(_exchange_time(payload, top_k, group, stride, fabric, experts, nodes_limited, low_latency, posted))

@@ -48,8 +48,10 @@ class Fabric:
     before the first byte (kernel start, meeting of the cards). ``own_copy``: B/s at which a card copies its own part.
     ``switch_share``: share of the wire that reduction in the switch reaches; ``switch_gain``: its speed over a ring at
     most; ``switch_fill``: seconds that it loses to filling, for each doubling of the group. ``exchange``: share of the
-    bandwidth that an all-to-all reaches. ``expert_share``, ``expert_start``, ``expert_peer``: share of the bandwidth,
-    seconds to start, seconds for each peer of the exchange between experts, whose kernels are not the library's.
+    bandwidth that an all-to-all reaches. ``peer_share``, ``peer_start``, ``peer_step``: share of the bandwidth, seconds
+    to start and seconds for each peer of an all-reduce kernel that reads its peers' memory; without a start there is no
+    such kernel. ``expert_share`` and ``expert_start``: share of the bandwidth and seconds to start of the exchange
+    between experts, in two rows: kernels that forward, kernels of low latency; ``expert_peer``: seconds for each peer.
     """
 
     sizes: npt.NDArray[np.float64]
@@ -65,9 +67,12 @@ class Fabric:
     switch_gain: float = SWITCH_GAIN
     switch_fill: float = 0.0
     exchange: npt.NDArray[np.float64] | None = None
+    peer_share: float = 1.0
+    peer_start: float | None = None
+    peer_step: float = 0.0
     expert_share: npt.NDArray[np.float64] | None = None
-    expert_start: float = 0.0
-    expert_peer: float = 0.0
+    expert_start: npt.NDArray[np.float64] | None = None
+    expert_peer: npt.NDArray[np.float64] | None = None
 
     @property
     def tiers(self) -> int:
