@@ -300,11 +300,14 @@ def direct_all_reduce_time(
     group: Array,
     stride: Array,
     fabric: Fabric,
+    *,
+    start: Array | None = None,
 ) -> Array:
     """Return the seconds of an all-reduce by a kernel that reads its peers' memory, as inference engines use.
 
-    Arguments: ``bytes`` in each card's buffer; ``group`` cards ``stride`` apart; any shapes that broadcast.
-    ``peer_start``, ``peer_step`` and ``peer_share`` of the fabric describe the kernel.
+    Arguments: ``bytes`` in each card's buffer; ``group`` cards ``stride`` apart; ``start``: seconds
+    before the kernel's first byte, the fabric's ``peer_start`` if None (give 0 where the start is charged elsewhere);
+    any shapes that broadcast. ``peer_share`` and ``peer_step`` of the fabric describe the kernel.
     Returns: seconds, broadcast shape; 0 for a group of one; NaN where the group crosses an undisclosed tier.
     Counts the faster of one shot (every card reads all buffers: ``n - 1`` of them), two shots (each card reduces a part
     and reads the others' parts: ``2 (n - 1)/n`` of a buffer, one more meeting) and the library
@@ -320,11 +323,12 @@ def direct_all_reduce_time(
     """
     cite.use(DIRECT)
     library = all_reduce_time(bytes, group, stride, fabric)
-    if fabric.peer_start is None:
+    begun = fabric.peer_start if start is None else start
+    if begun is None:
         return library
     tiers = views(group, stride, fabric, fabric.peer_share)
     count, worst = np.asarray(group, float), _bottleneck(tiers)
-    met = fabric.peer_start + fabric.peer_step * (count - 1)
+    met = begun + fabric.peer_step * (count - 1)
     one = met + (count - 1) * bytes * worst
     two = 2 * met + 2 * (1 - 1 / count) * bytes * worst
     within = count <= tiers[fabric.outermost[0]].inside
