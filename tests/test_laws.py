@@ -38,6 +38,7 @@ CARD = {
     "activation_bytes": (1, 2),
     "launch": (0.0, 5e-6),
 }
+PROCESSOR = {"rate": (3e10, 7e10), "element_bytes": (2, 4), "launch": (0.0, 5e-6)}
 ATTENTION = {"causal": (True, False), "window": (np.inf, 512, 7)}
 LAYER = {"tokens": (512, 4096), "hidden": (256, 4096), "heads": (8, 32), "sequence": (512, 2048)}
 SPLIT = {"tensor_parallel": (1, 4), "sequence_parallel": (True, False), "dropout": (True, False)}
@@ -73,6 +74,12 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "compute.training_flops_per_token": {
         "active_parameters_matmul": (7e9, 10**12), "layers": (32, 96), "heads": (32,), "head_dim": (128,),
         "sequence": (2048, 131072), "causal": (True, False),
+    },
+    "processor.processor_matmul_time": {
+        **SHAPE, **PROCESSOR, "warm_rate": (2e10,), "cold_rate": (8e9, 1e10), "groups": (1, 8),
+    },
+    "processor.processor_attention_time": {
+        **SEQUENCE, **PROCESSOR, "memory_rate": (8e9, 2e10), "key_heads": (1, 8), "sequences": (1, 3),
     },
     "communication.all_reduce_time": COLLECTIVE,
     "communication.reduce_scatter_time": COLLECTIVE,

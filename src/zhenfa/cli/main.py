@@ -207,6 +207,27 @@ def validate(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> N
     validate_rows(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
+@cli.command(short_help="Time the device that is present; write it down as a machine to plan on.")
+@click.option("--device", metavar="DEVICE", help="Such as cpu, cuda or cuda:1; by default a card if there is one.")
+@click.option("--cards", type=Whole(1, 256), help="Cards of the machine, all timed at once: 1 if not given.")
+@click.option("--out", type=click.Path(), help="The machine file to write, instead of one named by the device.")
+@click.option("--quick", is_flag=True, help="A few sizes in a few seconds, less exact.")
+@click.option("--check", is_flag=True, help="Run whole models and lay what was predicted beside what was measured.")
+@click.option("--keep", type=click.Path(), help="Append what --check measured to this file of measured rows.")
+@click.option("--force", is_flag=True, help="Replace the machine file if it is there.")
+@output_options
+def calibrate(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """Time the device that is present and write it down as a machine that can be planned on.
+
+    Short micro-benchmarks of matmul, attention, memory, launch, optimizer and messages between cards decide the
+    coefficients that the laws of every estimate take. On a processor each card is a process with its share of the
+    cores.
+    """
+    from zhenfa.cli.calibrate import Wanted, calibrate_device
+
+    calibrate_device(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+
+
 @cli.command()
 @output_options
 def devices(as_json: bool, cite_sources: bool, quiet: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from zhenfa.cli.calibration_documents import Calibration
 from zhenfa.cli.catalog_documents import (
     AcceleratorEntry,
     Accelerators,
@@ -33,8 +34,8 @@ from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Run
 
 PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
-    Plans, RunReport, Validation, Devices, Term, Catalog, Accelerators, AcceleratorEntry, Systems, SystemEntry,
-    Machines, FormationEntry, Links, LinkEntry, Models, ModelEntry, Terms,
+    Plans, RunReport, Validation, Calibration, Devices, Term, Catalog, Accelerators, AcceleratorEntry, Systems,
+    SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models, ModelEntry, Terms,
 )  # fmt: skip
 """Every document that a command prints."""
 

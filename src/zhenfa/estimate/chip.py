@@ -20,6 +20,16 @@ _SUBSTITUTES: Final[dict[Precision, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
+class Processor:
+    """What the laws need of a host's processor beyond a card's: FLOP/s of attention, B/s of operands that come from
+    memory, seconds of an attention kernel beyond its work."""
+
+    attention_rate: float
+    cold_rate: float
+    attention_launch: float
+
+
+@dataclass(frozen=True)
 class Chip:
     """One accelerator as the laws see it. Rates are per card; ``tag`` is the weakest of the inputs' tags."""
 
@@ -36,6 +46,8 @@ class Chip:
     emulated: bool
     tag: Tag
     assumptions: tuple[str, ...]
+    processor: Processor | None = None
+    """Set where the card is a host's processor."""
 
     @property
     def usable(self) -> float:
@@ -98,7 +110,30 @@ def chip(
     return Chip(
         name, accelerator.maker, precision, peak, attention, share, bandwidth, memory_share, launch, capacity,
         accelerator.emulated, tag, tuple(notes),
+        _processor(accelerator, precision, peak * share, bandwidth * memory_share, launch),
     )  # fmt: skip
+
+
+_ATTENTION_OF_MATMUL: Final = 0.5
+_COLD_OF_WARM: Final = 0.5
+"""On a processor that nobody has measured. Assumed: the order that calibrated ones show."""
+
+
+def _processor(
+    accelerator: Accelerator, precision: Precision, rate: float, warm: float, launch: float
+) -> Processor | None:
+    """Return what the laws need of a host's processor; None for any other card, and for an emulated one."""
+    if accelerator.emulated or accelerator.software is None or accelerator.software.torch_device != "cpu":
+        return None
+    reached = accelerator.achievable
+    attention, cold = reached.attention.get(precision), reached.decode.value
+    own = attention.value if attention is not None else None
+    longer = reached.attention_launch.value
+    return Processor(
+        rate * _ATTENTION_OF_MATMUL if own is None else matmul_peak(accelerator, precision)[0] * own,
+        warm * _COLD_OF_WARM if cold is None else accelerator.memory.bandwidth.require(accelerator.id) * cold,
+        launch if longer is None else longer,
+    )
 
 
 _SIBLINGS: Final[dict[Precision, Precision]] = {"bf16": "fp16", "fp16": "bf16"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from zhenfa.estimate.chip import Chip
-from zhenfa.laws import compute
+from zhenfa.laws import compute, processor
 from zhenfa.laws.arrays import Array, plain
 from zhenfa.spec.machine import BYTES
 
@@ -21,6 +21,11 @@ def matmul(chip: Chip, rows: Array, inputs: Array, outputs: Array, *, groups: Ar
     """Return the seconds of ``groups`` equal matmuls ``rows x inputs`` by ``inputs x outputs`` in one kernel."""
     if chip.emulated:  # it has no tiles
         return compute.matmul_flops(rows, inputs, outputs) * groups / (chip.peak * chip.achievable)
+    if chip.processor is not None:
+        return processor.processor_matmul_time(
+            rows, inputs, outputs, rate=chip.peak * chip.achievable, warm_rate=chip.bandwidth * chip.memory_share,
+            cold_rate=chip.processor.cold_rate, element_bytes=BYTES[chip.precision], launch=chip.launch, groups=groups,
+        )  # fmt: skip
     size = BYTES[chip.precision]
     return compute.matmul_time(
         rows, inputs, outputs, peak=chip.peak, achievable=chip.achievable, bandwidth=chip.bandwidth,
@@ -76,6 +81,12 @@ def attention_prefill(
     window: Array = np.inf,
 ) -> Array:
     """Return the forward seconds of attention of ``queries``, the last so many of ``context``, in each sequence."""
+    if chip.processor is not None:
+        return processor.processor_attention_time(
+            queries, context, heads, key_dim, value_dim, key_heads=kv_heads, rate=chip.processor.attention_rate,
+            memory_rate=chip.bandwidth * chip.memory_share, element_bytes=BYTES[chip.precision],
+            launch=chip.processor.attention_launch, sequences=sequences, causal=causal, window=window,
+        )  # fmt: skip
     return compute.attention_time(
         queries, context, heads, key_dim, value_dim, key_heads=kv_heads, sequences=sequences,
         peak=chip.peak_attention, achievable=chip.achievable, bandwidth=chip.bandwidth,
@@ -103,6 +114,12 @@ def attention_decode(
     ``latent`` elements per token are cached instead of keys and values where it is not zero (MLA); ``cache_bytes`` per
     cached element.
     """
+    if chip.processor is not None and not np.any(np.greater(latent, 0)):
+        return processor.processor_attention_time(
+            queries, context, heads, key_dim, value_dim, key_heads=kv_heads, rate=chip.processor.attention_rate,
+            memory_rate=chip.processor.cold_rate, element_bytes=cache_bytes, launch=chip.processor.attention_launch,
+            sequences=sequences, causal=False, window=window,
+        )  # fmt: skip
     seen = np.minimum(context, window)
     wide = np.where(np.greater(latent, 0), latent, np.add(key_dim, value_dim) * kv_heads)
     moved = 1.0 * sequences * seen * wide * cache_bytes

@@ -40,7 +40,7 @@ class Attention(nn.Module):  # type: ignore[misc]
         query, key, value = (layer(hidden).view(shape) for layer in (self.query, self.key, self.value))
         # Turned before the heads are moved forward: the attention then leaves its result as the output matrix reads it.
         mixed = functional.scaled_dot_product_attention(
-            _rotate(query, turn).transpose(1, 2), _rotate(key, turn).transpose(1, 2), value.transpose(1, 2),
+            rotate(query, turn).transpose(1, 2), rotate(key, turn).transpose(1, 2), value.transpose(1, 2),
             is_causal=True, enable_gqa=self.sizes.heads != self.sizes.kv_heads,
         )  # fmt: skip
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
@@ -116,7 +116,7 @@ class StageModule(nn.Module):  # type: ignore[misc]
     def forward(self, batch: Any) -> Any:
         """Take tokens ``[batch, sequence]`` (stem) or features; return features or logits (head)."""
         hidden = self.embedding(batch) if self.has_stem else batch
-        turn = _turns(self.sizes, hidden)
+        turn = turns(self.sizes, hidden.shape[1], hidden.device)
         for layer in self.layers.values():
             if self.full_recompute and torch.is_grad_enabled():
                 hidden = checkpoint(layer, hidden, turn, use_reentrant=False)
@@ -155,16 +155,17 @@ def loss_of(logits: Any, targets: Any, global_tokens: int) -> Any:
     return total / global_tokens
 
 
-def _turns(sizes: Sizes, hidden: Any) -> tuple[Any, Any]:
-    """Return cosine and sine of the angles, ``[sequence, 1, head_dim / 2]``. Source: Su et al. 2021, equation 15."""
+def turns(sizes: Sizes, length: int, device: Any) -> tuple[Any, Any]:
+    """Return cosine and sine of the angles, ``[length, 1, head_dim / 2]``. Source: Su et al. 2021, equation 15."""
     half = sizes.head_dim // 2
-    exponent = torch.arange(half, device=hidden.device, dtype=torch.float32) / half
-    position = torch.arange(hidden.shape[1], device=hidden.device, dtype=torch.float32)
+    exponent = torch.arange(half, device=device, dtype=torch.float32) / half
+    position = torch.arange(length, device=device, dtype=torch.float32)
     angle = position[:, None, None] * sizes.rope_theta**-exponent
     return angle.cos(), angle.sin()
 
 
-def _rotate(features: Any, turn: tuple[Any, Any]) -> Any:
+def rotate(features: Any, turn: tuple[Any, Any]) -> Any:
+    """Return the features with each pair turned by its angle."""
     cosine, sine = turn
     one, other = features.chunk(2, dim=-1)
     return torch.cat((one * cosine - other * sine, other * cosine + one * sine), dim=-1)

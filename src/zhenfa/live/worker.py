@@ -78,6 +78,16 @@ class CardWorker:
         linux.sharp_timers()
         return measure(tasks, seconds, self._device)
 
+    def try_model(self, rank: int, provider: str, kind: str, threads: int, orders: dict[str, Any]) -> dict[str, Any]:
+        """Train or serve a whole model on this card alone; ``rank`` names the card to the driver alone."""
+        from zhenfa.live.calibrate.trial import trial
+
+        del rank
+        if self._device is None:
+            self._device = PROVIDERS[provider].open()
+        torch.set_num_threads(threads)
+        return trial(kind, orders, self._device)
+
     def measure_wires(self, **orders: Any) -> dict[str, Any]:
         """Time messages and sums between the cards, as :func:`zhenfa.live.calibrate.worker.measure_wires` says."""
         from zhenfa.live.calibrate.worker import measure_wires

@@ -9,7 +9,9 @@ from typing import Any, Literal, Self
 
 from zhenfa.spec.machine import Precision
 
-Kind = Literal["matmul", "attention", "attention backward", "stream", "launch", "host", "optimizer", "yardstick"]
+Kind = Literal[
+    "matmul", "attention", "attention backward", "decode", "stream", "launch", "host", "optimizer", "yardstick"
+]
 """``launch``: a kernel with next to no work, on the device. ``host``: the same, until the host may go on."""
 
 
@@ -18,7 +20,8 @@ class Task:
     """One operation of one size.
 
     ``sizes`` are what the law of its kind takes, in elements: ``matmul`` rows, inputs, outputs and ``layout`` (0
-    forward, 1 gradient of the input, 2 gradient of the weight); ``attention`` sequences, length, heads, dim;
+    forward, 1 gradient of the input, 2 gradient of the weight); ``attention`` sequences, length, heads, dim,
+    and ``decode`` the same with one query in each sequence;
     ``stream`` elements, tensors read and written and ``cold`` of them that lie in memory; ``optimizer`` parameters in
     ``tensors`` pieces.
     """

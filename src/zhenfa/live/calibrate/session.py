@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 from zhenfa.errors import CapabilityError, InputError, RunError
@@ -15,7 +16,7 @@ from zhenfa.live.engine import Engine, call_all
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.providers import PROVIDERS, Device, devices, processors
 
-SECONDS: Final = {True: 6.0, False: 50.0}
+SECONDS: Final = {True: 4.0, False: 50.0}
 """Seconds of the micro-benchmarks, by whether time is short; preparation comes on top."""
 WIRE_SIZES: Final = (1024, 16 * 1024, 128 * 1024, 1024 * 1024, 4 * 1024 * 1024, 16 * 1024 * 1024)
 WIRE_ROUNDS: Final = {True: 5, False: 20}
@@ -46,6 +47,16 @@ class Measurements:
     quiet: Quiet
     rounds: int
     refused: dict[str, str] = field(default_factory=dict)
+    day: date = field(default_factory=date.today)
+
+    @property
+    def source(self) -> str:
+        """Return the source of everything that rests on these timings."""
+        count = sum(len(one.seconds) for one in self.samples)
+        return (
+            f"measured by zhenfa calibrate on {self.device.name}, {self.day.isoformat()}, torch {self.torch}, "
+            f"{count:,} samples"
+        )
 
     def of(self, kind: str, precision: str | None = None) -> list[Sample]:
         """Return the samples of a kind, of one precision if one is named."""
@@ -86,7 +97,7 @@ def measure(device: Device, cards: int, *, quick: bool = False, say: Say | None 
     tasks = tasks_for(device.provider, quick=quick)
     talk(f"starting {cards} {'card' if cards == 1 else 'cards'}")
     with LocalEngine() as engine:
-        engine.place([_card(device, rank) for rank in range(cards)])
+        engine.place(placed(device, cards))
         engine.start()
         talk(f"timing {len(tasks)} tasks for about {SECONDS[quick]:.0f} s")
         rows = _timed(engine, tasks, threads, SECONDS[quick])
@@ -151,6 +162,11 @@ def _check(device: Device, cards: int) -> None:
     there = sum(one.provider == device.provider for one in devices())
     if device.index + cards > there:
         raise CapabilityError(f"{cards} {device.provider} cards are wanted from {device.torch_device}; {there} there.")
+
+
+def placed(device: Device, cards: int) -> list[CardPlace]:
+    """Return the places of ``cards`` cards from the device on, each without a stage."""
+    return [_card(device, rank) for rank in range(cards)]
 
 
 def _card(device: Device, rank: int) -> CardPlace:

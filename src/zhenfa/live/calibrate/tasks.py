@@ -35,6 +35,9 @@ HEADS: Final = ("sequences", "length", "heads", "dim")
 CPU_ATTENTIONS: Final = ((4, 128, 8, 64), (2, 256, 8, 64), (4, 256, 4, 64), (1, 512, 8, 64), (1, 1024, 4, 64))
 CARD_ATTENTIONS: Final = ((1, 4096, 32, 128), (4, 2048, 32, 128), (1, 8192, 16, 128), (8, 1024, 16, 64))
 
+CPU_DECODES: Final = ((1, 1024, 8, 64), (4, 512, 8, 64), (8, 1024, 6, 64))
+CARD_DECODES: Final = ((8, 4096, 16, 128), (32, 4096, 32, 128), (64, 1024, 32, 128))
+
 CPU_STREAMS: Final = (2**14, 2**16, 2**18, 2**19, 2**20, 2**21)
 CARD_STREAMS: Final = (2**16, 2**20, 2**22, 2**24, 2**26, 2**28)
 
@@ -54,6 +57,9 @@ def tasks_for(device: str, *, quick: bool = False) -> list[Task]:
         for shape in _few(CPU_ATTENTIONS if cpu else CARD_ATTENTIONS, quick):
             found.append(_task("attention", precision, HEADS, shape))
             found.append(_task("attention backward", precision, HEADS, shape))
+        found += [
+            _task("decode", precision, HEADS, shape) for shape in _few(CPU_DECODES if cpu else CARD_DECODES, quick)
+        ]
         found += [_task("launch", precision, (), ()), _task("host", precision, (), ())]
     wide: Precision = "fp32"
     for count in _few(CPU_STREAMS if cpu else CARD_STREAMS, quick):

@@ -54,6 +54,19 @@ def _attention_backward(sizes: Mapping[str, int], kind: Any, device: Any) -> Cal
     return lambda: torch.autograd.grad(result, heads, gradient, retain_graph=True)
 
 
+def _decode(sizes: Mapping[str, int], kind: Any, device: Any) -> Call:
+    """Let one query of each sequence look at all of its cache, which comes from memory."""
+    sequences, length, heads, dim = (sizes[name] for name in ("sequences", "length", "heads", "dim"))
+    query = _normal(device, kind, sequences, heads, 1, dim)
+    caches = _rotating(device, kind, 2, sequences, heads, length, dim)
+
+    def call() -> object:
+        key, value = next(caches)
+        return functional.scaled_dot_product_attention(query, key, value)
+
+    return call
+
+
 def _attended(heads: Sequence[Any]) -> Any:
     query, key, value = heads
     return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -103,8 +116,8 @@ def _rotating(device: Any, kind: Any, *shape: int) -> Iterator[Any]:
 
 
 BUILDERS: Final[dict[str, Callable[[Mapping[str, int], Any, Any], Call]]] = {
-    "matmul": _matmul, "attention": _attention, "attention backward": _attention_backward, "stream": _stream,
-    "launch": _launch, "host": _launch, "optimizer": _optimizer, "yardstick": _yardstick,
+    "matmul": _matmul, "attention": _attention, "attention backward": _attention_backward, "decode": _decode,
+    "stream": _stream, "launch": _launch, "host": _launch, "optimizer": _optimizer, "yardstick": _yardstick,
 }  # fmt: skip
 
 SMALL: Final = 200

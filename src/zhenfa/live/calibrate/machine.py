@@ -1,0 +1,106 @@
+"""The machine file: the calibrated cards in one pool, joined by what was measured between them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from zhenfa.errors import InputError, RunError
+from zhenfa.live.calibrate.card import Calibrated, slug
+from zhenfa.live.calibrate.fit import line
+from zhenfa.live.calibrate.samples import quantile
+from zhenfa.live.calibrate.session import Wires
+from zhenfa.spec.fact import Fact
+from zhenfa.spec.machine import Machine, Pool, Tier
+
+
+def machine_of(calibrated: Calibrated, name: str | None = None) -> Machine:
+    """Return the machine document of calibrated cards. ``name``: by default the device's."""
+    measurements = calibrated.measurements
+    cards = measurements.cards
+    tier = alone(calibrated) if measurements.wires is None else _tier(measurements.wires, cards, measurements.source)
+    return Machine(
+        name=slug(name or measurements.device.name), title=f"{cards} x {measurements.device.name}",
+        pools=(Pool(name="cards", accelerator=calibrated.accelerator, count=cards, tiers=(tier,)),),
+        note=measurements.quiet.words(),
+    )  # fmt: skip
+
+
+def alone(calibrated: Calibrated) -> Tier:
+    """Return the tier of one card, over which nothing is sent: it stands at the card's own memory and launch."""
+    card, note = calibrated.accelerator, "one card sends to nobody: its own memory's"
+    return Tier(
+        name="host", size=1, bandwidth=card.memory.bandwidth.model_copy(update={"note": note}),
+        latency=card.achievable.launch.model_copy(update={"note": note}),
+    )  # fmt: skip
+
+
+def _tier(wires: Wires, cards: int, source: str) -> Tier:
+    """Return the tier between the cards: latency and bandwidth of messages and of sums together.
+
+    A sum of n cards moves 2 (n - 1)/n of its bytes through each card, in 2 (n - 1) messages, as a ring does.
+    """
+    rounds, moved = 2.0 * (cards - 1), 2.0 * (cards - 1) / cards
+    sizes: list[float] = []
+    seconds: list[float] = []
+    for size, messages, sums in zip(wires.sizes, wires.messages, wires.sums, strict=True):
+        sizes += [float(size), moved / rounds * size]
+        seconds += [quantile(messages, 0.5), quantile(sums, 0.5) / rounds]
+    latency, bandwidth = line(sizes, seconds)
+    count = sum(map(len, (*wires.messages, *wires.sums)))
+    words = f"{source}; {count} messages and sums over gloo"
+    biggest = _rates(wires.sizes[-1], (*wires.messages[-1], *(one / moved for one in wires.sums[-1])))
+    return Tier(
+        name="host", size=cards,
+        bandwidth=Fact(
+            value=float(f"{bandwidth:.5g}"), dimension="rate", unit="B/s", source=words, confidence="calibrated",
+            note=f"10 to 90 % of the largest: {biggest[0]:.3g} to {biggest[1]:.3g}",
+        ),
+        latency=Fact(
+            value=float(f"{latency:.5g}"), dimension="time", unit="s", source=words, confidence="calibrated",
+            note=f"10 to 90 % of the smallest messages: {quantile(wires.messages[0], 0.1):.3g} to "
+            f"{quantile(wires.messages[0], 0.9):.3g}",
+        ),
+        description="messages through the memory of the host, as `zhenfa run` sends them",
+    )  # fmt: skip
+
+
+def _rates(size: int, seconds: Sequence[float]) -> tuple[float, float]:
+    return size / quantile(seconds, 0.9), size / quantile(seconds, 0.1)
+
+
+def write(machine: Machine, path: Path, *, force: bool = False) -> None:
+    """Write the machine file, readable by its owner and group alone.
+
+    Raises :class:`InputError` if the file is there already and ``force`` is not set, :class:`RunError` if it cannot be
+    written.
+    """
+    refuse_to_overwrite(path, force=force)
+    text = "# Measured by `zhenfa calibrate`. Plan on it with --on, as any machine file.\n" + machine.to_yaml()
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o640)
+        with os.fdopen(file, "w", encoding="utf-8") as out:
+            out.write(text)
+        if force:
+            partial.replace(path)
+        else:
+            os.link(partial, path)
+            partial.unlink()
+    except FileExistsError:
+        partial.unlink(missing_ok=True)
+        refuse_to_overwrite(path, force=False)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{str(path)!r} cannot be written: {os.strerror(problem.errno or 0)}.") from None
+
+
+def refuse_to_overwrite(path: Path, *, force: bool) -> None:
+    """Raise :class:`InputError` if the file is there and may not be replaced, or its folder is not there."""
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder.", hint="name a file with --out.")
+    if path.exists() and not force:
+        raise InputError(f"{str(path)!r} is there already.", hint="add --force to replace it, or another --out.")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {str(path.parent)!r}.", hint="make it first, or name another --out.")

@@ -1,0 +1,255 @@
+"""Calibration: the fit finds known coefficients, the file comes back equal, and a real processor can be planned on."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli_runner import ROOT, Outcome
+from zhenfa import catalog
+from zhenfa.cli.main import invoke
+from zhenfa.errors import InputError
+from zhenfa.live.calibrate import check, predict
+from zhenfa.live.calibrate.card import Calibrated, card_of, slug
+from zhenfa.live.calibrate.fit import Knob, fit, line
+from zhenfa.live.calibrate.machine import machine_of, write
+from zhenfa.live.calibrate.quiet import verdict
+from zhenfa.live.calibrate.samples import Sample, Task, quantile, together
+from zhenfa.live.calibrate.session import Measurements, Wires, find_device
+from zhenfa.live.calibrate.tasks import tasks_for
+from zhenfa.live.providers import Device
+from zhenfa.spec.machine import Accelerator, Machine
+
+PROCESSOR = Device("cpu", 0, "Some Processor, 2 cores", "nobody", "a test", 16 * 10**9, "cpu")
+
+
+def zhenfa(*arguments: str) -> Outcome:
+    """Run the command line and return what it left behind."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = invoke(list(arguments))
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def true_card(speed: float, attention: float, bandwidth: float, cold: float, launch: float) -> Accelerator:
+    """Return a processor whose coefficients are known."""
+    return Accelerator.model_validate({
+        "id": "true", "maker": "nobody", "name": "Some Processor", "peak": {"fp32": speed},
+        "memory": {"capacity": 8e9, "bandwidth": bandwidth},
+        "achievable": {
+            "matmul": {"fp32": 1.0}, "attention": {"fp32": attention}, "memory": 1.0, "decode": cold, "launch": launch,
+            "attention_launch": 20 * launch,
+        },
+        "software": {"torch_device": "cpu", "collective_backend": "gloo"},
+    })  # fmt: skip
+
+
+def timed(card: Accelerator, *, noise: float = 0.0, seed: int = 0, cards: int = 2) -> Measurements:
+    """Return timings that the laws give on a card, each call off by some noise."""
+    tasks = tasks_for("cpu")
+    chance = np.random.default_rng(seed)
+    samples = tuple(
+        Sample(task, tuple(float(one) for one in seconds * np.exp(noise * chance.standard_normal(9))))
+        for task, seconds in zip(tasks, predict.seconds(tasks, card), strict=True)
+    )
+    sizes = (1024, 2**20, 2**24)
+    messages = tuple((2e-4 + size / 2e9,) * 3 for size in sizes)
+    sums = tuple((2 * (2e-4 + size / 2 / 2e9),) * 3 for size in sizes)
+    wires = Wires(sizes, messages, sums) if cards == 2 else None
+    quiet = verdict([0.0], [[1.0, 1.0]])
+    return Measurements(PROCESSOR, cards, 1, "2.0", samples, wires, quiet, 9, day=date(2026, 1, 2))
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    speed=st.floats(2e10, 2e12), attention=st.floats(0.2, 0.8), bandwidth=st.floats(1e10, 2e11),
+    cold=st.floats(0.2, 0.8), launch=st.floats(1e-6, 1e-5),
+)  # fmt: skip
+def test_fit_recovers_known_coefficients(
+    speed: float, attention: float, bandwidth: float, cold: float, launch: float
+) -> None:
+    found = card_of(timed(true_card(speed, attention, bandwidth, cold, launch))).accelerator
+    assert found.peak["fp32"].value == pytest.approx(speed, rel=0.02)
+    assert found.achievable.attention["fp32"].value == pytest.approx(attention, rel=0.02)
+    assert found.memory.bandwidth.value == pytest.approx(bandwidth, rel=0.02)
+    assert found.achievable.decode.value == pytest.approx(cold, rel=0.03)
+    assert found.achievable.launch.value == pytest.approx(launch, rel=0.02)
+
+
+def test_fit_is_the_same_every_time_and_stands_noise() -> None:
+    true = true_card(7e10, 0.45, 3e10, 0.35, 2e-6)
+    one, again = card_of(timed(true, noise=0.2)), card_of(timed(true, noise=0.2))
+    assert one.accelerator == again.accelerator
+    assert one.accelerator.peak["fp32"].value == pytest.approx(7e10, rel=0.05)
+    assert one.accelerator.memory.bandwidth.value == pytest.approx(3e10, rel=0.1)
+
+
+def test_fit_leaves_out_what_the_timings_do_not_show() -> None:
+    knobs = [Knob("slope", 1.0, 0.1, 10.0), Knob("idle", 1.0, 0.1, 10.0)]
+    found = fit(knobs, lambda values: np.array([values["slope"], 2 * values["slope"]]), [3.0, 6.0], [1.0, 1.0])
+    assert found.values["slope"] == pytest.approx(3.0, rel=1e-3)
+    assert found.shown == {"slope"}
+    assert found.values["idle"] == pytest.approx(1.0)
+
+
+def test_fit_gives_outliers_little_weight() -> None:
+    measured = [2.0] * 9 + [20.0]
+    found = fit([Knob("it", 1.0, 0.1, 100.0)], lambda values: np.full(10, values["it"]), measured, [1.0] * 10)
+    assert found.values["it"] == pytest.approx(2.0, rel=0.02)
+
+
+@given(latency=st.floats(1e-7, 1e-3), bandwidth=st.floats(1e6, 1e12))
+def test_line_finds_latency_and_bandwidth(latency: float, bandwidth: float) -> None:
+    sizes = [latency * bandwidth * share for share in (0.01, 0.5, 2.0, 100.0)]
+    found = line(sizes, [latency + size / bandwidth for size in sizes])
+    assert found == pytest.approx((latency, bandwidth), rel=1e-6)
+
+
+def test_line_refuses_times_that_do_not_grow() -> None:
+    with pytest.raises(ValueError, match="grow"):
+        line([1.0, 2.0, 4.0], [4.0, 2.0, 1.0])
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
+def test_quantile_lies_between_the_ends(values: list[float], share: float) -> None:
+    assert min(values) <= quantile(values, share) <= max(values)
+
+
+def test_samples_of_all_cards_come_together() -> None:
+    task = Task("launch", "fp32", {})
+    assert together([[Sample(task, (1.0, 2.0))], [Sample(task, (4.0,))]])[0].seconds == (1.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("waited", "fixed", "disturbed"),
+    [([0.0, 0.01], [[1.0, 1.1]], False), ([0.2], [[1.0, 1.0]], True), ([0.0], [[1.0, 1.0, 2.0, 2.0]], True)],
+)
+def test_disturbance_is_seen(waited: list[float], fixed: list[list[float]], *, disturbed: bool) -> None:
+    found = verdict(waited, fixed)
+    assert found.disturbed is disturbed
+    assert found.words().startswith("disturbed" if disturbed else "undisturbed")
+
+
+# The file.
+
+
+@pytest.fixture
+def calibrated() -> Calibrated:
+    return card_of(timed(true_card(7e10, 0.45, 3e10, 0.35, 2e-6), noise=0.05))
+
+
+def test_file_comes_back_equal_and_every_value_names_its_source(calibrated: Calibrated, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    machine = machine_of(calibrated, "mine")
+    write(machine, path)
+    read = catalog.load_machine(path)
+    assert read == machine
+    assert not stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO
+    card = read.pools[0].accelerator
+    assert isinstance(card, Accelerator)
+    reach = card.achievable
+    tier = read.pools[0].tiers[0]
+    for fact in (
+        card.peak["fp32"], card.memory.bandwidth, reach.matmul["fp32"], reach.attention["fp32"], reach.memory,
+        reach.decode, reach.launch, reach.attention_launch, tier.bandwidth, tier.latency,
+    ):  # fmt: skip
+        assert fact.confidence == "calibrated"
+        assert fact.tag == "measured"
+        assert fact.source.startswith("measured by zhenfa calibrate on Some Processor, 2 cores, 2026-01-02, torch 2.0")
+        assert fact.note
+    assert tier.bandwidth.value == pytest.approx(2e9, rel=0.01)
+    assert tier.latency.value == pytest.approx(2e-4, rel=0.01)
+
+
+def test_file_is_not_overwritten_unless_told(calibrated: Calibrated, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("precious")
+    with pytest.raises(InputError, match="there already"):
+        write(machine_of(calibrated), path)
+    assert path.read_text() == "precious"
+    write(machine_of(calibrated), path, force=True)
+    assert Machine.from_file(path)
+    assert [item.name for item in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_one_card_needs_no_wires(tmp_path: Path) -> None:
+    machine = machine_of(card_of(timed(true_card(7e10, 0.45, 3e10, 0.35, 2e-6), cards=1)))
+    assert machine.pools[0].count == 1
+    assert catalog.resolve(machine).cards == 1
+
+
+def test_names_of_devices_become_names_of_files() -> None:
+    assert slug("AMD EPYC 9B14, 2 cores") == "amd-epyc-9b14-2-cores"
+    assert slug("  ///  ") == "device"
+
+
+def test_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match="no device 'abacus'"):
+        find_device("abacus")
+    assert find_device("cpu").torch_device == "cpu"
+
+
+def test_rows_that_are_kept_hold_what_was_measured(calibrated: Calibrated, tmp_path: Path) -> None:
+    trial = check.trials_for("cpu")[0]
+    found = [check.Checked("step", trial, 1.0, 1.1, 1.0, 1.2, 0.0), check.Checked("decode", trial, 1.0, 1.1, 1, 2, 0.0)]
+    path = tmp_path / "rows.jsonl"
+    check.keep(check.rows(found, calibrated), path)
+    check.keep(check.rows(found, calibrated), path)
+    rows = [json.loads(text) for text in path.read_text().splitlines()]
+    assert len(rows) == 4
+    assert rows[0]["metrics"] == {"iter_s": 1.1}
+    assert rows[1]["metrics"] == {"tpot_ms": pytest.approx(1100.0)}
+    assert not stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO
+
+
+# A real processor.
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    path = tmp_path_factory.mktemp("calibrate") / "here.yaml"
+    result = zhenfa("calibrate", "--device", "cpu", "--quick", "--json", "--out", str(path))
+    assert result.code == 0, result.err
+    return path, json.loads(result.out)
+
+
+@pytest.mark.live
+def test_calibrate_measures_this_processor(quick: tuple[Path, dict[str, object]]) -> None:
+    path, document = quick
+    assert document["schema"] == "zhenfa.calibration/1"
+    assert document["file"] == str(path)
+    assert document["refused"] == {}
+    card = catalog.load_machine(path).pools[0].accelerator
+    assert isinstance(card, Accelerator)
+    assert 1e8 < card.peak["fp32"].require("peak") < 1e14
+    assert 1e8 < card.memory.bandwidth.require("bandwidth") < 1e13
+    assert 1e-8 < card.achievable.launch.require("launch") < 1e-3
+
+
+@pytest.mark.live
+def test_plan_takes_the_measured_machine(quick: tuple[Path, dict[str, object]]) -> None:
+    result = zhenfa("plan", str(ROOT / "examples/cpu-pretrain.yaml"), "--on", str(quick[0]), "--json")
+    assert result.code == 0, result.err
+    best = json.loads(result.out)["plans"][0]
+    assert best["estimate"]["step_time_s"]["value"] > 0
+    card = catalog.load_machine(quick[0]).pools[0].accelerator
+    assert isinstance(card, Accelerator)
+    assert not [words for words in best["assumptions"] if card.id in words]  # nothing of the card is assumed
+
+
+@pytest.mark.live
+def test_calibrate_refuses_in_words(quick: tuple[Path, dict[str, object]]) -> None:
+    again = zhenfa("calibrate", "--device", "cpu", "--quick", "--out", str(quick[0]))
+    assert (again.code, again.out) == (2, "")
+    assert "--force" in again.err
+    assert zhenfa("calibrate", "--cards", "200", "--device", "cpu").code == 2
+    assert zhenfa("calibrate", "--keep", "rows.jsonl").code == 2
