@@ -68,7 +68,12 @@ def _flash(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tupl
         causal=causal, window=window,
     )  # fmt: skip
     steps = 1.0 if traits.context_exchange != "ring" else shape.context
-    return forward, forward * BACKWARD_WORK / (1.0 if chip.emulated else BACKWARD_PACE), (steps, 3 * steps)
+    return forward, forward * backward_ratio(chip), (steps, 3 * steps)
+
+
+def backward_ratio(chip: Chip) -> float:
+    """Return backward over forward seconds of flash attention. A processor keeps its pace, and so does emulation."""
+    return BACKWARD_WORK / (1.0 if chip.emulated or chip.processor is not None else BACKWARD_PACE)
 
 
 def _key_heads(operator: Operator) -> int:

@@ -109,6 +109,7 @@ OWN_RUNTIME: Final = Traits(
     "zhenfa run: gradients summed after the last backward",
     gradient_overlap=0.0,
     gather_overlap=0.0,
+    fused=frozenset(),
     sequence_parallel=False,
     tensor_parallel=False,
     expert_parallel=False,

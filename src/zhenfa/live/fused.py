@@ -34,7 +34,7 @@ class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
         weighted = gradient * weight
         inner = (weighted * normed).mean(-1, keepdim=True)
         of_weight = (gradient * normed).flatten(0, -2).sum(0)
-        return (weighted - normed * inner).mul_(scale), of_weight, None
+        return torch.addcmul(weighted, normed, inner, value=-1.0).mul_(scale), of_weight, None
 
 
 class GatedSilu(torch.autograd.Function):  # type: ignore[misc]
@@ -51,7 +51,5 @@ class GatedSilu(torch.autograd.Function):  # type: ignore[misc]
         """Return the gradients of gate and up."""
         gate, up = ctx.saved_tensors
         (gradient,) = gradients
-        share = gate.sigmoid()
-        active = gate * share
-        of_gate = (share + active * (1 - share)) * up * gradient
-        return of_gate, gradient * active
+        of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return of_gate, gradient * functional.silu(gate)

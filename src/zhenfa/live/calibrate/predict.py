@@ -10,8 +10,8 @@ import numpy as np
 from zhenfa.estimate import chip as chips
 from zhenfa.estimate import kernels
 from zhenfa.estimate.chip import Chip
-from zhenfa.estimate.layer import ATTENTION_BACKWARD
-from zhenfa.estimate.training import OPTIMIZER_BYTES_FP32
+from zhenfa.estimate.scores import backward_ratio
+from zhenfa.estimate.stage import OPTIMIZER_BYTES_FP32
 from zhenfa.laws import compute
 from zhenfa.live.calibrate.fit import Floats
 from zhenfa.live.calibrate.samples import Task
@@ -51,7 +51,7 @@ def _kind(kind: str, sizes: Mapping[str, Any], chip: Chip) -> Any:
             forward = kernels.attention_prefill(
                 chip, length, length, heads, dim, dim, kv_heads=heads, sequences=sizes["sequences"]
             )
-            return forward * (1.0 if kind == "attention" else ATTENTION_BACKWARD)
+            return forward * (1.0 if kind == "attention" else backward_ratio(chip))
         case "decode":
             heads, dim = sizes["heads"], sizes["dim"]
             return kernels.attention_decode(
