@@ -35,9 +35,10 @@ def grouped(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tup
     first = not operator.name.endswith("down")
     inputs = operator.inputs if first else operator.inputs / shape.expert_tensor
     outputs = operator.outputs / shape.expert_tensor if first else operator.outputs
-    forward = kernels.grouped_matmul(chip, routed, inside, inputs, outputs)
-    weight = kernels.matmul(chip, inputs, routed / inside, outputs, groups=inside)
-    through = kernels.grouped_matmul(chip, routed, inside, outputs, inputs)
+    pace = 1 / traits.matmul_share
+    forward = kernels.grouped_matmul(chip, routed, inside, inputs, outputs) * pace
+    weight = kernels.matmul(chip, inputs, routed / inside, outputs, groups=inside) * pace
+    through = kernels.grouped_matmul(chip, routed, inside, outputs, inputs) * pace
     cast = streams.casts(routed, inputs, outputs, chip, traits)
     sent, returned = cast.seconds(chip)
     ideal = 3 * compute.matmul_flops(mean, inputs, outputs) / chip.peak

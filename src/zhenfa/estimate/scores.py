@@ -67,6 +67,7 @@ def _flash(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tupl
         chip, queries, context, heads, operator.key_dim, operator.value_dim, kv_heads=keys, sequences=shape.sequences,
         causal=causal, window=window,
     )  # fmt: skip
+    forward = forward / traits.attention_share
     steps = 1.0 if traits.context_exchange != "ring" else shape.context
     return forward, forward * backward_ratio(chip), (steps, 3 * steps)
 
@@ -89,7 +90,7 @@ def _unfused(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tu
     mixed = kernels.matmul(chip, queries, shape.sequence, operator.value_dim, groups=count)
     chain = streams.scores(1.0, streams.width(chip), traits).times(queries * shape.sequence * count)
     out, back = chain.seconds(chip)
-    both = score + mixed
+    both = (score + mixed) / traits.matmul_share
     return both + out, 2 * both + back, (2 + chain.kernels_forward, 4 + chain.kernels_backward)
 
 

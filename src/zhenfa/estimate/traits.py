@@ -33,7 +33,9 @@ class Traits:
     attention. ``pipeline_overlap``: messages between stages: 1: neither end waits for the wire; 0: both do.
     ``contention``: share of the matmul speed that a collective running beside takes away (cores that copy).
 
-    *Kernels.* ``attention``: ``flash`` never stores scores, ``unfused`` writes and reads them. ``fused``: chains run as
+    *Kernels.* ``matmul_share`` and ``attention_share``: speed of the engine's matmuls, and of its flash attention, in a
+    long step over what the chip's laws say of one kernel on an idle card (clock under power; older kernels).
+    ``attention``: ``flash`` never stores scores, ``unfused`` writes and reads them. ``fused``: chains run as
     one kernel. ``dropout``: hidden states and scores are dropped out in training (GPT-2's and GPT-3's habit).
     ``rope_layout``: extra passes over queries, keys and values that only change layout, in tensors read and written.
     ``host_s_per_kernel``: host seconds to issue a kernel; a layer takes at least as long as its kernels take to issue.
@@ -68,6 +70,8 @@ class Traits:
     context_overlap: float = 1.0
     pipeline_overlap: float = 1.0
     contention: float = 0.0
+    matmul_share: float = 1.0
+    attention_share: float = 1.0
     attention: Literal["flash", "unfused"] = "flash"
     fused: frozenset[Fusion] = EVERY_FUSION
     dropout: bool = False
