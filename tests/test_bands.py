@@ -66,6 +66,21 @@ def test_a_rate_has_the_band_of_its_time(low: float, high: float, value: float) 
     assert value <= fast * (1 + 1e-12)
 
 
+@given(st.floats(0.3, 0.99), st.floats(1.01, 3.0), st.floats(0.3, 0.99), st.floats(1.01, 3.0))
+def test_a_product_is_wider_than_its_factors_and_narrower_than_both_ends(
+    a: float, b: float, c: float, d: float
+) -> None:
+    one, two = bands.Band("one", a, b, 50, 0.8), bands.Band("two", c, d, 50, 0.8)
+    found = bands.joined(one, two)
+    assert found is not None
+    width = math.log(found.high / found.low)
+    assert max(math.log(b / a), math.log(d / c)) <= width + 1e-12
+    assert width <= math.log(b / a) + math.log(d / c) + 1e-12
+    assert bands.joined(one, None) is not None
+    assert bands.joined(one, None).low == pytest.approx(a)  # type: ignore[union-attr]
+    assert bands.joined(None, None) is None
+
+
 def test_the_residual_is_of_the_time() -> None:
     assert residual(ROW) == pytest.approx(math.log(1.5))
     rate = replace(ROW, metric="tok_s_dev", unit="tok/s", measured=2.0, predicted=3.0)

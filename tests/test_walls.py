@@ -77,6 +77,11 @@ def test_each_figure_is_tagged_and_rests_on_named_sources(found: Answer) -> None
             assert figure.p10 is not None
             assert figure.p90 is not None
             assert 0 < figure.p10 < figure.p90
+            ettr = estimate.figures.ettr
+            assert ettr.p10 is not None
+            assert ettr.value is not None
+            assert ettr.p90 is not None
+            assert 0 < ettr.p10 < ettr.value < ettr.p90 < 1
     assert estimate.sources
     if found.request.formation.emulated:
         assert estimate.figures.energy_j_per_token.value is None

@@ -6,8 +6,9 @@ five measurements of rows that were left out of the fit. They are of times; a ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
@@ -73,6 +74,22 @@ def training_band(makers: Iterable[str], *, mixture: bool) -> Band | None:
     return None
 
 
+def joined(*parts: Band | None) -> Band | None:
+    """Return the band of a product whose factors are off independently: their widths add up in quadrature.
+
+    >>> wide = joined(Band("a", 0.5, 2.0, 90, 0.8), Band("b", 0.5, 2.0, 90, 0.8))
+    >>> round(wide.low, 4), round(wide.high, 4)
+    (0.3752, 2.6651)
+    """
+    known = [one for one in parts if one is not None]
+    if not known:
+        return None
+    ends = [(math.log(one.low), math.log(one.high)) for one in known]
+    centre, half = sum(low + high for low, high in ends) / 2, math.hypot(*((high - low) / 2 for low, high in ends))
+    first = min(known, key=lambda one: one.n)
+    return replace(first, low=math.exp(centre - half), high=math.exp(centre + half))
+
+
 def banded(figure: Figure, found: Band | None, *, rate: bool = False) -> Figure:
     """Return a figure with its p10 and p90; as it is where it has no value or its class no band."""
     if found is None or figure.value is None:
@@ -91,7 +108,7 @@ def training(figures: Figures, makers: Iterable[str], *, mixture: bool) -> Figur
             "tokens_per_s_per_card": banded(figures.tokens_per_s_per_card, step, rate=True),
             "mfu": _share(banded(figures.mfu, step, rate=True)),
             "memory_bytes_per_card": banded(figures.memory_bytes_per_card, band("train / memory")),
-            "energy_j_per_token": banded(figures.energy_j_per_token, step),
+            "energy_j_per_token": banded(figures.energy_j_per_token, joined(step, band("energy | power"))),
             "cost": banded(figures.cost, step),
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from zhenfa import cite, units
@@ -14,6 +15,9 @@ from zhenfa.spec.plan import Plan
 LOST: Final = ("checkpoint", "rework", "down", "restart")
 """Where time goes that is not work."""
 
+DEFAULT_RATES: Final = "llama3-405b"
+"""The cluster in whose run the default failure rates were counted."""
+
 SUPERNODES: Final = frozenset({"supernode", "cabinet", "rack", "one-to-two-unit", "pod", "cube"})
 """Tiers whose cards share power, cooling or a scale-up fabric beyond one node."""
 
@@ -23,7 +27,8 @@ class Survival:
     """How much of the wall clock a long run keeps, given the default failure rates and the assumed recovery policy.
 
     ``mtbf``, ``interval``, ``checkpoint``, ``down`` and ``restart`` in seconds; ``shares`` of the wall clock by name,
-    ``work`` first, which sum to 1.
+    ``work`` first, which sum to 1. ``p10`` and ``p90`` are the ETTR at the highest and the lowest failure rate that a
+    cluster has published.
     """
 
     ettr: float
@@ -35,6 +40,8 @@ class Survival:
     shares: dict[str, float]
     note: str
     assumptions: tuple[str, ...]
+    p10: float
+    p90: float
 
 
 def survival(plan: Plan, setting: Setting) -> Survival:
@@ -62,7 +69,18 @@ def survival(plan: Plan, setting: Setting) -> Survival:
     lost = ", ".join(f"{name} {shares[name]:.1%}" for name in LOST)
     note = f"a failure every {units.show(mtbf, 'time')}, a checkpoint every {units.show(interval, 'time')}: {lost}"
     assumptions = () if setting.formation.emulated else _assumptions(plan, setting, checkpoint, down, restart)
-    return Survival(shares["work"], mtbf, interval, checkpoint, down, restart, shares, note, assumptions)
+    low, high = (
+        float(reliability.ettr(interval, mtbf=mtbf / times, checkpoint=checkpoint, down=down, restart=restart))
+        for times in rate_range()
+    )
+    return Survival(shares["work"], mtbf, interval, checkpoint, down, restart, shares, note, assumptions, low, high)
+
+
+@cache
+def rate_range() -> tuple[float, float]:
+    """Return the highest and the lowest published failure rate of a cluster over that of the default rates."""
+    rates = {one.id: one.rate for one in operation.failures().clusters}
+    return max(rates.values()) / rates[DEFAULT_RATES], min(rates.values()) / rates[DEFAULT_RATES]
 
 
 def _assumptions(plan: Plan, setting: Setting, checkpoint: float, down: float, restart: float) -> tuple[str, ...]:
