@@ -31,11 +31,20 @@ from zhenfa.validation import serving as rows
 from zhenfa.validation.serving import Case
 
 PRIOR: Final = {
-    "step": 0.5e-3, "request": 8e-6, "gap": 1e-6, "dispatch": 8e-6, "collective": 4e-6, "slowdown": 0.05,
+    "step": 0.5e-3, "request": 8e-6, "gap": 1e-6, "dispatch": 8e-6, "collective": 4e-6, "exchange": 30e-6,
+    "slowdown": 0.05,
 }  # fmt: skip
 """The order of each coefficient on engines that capture graphs, and where a fit starts."""
 
-SPREAD: Final = {"step": 1.0, "request": 1.0, "gap": 1.5, "dispatch": 0.7, "collective": 0.7, "slowdown": 1.0}
+SPREAD: Final = {
+    "step": 1.0,
+    "request": 1.0,
+    "gap": 1.5,
+    "dispatch": 0.7,
+    "collective": 0.7,
+    "exchange": 1.0,
+    "slowdown": 1.0,
+}
 """How far, in natural logarithms, an engine's coefficient lies from the prior."""
 
 PULL: Final = 0.25
@@ -115,7 +124,7 @@ def fit(chosen: Sequence[Row]) -> np.ndarray[Any, Any]:
         soft = np.sign(raw) * np.sqrt(2 * SOFT**2 * (np.sqrt(1 + (raw / SOFT) ** 2) - 1))
         return np.concatenate([soft, PULL * (point - prior) / spread])
 
-    return np.asarray(least_squares(residuals, prior, method="trf", diff_step=0.05, max_nfev=25).x)
+    return np.asarray(least_squares(residuals, prior, method="trf", diff_step=0.05, max_nfev=9).x)
 
 
 def left_out(chosen: Sequence[Row], key: Callable[[Row], str]) -> list[float]:

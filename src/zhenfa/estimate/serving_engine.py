@@ -25,6 +25,7 @@ class Engine:
     gap: float
     dispatch: float
     collective: float
+    exchange: float
     slowdown: float
     imbalance: float
     memory: float
@@ -44,11 +45,12 @@ class Engine:
         ``running`` requests of one scheduler: of one data-parallel group.
         """
         pieces = step.launches * self.gap + step.collectives * self.collective
+        meeting = step.exchanges * self.exchange
         if overlapped:
             work = step.kernels * (1.0 + self.slowdown)
-            device = np.maximum(work + step.reduce, step.exchange) + step.send + 2.0 * pieces
+            device = np.maximum(work + step.reduce, step.exchange + meeting) + step.send + 2.0 * pieces
         else:
-            device = step.total + step.kernels * self.slowdown + pieces
+            device = step.total + step.kernels * self.slowdown + pieces + meeting
         host = 0.0 if captured and not self.eager else step.launches * self.dispatch
         return plain(np.maximum(device, host) + self.step + self.request * running)
 
@@ -84,4 +86,4 @@ def coefficients(engine: ServingEngine) -> Engine:
     )  # fmt: skip
 
 
-_FACTS = ("step", "request", "gap", "dispatch", "collective", "slowdown", "imbalance", "memory")
+_FACTS = ("step", "request", "gap", "dispatch", "collective", "exchange", "slowdown", "imbalance", "memory")

@@ -74,9 +74,9 @@ def _go(
     while walk.left > 1e-9 or walk.running > 1e-9:
         room = most - walk.running
         wanted = min(walk.left, room)
-        walk.credit = min(walk.credit + per_step, max(per_step, 1.0)) if wanted > 0 else 0.0
-        taken = min(wanted, float(int(walk.credit)) if walk.left >= 1 else wanted)
-        working = min(per_step, wanted) if taken < wanted else taken
+        working = min(per_step, max(wanted - walk.credit, 0.0))
+        walk.credit += working
+        taken = min(wanted, float(int(walk.credit + 1e-9)) if wanted >= 1 else walk.credit)
         at = min(int(walk.running), most)
         walk.now += times[at] + working * prompts[at]
         walk.clock.append(walk.now)

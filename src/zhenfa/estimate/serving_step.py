@@ -8,7 +8,8 @@ engine's own costs can be laid on top (:mod:`zhenfa.estimate.serving_engine`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -84,6 +85,7 @@ class Step:
     send: Array = 0.0
     launches: Array = 0.0
     collectives: Array = 0.0
+    exchanges: Array = 0.0
 
     def plus(self, other: Step, times: Array = 1.0) -> Step:
         """Return the sum with ``times`` another step."""
@@ -142,7 +144,7 @@ def _sampling(setup: Setup, load: Load) -> Step:
 def _block(setup: Setup, operators: Sequence[Operator], load: Load) -> Step:
     total = Step()
     routed = [one for one in operators if one.kind == "grouped_matmul"]
-    for operator in operators:
+    for operator in fused(tuple(operators)):
         match operator.kind:
             case "matmul":
                 total = total.plus(_matmul(setup, operator, load))
@@ -158,6 +160,34 @@ def _block(setup: Setup, operators: Sequence[Operator], load: Load) -> Step:
             case "grouped_matmul":
                 continue
     return total.plus(_experts(setup, routed, load)) if routed else total
+
+
+@cache
+def fused(operators: tuple[Operator, ...]) -> tuple[Operator, ...]:
+    """Return the operators as serving engines run them: projections that share an input are one matmul.
+
+    So are the norms of latent queries and keys. Only what is not split is fused: the down-projections of MLA.
+    """
+    kept: list[Operator] = []
+    for operator in operators:
+        part = operator.name.partition(".")[0]
+        same = next(
+            (at for at, one in enumerate(kept) if _fusible(one, operator) and one.name.partition(".")[0] == part), None
+        )
+        if same is None:
+            kept.append(operator)
+            continue
+        wider = {"outputs": kept[same].outputs + operator.outputs}
+        if operator.kind == "norm":
+            wider["inputs"] = kept[same].inputs + operator.inputs
+        kept[same] = replace(kept[same], **wider)
+    return tuple(kept)
+
+
+def _fusible(one: Operator, other: Operator) -> bool:
+    if one.kind != other.kind or one.shard != "none" or other.shard != "none" or "." not in one.name:
+        return False
+    return one.kind == "norm" or (one.kind == "matmul" and one.inputs == other.inputs)
 
 
 def _rows(setup: Setup, load: Load) -> Array:
@@ -300,8 +330,11 @@ def _exchange(setup: Setup, up: Operator, load: Load) -> Step:
     spread = np.greater(layout.expert, 1)
     apart = np.where(spread, np.minimum(sent + back, gather + scatter), gather + scatter)
     several = np.greater(layout.data, 1)
-    pieces = np.where(np.greater(group, 1), np.where(several, 2.0, 1.0), 0.0)
-    return Step(exchange=np.where(several, apart, 0.0), reduce=np.where(several, 0.0, whole), collectives=pieces)
+    single = np.where(several, 0.0, np.where(np.greater(group, 1), 1.0, 0.0))
+    return Step(
+        exchange=np.where(several, apart, 0.0), reduce=np.where(several, 0.0, whole), collectives=single,
+        exchanges=np.where(several, 2.0, 0.0),
+    )  # fmt: skip
 
 
 def _least(law: Callable[..., Array], way: tuple[Any, ...], experts: int, size: float) -> Array:

@@ -161,7 +161,8 @@ class ServingEngine(Part):
 
     ``step``: host time of every step; ``request``: host time per running request and step; ``gap``: idle time between
     two kernels of a captured graph; ``dispatch``: host time to launch one kernel outside a graph (it matters where
-    launching takes longer than running); ``collective``: start of one collective; ``slowdown``: what kernels take in a
+    launching takes longer than running); ``collective``: start of one collective; ``exchange``: start of
+    one dispatch or combine of experts, the wait for the last rank included; ``slowdown``: what kernels take in a
     running engine beyond their time alone, as a share of it. ``memory``: share of the device memory that is used.
     ``chunk`` and ``max_batch``: tokens of prompts in one step, and requests that run at once. ``mixed``: prompts share
     a step with running requests; ``reserves_output``: a request is admitted when its whole output fits.
@@ -178,6 +179,7 @@ class ServingEngine(Part):
     gap: fact.Time
     dispatch: fact.Time
     collective: fact.Time
+    exchange: fact.Time
     slowdown: fact.Ratio
     imbalance: fact.Ratio
     memory: fact.Ratio

@@ -240,7 +240,29 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
         figures = predict(found)
     except ZhenfaError as problem:
         return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=problem.message)]
+    excess = _beyond_peak(found)
+    if excess:
+        return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=excess)]
     return _compared(record, found, figures, first, where, gate=gate)
+
+
+def _beyond_peak(found: Case) -> str | None:
+    """Return why a row contradicts itself: its times and its load imply more arithmetic than its cards' peak."""
+    metrics, asked = found.row["metrics"], found.load.concurrency
+    times = [measured(metrics.get(name)) for name in ("ttft_mean_ms", "tpot_mean_ms")]
+    if asked is None or times[0] is None or times[1] is None or found.service.apart:
+        return None
+    workload, service = found.workload, found.service
+    seconds = 1e-3 * (times[0] + times[1] * workload.mean_decoded)
+    tokens = workload.mean_input * (1 - workload.cached_prefix) + workload.mean_output
+    work = 2.0 * service.graph.active_parameters * tokens * asked / seconds
+    share = work / (service.decode.setup.cards.dense.peak * service.plan.cards)
+    if share <= 1.0:
+        return None
+    return (
+        f"the row's load and times ask {share:.1f} times the peak of its {service.plan.cards} cards: it does not say "
+        "over how many replicas the load is spread"
+    )
 
 
 def _compared(
