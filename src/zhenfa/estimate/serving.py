@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,10 @@ from zhenfa.spec.machine import CardPool, Formation
 from zhenfa.spec.serving import Instance, ServingPlan, ServingWorkload
 
 POINTS: Final = 28
-"""Points of the grid of batches."""
+"""Points of the grid of batches on which the step laws are evaluated."""
+
+FINE: Final = 600
+"""Points of the same grid on which the state is looked for."""
 
 TIGHT: Final = 0.97
 """Share of the device memory that an engine can be told to use where weights leave little room. Assumed."""
@@ -164,17 +167,18 @@ class Curves:
 def curves(service: Service, workload: ServingWorkload) -> Curves:
     """Evaluate the step laws over a grid of batches.
 
-    The cache of a running request holds its input and half of its output on average.
+    The cache of a running request holds its input and half of its output on average. Below one running request on
+    average, a step runs only while there is one.
     """
     plan, engine, decode = service.plan, service.engine, service.decode
     room = capacity(service, workload)
     pipeline = decode.instance.pipeline_parallel
     most = max(room, 1.0)
-    grid = np.unique(np.concatenate([np.geomspace(min(1.0, most), most, POINTS), [most]]))
+    grid = np.unique(np.concatenate([[0.01, 0.1, 0.4], np.geomspace(1.0, most, POINTS)]))
     context = workload.mean_input + workload.mean_output / 2
     queries = 1.0 + service.drafted
     drafts = service.drafted if plan.speculation and plan.speculation.method != "ngram" else 0.0
-    base = Load(sequences=grid / pipeline, context=context, queries=queries)
+    base = Load(sequences=np.maximum(grid, 1.0) / pipeline, context=context, queries=queries)
     new, groups = workload.mean_input * (1 - workload.cached_prefix), float(service.prefill.instance.data_parallel)
     budget = float(service.prefill.instance.chunk or engine.chunk)
     chunk = min(new, budget)
@@ -281,31 +285,29 @@ def _meet(
 ) -> Served:
     """Find where running, prefilling and waiting requests make up the load; ``bound`` requests/s at most."""
     count = service.decode.instance.count
-    running = lines.running
-    rate = count * running / (workload.mean_decoded * tpot)
+    at = np.interp(np.linspace(0, lines.running.size - 1, FINE), np.arange(lines.running.size), lines.running)
+    pace, start = (np.interp(at, lines.running, values) for values in (tpot, first))
+    rate = count * at / (workload.mean_decoded * pace)
     if rate[-1] > bound:
-        most = float(np.interp(bound, rate, running))
-        keep = running < most
-        at = np.append(running[keep], most)
-    else:
-        at = running
-    pick: Any = lambda values: np.interp(at, running, values)  # noqa: E731
-    rates = np.minimum(pick(rate), bound)
-    present = count * at + rates * pick(first)
+        last = max(int(np.searchsorted(rate, bound)), 1)
+        at, pace, start, rate = at[: last + 1], pace[: last + 1], start[: last + 1], np.minimum(rate[: last + 1], bound)
+        at[-1] = min(at[-1], bound * workload.mean_decoded * pace[-1] / count)
+    present = count * at + rate * start
+    waiting = 0.0
     if workload.request_rate is not None:
-        batch = float(np.interp(workload.request_rate, rates, at))
-        waiting = 0.0
+        batch = _inverse(workload.request_rate, rate, at)
     else:
         load = float(workload.concurrency or workload.requests or 1.0)
         batch = _inverse(load, present, at)
         waiting = max(load - float(present[-1]), 0.0)
-    here: Any = lambda values: float(np.interp(batch, running, values) * min(batch / running[0], 1.0) ** 0)  # noqa: E731
-    through = float(np.interp(batch, at, rates)) * min(batch / float(running[0]), 1.0)
+    own, begun = float(np.interp(batch, at, pace)), float(np.interp(batch, at, start))
+    through = min(count * batch / (workload.mean_decoded * own), bound)
     return Served(
-        tpot=here(tpot), ttft=here(first) + waiting / through, iteration=here(alone), running=batch, waiting=waiting,
-        capacity=lines.capacity, prefill=float(np.asarray(service.engine.time(lines.one, 1.0, captured=False)))
-        * lines.chunks, prefill_rate=bound, requests_per_second=through, workload=workload,
-        cards=service.plan.cards, decode_cards=service.decode.instance.count * service.decode.instance.cards,
+        tpot=own, ttft=begun + waiting / through, iteration=float(np.interp(batch, lines.running, alone)),
+        running=batch, waiting=waiting, capacity=lines.capacity,
+        prefill=float(service.engine.time(lines.one, 1.0, captured=False)) * lines.chunks, prefill_rate=bound,
+        requests_per_second=through, workload=workload, cards=service.plan.cards,
+        decode_cards=count * service.decode.instance.cards,
     )  # fmt: skip
 
 

@@ -17,7 +17,13 @@ from zhenfa.estimate.serving_engine import Engine
 from zhenfa.spec.serving import ServingPlan, ServingWorkload
 from zhenfa.validation import serving_rows as rows
 from zhenfa.validation.outcome import Outcome
-from zhenfa.validation.serving_machine import counted_in_dies, find_accelerator, formation, laid_out_in_dies
+from zhenfa.validation.serving_machine import (
+    counted_in_dies,
+    find_accelerator,
+    formation,
+    laid_out_in_dies,
+    part_of,
+)
 
 KINDS: Final = ("serving", "offline", "decode", "prefill", "ablation")
 OTHER: Final = "serve / other metrics"
@@ -159,7 +165,7 @@ def _apart_prefill(found: Case) -> dict[str, float]:
 
 def _prompt_rates(found: Case, rate: float) -> dict[str, float]:
     instance = found.service.prefill.instance
-    node = float((found.row.get("hardware") or {}).get("node_size") or 8)
+    node = float(part_of(found.row, "hardware").get("node_size") or 8)
     per_card = rate / instance.cards * found.package
     total = rate * instance.count
     return {
@@ -170,7 +176,7 @@ def _prompt_rates(found: Case, rate: float) -> dict[str, float]:
 
 def _figures(found: Case, served: Served) -> dict[str, float]:
     package, out = found.package, served.output_rate
-    node = float((found.row.get("hardware") or {}).get("node_size") or 8)
+    node = float(part_of(found.row, "hardware").get("node_size") or 8)
     tpot, ttft = 1e3 * served.tpot, 1e3 * served.ttft
     itl = 1e3 * served.tpot * found.service.accepted
     per_decode = out / served.decode_cards * package
@@ -240,6 +246,9 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
         figures = predict(found)
     except ZhenfaError as problem:
         return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=problem.message)]
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as problem:
+        why = f"the row cannot be read: {str(problem).splitlines()[0]}"
+        return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=why)]
     excess = _beyond_peak(found)
     if excess:
         return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=excess)]

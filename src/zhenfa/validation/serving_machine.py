@@ -22,9 +22,15 @@ SAME: Final = {"ascend_910b": "ascend-910b3", "hopper": "nvidia-h100-sxm"}
 """Names that rows give to a family, and the member that stands for it."""
 
 
+def part_of(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a mapping within a row; an empty one where the row has something else there."""
+    found = row.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def find_accelerator(row: Mapping[str, Any]) -> Accelerator:
     """Return the card of a row. Raises :class:`InputError` if the catalog has none of that name."""
-    hardware = row.get("hardware") or {}
+    hardware = part_of(row, "hardware")
     names = [str(hardware.get("accelerator") or ""), str(row.get("acc_id") or "")]
     for name in (*names, names[1].replace("_", "-")):
         found = catalog.find_accelerator(SAME.get(name.strip().lower(), name)) if name.strip() else None
@@ -35,13 +41,13 @@ def find_accelerator(row: Mapping[str, Any]) -> Accelerator:
 
 def counted_in_dies(row: Mapping[str, Any]) -> bool:
     """Return whether a row's devices, and its figures per device, are dies of a package."""
-    text = str((row.get("hardware") or {}).get("accelerator") or "").lower()
+    text = str(part_of(row, "hardware").get("accelerator") or "").lower()
     return bool(re.search(r"\bdies?\b", text)) and "both dies" not in text
 
 
 def laid_out_in_dies(row: Mapping[str, Any]) -> bool:
     """Return whether the degrees of a row's layout count dies, whatever its figures are per."""
-    parts = [one for one in (row.get("parallelism") or {}).values() if isinstance(one, Mapping)]
+    parts = [one for one in part_of(row, "parallelism").values() if isinstance(one, Mapping)]
     return counted_in_dies(row) or any("dies" in name for part in parts for name in part)
 
 
@@ -88,7 +94,7 @@ def _of_dies(tier: Tier, devices: int) -> Tier:
 
 
 def _assumed(row: Mapping[str, Any], accelerator: Accelerator) -> tuple[Tier, ...]:
-    size = int((row.get("hardware") or {}).get("node_size") or 8)
+    size = int(part_of(row, "hardware").get("node_size") or 8)
     up = accelerator.scale_up.bandwidth
     rate = up if up.known else _rate(PCIE_BYTES_PER_S)
     nvidia = accelerator.maker == "NVIDIA" and up.known

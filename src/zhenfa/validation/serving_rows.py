@@ -13,7 +13,7 @@ from zhenfa import catalog
 from zhenfa.errors import InputError
 from zhenfa.spec.graph import Graph
 from zhenfa.spec.serving import CacheFormat, Instance, Speculation, WeightFormat
-from zhenfa.validation.serving_machine import POOL
+from zhenfa.validation.serving_machine import POOL, part_of
 
 COMMAND: Final = re.compile(
     r"(?:vllm serve|trtllm-serve(?: serve)?|--model-path|--model|lmdeploy serve api_server)\s+([\w./-]+)"
@@ -46,7 +46,7 @@ def model_name(row: Mapping[str, Any]) -> str:
 
 def weights(row: Mapping[str, Any], graph: Graph, maker: str) -> tuple[WeightFormat, WeightFormat | None]:
     """Return the format of the weights, and that of attention where it differs."""
-    precision = row.get("precision") or {}
+    precision = part_of(row, "precision")
     text = str(precision.get("weights") or "").lower()
     acts = str(precision.get("activations") or "").lower()
     name = model_name(row).lower()
@@ -81,7 +81,7 @@ def _stored(graph: Graph) -> WeightFormat:
 
 def cache_format(row: Mapping[str, Any], form: WeightFormat, engine: str) -> tuple[CacheFormat, str | None]:
     """Return the format of keys and values, and a note where it was assumed."""
-    text = str((row.get("precision") or {}).get("kv") or "").lower()
+    text = str(part_of(row, "precision").get("kv") or "").lower()
     command = str(row.get("notes") or "").lower()
     if "fp8" in text or "--kv-cache-dtype=fp8" in command or "--kv-cache-dtype fp8" in command:
         return "fp8", None
@@ -111,8 +111,7 @@ class Deployment:
 
 def deployment(row: Mapping[str, Any]) -> Deployment:
     """Return the instances of a row. Raises :class:`InputError` where its layout cannot be told."""
-    layout = row.get("parallelism") or {}
-    hardware = row.get("hardware") or {}
+    layout, hardware = part_of(row, "parallelism"), part_of(row, "hardware")
     overlap = "tbo_on" in str(row.get("id") or "")
     if "nodes_cfg" in layout:
         return _from_nodes(layout["nodes_cfg"], int(hardware.get("count") or 0), int(hardware.get("node_size") or 8))
@@ -162,7 +161,9 @@ def instance(part: Mapping[str, Any], available: int, *, chunk: int | None = Non
     elif data == 1 and wide > tensor:
         data = wide // tensor
     stage = tensor * data
-    if isinstance(expert, str) or (expert in (0, None) and data > 1 and not part.get("moe_TP")):
+    if isinstance(expert, str) or (
+        data > 1 and not part.get("moe_TP") and (expert == 0 or (expert is None and not available))
+    ):
         wide = stage
     if stage % wide:
         raise InputError(f"the row's expert parallelism of {wide} does not fit its {stage} cards.")
@@ -230,7 +231,7 @@ def load(row: Mapping[str, Any], plan: Deployment) -> RowLoad:
         return RowLoad(concurrency=1.0, notes=("prefill steps of a stated size",))
     if "max" in text:
         return RowLoad(filled=True)
-    part = (row.get("parallelism") or {}).get("decode")
+    part = part_of(row, "parallelism").get("decode")
     if isinstance(part, Mapping) and isinstance(part.get("batch"), int):
         return RowLoad(running=float(part["batch"] * decode.data_parallel))
     raise InputError("the row does not say how many requests run at once.")
