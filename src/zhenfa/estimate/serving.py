@@ -273,10 +273,11 @@ def _apart(service: Service, workload: ServingWorkload, lines: Curves) -> Served
         )
         + 0 * alone
     )
-    rate = float(np.max(count * lines.together / (lines.chunks * seconds)))
+    rate = float(np.max(count * stages * lines.together / (lines.chunks * seconds)))
     first = one * (lines.chunks + stages - 1) / stages
     ratio = np.minimum(lines.running * service.decode.instance.count / (workload.mean_decoded * tpot) / rate, 1.0)
-    wait = first * ratio / 2  # half a prompt ahead, as often as the prefill instances are busy
+    others = max(1.0 - 1.0 / (workload.concurrency or np.inf), 0.0)
+    wait = first * ratio / 2 * others  # half a prompt of another request, as often as prefill is busy
     return _meet(service, workload, lines, tpot, first + wait, alone, rate)
 
 

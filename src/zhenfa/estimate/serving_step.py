@@ -177,10 +177,9 @@ def fused(operators: tuple[Operator, ...]) -> tuple[Operator, ...]:
         if same is None:
             kept.append(operator)
             continue
-        wider = {"outputs": kept[same].outputs + operator.outputs}
-        if operator.kind == "norm":
-            wider["inputs"] = kept[same].inputs + operator.inputs
-        kept[same] = replace(kept[same], **wider)
+        one = kept[same]
+        inputs = one.inputs + operator.inputs if operator.kind == "norm" else one.inputs
+        kept[same] = replace(one, inputs=inputs, outputs=one.outputs + operator.outputs)
     return tuple(kept)
 
 
