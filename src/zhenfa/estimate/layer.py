@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zhenfa.estimate import kernels, mixture, streams
 from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.scores import attention_cost
-from zhenfa.estimate.shape import ZERO, Cost, Shape, total
+from zhenfa.estimate.shape import ZERO, Cost, Shape, alone, total
 from zhenfa.estimate.traits import Traits
 from zhenfa.laws import communication, compute
 from zhenfa.laws.arrays import Array
@@ -73,9 +73,8 @@ def _operator_cost(operator: Operator, shape: Shape, card: Card) -> Cost:
             cost, casts = mixture.grouped(operator, shape, card.chip, card.traits)
             return _hosted(cost, card, 1.0 + casts, 2.0 + casts)
         case "attention":
-            return attention_cost(operator, shape, card.wide, card.fabric, card.traits).but(
-                ideal=_attention_ideal(operator, shape, card)
-            )
+            ideal = _attention_ideal(operator, shape, card)
+            return attention_cost(operator, shape, card.wide, card.fabric, card.traits, ideal)
         case "scan":
             return _scan(operator, shape, card)
         case _:
@@ -157,7 +156,7 @@ def _reduced(operator: Operator, shape: Shape, card: Card, forward: Array, backw
 
     Under sequence parallelism the sum is a reduce-scatter behind the operator and an all-gather before the next.
     """
-    if operator.shard not in {"row", "vocabulary"}:
+    if operator.shard not in {"row", "vocabulary"} or alone(shape.tensor):
         return 0.0, 0.0
     traits, fabric = card.traits, card.fabric
     features = operator.inputs if operator.shard == "vocabulary" and operator.kind == "matmul" else operator.outputs

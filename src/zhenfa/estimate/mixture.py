@@ -8,7 +8,7 @@ import numpy as np
 
 from zhenfa.estimate import kernels, streams
 from zhenfa.estimate.chip import Chip
-from zhenfa.estimate.shape import Cost, Shape
+from zhenfa.estimate.shape import Cost, Shape, alone
 from zhenfa.estimate.traits import Traits
 from zhenfa.laws import communication, compute
 from zhenfa.laws.arrays import Array
@@ -75,6 +75,8 @@ def exchange(routed: Sequence[Operator], shape: Shape, chip: Chip, fabric: Fabri
 
 def _wire(first: Operator, last: Operator, shape: Shape, fabric: Fabric, traits: Traits) -> Array:
     """Return the seconds of one dispatch and one combine, whether hidden or not."""
+    if alone(shape.expert) and alone(shape.expert_tensor):
+        return 0.0
     busiest = traits.expert_imbalance
     stride = np.asarray(shape.expert_tensor, float)
     if traits.expert_exchange == "forwarding":

@@ -8,7 +8,7 @@ import numpy as np
 
 from zhenfa.estimate import kernels, streams
 from zhenfa.estimate.chip import Chip
-from zhenfa.estimate.shape import Cost, Shape
+from zhenfa.estimate.shape import Cost, Shape, alone
 from zhenfa.estimate.traits import Traits
 from zhenfa.laws import communication, compute
 from zhenfa.laws.arrays import Array
@@ -24,8 +24,8 @@ BACKWARD_PACE: Final = 0.8
 H100 (arXiv:2407.08608, figures 5 and 6)."""
 
 
-def attention_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> Cost:
-    """Return the cost of attention, its ideal time aside.
+def attention_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits, ideal: Array) -> Cost:
+    """Return the cost of attention, whose model FLOPs take ``ideal`` seconds at peak.
 
     Counts the kernels, rotary positions, stored scores where the engine keeps them, and what the exchange of keys and
     values takes beyond the attention that hides it. Causal work is balanced over context-parallel cards, each holding
@@ -44,6 +44,7 @@ def attention_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric,
         backward + back,
         context_forward=exposed_time(out, forward, **hidden) if np.ndim(out) or out else 0.0,
         context_backward=exposed_time(home, backward, **hidden) if np.ndim(home) or home else 0.0,
+        ideal=ideal,
         host_forward=each * (count[0] + chain.kernels_forward),
         host_backward=each * (count[1] + chain.kernels_backward),
     )
@@ -57,7 +58,7 @@ def _flash(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tupl
     heads, keys = operator.heads / shape.tensor, np.maximum(_key_heads(operator) / shape.tensor, 1.0)
     queries, causal, context = shape.sequence, operator.causal, shape.sequence  # type: Any, Any, Any
     window = _window(operator)
-    if np.any(np.not_equal(shape.context, 1)):
+    if not alone(shape.context) and np.any(np.not_equal(shape.context, 1)):
         if traits.context_exchange == "all-to-all":
             heads, keys = heads / shape.context, np.maximum(keys / shape.context, 1.0)
         else:  # as many pairs as every card's share of the mask leaves
@@ -96,7 +97,7 @@ def _unfused(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tu
 
 def _exchange(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric, traits: Traits) -> tuple[Array, Array]:
     """Return the seconds of context parallelism's communication forward and backward, hidden or not."""
-    if not np.any(np.greater(shape.context, 1)):
+    if alone(shape.context) or not np.any(np.greater(shape.context, 1)):
         return 0.0, 0.0
     size = streams.width(chip)
     keys = _key_heads(operator) * (operator.key_dim + operator.value_dim) / shape.tensor

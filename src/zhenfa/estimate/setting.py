@@ -180,7 +180,8 @@ class Setting:
         self, operators: Sequence[Operator], shape: Shape, zero: Array, recompute: Array, again: Again = None
     ) -> tuple[Holding, Array]:
         precision = self.workload.precision
-        sharding = replace(self.sharding, zero=zero)
+        said = self.sharding
+        sharding = Sharding(zero, said.group, said.adapter, said.offload, said.whole)
         held = holding(operators, shape, precision, sharding, recompute, self.traits, self.graph.hidden, again)
         working = working_set(operators, shape, precision, recompute, self.traits, again)
         return gathered_whole(held, precision, sharding), working + gathered(held, precision, sharding)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -43,6 +43,11 @@ class Shape:
         return np.maximum(cards / (self.expert * self.expert_tensor), 1.0)
 
 
+def alone(degree: Array) -> bool:
+    """Return whether a degree is 1, not an array of them: what has no peers exchanges nothing."""
+    return isinstance(degree, float | int) and degree == 1
+
+
 @dataclass(frozen=True)
 class Cost:
     """Seconds per micro-batch on one card, by part. Communication counts as far as it is exposed."""
@@ -69,7 +74,7 @@ class Cost:
 
     def plus(self, other: Cost) -> Cost:
         """Return the sum of two costs."""
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return total((self, other))
 
     def but(self, **changes: Array) -> Cost:
         """Return the same cost with other parts."""
@@ -96,9 +101,15 @@ class Cost:
 ZERO = Cost(0.0, 0.0)
 
 
+_NAMES = tuple(one.name for one in fields(Cost))
+
+
 def total(costs: Iterable[Cost]) -> Cost:
     """Return the sum of costs."""
-    result = ZERO
+    sums: list[Array] = [0.0] * len(_NAMES)
     for cost in costs:
-        result = result.plus(cost)
-    return result
+        for place, name in enumerate(_NAMES):
+            part = getattr(cost, name)
+            if type(part) is not float or part:  # most parts are nothing
+                sums[place] = sums[place] + part
+    return Cost(*sums)

@@ -85,24 +85,30 @@ class Blocks:
 
 def exchanged(
     plan: Plan, setting: Setting, alike: dict[Key, Blocks], replicas: int, owners: int
-) -> dict[Key, Exchange]:
-    """Return what the replicas of every distinct stage exchange; those cut alike are computed as one array."""
+) -> dict[Key, list[Exchange]]:
+    """Return what the replicas of every distinct stage exchange: as a whole and, where that is done with every
+    micro-batch, block by block. Stages cut alike are computed as one array."""
+    rounds = Rounds.of(plan)
     cuts: dict[tuple[object, ...], list[Key]] = {}
     for key, blocks in alike.items():
         cuts.setdefault(blocks.stage.cut, []).append(key)
-    found: dict[Key, Exchange] = {}
+    found: dict[Key, list[Exchange]] = {}
     for keys in cuts.values():
-        held = [alike[key].held for key in keys]
-        found.update(zip(keys, exchanges(plan, setting, alike[keys[0]].stage, held, replicas, owners), strict=True))
+        rows = [[alike[key].held] for key in keys]
+        if rounds.gathers or rounds.every_reduce:
+            rows = [
+                [*row, *(unit.holding for unit, _ in alike[key].blocks)] for row, key in zip(rows, keys, strict=True)
+            ]
+        held = [one for row in rows for one in row]
+        each = iter(exchanges(plan, setting, alike[keys[0]].stage, held, replicas, owners))
+        found.update({key: [next(each) for _ in row] for key, row in zip(keys, rows, strict=True)})
     return found
 
 
-def stage_cost(
-    plan: Plan, setting: Setting, blocks: Blocks, once: Exchange, replicas: int, micro_batches: int, owners: int
-) -> StageCost:
+def stage_cost(plan: Plan, setting: Setting, blocks: Blocks, exchanged_: list[Exchange], replicas: int) -> StageCost:
     """Return what a stage costs, wherever it stands in the pipeline."""
-    held, stage = blocks.held, blocks.stage
-    ahead, behind, reduce, gather = _beside_passes(plan, setting, blocks, once, replicas, micro_batches, owners)
+    held, stage, once = blocks.held, blocks.stage, exchanged_[0]
+    ahead, behind, reduce, gather = _beside_passes(plan, setting, blocks, once, exchanged_[1:])
     cost = _parts(blocks)
     forward, backward = cost["forward"] + ahead, cost["backward"] + behind
     seconds, bytes_ = offload.activations(plan, stage, setting, float(held.activation), forward, backward)
@@ -142,7 +148,7 @@ def _parts(blocks: Blocks) -> dict[str, float]:
 
 
 def _beside_passes(
-    plan: Plan, setting: Setting, blocks: Blocks, once: Exchange, replicas: int, micro_batches: int, owners: int
+    plan: Plan, setting: Setting, blocks: Blocks, once: Exchange, each: list[Exchange]
 ) -> tuple[float, float, float, float]:
     """Return what gathers add to a forward and, with reductions, to a backward pass, and the seconds a step to reduce
     and to gather that are left for its end and its start.
@@ -154,8 +160,6 @@ def _beside_passes(
     if not rounds.gathers and not rounds.every_reduce:
         return 0.0, 0.0, once.reduce, once.gather
     traits = setting.traits
-    units = [unit for unit, _ in blocks.blocks]
-    each = exchanges(plan, setting, blocks.stage, [unit.holding for unit in units], replicas, owners)
     ahead = behind = 0.0
     for (unit, count), one in zip(blocks.blocks, each, strict=True):
         out = one.gather if rounds.gathers else 0.0

@@ -70,10 +70,7 @@ def _group_cost(
     keys = [key_of(setting, stages, index) for index in range(len(stages))]
     alike = {key: Blocks.of(plan, setting, stages, index, size, replicas) for index, key in _first(keys)}
     sums = exchanged(plan, setting, alike, replicas, owners)
-    known = {
-        key: stage_cost(plan, setting, blocks, sums[key], replicas, micro_batches, owners)
-        for key, blocks in alike.items()
-    }
+    known = {key: stage_cost(plan, setting, blocks, sums[key], replicas) for key, blocks in alike.items()}
     found = tuple(
         replace(known[key], stage=stage, transfer=seconds, crosses=crosses)
         for key, stage, (seconds, crosses) in zip(keys, stages, hops, strict=True)
