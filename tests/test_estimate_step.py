@@ -266,7 +266,7 @@ def test_sharded_gradients_are_reduced_after_every_micro_batch() -> None:
     scatter, gather = once.reduce, once.gather
     assert none.reduce == pytest.approx(2 * scatter, rel=0.1)
     assert gather == pytest.approx(scatter / 2, rel=0.1)  # two bytes of weight against four of gradient, and latencies
-    assert often.backward - none.backward == pytest.approx(scatter, rel=0.1)  # block by block: more latencies
+    assert often.backward - none.backward == pytest.approx(scatter, rel=0.2)  # block by block: more latencies
     assert (often.forward, often.gather) == (none.forward, gather)
-    assert more.forward - none.forward == pytest.approx(gather, rel=0.1)
-    assert more.backward - none.backward == pytest.approx(scatter + gather, rel=0.1)
+    assert more.forward - none.forward == pytest.approx(gather, rel=0.2)
+    assert more.backward - none.backward == pytest.approx(scatter + gather, rel=0.2)
