@@ -1,4 +1,4 @@
-"""Schedules with several stages to a place: whole timelines against a simulation of another kind, closed forms, memory."""
+"""Schedules with several stages to a place: timelines against a simulation of another kind, closed forms, memory."""
 
 from __future__ import annotations
 
