@@ -22,11 +22,11 @@ from zhenfa.live.calibrate import check, predict
 from zhenfa.live.calibrate.card import Calibrated, card_of, slug
 from zhenfa.live.calibrate.fit import Knob, fit, line
 from zhenfa.live.calibrate.machine import machine_of, write
-from zhenfa.live.calibrate.quiet import verdict
 from zhenfa.live.calibrate.samples import Sample, Task, quantile, together
 from zhenfa.live.calibrate.session import Measurements, Wires, find_device
 from zhenfa.live.calibrate.tasks import tasks_for
 from zhenfa.live.providers import Device
+from zhenfa.live.quiet import verdict
 from zhenfa.spec.machine import Accelerator, Machine
 
 PROCESSOR = Device("cpu", 0, "Some Processor, 2 cores", "nobody", "a test", 16 * 10**9, "cpu")

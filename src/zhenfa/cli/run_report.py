@@ -94,9 +94,10 @@ def _print_speeds(run: Run, output: Output) -> None:
             first="  the same cards with an even split: ",
         )
     if run.fidelity:
+        label = "fidelity of the emulation" if run.emulated else "left alone"
         out.text(
             f"{run.fidelity.get('verdict')}; protection: {run.fidelity.get('protection')}",
-            first="  fidelity of the emulation: ", style=None if run.fidelity.get("valid") else "warn",
+            first=f"  {label}: ", style=None if run.fidelity.get("valid") else "warn",
         )  # fmt: skip
 
 

@@ -122,10 +122,12 @@ def fabric(pool: CardPool) -> tuple[Fabric, tuple[str, ...]]:
     """Return a pool's tiers as arrays, inside-out, and what was assumed of them.
 
     An undisclosed bandwidth becomes NaN: layouts that would cross that tier are refused by name. Emulated cards are
-    exact: every message takes its latency and its bytes, nothing else.
+    exact: every message takes its latency and its bytes, nothing else; and where calibration measured a pool's tiers,
+    what it measured is what transfers reach.
     """
     notes: dict[str, None] = {}
     wires = []
+    exact = pool.accelerator.emulated or all(tier.bandwidth.confidence == "calibrated" for tier in pool.tiers)
     for index, tier in enumerate(pool.tiers):
         latency, found = tier.latency.value, tier_family(pool.accelerator, tier, index)
         if latency is None and (pool.accelerator.emulated or found.latency.value is None):
@@ -139,9 +141,9 @@ def fabric(pool: CardPool) -> tuple[Fabric, tuple[str, ...]]:
         bandwidth = np.nan if tier.bandwidth.value is None else tier.bandwidth.value
         mesh = tier.topology == "full-mesh"
         wires.append(Wire(float(tier.size), bandwidth, latency, mesh, tier.in_network_reduction, found))
-        if not pool.accelerator.emulated and tier.bandwidth.value is not None:
+        if not exact and tier.bandwidth.value is not None:
             notes[_share_note(pool.name, tier, found)] = None
-    return (_ideal(wires) if pool.accelerator.emulated else assemble(wires)), tuple(notes)
+    return (_ideal(wires) if exact else assemble(wires)), tuple(notes)
 
 
 def _share_note(pool: str, tier: Tier, found: LinkFamily) -> str:

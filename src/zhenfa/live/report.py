@@ -8,6 +8,7 @@ from typing import Any
 
 from zhenfa.live.pace import CATCH_UP, VALID_SHARE
 from zhenfa.live.placement import CardPlace
+from zhenfa.live.quiet import verdict
 from zhenfa.live.train import Measured
 from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
 
@@ -31,7 +32,7 @@ def run_of(
         stages=tuple(_stage(*pair) for pair in zip(measured.places, measured.reports, strict=True)),
         events=_events(measured),
         emulated=emulated,
-        fidelity=fidelity(measured, protection) if emulated else {},
+        fidelity=fidelity(measured, protection) if emulated else left_alone(measured, protection),
         share_of_sum_of_speeds=share_of_sum_of_speeds(measured),
         even_split=_even(measured, even),
         checkpoint=None if checkpoint is None else str(checkpoint),
@@ -75,6 +76,15 @@ def fidelity(measured: Measured, protection: str) -> dict[str, float | str | boo
         "verdict": f"{missed} of {operations} operations and messages came more than {1e3 * CATCH_UP:.0f} ms late; "
         + ("timing is valid" if valid else f"timing is NOT valid (more than {VALID_SHARE:.0%})"),
     }
+
+
+def left_alone(measured: Measured, protection: str) -> dict[str, float | str | bool]:
+    """Return how far other work on the host took part in a run on real cards, and whether its timing is valid."""
+    found = verdict([report["waited"] for report in measured.reports], [measured.step_times[1:]], "the steps")
+    return {
+        "waited_share": found.waited, "unsteady": found.unsteady, "protection": protection,
+        "valid": not found.disturbed, "verdict": found.words(),
+    }  # fmt: skip
 
 
 def _figures(measured: Measured, emulated: bool) -> Figures:

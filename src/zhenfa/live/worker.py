@@ -26,6 +26,7 @@ from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import CardStage, Runner
 from zhenfa.live.providers import PROVIDERS
+from zhenfa.live.quiet import Watch
 from zhenfa.live.replicas import GradientSum
 from zhenfa.live.transport import open_groups
 
@@ -140,6 +141,7 @@ class _Run:
         self.runner = Runner(self.stage, place, orders.schedule, loss)
         self.text = data.corpus(orders.data) if place.is_first or place.is_last else None
         self.sums: dict[str, list[float]] = {}
+        self.watch = Watch.now()
 
     @property
     def parameter_count(self) -> int:
@@ -147,7 +149,7 @@ class _Run:
 
     def step(self, number: int, at: float) -> dict[str, Any]:
         if number == 2:  # the first step counted FLOPs and filled caches
-            self.pacer.fidelity = Fidelity()
+            self.pacer.fidelity, self.watch = Fidelity(), Watch.now()
             self.sums.clear()
         inputs, targets = self._batch(number)
         self.pacer.begin(number, at)
@@ -172,6 +174,7 @@ class _Run:
             "process_bytes": used,
             "device_bytes": capacity,
             "fidelity": asdict(self.pacer.fidelity),
+            "waited": self.watch.share(Watch.now()),
             "means": {kind: sum(row) / len(row) for kind, row in self.sums.items()},
         }
 

@@ -9,12 +9,12 @@ from datetime import date
 from typing import Any, Final
 
 from zhenfa.errors import CapabilityError, InputError, RunError
-from zhenfa.live.calibrate.quiet import Quiet, verdict
 from zhenfa.live.calibrate.samples import Sample, Task, together
 from zhenfa.live.calibrate.tasks import tasks_for
 from zhenfa.live.engine import Engine, call_all
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.providers import PROVIDERS, Device, devices, processors
+from zhenfa.live.quiet import Quiet, verdict
 
 SECONDS: Final = {True: 4.0, False: 50.0}
 """Seconds of the micro-benchmarks, by whether time is short; preparation comes on top."""

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from zhenfa.live.calibrate.clock import Clock, clock_of
-from zhenfa.live.calibrate.quiet import Watch
 from zhenfa.live.calibrate.work import TYPES
 from zhenfa.live.decoder import StageModule, loss_of, rotate, turns
+from zhenfa.live.quiet import Watch
 from zhenfa.live.sizes import Sizes
 
 WARM_UP: Final = 2

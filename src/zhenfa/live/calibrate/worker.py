@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from zhenfa.live.calibrate.clock import Clock, EventClock, clock_of
-from zhenfa.live.calibrate.quiet import Watch
 from zhenfa.live.calibrate.samples import Task
 from zhenfa.live.calibrate.work import call_of, seconds_of
+from zhenfa.live.quiet import Watch
 
 LEAST_ROUNDS: Final = 3
 MOST_ROUNDS: Final = 40

@@ -42,11 +42,12 @@ class Quiet:
     """How far a measurement was left alone.
 
     ``waited``: share of the time in which a thread of the busiest card stood in the run queue. ``unsteady``: p90 over
-    p10 of the fixed piece of work, less one.
+    p10 of the seconds of ``what`` was done again and again, less one.
     """
 
     waited: float
     unsteady: float
+    what: str = "a fixed piece of work"
 
     @property
     def disturbed(self) -> bool:
@@ -56,16 +57,16 @@ class Quiet:
     def words(self) -> str:
         """Return the verdict in a sentence."""
         facts = (
-            f"threads waited {self.waited:.1%} of the time for a processor (at most {WAITED:.0%}), and a fixed piece "
-            f"of work took {self.unsteady:.0%} longer at p90 than at p10 (at most {UNSTEADY:.0%})"
+            f"threads waited {self.waited:.1%} of the time for a processor (at most {WAITED:.0%}), and "
+            f"{self.what} took {self.unsteady:.0%} longer at p90 than at p10 (at most {UNSTEADY:.0%})"
         )
         return f"disturbed: {facts}" if self.disturbed else f"undisturbed: {facts}"
 
 
-def verdict(waited: Sequence[float], fixed: Sequence[Sequence[float]]) -> Quiet:
-    """Return how far the cards were left alone, given each card's share of waiting and seconds of the fixed work."""
+def verdict(waited: Sequence[float], fixed: Sequence[Sequence[float]], what: str = "a fixed piece of work") -> Quiet:
+    """Return how far the cards were left alone, given each card's share of waiting and the seconds of fixed work."""
     steadiness = [quantile(row, 0.9) / quantile(row, 0.1) - 1 for row in fixed if row]
-    return Quiet(max(waited, default=0.0), max(steadiness, default=0.0))
+    return Quiet(max(waited, default=0.0), max(steadiness, default=0.0), what)
 
 
 def _waited() -> float:
