@@ -98,8 +98,8 @@ class Estimate(Document):
 
 
 class Run(Document):
-    """What happened. ``fidelity``: how well an emulation kept its time, or how far real cards were left alone, and whether
-    the timing is valid."""
+    """What happened. ``fidelity``: how well an emulation kept its time, or how far real cards were left alone, and
+    whether the timing is valid."""
 
     schema_name: ClassVar[str] = "zhenfa.run/1"
 
