@@ -55,6 +55,15 @@ def test_where_time_goes_adds_up() -> None:
     assert set(walls.reliability.parts) == {"checkpoint", "rework", "down", "restart"}
 
 
+def test_efficiency_has_a_band_as_wide_as_clusters_differ() -> None:
+    ettr = answer(*H100).best.estimate.figures.ettr
+    assert ettr.p10 is not None
+    assert ettr.p90 is not None
+    assert ettr.value is not None
+    assert 0 < ettr.p10 < ettr.value < ettr.p90 < 1
+    assert 1.5 < operation.failures().spread < 2.5
+
+
 def test_a_card_draws_more_the_more_it_does_and_never_more_than_its_limit() -> None:
     for name in ("h100", "h800", "b200", "a100", "mi300x", "metax-c550"):
         card = catalog.accelerator(name)

@@ -78,7 +78,7 @@ def _by_rules(apart: Key, known: Known) -> Answer | None:
 def _special(key: str, apart: Key, known: Known, inputs: Mapping[str, Any], expect: Mapping[str, Any]) -> Answer | None:
     """Answer what no rule is for: savings between two values of PUE, power for each card, a power chain."""
     text = key.casefold()
-    return _saving(text, apart, known, expect) or _each(text, expect) or _chain(text, inputs)
+    return _saving(text, apart, known, expect) or _capped(text, inputs) or _each(text, expect) or _chain(text, inputs)
 
 
 _SAVING: Final = re.compile(r"saving_(\d+)_vs_(\d+)_mwh_per_year")
@@ -99,6 +99,28 @@ def _saving(text: str, apart: Key, known: Known, expect: Mapping[str, Any]) -> A
     if "factor" not in known:
         return None
     return Answer(np.asarray(energy.carbon(saved, known["factor"])), "difference of PUE over 8,760 hours")
+
+
+def _capped(text: str, inputs: Mapping[str, Any]) -> Answer | None:
+    """Answer what a lower power cap makes of the energy, from both powers and what happened to the time."""
+    if "energy" not in text or not re.search(r"ratio|change|saving|reduction|cut", text):
+        return None
+    powers, slower = [], None
+    for key, value in inputs.items():
+        apart, read = take_apart(key), numbers(value)
+        if read is None:
+            continue
+        if apart.unit == "W":
+            powers += read.ravel().tolist()
+        elif re.search(r"latency|time|slow", key.casefold()):
+            mean = float(read.mean())
+            slower = mean if re.search(r"ratio|factor", key.casefold()) or mean >= 1 else 1.0 + mean
+    if len(powers) != 2 or slower is None or max(powers) <= 0:
+        return None
+    ratio = min(powers) / max(powers) * slower
+    change = {"change": ratio - 1.0, "ratio": ratio}
+    name = next((word for word in change if word in text), "")
+    return Answer(np.array(change.get(name, 1.0 - ratio)), "power times time, the card at its cap")
 
 
 def _each(text: str, expect: Mapping[str, Any]) -> Answer | None:

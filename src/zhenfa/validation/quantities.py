@@ -31,6 +31,12 @@ UNITS: Final[dict[str, tuple[float, str]]] = {
     "kwh_per_year": (3.6e6, "kWh"),
     "t_co2_per_year": (1000.0, "t"),
     "t_co2": (1000.0, "t"),
+    "t_co2e": (1000.0, "t"),
+    "t_co2eq": (1000.0, "t"),
+    "tco2": (1000.0, "t"),
+    "tco2e": (1000.0, "t"),
+    "tco2eq": (1000.0, "t"),
+    "kg_co2e": (1.0, "kg"),
     "kg_co2": (1.0, "kg"),
     "l_per_min": (1.0, "l/min"),
     "lb_per_mwh": (0.45359237 / 3.6e9, "lb/MWh"),
@@ -60,6 +66,8 @@ UNITS: Final[dict[str, tuple[float, str]]] = {
     "wh": (3600.0, "Wh"),
     "kwh": (3.6e6, "kWh"),
     "mwh": (3.6e9, "MWh"),
+    "gpu_days": (DAY, "d"),
+    "card_days": (DAY, "d"),
     "gwh": (3.6e12, "GWh"),
     "hz": (1.0, "Hz"),
     "k": (1.0, "K"),
@@ -131,10 +139,13 @@ NAMES: Final[dict[str, str]] = {
         "power": "power kw mw avg_power mean_power gpu_power card_power power_per_gpu",
         "power_cap": "cap power_cap",
         "energy": "energy total_energy run_energy training_energy",
-        "carbon": "carbon emissions co2 co2e",
+        "card_time": "gpu_hours gpu_h card_hours npu_hours device_hours gpu_days card_days gpu_years card_years",
+        "spare_share": "spare_share spares_share standby_share",
+        "dynamic_range": "dynamic_range power_swing",
+        "carbon": "t_co2 t_co2e t_co2eq tco2 tco2e tco2eq kg_co2 kg_co2e carbon emissions co2 co2e",
         "tokens": "tokens tokens_total trained_tokens",
-        "tokens_per_second": "throughput tokens_per_second",
-        "token_energy": "energy_per_token joules_per_token",
+        "tokens_per_second": "tok_per_s tokens_per_s throughput tokens_per_second",
+        "token_energy": "j_per_tok j_per_token energy_per_token joules_per_token",
         "tdp": "tdp nameplate rated_power",
         "idle": "idle idle_power p_idle",
         "maximum": "maximum p_max max_power peak_power full_power",
@@ -191,6 +202,8 @@ def take_apart(key: str) -> Key:
         bound, text = _BOUND[last], stem
     stem, unit = _unit_of(text)
     factor, shown = UNITS[unit] if unit else (1.0, "")
+    if NAMES.get(text) == "card_time":  # the unit is half of the name
+        return Key("card_time", factor, shown, bound)
     if unit == "gpu_years":
         shown = "years"
     return Key(_named(stem) or _named(text) or stem or text, factor, shown, bound)

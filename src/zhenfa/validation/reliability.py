@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -61,11 +61,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """A value that the laws give, in base units, and what it rests on."""
+    """A value that the laws give, in base units, and what it rests on; ``low`` and ``high`` bound it."""
 
     value: Value
     words: str
     tag: Tag = "derived"
+    low: Value | None = None
+    high: Value | None = None
 
 
 @dataclass
@@ -86,13 +88,20 @@ class Reading:
             self.left.append(prefix + key)
             return
         said = np.broadcast_to(said, given.shape)
-        for place, (one, other) in enumerate(zip(given.tolist(), said.tolist(), strict=True)):
+        ends = [
+            [None] * given.size if end is None else np.broadcast_to(end / apart.factor, given.shape).tolist()
+            for end in (answer.low, answer.high)
+        ]
+        for place, (one, other, *edges) in enumerate(zip(given.tolist(), said.tolist(), *ends, strict=True)):
             metric = f"{prefix}{key}" + (f"[{place}]" if given.size > 1 else "")
             bound = f"{apart.bound} the measured; " if apart.bound else ""
+            if one < 0 and other < 0:  # a fall on both sides
+                one, other, bound = -one, -other, f"{bound}as a fall; "  # noqa: PLW2901
             self.found.append(
                 Outcome(
                     id=name_of(self.record), kind=self.kind, groups=(self.kind,), metric=metric, unit=apart.unit,
-                    measured=one, predicted=other, tag=answer.tag, note=bound + answer.words,
+                    measured=one, predicted=other, tag=answer.tag, p10=edges[0], p90=edges[1],
+                    note=bound + answer.words,
                 )
             )  # fmt: skip
 
@@ -220,9 +229,15 @@ def _by_rules(key: str, apart: Key, known: Known, expect: Mapping[str, Any]) -> 
     if wanted in how:
         return Answer(found[wanted], f"{how[wanted]}, from what else the row states")
     found, how = apply(RELIABILITY, _defaults(known, stated))
-    if wanted in how and wanted in DEFAULTED:
-        return Answer(found[wanted], f"{how[wanted]}, with default rates or recovery", "assumed")
-    return None
+    if wanted not in how or wanted not in DEFAULTED:
+        return None
+    spread = operation.failures().spread
+    ends = [apply(RELIABILITY, _defaults(known, stated, factor))[0].get(wanted) for factor in (1 / spread, spread)]
+    answer = Answer(found[wanted], f"{how[wanted]}, with default rates or recovery", "assumed")
+    few, many = ends
+    if few is None or many is None or np.array_equal(few, many):
+        return answer
+    return replace(answer, low=np.minimum(few, many), high=np.maximum(few, many))
 
 
 def _computed(key: str) -> bool:
@@ -242,15 +257,18 @@ def _wanted(key: str, apart: Key) -> str:
     return apart.name
 
 
-def _defaults(known: Known, stated: Known) -> Known:
-    """Return what is known together with the default failure rates of the catalog and its recovery policy."""
+def _defaults(known: Known, stated: Known, factor: float = 1.0) -> Known:
+    """Return what is known together with the default failure rates of the catalog and its recovery policy.
+
+    ``factor`` scales the default mean time between failures.
+    """
     table = operation.failures()
     full = stated | known
     if "mtbf" not in apply(RELIABILITY, full)[0]:
         cards = apply(RELIABILITY, full)[0].get("cards")
         if cards is None:
             return full
-        full["mtbf"] = default_mtbf(cards, full["cards_per_node"])
+        full["mtbf"] = factor * default_mtbf(cards, full["cards_per_node"])
     if not {"checkpoint", "write", "recovery", "stall"} & set(full):
         full["checkpoint"] = np.array(table.recovery.checkpoint.require("checkpoint"))
     if not {"down", "restart", "recovery", "u0", "stall"} & set(full):
@@ -366,7 +384,8 @@ def _default_rates(record: Mapping[str, Any], reading: Reading) -> None:
         if apart.name in said and measured is not None and not _computed(key) and key not in done:
             if key in {"interruptions_total"} or apart.bound:
                 continue
-            answer = Answer(said[apart.name], "default failure rates of the catalog", "fitted")
+            value, spread = said[apart.name], operation.failures().spread
+            answer = Answer(value, "default failure rates of the catalog", "fitted", value / spread, value * spread)
             reading.add(f"{key} at default rates", np.array(measured), answer, apart)
             reading.left = [one for one in reading.left if one != key]
 

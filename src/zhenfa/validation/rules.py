@@ -97,6 +97,7 @@ EFFICIENCY: Final = (
     Rule("ettr", ("elastic",), lambda x: x, "elastic replicas"),
     Rule("ettr", ("nodes", "rate", "u0", "interval", "write"), _kokolis, "expected ETTR, small losses"),
     Rule("checkpoint", ("write",), lambda w: w, "a write that blocks", ("u0",)),
+    Rule("restart", ("u0",), lambda u: u, "initialisation is restart", ("write",)),
     Rule("interval", ("optimal",), lambda t: t, "at the best interval", ("recovery",)),
     Rule("ettr", ("mtbf", "checkpoint", "interval", "down", "restart"), _exact, "exact efficiency"),
     Rule("ettr", ("mtbf", "checkpoint", "interval", "down"),
@@ -119,6 +120,7 @@ SPARES: Final = (
          lambda n, s, q: redundancy.standby_rate(n, s - 1, quantile=q), "Poisson, warm standby"),
     Rule("window_rate_most", ("nodes", "standbys", "quantile"),
          lambda n, s, q: redundancy.standby_rate(n, s, quantile=q), "Poisson, warm standby"),
+    Rule("spare_share", ("spares", "nodes"), lambda s, n: s / n, "spares over nodes"),
     Rule("usable", ("units", "needed", "unavailability"), redundancy.usable_probability, "k of n"),
     Rule("all_up", ("units", "unavailability"), lambda n, u: redundancy.usable_probability(n, n, u), "k of n"),
 )  # fmt: skip
@@ -142,6 +144,9 @@ ENERGY: Final = (
     Rule("energy", ("facility", "duration"), lambda p, t: p * t, "power times time"),
     Rule("token_energy", ("energy", "tokens"), energy.energy_per_token, "energy over tokens"),
     Rule("token_energy", ("power", "tokens_per_second"), energy.token_energy, "power over throughput"),
+    Rule("energy", ("card_time", "power", "pue"), lambda t, p, q: t * p * q, "power times time"),
+    Rule("energy", ("card_time", "power"), lambda t, p: t * p, "power times time", ("pue",)),
+    Rule("dynamic_range", ("idle", "maximum"), lambda i, m: (m - i) / m, "swing over peak"),
     Rule("carbon", ("energy", "factor"), energy.carbon, "grid average"),
 )  # fmt: skip
 
