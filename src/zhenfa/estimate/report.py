@@ -99,7 +99,7 @@ def _figures(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, e
         mfu=Figure(value=utilisation, tag=tag, note=f"{MFU_NOTE} ({plan.precision})"),
         memory_bytes_per_card=Figure(value=cost.fullest.bytes, unit="B", tag="derived", note="the fullest card"),
         energy_j_per_token=energy,
-        ettr=Figure(value=survived.ettr, tag="assumed", p10=survived.low, p90=survived.high, note=survived.note),
+        ettr=Figure(value=survived.ettr, tag="assumed", note=survived.note),
         cost=_money(plan, setting, cost, survived),
     )
     if setting.formation.emulated:  # whose timing is declared, not estimated

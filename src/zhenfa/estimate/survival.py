@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-import numpy as np
-
 from zhenfa import cite, units
 from zhenfa.catalog import operation
 from zhenfa.estimate.setting import Setting
@@ -28,15 +26,12 @@ SUPERNODES: Final = frozenset({"supernode", "cabinet", "rack", "one-to-two-unit"
 class Survival:
     """How much of the wall clock a long run keeps, given the default failure rates and the assumed recovery policy.
 
-    ``low`` and ``high`` bound ``ettr`` in four of five clusters, whose failure rates differ by a factor of about two.
     ``mtbf``, ``interval``, ``checkpoint``, ``down`` and ``restart`` in seconds; ``shares`` of the wall clock by name,
     ``work`` first, which sum to 1. ``p10`` and ``p90`` are the ETTR at the highest and the lowest failure rate that a
     cluster has published.
     """
 
     ettr: float
-    low: float
-    high: float
     mtbf: float
     interval: float
     checkpoint: float
@@ -70,15 +65,10 @@ def survival(plan: Plan, setting: Setting) -> Survival:
     down, restart = policy.down.require("recovery.down"), policy.reload.require("recovery.reload")
     interval = float(reliability.optimal_interval(mtbf, checkpoint))
     account = recovery.time_account(interval, mtbf=mtbf, checkpoint=checkpoint, down=down, restart=restart)
-    ends = np.array([mtbf / table.spread, mtbf * table.spread])
-    best = reliability.optimal_interval(ends, checkpoint)
-    bounds = np.asarray(reliability.ettr(best, mtbf=ends, checkpoint=checkpoint, down=down, restart=restart))
-    low, high = bounds.tolist()
     shares = {name: float(share) for name, share in account.items()}
     lost = ", ".join(f"{name} {shares[name]:.1%}" for name in LOST)
     note = f"a failure every {units.show(mtbf, 'time')}, a checkpoint every {units.show(interval, 'time')}: {lost}"
     assumptions = () if setting.formation.emulated else _assumptions(plan, setting, checkpoint, down, restart)
-<<<<<<< HEAD
     low, high = (
         float(reliability.ettr(interval, mtbf=mtbf / times, checkpoint=checkpoint, down=down, restart=restart))
         for times in rate_range()
@@ -91,9 +81,6 @@ def rate_range() -> tuple[float, float]:
     """Return the highest and the lowest published failure rate of a cluster over that of the default rates."""
     rates = {one.id: one.rate for one in operation.failures().clusters}
     return max(rates.values()) / rates[DEFAULT_RATES], min(rates.values()) / rates[DEFAULT_RATES]
-=======
-    return Survival(shares["work"], low, high, mtbf, interval, checkpoint, down, restart, shares, note, assumptions)
->>>>>>> ef9f55a (Bands of default failure rates; more forms of rows answered; glossary names the laws; page on failures and power)
 
 
 def _assumptions(plan: Plan, setting: Setting, checkpoint: float, down: float, restart: float) -> tuple[str, ...]:

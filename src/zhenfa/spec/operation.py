@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from statistics import stdev
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -125,14 +123,6 @@ class Failures(Part):
     recovery: Recovery
     restart: tuple[Growth, ...]
     timeouts: tuple[Timeout, ...]
-
-    @property
-    def spread(self) -> float:
-        """Return the factor within which of the middle one four of five clusters lie: 1.28 standard deviations of the
-        logarithm of their rates.
-        """
-        logs = [math.log(one.rate) for one in self.clusters]
-        return math.exp(1.2816 * stdev(logs)) if len(logs) > 1 else 1.0
 
     def rate(self, name: str) -> float:
         """Return the rate of one kind of failure per unit-second."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from zhenfa.catalog import operation
+from zhenfa.estimate.survival import rate_range
 from zhenfa.laws import failure, recovery, redundancy, reliability
 from zhenfa.spec.fact import Tag
 from zhenfa.validation.outcome import Kind, Outcome
@@ -231,8 +232,7 @@ def _by_rules(key: str, apart: Key, known: Known, expect: Mapping[str, Any]) -> 
     found, how = apply(RELIABILITY, _defaults(known, stated))
     if wanted not in how or wanted not in DEFAULTED:
         return None
-    spread = operation.failures().spread
-    ends = [apply(RELIABILITY, _defaults(known, stated, factor))[0].get(wanted) for factor in (1 / spread, spread)]
+    ends = [apply(RELIABILITY, _defaults(known, stated, 1 / times))[0].get(wanted) for times in rate_range()]
     answer = Answer(found[wanted], f"{how[wanted]}, with default rates or recovery", "assumed")
     few, many = ends
     if few is None or many is None or np.array_equal(few, many):
@@ -384,8 +384,11 @@ def _default_rates(record: Mapping[str, Any], reading: Reading) -> None:
         if apart.name in said and measured is not None and not _computed(key) and key not in done:
             if key in {"interruptions_total"} or apart.bound:
                 continue
-            value, spread = said[apart.name], operation.failures().spread
-            answer = Answer(value, "default failure rates of the catalog", "fitted", value / spread, value * spread)
+            value, ends = said[apart.name], rate_range()
+            if apart.name == "mtbf":
+                ends = 1 / ends[0], 1 / ends[1]
+            low, high = value * min(ends), value * max(ends)
+            answer = Answer(value, "default failure rates of the catalog", "fitted", low, high)
             reading.add(f"{key} at default rates", np.array(measured), answer, apart)
             reading.left = [one for one in reading.left if one != key]
 
