@@ -154,12 +154,14 @@ def _elements(operator: Operator, shape: Shape) -> Array:
 @dataclass(frozen=True)
 class _Widths:
     """Bytes of an element kept: ``size`` as a rule, ``read`` where only a matmul in few bits reads it again;
-    ``scores`` bytes kept per query, head and position attended to; ``mask`` bytes of a dropout mask per element."""
+    ``scores`` bytes kept per query, head and position attended to; ``mask`` bytes of a dropout mask and
+    ``stream`` bytes of the residual stream per element."""
 
     size: float
     read: float
     scores: float
     mask: float
+    stream: float
     sequence: float
 
     @classmethod
@@ -167,7 +169,8 @@ class _Widths:
         size = max(BYTES[precision], 2.0)
         read = BYTES[precision] if BYTES[precision] < size else size
         stored = size + (size + MASK_BYTES if traits.dropout else 0.0) if traits.attention == "unfused" else 0.0
-        return cls(size, read, stored, MASK_BYTES if traits.dropout else 0.0, shape.sequence)
+        stream = 4.0 if traits.autocast else size
+        return cls(size, read, stored, MASK_BYTES if traits.dropout else 0.0, stream, shape.sequence)
 
 
 def _saved(
@@ -200,7 +203,7 @@ def _bytes_kept(operator: Operator, widths: _Widths) -> float:
         case "norm":
             return operator.outputs * widths.read
         case "elementwise" if adds(operator):
-            return operator.outputs * (size + widths.mask)
+            return operator.outputs * (widths.stream + widths.mask)
         case "elementwise":
             return operator.outputs * widths.read
         case "attention":

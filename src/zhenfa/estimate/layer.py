@@ -115,6 +115,8 @@ def _matmul(operator: Operator, shape: Shape, card: Card) -> Cost:
     through = kernels.matmul(chip, rows, outputs, inputs) / traits.matmul_share
     weight, adapted = _weight_pass(operator, rows, inputs, outputs, chip, card)
     cast = streams.casts(rows, inputs, outputs, chip, traits)
+    if operator.parameters:
+        cast = cast.plus(streams.weight_casts(inputs * outputs, traits))
     cast_forward, cast_backward = cast.seconds(chip)
     back = through + weight
     sent, returned = _reduced(operator, shape, card, forward, back)

@@ -83,6 +83,8 @@ def adds(operator: Operator) -> bool:
 
 
 def _norm(features: float, size: float, traits: Traits) -> Passes:
+    if traits.autocast and "norm" in traits.fused:  # the stream's 32 bits are brought to ``size`` before, and back
+        return Passes((3 * size + 4) * features, (4 * size + 4) * features, 2, 3)
     if "norm" in traits.fused:  # read, write; then read input and gradient, write gradient
         return Passes(2 * size * features, 3 * size * features, 1, 2)
     # to 32 bits, square and mean, scale, back to the format, times the weight
@@ -90,7 +92,9 @@ def _norm(features: float, size: float, traits: Traits) -> Passes:
 
 
 def _residual(features: float, size: float, traits: Traits) -> Passes:
-    plain = Passes(3 * size * features, 3 * size * features, 1, 1)  # the gradients of both branches are added
+    wide = 4.0 if traits.autocast else size
+    # the gradients of both branches are added
+    plain = Passes((2 * wide + size) * features, (2 * wide + size) * features, 1, 1)
     if not traits.dropout:
         return plain
     if "dropout" in traits.fused:  # bias, dropout and sum in one
@@ -153,6 +157,15 @@ def permutation(copies: Array, features: float, size: float, traits: Traits) -> 
     times = 1.0 if "permute" in traits.fused else 2.0
     one = 2 * size * features * copies * times
     return Passes(4 * one, 4 * one, 4 * times, 4 * times)
+
+
+CAST_BYTES = 6.0
+"""Read in 32 bits and written in 16, or the other way round, per element."""
+
+
+def weight_casts(elements: Array, traits: Traits) -> Passes:
+    """Return the passes that bring weights to 16 bits before a matmul, and their gradient to 32 after."""
+    return Passes(CAST_BYTES * elements, CAST_BYTES * elements, 1, 1) if traits.autocast else NONE
 
 
 def casts(rows: Array, inputs: Array, outputs: Array, chip: Chip, traits: Traits) -> Passes:

@@ -47,6 +47,7 @@ class Traits:
     *Numbers.* ``gradient_bytes``: per gradient element held and accumulated; ``reduced_bytes``: on the wire (None: the
     same). ``gathered_bytes``: per weight gathered (None: as the precision says).
     ``optimizer_bytes_moved``: read and written per parameter in the update (None: counted from the formats).
+    ``autocast``: weights are held in 32 bits and brought to 16 at every use, and the residual stream stays in 32.
     ``low_precision``: scaling; ``low_precision_weights``: a copy of the weights is kept in the low format;
     ``low_precision_head``: the output projection is in the low format too.
     ``activation_slack``: bytes held over bytes counted (the allocator).
@@ -85,6 +86,7 @@ class Traits:
     reduced_bytes: float | None = None
     gathered_bytes: float | None = None
     optimizer_bytes_moved: float | None = None
+    autocast: bool = False
     low_precision: LowPrecision = "delayed"
     low_precision_weights: bool = False
     low_precision_head: bool = False

@@ -50,8 +50,10 @@ def _flags(record: Mapping[str, Any], layout: Layout, engine: engines.Engine) ->
         changes["expert_exchange"] = "forwarding" if forwards else "all-to-all"
     if layout.cuda_graph:
         changes["graphed"] = graphed_share(layout.cuda_graph)
-    if text(raw.get("mp_mode")) == "pure":
+    if text(raw.get("mp_mode")) == "pure":  # Composer: parameters, gradients and reduction in 16 bits
         changes |= {"reduced_bytes": 2.0, "gradient_bytes": 2.0}
+    elif text(raw.get("mp_mode")) == "default":  # 32-bit parameters under autocast, reduced in 16 bits
+        changes |= {"reduced_bytes": 2.0, "gathered_bytes": 4.0, "autocast": True}
     if "alibi" in text(model.get("pos")) or text(model.get("pos")) in {"learned", "absolute", "none"}:
         changes["rotary"] = False
     changes |= _low_precision(record)

@@ -18,7 +18,7 @@ from zhenfa.spec.plan import Plan
 from zhenfa.validation import train_mixed
 from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.train_engine import engine_of
-from zhenfa.validation.train_layout import layout_of
+from zhenfa.validation.train_layout import Layout, layout_of
 from zhenfa.validation.train_machine import formation_of, precision_of
 from zhenfa.validation.train_metric import Measured, memory_of, out_of_memory, speed_of
 from zhenfa.validation.train_model import model_of, sequence_of
@@ -36,6 +36,7 @@ class Run:
     engine: Engine
     measured: Measured | None
     notes: tuple[str, ...]
+    layout: Layout | None = None
 
     def setting(self) -> Setting:
         """Look everything up that the estimate needs."""
@@ -73,7 +74,7 @@ def read(record: Mapping[str, Any]) -> Run:
     precision = precision_of(record, formation.pools[0].accelerator, notes)
     plan = plan_of(record, layout, sequence, precision, notes)
     engine = engine_of(record, layout, formation.pools[0].accelerator.id, notes)
-    return Run(graph, formation, plan, engine, speed_of(record, layout, sequence, graph), tuple(notes))
+    return Run(graph, formation, plan, engine, speed_of(record, layout, sequence, graph), tuple(notes), layout)
 
 
 def _read_mixed(record: Mapping[str, Any], notes: list[str]) -> Run:
