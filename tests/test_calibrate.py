@@ -28,6 +28,7 @@ from zhenfa.live.calibrate.tasks import tasks_for
 from zhenfa.live.providers import Device
 from zhenfa.live.quiet import verdict
 from zhenfa.spec.machine import Accelerator, Machine
+from zhenfa.spec.model import read_model
 
 PROCESSOR = Device("cpu", 0, "Some Processor, 2 cores", "nobody", "a test", 16 * 10**9, "cpu")
 
@@ -196,6 +197,19 @@ def test_device_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match="no device 'abacus'"):
         find_device("abacus")
     assert find_device("cpu").torch_device == "cpu"
+
+
+def test_rows_that_are_kept_are_read_by_validate(calibrated: Calibrated, tmp_path: Path) -> None:
+    trial = check.trials_for("cpu")[0]
+    seconds = check.predict_training(trial, read_model(catalog.model_path(trial.model)), calibrated)["step"]
+    found = [check.Checked("step", trial, seconds, 1.25 * seconds, seconds, 2 * seconds, 0.0)]
+    path = tmp_path / "rows.jsonl"
+    check.keep(check.rows(found, calibrated), path)
+    result = zhenfa("validate", "--rows", str(path), "--json")
+    assert result.code == 0, result.err
+    (row,) = json.loads(result.out)["rows"]
+    assert row["skipped"] is None
+    assert row["ratio"] == pytest.approx(0.8, rel=0.01)
 
 
 def test_rows_that_are_kept_hold_what_was_measured(calibrated: Calibrated, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from zhenfa.errors import InputError
 from zhenfa.spec import fact
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Accelerator, Formation, Machine, Pool, Tier
+from zhenfa.validation.train_machine import written_out
 
 POOL: Final = "cards"
 CLUSTER: Final = 100_000
@@ -29,8 +30,11 @@ def part_of(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def find_accelerator(row: Mapping[str, Any]) -> Accelerator:
-    """Return the card of a row. Raises :class:`InputError` if the catalog has none of that name."""
+    """Return the card of a row. Raises :class:`InputError` if the row writes none out and the catalog has none of that
+    name."""
     hardware = part_of(row, "hardware")
+    if isinstance(hardware.get("document"), Mapping):
+        return written_out(hardware["document"])
     names = [str(hardware.get("accelerator") or ""), str(row.get("acc_id") or "")]
     for name in (*names, names[1].replace("_", "-")):
         found = catalog.find_accelerator(SAME.get(name.strip().lower(), name)) if name.strip() else None

@@ -33,7 +33,9 @@ def formation_of(record: Mapping[str, Any], count: int, notes: list[str]) -> For
 
 
 def accelerator_of(raw: Mapping[str, Any], notes: list[str]) -> Accelerator:
-    """Return the catalog's card that a row names, or one made of the row's own figures."""
+    """Return the card that a row writes out, the catalog's of that name, or one made of the row's own figures."""
+    if isinstance(raw.get("document"), Mapping):
+        return written_out(raw["document"])
     name = str(raw.get("accel") or "")
     memory, peak = number(raw.get("mem_gb")), number(raw.get("peak_bf16_tf"))
     found = _named(name, memory, peak)
@@ -112,6 +114,14 @@ def _described(
 
 def _fact(value: float, dimension: units.Dimension) -> Fact:
     return Fact(value=value, dimension=dimension, unit=units.BASE[dimension], source=SOURCE, confidence="stated")
+
+
+def written_out(document: Mapping[str, Any]) -> Accelerator:
+    """Return the accelerator of a row that carries its document, as calibration keeps them."""
+    try:
+        return Accelerator.model_validate(document)
+    except ValueError as problem:
+        raise InputError(f"the accelerator in the row cannot be read: {str(problem).splitlines()[0]}.") from None
 
 
 def tiers_of(raw: Mapping[str, Any], card: Accelerator, count: int, notes: list[str]) -> tuple[Tier, ...]:

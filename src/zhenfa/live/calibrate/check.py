@@ -39,6 +39,8 @@ from zhenfa.spec.model import Model, read_model
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 
 ENGINE: Final = "zhenfa calibrate, torch eager"
+NARROW: Final = "16-bit states"
+"""Said of the software where weights, gradients and optimizer state are all in 16 bits."""
 WEIGHTS_ONLY_BYTES: Final = 14.0
 """Bytes per parameter that AdamW moves where weights, gradients and states are all in 16 bits: 4 tensors read, 3
 written."""
@@ -146,8 +148,9 @@ def predict_training(trial: Trial, model: Model, calibrated: Calibrated) -> dict
         pipelines=(Pipeline(micro_batches=1, micro_batch_size=trial.batch, stages=(stage,)),),
     )  # fmt: skip
     workload = Workload(sequence_length=trial.length, global_batch=trial.batch, precision=trial.precision)
-    narrow = BYTES[trial.precision] == 2.0
-    traits = OWN_RUNTIME.but(optimizer_bytes_moved=WEIGHTS_ONLY_BYTES) if narrow else OWN_RUNTIME
+    traits = OWN_RUNTIME
+    if _narrow(trial):
+        traits = traits.but(optimizer_bytes_moved=WEIGHTS_ONLY_BYTES, gradient_bytes=2.0)
     return {"step": cost(plan, look_up(graph, workload, formation, traits)).step}
 
 
@@ -211,8 +214,16 @@ def _training_row(one: Checked, calibrated: Calibrated) -> dict[str, Any]:
             "tp": 1, "pp": 1, "dp": 1, "ep": 1, "cp": 1, "zero": 0, "mbs": one.trial.batch, "gbs": one.trial.batch,
             "ga": 1, "recompute": "none",
         },
-        "metrics": {"iter_s": one.measured}, "spread": {"p10": one.p10, "p90": one.p90}, "software": ENGINE,
+        "metrics": {"iter_s": one.measured}, "spread": {"p10": one.p10, "p90": one.p90}, "software": _software(one),
     }  # fmt: skip
+
+
+def _software(one: Checked) -> str:
+    return f"{ENGINE}, {NARROW}" if _narrow(one.trial) else ENGINE
+
+
+def _narrow(trial: Trial) -> bool:
+    return BYTES[trial.precision] == BYTES["bf16"]
 
 
 def _serving_row(one: Checked, calibrated: Calibrated) -> dict[str, Any]:
@@ -228,7 +239,7 @@ def _serving_row(one: Checked, calibrated: Calibrated) -> dict[str, Any]:
             "document": accelerator.model_dump(mode="json"),
         },
         "engine": ENGINE, "parallelism": {"mode": one.what, one.what: {"TP": 1}},
-        "batch": f"{trial.batch * trial.length:,} tok/acc per step" if prefill else f"{trial.batch}/acc",
+        "batch": f"{trial.batch * trial.length:,} tok/card per step" if prefill else f"{trial.batch}/card",
         "input_len": trial.length, "kv_len": trial.length if prefill else trial.length + trial.steps // 2,
         "metrics": rate if prefill else {"tpot_ms": 1e3 * one.measured},
         "use": "compare", "notes": f"random weights; {trial.steps} steps timed", "acc_id": accelerator.id,
