@@ -94,6 +94,10 @@ def test_rows_that_nobody_has_written_yet() -> None:
     assert found["p_usable"].predicted == pytest.approx(redundancy.usable_probability(8, 7, 0.02))
     found = one("reliability", {"fit": {"mtbf_s": 100, "goodput": 0.9}, "predict": {"mtbf_s": 40}}, {"goodput": 0.75})
     assert found["goodput"].predicted == pytest.approx(recovery.linear_efficiency(40, 10))
+    found = one("reliability", {"cards": 131072, "gpu_years_per_event": 404}, {"event_every_days": 1.12})
+    assert found["event_every_days"].predicted == pytest.approx(1.126, abs=1e-3)
+    found = one("reliability", {"mtbf_h": 3, "C_s": 20, "D_s": 180, "R_s": 180}, {"waste": 0.09, "optimal_s": 660})
+    assert found["waste"].predicted == pytest.approx(0.0903, abs=1e-3)
     found = one("energy", {"cap_W": [250, 175], "latency_increase": [0.06, 0.07]}, {"energy_change": -0.23})
     assert found["energy_change"].ratio == pytest.approx(0.2545 / 0.23, abs=1e-3)
     found = one("energy", {"gpu_hours": 1082990, "power_W": 400, "factor_kg_per_kWh": 0.057}, {"tCO2eq": 24.7})
@@ -115,6 +119,19 @@ def test_a_prediction_ignores_what_the_row_measured() -> None:
         }
         mine = answered({**record, "section": "energy_llm"})
         assert answered(other)["power"].predicted == pytest.approx(mine["power"].predicted)
+
+
+def test_a_model_that_the_catalog_does_not_know_is_read_by_its_size() -> None:
+    row = {"section": "energy_llm", "kind": "measured", "id": "x", "gpu": "H100", "gpus": 1, "tp": 1, "ep": 1,
+           "avg_batch": 64.0, "tok_per_s": 2600, "power_W": 500, "J_per_tok": 0.19}  # fmt: skip
+    found = answered({**row, "model": "nobody/Unknown-27b-it"})["power"].predicted
+    known = answered({**row, "model": "Qwen/Qwen3-32B"})["power"].predicted
+    assert found == pytest.approx(known, rel=0.1)
+    sparse = answered({**row, "model": "nobody/Unknown-30B-A3B"})["power"].predicted
+    assert sparse is not None
+    assert found is not None
+    assert sparse < found
+    assert not answered({**row, "model": "nobody/unknown"})
 
 
 def test_power_between_the_ends_of_a_curve() -> None:

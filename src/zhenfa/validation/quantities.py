@@ -86,7 +86,8 @@ NAMES: Final[dict[str, str]] = {
         "failures": "failures interruptions unexpected failures_total unexpected_interruptions "
         "interruptions_unexpected failure_count incidents total",
         "rate": "rate failure_rate failures_rate r r_f",
-        "mtbf": "mtbf mttf mu mtti mean_time_between_failures mean_time_to_failure mtbi job_mtbf failure_interval",
+        "mtbf": "mtbf mttf mu mtti mean_time_between_failures mean_time_to_failure mtbi job_mtbf "
+        "failure_interval event_every time_to_first time_between_events time_between_failures",
         "checkpoint": "c checkpoint checkpoint_write checkpoint_stall checkpoint_cost blocking checkpoint_block "
         "checkpoint_blocking save ckpt",
         "write": "write w_cp w checkpoint_write_time",
@@ -98,7 +99,8 @@ NAMES: Final[dict[str, str]] = {
         "recovery": "recovery recovery_time lost_per_failure mttr outage lost_s_per_failure repair recover",
         "ettr": "ettr effective_training_time_ratio goodput linear_model_predicts runtime_goodput effective_time "
         "effective_training_time "
-        "committed useful training_efficiency utilisation_of_time productive",
+        "committed useful efficiency training_efficiency utilisation_of_time productive",
+        "waste": "waste wasted loss lost lost_share share_lost overhead time_lost",
         "replicas": "replicas d_replicas replica_groups dp_replicas groups replica_count",
         "stall": "stall t_stall global_stall",
         "degraded": "degraded t_degraded degraded_for without_replica",

@@ -27,7 +27,9 @@ KINDS: Final = frozenset({"measured", "claim", "projection", "formula", "derived
 
 NO_INPUTS: Final = "states what was seen and no inputs from which a law could tell it"
 NO_LAW: Final = "no law gives this from the row's inputs"
-DEFAULTED: Final = frozenset({"mtbf", "rate", "failures", "ettr", "probability", "spares", "elastic", "synchronous"})
+DEFAULTED: Final = frozenset(
+    {"mtbf", "rate", "failures", "ettr", "waste", "probability", "spares", "elastic", "synchronous"}
+)
 """What may be answered with default rates and the default recovery policy."""
 
 CLAIM: Final = "a claim without the inputs to recompute it"
@@ -371,9 +373,9 @@ def _default_rates(record: Mapping[str, Any], reading: Reading) -> None:
     """Lay the default failure rates beside a measured number of failures, mean time between them, or rate."""
     known = quantities(part_of(record, "inputs"))
     cards = apply(RELIABILITY, known | {"cards_per_node": np.array(8.0)})[0].get("cards")
-    if cards is None or cards.size > 1:
-        return
     per_node = known.get("cards_per_node", np.array(operation.failures().cards_per_node))
+    if cards is None or cards.size > 1 or per_node.size > 1 or not np.all(cards > 0) or not np.all(per_node > 0):
+        return
     mtbf = default_mtbf(cards, per_node)
     said = {"mtbf": mtbf, "rate": 1 / (mtbf * cards / per_node)}
     if "duration" in known:

@@ -78,9 +78,9 @@ def activity_of(record: Mapping[str, Any]) -> Activity | str:
     if card is None:
         return f"the catalog has no accelerator {str(record.get('gpu'))[:40]!r}"
     name = str(record.get("model") or "")
-    model = catalog.find_model(name)
-    if model is None:
-        return f"the catalog has no model {name[:60]!r}"
+    model, sizes = catalog.find_model(name), _sizes(name)
+    if model is None and sizes is None:
+        return f"the catalog has no model {name[:60]!r}, and the name states no size"
     throughput, batch = number(record.get("tok_per_s")), number(record.get("avg_batch") or record.get("max_seqs"))
     latency = number(record.get("median_itl_ms"))
     if not batch or batch <= 0:
@@ -91,10 +91,18 @@ def activity_of(record: Mapping[str, Any]) -> Activity | str:
         return "the row states no throughput"
     cards = number(record.get("gpus")) or 1.0
     (context, prompt), note = _lengths(record)
-    moved, flops = serving_activity(
-        graph_of(model.name), tokens_per_second=throughput, batch=batch, context=context, cards=cards,
-        tensor=number(record.get("tp")) or 1.0, prompt_share=prompt, bits=_bits(name),
-    )  # fmt: skip
+    tensor, bits = number(record.get("tp")) or 1.0, _bits(name)
+    if model is not None:
+        moved, flops = serving_activity(
+            graph_of(model.name), tokens_per_second=throughput, batch=batch, context=context, cards=cards,
+            tensor=tensor, prompt_share=prompt, bits=bits,
+        )  # fmt: skip
+        return Activity(card, float(moved), float(flops), note)
+    total, active = sizes or (0.0, 0.0)
+    read = total if active == total else total * (1.0 - (1.0 - active / total) ** batch)
+    moved = read * (bits or 16.0) / 8 * throughput / batch / (tensor if active == total else cards)
+    flops = 2.0 * active * (1.0 + prompt) * throughput / cards
+    note = ("sizes taken from the model's name, the cache left out",)
     return Activity(card, float(moved), float(flops), note)
 
 
@@ -108,6 +116,21 @@ def _lengths(record: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[str,
     task = str(record.get("task") or "").casefold()
     found = next((value for key, value in LENGTHS.items() if key in task), CHAT)
     return found, (f"mean context of {found[0]:.0f} tokens assumed",)
+
+
+_SIZE: Final = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)b(?![a-z0-9])")
+_ACTIVE: Final = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z0-9])")
+
+
+def _sizes(name: str) -> tuple[float, float] | None:
+    """Return the parameters that a model's name states, all and those of one token: ``30B-A3B``, ``27b``."""
+    text = name.casefold()
+    whole, part = _SIZE.search(text), _ACTIVE.search(text)
+    if whole is None or not 0 < float(whole[1]) < 1e5:
+        return None
+    total = 1e9 * float(whole[1])
+    active = 1e9 * float(part[1]) if part is not None else total
+    return total, min(active, total) if active > 0 else total
 
 
 def _bits(name: str) -> float | None:
