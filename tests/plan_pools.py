@@ -200,3 +200,21 @@ def random_plan(rng: random.Random, setting: Setting) -> Plan:
         times = rng.randint(1, 9)
         entries.append(Pipeline(count=replicas, micro_batches=times, micro_batch_size=size, stages=parts))
     return plan_of(setting, entries, rng.choice([0, 1, 1, 2, 3]))
+
+
+def two_nodes(*, bandwidth: str | None = "50 GB/s") -> Setting:
+    """Sixteen cards in two nodes; the network between them may be undisclosed."""
+    tiers = [
+        Tier(name="node", size=8, bandwidth="400 GB/s", latency="1 us"),
+        Tier(name="net", size=16, latency="5 us", **({"bandwidth": bandwidth} if bandwidth else {})),
+    ]
+    cards = pool("p0", 16, tiers, peak=300e12, capacity=80e9, bandwidth=2e12, matmul=0.8)
+    graph = model(1024, 32000, [dense(1024, 8, 8, 4096)], [0] * 8)
+    return look_up(graph, Workload(sequence_length=1024, global_batch=16), machine(cards))
+
+
+def stages_of(tensor: int, depth: int) -> tuple[Stage, ...]:
+    each = 8 // depth
+    return tuple(
+        Stage(pool="p0", first=each * index, last=each * (index + 1), tensor_parallel=tensor) for index in range(depth)
+    )

@@ -9,16 +9,14 @@ import random
 import numpy as np
 import pytest
 
-from plan_pools import dense, machine, model, plan_of, pool, random_plan, random_setting
+from plan_pools import dense, model, plan_of, random_plan, random_setting, stages_of, two_nodes
 from zhenfa.estimate.report import model_flops, report, speed_of_light, step_parts
 from zhenfa.estimate.setting import Setting, look_up
+from zhenfa.estimate.survival import survival
 from zhenfa.estimate.training import cost
-from zhenfa.estimate.walls import survival
 from zhenfa.estimate.wires import Bridge
 from zhenfa.laws import compute
 from zhenfa.laws.pipeline import pipeline_events, pipeline_time, stage_ends
-from zhenfa.spec.job import Workload
-from zhenfa.spec.machine import Tier
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 
 SEEDS = range(60)
@@ -57,7 +55,7 @@ def test_the_report_adds_up(seed: int) -> None:
     assert 0 < figures.mfu.value <= 1
     shares = (walls.compute.share, walls.communication.share, walls.reliability.share)
     assert sum(shares) == pytest.approx(1.0, rel=1e-9)
-    assert walls.compute.share + walls.communication.share == pytest.approx(survival(plan, setting, found).ettr)
+    assert walls.compute.share + walls.communication.share == pytest.approx(survival(plan, setting).ettr)
     assert shares[("compute", "communication", "reliability").index(walls.binding)] == max(shares)
     assert all(stage.memory_bytes == pytest.approx(sum(stage.memory_parts.values())) for stage in estimate.stages)
     fullest = max(estimate.stages, key=lambda stage: stage.memory_bytes / stage.capacity_bytes)
@@ -191,24 +189,6 @@ def test_stages_end_when_the_timeline_says(seed: int, schedule: str) -> None:
     many = stage_ends(np.stack([forward, 2 * forward]), backward, hops, np.array([times, times + 1]), schedule)
     alone = stage_ends(2 * forward, backward, hops, times + 1, schedule)
     assert many[1].tolist() == pytest.approx(alone.tolist())
-
-
-def two_nodes(*, bandwidth: str | None = "50 GB/s") -> Setting:
-    """Sixteen cards in two nodes; the network between them may be undisclosed."""
-    tiers = [
-        Tier(name="node", size=8, bandwidth="400 GB/s", latency="1 us"),
-        Tier(name="net", size=16, latency="5 us", **({"bandwidth": bandwidth} if bandwidth else {})),
-    ]
-    cards = pool("p0", 16, tiers, peak=300e12, capacity=80e9, bandwidth=2e12, matmul=0.8)
-    graph = model(1024, 32000, [dense(1024, 8, 8, 4096)], [0] * 8)
-    return look_up(graph, Workload(sequence_length=1024, global_batch=16), machine(cards))
-
-
-def stages_of(tensor: int, depth: int) -> tuple[Stage, ...]:
-    each = 8 // depth
-    return tuple(
-        Stage(pool="p0", first=each * index, last=each * (index + 1), tensor_parallel=tensor) for index in range(depth)
-    )
 
 
 def test_a_hop_across_nodes_costs_what_the_network_takes() -> None:

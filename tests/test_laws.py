@@ -114,6 +114,11 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "memory.in_flight_micro_batches": {
         "stage": (0, 3), "stages": (4, 8), "micro_batches": (2, 16), "schedule": ("gpipe", "1f1b"),
     },
+    "saving.checkpoint_bytes": {"parameters": (1e9, 10**12), "weight_bytes": (2, 4), "optimizer_bytes": (8, 12)},
+    "saving.checkpoint_stall": {
+        "bytes_": (1e12, 5e12), "writers": (8, 16384), "copy_rate": (25e9, 50e9), "write_rate": (1e8, 1e9),
+        "store_rate": (1e11, np.inf), "interval": (60.0, np.inf), "asynchronous": (True, False),
+    },
     "overlap.exposed_time": {
         "communication": (0.0, 3.0), "arithmetic": (0.0, 2.0, 9.0), "share": (0.0, 0.5, 1.0), "contention": (0.0, 0.2),
     },

@@ -154,8 +154,9 @@ def _elements(operator: Operator, shape: Shape) -> Array:
 @dataclass(frozen=True)
 class _Widths:
     """Bytes of an element kept: ``size`` as a rule, ``read`` where only a matmul in few bits reads it again;
-    ``scores`` bytes kept per query, head and position attended to; ``mask`` bytes of a dropout mask and
-    ``stream`` bytes of the residual stream per element."""
+    ``scores`` bytes kept per query, head and position attended to; ``mask`` bytes of a dropout mask and ``stream``
+    bytes of the residual stream per element; ``split``: sequence parallelism splits what tensor parallelism does not;
+    ``logits``: the share of them that is ever whole."""
 
     size: float
     read: float
@@ -163,36 +164,45 @@ class _Widths:
     mask: float
     stream: float
     sequence: float
+    split: bool
+    logits: float
 
     @classmethod
     def of(cls, precision: Precision, shape: Shape, traits: Traits) -> _Widths:
         size = max(BYTES[precision], 2.0)
         read = BYTES[precision] if BYTES[precision] < size else size
         stored = size + (size + MASK_BYTES if traits.dropout else 0.0) if traits.attention == "unfused" else 0.0
-        stream = 4.0 if traits.autocast else size
-        return cls(size, read, stored, MASK_BYTES if traits.dropout else 0.0, stream, shape.sequence)
+        return cls(
+            size, read, stored, MASK_BYTES if traits.dropout else 0.0, 4.0 if traits.autocast else size, shape.sequence,
+            traits.sequence_parallel, 0.0 if "logits" in traits.fused else 1.0,
+        )  # fmt: skip
 
 
 def _saved(
     operators: Sequence[Operator], shape: Shape, widths: _Widths, recompute: Array, hidden: int, again: Again
 ) -> Array:
-    heavy, light = _kept(operators, widths, again)
-    per_token = np.select(
-        [np.equal(recompute, 0), np.equal(recompute, 1)], [heavy + light, heavy], hidden * widths.size
-    )
-    return shape.tokens * per_token / shape.tensor
+    heavy, light = _kept(operators, shape, widths, again)
+    whole = hidden * widths.size / (shape.tensor if widths.split else 1.0)
+    per_token = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [heavy + light, heavy], whole)
+    return shape.tokens * per_token
 
 
-def _kept(operators: Sequence[Operator], widths: _Widths, again: Again = None) -> tuple[float, float]:
-    """Return the bytes per token that no cheap operator can bring back, and those that one can."""
-    heavy = light = 0.0
+def _kept(operators: Sequence[Operator], shape: Shape, widths: _Widths, again: Again = None) -> tuple[Array, Array]:
+    """Return the bytes per token that no cheap operator can bring back, and those that one can.
+
+    What tensor parallelism does not split, every card of the group keeps, unless sequence parallelism does.
+    """
+    heavy: Array = 0.0
+    light: Array = 0.0
     for operator in operators:
-        kept = _bytes_kept(operator, widths)
+        kept: Array = _bytes_kept(operator, widths)
+        if widths.split or operator.shard != "none":
+            kept = kept / shape.tensor
         cheap = operator.kind == "norm" or (operator.kind == "elementwise" and not adds(operator))
         if cheap if again is None else again(operator):
-            light += kept
+            light = light + kept
         else:
-            heavy += kept
+            heavy = heavy + kept
     return heavy, light
 
 
@@ -216,7 +226,7 @@ def _bytes_kept(operator: Operator, widths: _Widths) -> float:
         case "matmul" if operator.shard == "row":
             return 0.0
         case "matmul" if operator.shard == "vocabulary":
-            return operator.outputs * max(size, LOGIT_BYTES)
+            return operator.outputs * max(size, LOGIT_BYTES) * widths.logits
         case _:
             return operator.outputs * size
 
@@ -229,10 +239,21 @@ def working_set(
     traits: Traits = MEGATRON_LIKE,
     again: Again = None,
 ) -> Array:
-    """Return the bytes of one layer's activations while they are computed again (zero without recomputation)."""
-    heavy, light = _kept(operators, _Widths.of(precision, shape, traits), again)
-    needed = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [0.0, light], heavy + light)
-    return shape.tokens * needed / shape.tensor
+    """Return the bytes held only while a layer is at work: its activations while they are computed again (none without
+    recomputation), the gradient of the logits in the head."""
+    widths = _Widths.of(precision, shape, traits)
+    heavy, light = _kept(operators, shape, widths, again)
+    needed = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [0.0 * light, light], heavy + light)
+    return shape.tokens * (needed + _loss(operators, shape, widths, traits))
+
+
+def _loss(operators: Sequence[Operator], shape: Shape, widths: _Widths, traits: Traits) -> Array:
+    """Return the bytes per token that the gradient of the loss takes beside the logits, of one projection at a time."""
+    each = traits.loss_bytes
+    if each is None:
+        each = widths.size if "cross-entropy" in traits.fused else 2 * widths.size + LOGIT_BYTES
+    logits = [one.outputs for one in operators if one.kind == "matmul" and one.shard == "vocabulary"]
+    return max(logits, default=0) * each * widths.logits / shape.tensor
 
 
 def gathered(held: Holding, precision: Precision, sharding: Sharding | Array) -> Array:

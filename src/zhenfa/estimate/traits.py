@@ -9,10 +9,13 @@ from typing import Any, Final, Literal
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import ContextExchange
 
-Fusion = Literal["norm", "activation", "rope", "dropout", "softmax", "cross-entropy", "router", "permute", "optimizer"]
-"""Chains of element-wise operators that an engine may run as one kernel."""
+Fusion = Literal[
+    "norm", "activation", "rope", "dropout", "softmax", "cross-entropy", "router", "permute", "optimizer", "logits"
+]
+"""Chains of operators that an engine may run as one kernel; ``logits``: output projection and loss in pieces, so that
+no card holds all logits."""
 
-EVERY_FUSION: Final[frozenset[Fusion]] = frozenset(
+EVERY_FUSION: Final[frozenset[Fusion]] = frozenset(  # but that of logits, which few engines have
     ("norm", "activation", "rope", "dropout", "softmax", "cross-entropy", "router", "permute", "optimizer")
 )
 
@@ -50,7 +53,9 @@ class Traits:
     ``autocast``: weights are held in 32 bits and brought to 16 at every use, and the residual stream stays in 32.
     ``low_precision``: scaling; ``low_precision_weights``: a copy of the weights is kept in the low format;
     ``low_precision_head``: the output projection is in the low format too.
-    ``activation_slack``: bytes held over bytes counted (the allocator).
+    ``activation_slack``: bytes held over bytes counted (the allocator). ``loss_bytes``: per logit while the loss's
+    gradient is computed, beyond the logits (None: their gradient in 16 bits, or unfused in both widths and the logits
+    in 16 bits too).
 
     *Layout.* ``sequence_parallel``: norms and residuals are split over the tensor-parallel cards.
     ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
@@ -91,6 +96,7 @@ class Traits:
     low_precision_weights: bool = False
     low_precision_head: bool = False
     activation_slack: float = 1.0
+    loss_bytes: float | None = None
     sequence_parallel: bool = True
     context_exchange: ContextExchange = "ring"
     expert_imbalance: float = 1.0
@@ -122,6 +128,7 @@ OWN_RUNTIME: Final = Traits(
     zero_stages=(0,),
     recompute=(0, 2),
     recompute_stops_early=True,
+    loss_bytes=0.0,
     receives_apart=True,
 )
 
