@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zhenfa.laws import communication as law
@@ -41,6 +42,27 @@ def fabrics(draw: st.DrawFn) -> Fabric:
     )
 
 
+@st.composite
+def real_fabrics(draw: st.DrawFn) -> Fabric:
+    """Wires with a library on them: starts, copies, filling, shares."""
+    net = draw(fabrics())
+    several = st.lists(st.floats(0, 1e-3), min_size=net.tiers, max_size=net.tiers)
+    return dataclasses.replace(
+        net,
+        fills=np.array(draw(several)),
+        fill_bytes=1e9 * np.array(draw(several)) + 1e4,
+        start=draw(st.floats(0, 1e-4)),
+        own_copy=draw(st.sampled_from([1e12, 5e12, np.inf])),
+        switch_share=draw(st.floats(0.5, 1.0)),
+        switch_gain=draw(st.floats(1.0, law.SWITCH_GAIN)),
+        switch_fill=draw(st.floats(0, 1e-4)),
+        exchange=np.array(draw(st.lists(st.floats(0.5, 1.0), min_size=net.tiers, max_size=net.tiers))),
+        peer_start=draw(st.sampled_from([None, 0.0, 3e-6])),
+        peer_step=draw(st.floats(0, 1e-6)),
+        peer_share=draw(st.floats(0.3, 1.0)),
+    )
+
+
 groups, strides = st.integers(1, 512), st.integers(1, 64)
 payloads = st.one_of(st.just(0.0), st.floats(1e-3, 1e11))
 
@@ -52,6 +74,42 @@ def test_more_bytes_never_take_less_time(
 ) -> None:
     less, most = collective(np.sort(sizes), group, stride, net)
     assert 0 <= less <= most * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("collective", [*COLLECTIVES, law.direct_all_reduce_time])
+@given(real_fabrics(), groups, strides, st.tuples(payloads, payloads))
+@settings(max_examples=40)
+def test_a_library_only_adds_and_more_bytes_never_take_less_time(
+    collective: Callable[..., Any], net: Fabric, group: int, stride: int, sizes: tuple[float, float]
+) -> None:
+    less, most = collective(np.sort(sizes), group, stride, net)
+    assert 0 <= less <= most * (1 + 1e-12)
+    assert most == collective(max(sizes), group, stride, net)
+    ideal = Fabric(net.sizes, net.bandwidths, net.latencies, net.full_mesh, net.in_network_reduction)
+    if collective is not law.direct_all_reduce_time:
+        assert most >= collective(max(sizes), group, stride, ideal) * (1 - 1e-9)
+    else:
+        assert most <= law.all_reduce_time(max(sizes), group, stride, net) * (1 + 1e-12)
+    assert collective(max(sizes), 1, stride, net) == 0
+
+
+def test_worked_example_of_a_ring_with_a_library() -> None:
+    """Eight cards, 100 MB: start, seven steps, 87.5 MB over the wire, own 12.5 MB copied, half of the filling."""
+    net = dataclasses.replace(
+        fabric((8, 350e9, 1e-6)), start=6e-6, own_copy=1e12, fills=np.array([40e-6]), fill_bytes=np.array([87.5e6])
+    )
+    expected = 6e-6 + 7e-6 + 87.5e6 / 350e9 + 12.5e6 / 1e12 + 20e-6
+    assert law.all_gather_time(100e6, 8, 1, net) == pytest.approx(expected)
+    assert law.all_reduce_time(100e6, 8, 1, net) == pytest.approx(
+        6e-6 + 14e-6 + 175e6 / 350e9 + 12.5e6 / 1e12 + 40e-6 * 2 / 3
+    )
+
+
+def test_a_switched_domain_reduces_as_one_however_its_racks_are_told() -> None:
+    """72 cards on one switched link, told as one tier or as trays of four: the same bus bandwidth."""
+    one, trays = fabric((72, 700e9, 0), adds=(0,)), fabric((4, 700e9, 0), (72, 700e9, 0), adds=(0, 1))
+    assert law.all_reduce_time(1e9, 72, 1, one) == pytest.approx(law.all_reduce_time(1e9, 72, 1, trays))
+    assert law.all_reduce_time(1e9, 72, 1, one) == pytest.approx(2 * 71 / 72 * 1e9 / (law.SWITCH_GAIN * 700e9))
 
 
 @pytest.mark.parametrize("collective", COLLECTIVES)

@@ -86,8 +86,13 @@ def direct_all_reduces() -> list[Timing]:
     for system, framework, version, table in _tables("custom_allreduce_perf.parquet"):
         for row in table:
             size = 2.0 * row["message_size"]
-            eager = "eager" in str(row.get("kernel_source")).casefold()
-            if row["latency"] > 0 and not eager and size <= 2**23 and row["allreduce_dtype"] == "bfloat16":
+            kernel = str(row.get("kernel_source")).casefold()
+            library = (
+                system.startswith("gb") and row["num_gpus"] > 4 and "mnnvl" not in kernel
+            )  # what engines fall back to
+            if row["latency"] <= 0 or "eager" in kernel or library:
+                continue
+            if size <= 2**23 and row["allreduce_dtype"] == "bfloat16":
                 name = f"{framework} {version}"
                 rows.append(Timing(system, name, "direct", row["num_gpus"], size, 1e-3 * row["latency"]))
     return rows

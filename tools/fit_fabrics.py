@@ -37,7 +37,7 @@ UNITS: Final = {
 BOUNDS: Final = {
     "share": (0.05, 0.97), "write_share": (0.3, 1.0), "latency": (1e-7, 2e-5), "start": (1e-7, 1e-4),
     "own_copy": (1e10, 1e15), "fill": (1e-7, 2e-3), "fill_bytes": (1e5, 1e9), "switch_share": (0.5, 1.0),
-    "switch_gain": (1.0, 1.5), "switch_fill": (1e-7, 1e-3), "exchange": (0.3, 1.2), "peer_share": (0.05, 1.0),
+    "switch_gain": (1.0, 1.5), "switch_fill": (1e-7, 1e-3), "exchange": (0.3, 1.2), "peer_share": (0.002, 1.0),
     "peer_start": (1e-7, 1e-4), "peer_step": (1e-9, 1e-5), "forward_share": (0.05, 0.97), "forward_start": (1e-6, 3e-4),
     "low_latency_share": (0.05, 0.97), "low_latency_start": (1e-6, 3e-4), "expert_peer": (1e-9, 2e-6),
     "step": (1e-7, 5e-5),
@@ -141,7 +141,7 @@ def _fact(plan: Plan, name: str, value: float) -> dict[str, Any]:
     source = plan.sources.split(", ")[0]
     note = "fitted by tools/fit_fabrics.py" if known else "median of the measured families or that of a near one"
     return {
-        "value": float(f"{value / base:.4g}"), "unit": unit, "source": source, "confidence": confidence, "note": note,
+        "value": value / base, "unit": unit, "source": source, "confidence": confidence, "note": note,
     }  # fmt: skip
 
 
@@ -220,7 +220,7 @@ WEIGHTS: Final = {"large": 1.0, "small": 0.5, "direct": 0.5, "exchange": 0.5, "r
 def fit(plan: Plan, truth: Truth, fixed: Values, others: Mapping[str, LinkFamily]) -> Values:
     """Return the coefficients of least error, robustly, in logarithms; ``fixed`` holds those that are not fitted."""
     searched = names(plan)
-    bound = [BOUNDS["share" if name.startswith("within_") else name] for name in searched]
+    bound = [(0.002, 0.97) if name.startswith("within_") else BOUNDS[name] for name in searched]
     start = [plan.first.get(name, FIRST["share" if name.startswith("within_") else name]) for name in searched]
 
     def residuals(point: Any) -> Any:

@@ -162,11 +162,12 @@ def all_reduce_time(
     tiers = views(group, stride, fabric, efficiency)
     count = np.asarray(group, float)
     carried = 2 * (1 - 1 / count) * bytes
-    ring = carried * _bottleneck(tiers) + 2 * _ring_latency(tiers, count) + _own_copy(bytes, count, fabric)
+    ring = carried * _bottleneck(tiers) + 2 * _ring_latency(tiers, count)
     tree = 2 * (bytes * _bottleneck(tiers, in_switch=True) + _tree_latency(tiers))
     hierarchical = added([_reduce_phase(tier, bytes) for tier in tiers])
     switched = np.minimum(tree, hierarchical) + _switch_fill(tiers, carried, count, fabric)
-    return plain(_once(count, np.minimum(ring, switched) + _fill(tiers, carried), fabric))
+    library = _own_copy(bytes, count, fabric) + _fill(tiers, carried)
+    return plain(_once(count, np.minimum(ring, switched) + library, fabric))
 
 
 def _scatter_time(payload: Array, group: Array, stride: Array, fabric: Fabric, efficiency: Array) -> Array:
