@@ -257,8 +257,23 @@ def left_out(rows: Rows, test: Rows, full: list[dict[str, Any]], per_entry: int,
     return result
 
 
+def left_out_generations(rows: Rows, test: Rows, full: list[dict[str, Any]], per_entry: int, seed: int) -> Any:
+    """Predict each generation of chips from fits that saw none of it: what a chip unlike all of them can expect."""
+    result = []
+    for family in ("ampere", "hopper", "blackwell"):
+        chips = [chip for chip in CHIPS if generation(chip).name == family]
+        kept = [entry for entry in full if entry["generation"] not in {family, None}]
+        again = entries(rows.where(~np.isin(rows.chip, chips)), per_entry, seed, only={None})
+        library = Library({"entries": kept + again, "chips": {}})
+        mine = test.where(np.isin(test.chip, chips))
+        result.append((np.log(predict(mine, library) / mine.seconds), mine.op))
+        print(f"  left out {family:24} {_words(result[-1][0])}", flush=True)
+    return np.concatenate([off for off, _ in result]), np.concatenate([op for _, op in result])
+
+
 def _words(off: Any) -> str:
-    return f"n {len(off):6} median {np.median(np.abs(off)):.3f} p90 {np.quantile(np.abs(off), 0.9):.3f} bias {np.median(off):+.3f}"
+    size = np.abs(off)
+    return f"n {len(off):6} median {np.median(size):.3f} p90 {np.quantile(size, 0.9):.3f} bias {np.median(off):+.3f}"
 
 
 def table(rows: Rows, off: Any, by: Iterable[str]) -> None:
@@ -275,7 +290,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tables", type=Path, default=None)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rows", type=int, default=30000, help="rows read per table and operator")
-    parser.add_argument("--per-entry", type=int, default=700)
+    parser.add_argument("--per-entry", type=int, default=500)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--no-left-out", action="store_true")
     options = parser.parse_args(arguments)
@@ -283,7 +298,10 @@ def main(arguments: list[str]) -> None:
     folder = options.tables or tables_folder()
     rows = read_rows(folder, options.rows, options.seed)
     test = read_rows(folder, None, options.seed + 1000, total=20000)
-    print(f"read {len(rows.seconds)} rows to fit, {len(test.seconds)} to test, {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"read {len(rows.seconds)} rows to fit, {len(test.seconds)} to test, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
     found = entries(rows, options.per_entry, options.seed)
     print(f"{len(found)} entries, {time.monotonic() - began:.0f} s", flush=True)
     library = Library({"entries": found, "chips": {}})
@@ -299,7 +317,9 @@ def main(arguments: list[str]) -> None:
         groups.setdefault((test.chip[place], test.op[place], test.dtype[place]), []).append(place)
     each = [float(np.median(np.abs(off[places]))) for places in groups.values() if len(places) >= 5]
     print(f"  median over (chip, op, dtype) of the median: {np.median(each):.3f}, p90 {np.quantile(each, 0.9):.3f}")
-    spread: dict[str, Any] = {"known": {op: summary(off[test.op == op]) for op in test.operators} | {"all": summary(off)}}
+    spread: dict[str, Any] = {
+        "known": {op: summary(off[test.op == op]) for op in test.operators} | {"all": summary(off)}
+    }
     if not options.no_left_out:
         apart = left_out(rows, test, found, options.per_entry // 2, options.seed)
         offs = np.concatenate([one for one, _ in apart.values()])
@@ -308,6 +328,10 @@ def main(arguments: list[str]) -> None:
             print(f"  left out, {op:26} {_words(offs[ops == op])}")
         print("  left out, all", _words(offs), f"{time.monotonic() - began:.0f} s")
         spread["left_out"] = {op: summary(offs[ops == op]) for op in sorted(set(ops.tolist()))} | {"all": summary(offs)}
+        offs, ops = left_out_generations(rows, test, found, options.per_entry // 2, options.seed)
+        print("  left out by generation, all", _words(offs))
+        spread["left_out_generations"] = {op: summary(offs[ops == op]) for op in sorted(set(ops.tolist()))}
+        spread["left_out_generations"]["all"] = summary(offs)
         spread["left_out_chips"] = {chip: summary(one) for chip, (one, _) in apart.items()}
     if options.write:
         head = {

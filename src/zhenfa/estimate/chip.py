@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from zhenfa.errors import MissingFactError
 from zhenfa.estimate import priors
+from zhenfa.estimate.reached import Reached, reached
 from zhenfa.spec.fact import Tag, missing, weakest
-from zhenfa.spec.machine import Accelerator, CardPool, Precision
+from zhenfa.spec.machine import BYTES, Accelerator, CardPool, Precision
+
+ACTIVATION_BYTES: Final = 2.0
+"""Bytes per element of what flows between kernels in 16-bit formats."""
 
 _SUBSTITUTES: Final[dict[Precision, tuple[str, ...]]] = {
     "bf16": ("bf16_cube", "bf16", "fp16", "aggregate_dtype_unstated"),
@@ -31,7 +36,12 @@ class Processor:
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator as the laws see it. Rates are per card; ``tag`` is the weakest of the inputs' tags."""
+    """One accelerator as the laws see it. Rates are per card; ``tag`` is the weakest of the inputs' tags.
+
+    ``achievable`` is the share of the peak that a large matmul reaches, ``memory_share`` that of the bandwidth that a
+    stream reaches, ``launch`` the seconds of the smallest kernel. ``kernels`` holds the coefficients of each law (see
+    :data:`~zhenfa.estimate.coefficients.LAWS`), ``cores`` what they spread tiles over, ``tile`` its rows and columns.
+    """
 
     name: str
     maker: str
@@ -46,6 +56,11 @@ class Chip:
     emulated: bool
     tag: Tag
     assumptions: tuple[str, ...]
+    cores: float = 1.0
+    weight_bytes: float = 2.0
+    input_bytes: float = 2.0
+    tile: tuple[float, float] = (128.0, 128.0)
+    kernels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     processor: Processor | None = None
     """Set where the card is a host's processor."""
 
@@ -88,30 +103,47 @@ def chip(
 
     ``precision`` of the arithmetic; ``weights``: the narrower one in which weights are stored, where they are unpacked
     on the way in; ``block_scaled``: 8-bit numbers carry a scale per block; ``engine`` whose kernels run (``trtllm``,
-    ``vllm``, ``sglang``), by default the median of the three.
+    ``vllm``, ``sglang``), by default what is typical of the three.
 
     Raises :class:`MissingFactError` naming the first undisclosed value that no prior may stand in for.
     """
-    del weights, block_scaled, engine
     accelerator = pool.accelerator
     name = accelerator.id
     peak, peak_tag, note = matmul_peak(accelerator, precision)
     notes = [note] if note else []
     attention = peak if precision not in {"fp8", "fp4", "int8"} else matmul_peak(accelerator, "bf16")[0]
-    share, share_tag = _share(accelerator, precision, notes)
-    memory_share, memory_tag = _memory_share(accelerator, notes)
-    launch = accelerator.achievable.launch.value
-    if launch is None:
-        launch = priors.LAUNCH_S
-        notes.append(f"{name}: {1e6 * launch:.0f} us to launch a kernel (stated constant)")
     bandwidth = accelerator.memory.bandwidth.require(f"{name}.memory.bandwidth")
     capacity = accelerator.memory.capacity.require(f"{name}.memory.capacity")
-    tag = weakest(peak_tag, share_tag, memory_tag, accelerator.memory.bandwidth.tag, accelerator.memory.capacity.tag)
+    if accelerator.emulated:
+        found = _emulated(accelerator, precision)
+    else:
+        found = reached(accelerator, precision, weights, block_scaled, engine, notes)
+    size = BYTES[weights or precision]
+    scaled = BYTES[precision] < ACTIVATION_BYTES
+    tag = weakest(peak_tag, found.tag, accelerator.memory.bandwidth.tag, accelerator.memory.capacity.tag)
+    tile = tuple(
+        fact.value or 128.0 for fact in (accelerator.achievable.tile_rows, accelerator.achievable.tile_outputs)
+    )
     return Chip(
-        name, accelerator.maker, precision, peak, attention, share, bandwidth, memory_share, launch, capacity,
-        accelerator.emulated, tag, tuple(notes),
-        _processor(accelerator, precision, peak * share, bandwidth * memory_share, launch),
+        name, accelerator.maker, precision, peak, attention, found.kernels["matmul"]["share"], bandwidth,
+        found.kernels["stream"]["memory_share"], found.kernels["stream"]["fixed"], capacity, accelerator.emulated, tag,
+        tuple(notes), found.cores, size,
+        ACTIVATION_BYTES + 2 * BYTES[precision] if scaled else max(BYTES[precision], ACTIVATION_BYTES),
+        (tile[0], tile[1]), found.kernels, _processor(accelerator, precision, peak, bandwidth, found),
     )  # fmt: skip
+
+
+def _emulated(accelerator: Accelerator, precision: Precision) -> Reached:
+    """Return the declared speeds of an emulated card; all of the peak where nothing is declared."""
+    stated = accelerator.achievable
+    own = stated.matmul.get(precision)
+    share = 1.0 if own is None or own.value is None else own.value
+    memory = 1.0 if stated.memory.value is None else stated.memory.value
+    kernels = {
+        "matmul": {"share": share, "fixed": stated.launch.value or 0.0},
+        "stream": {"memory_share": memory, "fixed": stated.launch.value or 0.0},
+    }
+    return Reached(kernels, 1.0, "derived" if own is None else own.tag)
 
 
 _ATTENTION_OF_MATMUL: Final = 0.5
@@ -120,42 +152,18 @@ _COLD_OF_WARM: Final = 0.5
 
 
 def _processor(
-    accelerator: Accelerator, precision: Precision, rate: float, warm: float, launch: float
+    accelerator: Accelerator, precision: Precision, peak: float, bandwidth: float, found: Reached
 ) -> Processor | None:
     """Return what the laws need of a host's processor; None for any other card, and for an emulated one."""
     if accelerator.emulated or accelerator.software is None or accelerator.software.torch_device != "cpu":
         return None
-    reached = accelerator.achievable
-    attention, cold = reached.attention.get(precision), reached.decode.value
+    stated = accelerator.achievable
+    attention, cold = stated.attention.get(precision), stated.decode.value
     own = attention.value if attention is not None else None
-    longer = reached.attention_launch.value
+    longer = stated.attention_launch.value
+    rate, warm = peak * found.kernels["matmul"]["share"], bandwidth * found.kernels["stream"]["memory_share"]
     return Processor(
-        rate * _ATTENTION_OF_MATMUL if own is None else matmul_peak(accelerator, precision)[0] * own,
-        warm * _COLD_OF_WARM if cold is None else accelerator.memory.bandwidth.require(accelerator.id) * cold,
-        launch if longer is None else longer,
+        rate * _ATTENTION_OF_MATMUL if own is None else peak * own,
+        warm * _COLD_OF_WARM if cold is None else bandwidth * cold,
+        found.kernels["stream"]["fixed"] if longer is None else longer,
     )
-
-
-_SIBLINGS: Final[dict[Precision, Precision]] = {"bf16": "fp16", "fp16": "bf16"}
-
-
-def _share(accelerator: Accelerator, precision: Precision, notes: list[str]) -> tuple[float, Tag]:
-    """Return the share of peak that a matmul reaches: measured, or measured in the other 16-bit format, or a prior."""
-    for key in (precision, _SIBLINGS.get(precision, precision)):
-        fact = accelerator.achievable.matmul.get(key)
-        if fact is not None and fact.value is not None:
-            if key != precision:
-                notes.append(f"{accelerator.id}: the matmul share measured in {key} stands in for {precision}")
-            return fact.require(f"{accelerator.id}.achievable.matmul.{key}"), fact.tag
-    prior = priors.matmul_share(precision)
-    notes.append(f"{accelerator.id}: matmul reaches {prior.value:.0%} of peak ({prior.why})")
-    return prior.value, "assumed"
-
-
-def _memory_share(accelerator: Accelerator, notes: list[str]) -> tuple[float, Tag]:
-    fact = accelerator.achievable.memory
-    if fact.value is not None:
-        return fact.require(f"{accelerator.id}.achievable.memory"), fact.tag
-    prior = priors.memory_share()
-    notes.append(f"{accelerator.id}: achievable bandwidth {prior.value:.0%} ({prior.why})")
-    return prior.value, "assumed"

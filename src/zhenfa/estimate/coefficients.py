@@ -1,8 +1,8 @@
-"""Coefficients of the kernel laws: of a library's kernels on a generation of chips, of a chip, and the prior over chips.
+"""Coefficients of the kernel laws: of a library's kernels on a generation of chips, of a chip, the prior over chips.
 
-``kernels.json`` is written by ``tools/fit_kernels.py``. Entries are keyed by what they were fitted to: operator, engine,
-kernel, data type, generation of chips. What is not there is answered by the next wider entry, down to the prior over
-all chips.
+``kernels.json`` is written by ``tools/fit_kernels.py``. Entries are keyed by what they were fitted to: operator,
+engine, kernel, data type, generation of chips. What is not there is answered by the next wider entry, down to the prior
+over all chips.
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ def key_of(entry: Mapping[str, Any]) -> Key:
     return (entry["op"], entry.get("engine"), entry.get("kernel"), entry.get("dtype"), entry.get("generation"))
 
 
-def _wider(
-    op: str, engine: str | None, kernel: str | None, dtype: str | None, family: str | None
-) -> Iterator[Key]:
+def _wider(op: str, engine: str | None, kernel: str | None, dtype: str | None, family: str | None) -> Iterator[Key]:
     """Yield ever wider keys: another generation's entry of the same kernel comes before other kernels."""
     eras = (family, None) if family else (None,)
     if engine is not None and kernel is not None:

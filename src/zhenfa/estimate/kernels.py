@@ -6,14 +6,19 @@ sizes are of one card's part, floats or arrays that broadcast. An emulated card 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from zhenfa.estimate import chip as chips
 from zhenfa.estimate.chip import Chip
-from zhenfa.laws import compute, processor
+from zhenfa.laws import attention, compute, experts, processor
+from zhenfa.laws import matmul as products
+from zhenfa.laws import stream as streams
 from zhenfa.laws.arrays import Array, plain
 from zhenfa.spec.machine import BYTES
 
-ACTIVATION_BYTES = 2.0
+ACTIVATION_BYTES = chips.ACTIVATION_BYTES
 """Bytes per element of what flows between kernels in 16-bit formats."""
 
 
@@ -26,30 +31,48 @@ def matmul(chip: Chip, rows: Array, inputs: Array, outputs: Array, *, groups: Ar
             rows, inputs, outputs, rate=chip.peak * chip.achievable, warm_rate=chip.bandwidth * chip.memory_share,
             cold_rate=chip.processor.cold_rate, element_bytes=BYTES[chip.precision], launch=chip.launch, groups=groups,
         )  # fmt: skip
-    size = BYTES[chip.precision]
-    return compute.matmul_time(
-        rows, inputs, outputs, peak=chip.peak, achievable=chip.achievable, bandwidth=chip.bandwidth,
-        memory_share=chip.memory_share, weight_bytes=size, activation_bytes=max(size, 2.0), launch=chip.launch,
-        groups=groups,
+    return products.matmul_time(
+        rows, inputs, outputs, peak=chip.peak, bandwidth=chip.bandwidth, cores=chip.cores,
+        weight_bytes=chip.weight_bytes, input_bytes=chip.input_bytes, groups=groups, tile=chip.tile,
+        **chip.kernels["matmul"],
     )  # fmt: skip
 
 
 def grouped_matmul(
-    chip: Chip, copies: Array, experts: Array, inputs: Array, outputs: Array, *, skew: Array = 0.0
+    chip: Chip, copies: Array, held: Array, inputs: Array, outputs: Array, *, skew: Array = 0.0
 ) -> Array:
-    """Return the seconds of one grouped matmul: ``copies`` routed rows over the ``experts`` that the card holds.
+    """Return the seconds of one grouped matmul: ``copies`` routed rows over the ``held`` experts of the card.
 
     ``skew``: exponent of the power law that the experts' popularity follows; 0 is balanced.
     """
-    del skew
-    return matmul(chip, copies / experts, inputs, outputs, groups=experts)
+    if chip.emulated:
+        return compute.matmul_flops(copies, inputs, outputs) / (chip.peak * chip.achievable)
+    kernel = chip.kernels["experts"]
+    touched = _touched(copies, held, skew)
+    arithmetic = experts.grouped_time(
+        copies, touched, inputs, outputs, peak=chip.peak, cores=chip.cores, share=kernel["share"], fill=kernel["fill"],
+        pad=kernel["pad"], wave=kernel["wave"],
+    )  # fmt: skip
+    moved = touched * (1.0 * inputs * outputs * chip.weight_bytes)
+    moved = moved + copies * (np.multiply(inputs, chip.input_bytes) + np.multiply(outputs, ACTIVATION_BYTES))
+    memory = moved / (chip.bandwidth * kernel["memory_share"])
+    return plain(np.sqrt(arithmetic * arithmetic + memory * memory) + chip.launch)
+
+
+def _touched(copies: Array, held: Array, skew: Array) -> Any:
+    """Return how many experts get a token: all that chance reaches, fewer where popularity is uneven."""
+    chance = held * -np.expm1(-np.true_divide(copies, held))
+    if not np.any(skew):
+        return chance
+    uneven = experts.touched_experts(copies, held, copies, 1.0, held, skew)
+    return np.where(np.greater(skew, 0), np.minimum(uneven, chance), chance)
 
 
 def expert_layer(
     chip: Chip,
     tokens: Array,
     copies: Array,
-    experts: Array,
+    held: Array,
     features: Array,
     intermediate: Array,
     *,
@@ -58,13 +81,18 @@ def expert_layer(
 ) -> Array:
     """Return the seconds of a fused expert layer on one card, routing and dispatch between cards aside.
 
-    ``tokens`` that arrive, ``copies`` of them routed to the card's ``experts``: permutation, the matmul into the
+    ``tokens`` that arrive, ``copies`` of them routed to the card's ``held`` experts: permutation, the matmul into the
     experts' ``intermediate`` features (two of them where ``gated``), activation function, the matmul back, and the
     weighted sum.
     """
-    first = grouped_matmul(chip, copies, experts, features, intermediate * (2.0 if gated else 1.0), skew=skew)
-    second = grouped_matmul(chip, copies, experts, intermediate, features, skew=skew)
-    return first + second + stream(chip, (copies * (2.0 * features + 3.0 * intermediate) + tokens * features) * 2.0)
+    if chip.emulated:
+        work = compute.matmul_flops(copies, features, intermediate) * (3.0 if gated else 2.0)
+        return work / (chip.peak * chip.achievable)
+    return experts.experts_time(
+        tokens, copies, copies, _touched(copies, held, skew), features, intermediate, gated=1.0 if gated else 0.0,
+        peak=chip.peak, bandwidth=chip.bandwidth, cores=chip.cores, weight_bytes=chip.weight_bytes,
+        input_bytes=chip.input_bytes, **chip.kernels["experts"],
+    )  # fmt: skip
 
 
 def attention_prefill(
@@ -79,6 +107,7 @@ def attention_prefill(
     sequences: Array = 1.0,
     causal: bool = True,
     window: Array = np.inf,
+    cache_bytes: Array = ACTIVATION_BYTES,
 ) -> Array:
     """Return the forward seconds of attention of ``queries``, the last so many of ``context``, in each sequence."""
     if chip.processor is not None:
@@ -87,11 +116,14 @@ def attention_prefill(
             memory_rate=chip.bandwidth * chip.memory_share, element_bytes=BYTES[chip.precision],
             launch=chip.processor.attention_launch, sequences=sequences, causal=causal, window=window,
         )  # fmt: skip
-    return compute.attention_time(
-        queries, context, heads, key_dim, value_dim, key_heads=kv_heads, sequences=sequences,
-        peak=chip.peak_attention, achievable=chip.achievable, bandwidth=chip.bandwidth,
-        memory_share=chip.memory_share, activation_bytes=ACTIVATION_BYTES, launch=chip.launch, causal=causal,
-        window=window, share=1.0 if chip.emulated else compute.ATTENTION_SHARE,
+    if chip.emulated:
+        work = compute.attention_flops(queries, context, heads, key_dim, value_dim, causal=causal, window=window)
+        return sequences * work / (chip.peak_attention * chip.achievable)
+    latent = not np.array_equal(key_dim, value_dim)
+    return attention.prefill_time(
+        queries, context, heads, key_dim, value_dim, key_heads=kv_heads, peak=chip.peak_attention,
+        bandwidth=chip.bandwidth, cores=chip.cores, cache_bytes=cache_bytes, sequences=sequences, causal=causal,
+        window=window, **chip.kernels["latent_prefill" if latent else "prefill"],
     )  # fmt: skip
 
 
@@ -120,25 +152,31 @@ def attention_decode(
             memory_rate=chip.processor.cold_rate, element_bytes=cache_bytes, launch=chip.processor.attention_launch,
             sequences=sequences, causal=False, window=window,
         )  # fmt: skip
-    seen = np.minimum(context, window)
-    wide = np.where(np.greater(latent, 0), latent, np.add(key_dim, value_dim) * kv_heads)
-    moved = 1.0 * sequences * seen * wide * cache_bytes
-    key, value = (np.where(np.greater(latent, 0), latent, one) for one in (key_dim, value_dim))
-    work = 2.0 * sequences * queries * seen * heads * (key + value)
-    busy = np.maximum(
-        work / (chip.peak_attention * chip.achievable * compute.ATTENTION_SHARE),
-        moved / (chip.bandwidth * chip.memory_share),
-    )
-    return plain(busy + chip.launch)
+    one = np.greater(latent, 0)
+    if chip.emulated:
+        width = np.where(one, 2.0 * latent, np.add(key_dim, value_dim))
+        work = 2.0 * sequences * queries * np.minimum(context, window) * heads * width
+        return plain(work / (chip.peak_attention * chip.achievable))
+    narrow = "decode8" if np.max(cache_bytes) < ACTIVATION_BYTES else "decode"
+    kernel = chip.kernels["latent" if np.all(one) else narrow]
+    return attention.decode_time(
+        sequences, context, heads, np.where(one, latent, key_dim), np.where(one, latent, value_dim),
+        key_heads=np.where(one, 1.0, kv_heads), cached=np.where(one, latent, np.add(key_dim, value_dim)),
+        peak=chip.peak_attention, bandwidth=chip.bandwidth, queries=queries, cache_bytes=cache_bytes, window=window,
+        **kernel,
+    )  # fmt: skip
 
 
 def scan(chip: Chip, tokens: Array, heads: Array, key_dim: Array, value_dim: Array, *, sequences: Array = 1.0) -> Array:
     """Return the forward seconds of linear attention or a state-space layer over ``tokens`` of ``sequences`` in all."""
-    del sequences
-    return compute.scan_time(
-        tokens, heads, key_dim, value_dim, peak=chip.peak_attention, achievable=chip.achievable,
-        bandwidth=chip.bandwidth, memory_share=chip.memory_share, activation_bytes=ACTIVATION_BYTES, launch=chip.launch,
-    )  # fmt: skip
+    work = 2.0 * compute.scan_flops(tokens, heads, key_dim, value_dim)
+    if chip.emulated:
+        return plain(0.5 * np.asarray(work) / (chip.peak_attention * chip.achievable))
+    state = 8.0 * sequences * heads * key_dim * value_dim
+    moved = 2.0 * ACTIVATION_BYTES * tokens * heads * np.add(key_dim, value_dim) + state
+    return streams.scan_time(
+        tokens, sequences, work, moved, peak=chip.peak_attention, bandwidth=chip.bandwidth, **chip.kernels["scan"]
+    )
 
 
 def scan_step(
@@ -148,7 +186,14 @@ def scan_step(
 
     The state of every sequence and head is read and written, ``state_bytes`` per element.
     """
-    return stream(chip, 2.0 * sequences * heads * key_dim * value_dim * state_bytes)
+    work = 2.0 * compute.scan_flops(sequences, heads, key_dim, value_dim)
+    if chip.emulated:
+        return plain(0.5 * np.asarray(work) / (chip.peak_attention * chip.achievable))
+    moved = 2.0 * sequences * heads * key_dim * value_dim * state_bytes
+    return streams.scan_time(
+        sequences, sequences, work, moved, peak=chip.peak_attention, bandwidth=chip.bandwidth,
+        **chip.kernels["scan_step"],
+    )  # fmt: skip
 
 
 def sample(chip: Chip, sequences: Array, vocabulary: Array) -> Array:
@@ -165,6 +210,4 @@ def stream(chip: Chip, bytes_moved: Array) -> Array:
     """Return the seconds of a kernel that only streams memory: norm, activation function, residual, look-up."""
     if chip.emulated:
         return 0.0 * np.asarray(bytes_moved)
-    return compute.elementwise_time(
-        bytes_moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share, launch=chip.launch
-    )
+    return streams.stream_time(bytes_moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share, fixed=chip.launch)

@@ -113,8 +113,8 @@ def decode_time(
     ``sequence`` seconds per sequence and key head; ``head`` of that again per further query head; ``pack``: the largest
     group of query heads that shares one read of the cache; any shapes that broadcast.
     Returns: seconds, broadcast shape.
-    Counts one read of the cache per group, matrix instructions filled up to 16 query rows, the walk before a split, set-up
-    per sequence; omits paging.
+    Counts one read of the cache per group, matrix instructions filled up to 16 query rows, the walk before a split,
+    set-up per sequence; omits paging.
 
     >>> decode_time(64, 8192, 64, 128, 128, key_heads=8, cached=256, peak=1e15, bandwidth=3e12, share=0.3,
     ...             memory_share=0.9, fixed=5e-6, keys=32, chunk=512, walk=0, sequence=1e-8, head=0) * 1e3  # ms

@@ -1,4 +1,5 @@
-"""Arithmetic on one card: work in FLOP, time as the larger of arithmetic and memory traffic."""
+"""Work of kernels in FLOP, and the optimizer's pass over its state. Their times: :mod:`.matmul`, :mod:`.experts`,
+:mod:`.attention`, :mod:`.stream`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from zhenfa import cite
-from zhenfa.laws.arrays import Array, Flag, ceil_ratio, plain
+from zhenfa.laws.arrays import Array, Flag, plain
 
 ROOFLINE: Final = cite.declare(
     "williams2009",
@@ -27,19 +28,6 @@ ADAMW: Final = cite.declare(
 )
 PALM: Final = cite.declare("chowdhery2022", "A. Chowdhery et al. PaLM. arXiv:2204.02311, appendix B.")
 
-TILE: Final = (128, 128)
-"""Output rows and columns of one thread block's tile. Assumed: the size that vendor libraries choose most often."""
-
-INPUTS_HALF: Final = 128.0
-"""Inner dimension at which a tile spends half its time on filling and draining. Assumed: two main-loop slices of 64."""
-
-ATTENTION_SHARE: Final = 0.7
-"""Attention kernel's speed over the best matmul's. Assumed: dao2023 reports 50 to 73 % of an A100's peak, on which the
-best matmul reaches 87 %."""
-
-SCAN_SHARE: Final = 0.4
-"""Chunked scan's speed over the best matmul's. Assumed: its matmuls are as small as one chunk, and no survey exists."""
-
 
 def matmul_flops(rows: Array, inputs: Array, outputs: Array) -> Array:
     """Return the work of multiplying ``rows x inputs`` by ``inputs x outputs``, in FLOP.
@@ -55,69 +43,6 @@ def matmul_flops(rows: Array, inputs: Array, outputs: Array) -> Array:
     """
     cite.use(TILES)
     return plain(2.0 * rows * inputs * outputs)
-
-
-def shape_share(
-    rows: Array, inputs: Array, outputs: Array, *, tile: tuple[int, int] = TILE, inputs_half: Array = INPUTS_HALF
-) -> Array:
-    """Return the share of the achievable speed that a matmul of this shape leaves.
-
-    Arguments: the three dimensions; ``tile`` output rows and columns of a tile; ``inputs_half`` in elements.
-    Returns: a ratio in (0, 1], broadcast shape: ``rows/ceil(rows to tile) * outputs/ceil(outputs to tile) *
-    inputs/(inputs + inputs_half)``.
-    Counts padding to whole tiles and the fill of a tile's main loop; omits the last wave of tiles and the smaller tiles
-    that libraries choose for thin matrices. A prior, to be replaced by a fit to measurements.
-
-    >>> shape_share(192, 384, 128)
-    0.5625
-
-    Source: nvidia-matmul-guide, tile quantization; the ramp is assumed.
-    """
-    cite.use(TILES)
-    return plain(_shape_share(rows, inputs, outputs, tile, inputs_half))
-
-
-def _shape_share(rows: Array, inputs: Array, outputs: Array, tile: tuple[int, int], inputs_half: Array) -> Any:
-    padded = ceil_ratio(rows, tile[0]) * tile[0] * ceil_ratio(outputs, tile[1]) * tile[1]
-    filled = np.true_divide(inputs, np.add(inputs, inputs_half))
-    return np.divide(np.multiply(rows, outputs), padded, out=np.ones_like(padded * filled), where=padded > 0) * filled
-
-
-def matmul_time(
-    rows: Array,
-    inputs: Array,
-    outputs: Array,
-    *,
-    peak: Array,
-    achievable: Array,
-    bandwidth: Array,
-    memory_share: Array,
-    weight_bytes: Array,
-    activation_bytes: Array,
-    launch: Array,
-    groups: Array = 1,
-) -> Array:
-    """Return the seconds of ``groups`` equal matmuls executed as one kernel.
-
-    Arguments: ``rows`` (may be a mean, not whole), ``inputs``, ``outputs`` of each matmul; ``peak`` FLOP/s;
-    ``achievable`` share of the peak that the best matmul reaches; ``bandwidth`` B/s; ``memory_share`` of it that a
-    stream reaches; ``weight_bytes`` and ``activation_bytes`` per element; ``launch`` seconds; shapes that broadcast.
-    Returns: seconds, broadcast shape: ``max(arithmetic, memory) + launch``.
-    Counts one read of the weights, one read of the input and one write of the output; omits re-reads of tiles and
-    caches. Agrees with the roofline where the shape is large and even.
-
-    >>> matmul_time(8192, 8192, 8192, peak=1e15, achievable=0.8, bandwidth=3e12, memory_share=0.9,
-    ...             weight_bytes=2, activation_bytes=2, launch=0) * 1e3  # ms
-    1.395864...
-
-    Source: williams2009, attainable performance; nvidia-matmul-guide, tile quantization.
-    """
-    cite.use(ROOFLINE, TILES)
-    share = _shape_share(rows, inputs, outputs, TILE, INPUTS_HALF)
-    work = 2.0 * groups * rows * inputs * outputs
-    moved = groups * (1.0 * weight_bytes * inputs * outputs + 1.0 * activation_bytes * rows * np.add(inputs, outputs))
-    busy = np.maximum(work / (peak * achievable * share), moved / (bandwidth * memory_share))
-    return plain(busy + launch)
 
 
 def attention_pairs(queries: Array, context: Array, *, causal: Flag = True, window: Array = np.inf) -> Array:
@@ -179,53 +104,6 @@ def attention_flops(
     return plain(2.0 * pairs * heads * np.add(key_dim, value_dim))
 
 
-def attention_time(
-    queries: Array,
-    context: Array,
-    heads: Array,
-    key_dim: Array,
-    value_dim: Array,
-    *,
-    peak: Array,
-    achievable: Array,
-    bandwidth: Array,
-    memory_share: Array,
-    activation_bytes: Array,
-    launch: Array,
-    key_heads: Array | None = None,
-    sequences: Array = 1,
-    causal: Flag = True,
-    window: Array = np.inf,
-    share: Array = ATTENTION_SHARE,
-) -> Array:
-    """Return the forward seconds of one flash-style attention kernel over ``sequences`` equal sequences.
-
-    Arguments: those of :func:`attention_flops` and :func:`matmul_time`; ``key_heads`` key-value heads (default: as many
-    as query heads); ``share`` of the achievable matmul speed that the kernel reaches; any shapes that broadcast.
-    Returns: seconds, broadcast shape: ``max(arithmetic, memory) + launch``.
-    Counts reads of queries, keys and values and the write of the output, each once; omits the score matrix, which a
-    flash kernel never writes, and softmax. The backward pass does 2.5 times the work (dao2023).
-
-    >>> attention_time(8192, 8192, 32, 128, 128, peak=1e15, achievable=0.8, bandwidth=3e12, memory_share=0.9,
-    ...                activation_bytes=2, launch=0) * 1e3  # ms
-    0.981826...
-
-    Source: dao2023, section 3.1; williams2009, attainable performance.
-    """
-    cite.use(FLASH, ROOFLINE)
-    read_heads = heads if key_heads is None else key_heads
-    width = np.add(key_dim, value_dim)
-    work = 2.0 * sequences * _pairs(queries, context, causal, window) * heads * width
-    elements = (
-        1.0
-        * sequences
-        * width
-        * (np.multiply(queries, heads) + np.minimum(context, np.add(queries, window)) * read_heads)
-    )
-    busy = np.maximum(work / (peak * achievable * share), elements * activation_bytes / (bandwidth * memory_share))
-    return plain(busy + launch)
-
-
 def scan_flops(tokens: Array, heads: Array, key_dim: Array, value_dim: Array) -> Array:
     """Return the forward work of linear attention or a state-space layer, in FLOP.
 
@@ -242,57 +120,6 @@ def scan_flops(tokens: Array, heads: Array, key_dim: Array, value_dim: Array) ->
     """
     cite.use(LINEAR)
     return plain(4.0 * tokens * heads * key_dim * value_dim)
-
-
-def scan_time(
-    tokens: Array,
-    heads: Array,
-    key_dim: Array,
-    value_dim: Array,
-    *,
-    peak: Array,
-    achievable: Array,
-    bandwidth: Array,
-    memory_share: Array,
-    activation_bytes: Array,
-    launch: Array,
-    share: Array = SCAN_SHARE,
-) -> Array:
-    """Return the forward seconds of one chunked scan kernel.
-
-    Arguments: those of :func:`scan_flops` and :func:`matmul_time`; ``share`` of the achievable matmul speed that the
-    kernel reaches; any shapes that broadcast.
-    Returns: seconds, broadcast shape: ``max(arithmetic, memory) + launch``.
-    Counts reads of queries, keys and values and the write of the output; omits states written between chunks.
-
-    >>> scan_time(8192, 32, 128, 128, peak=1e15, achievable=0.8, bandwidth=3e12, memory_share=0.9,
-    ...           activation_bytes=2, launch=0) * 1e6  # us
-    99.420...
-
-    Source: katharopoulos2020, equations 18 to 20; williams2009, attainable performance.
-    """
-    cite.use(LINEAR, ROOFLINE)
-    work = 4.0 * tokens * heads * key_dim * value_dim
-    moved = 2.0 * tokens * heads * np.add(key_dim, value_dim) * activation_bytes
-    busy = np.maximum(work / (peak * achievable * share), moved / (bandwidth * memory_share))
-    return plain(busy + launch)
-
-
-def elementwise_time(bytes_moved: Array, *, bandwidth: Array, memory_share: Array, launch: Array) -> Array:
-    """Return the seconds of a kernel that only streams memory: normalisation, activation function, residual.
-
-    Arguments: ``bytes_moved`` read and written; ``bandwidth`` B/s; ``memory_share`` of it reached; ``launch`` seconds;
-    any shapes that broadcast.
-    Returns: seconds, broadcast shape.
-    Counts traffic and one launch; omits arithmetic, which such kernels hide.
-
-    >>> elementwise_time(2.7e9, bandwidth=3e12, memory_share=0.9, launch=0)
-    0.001
-
-    Source: williams2009, attainable performance at low intensity.
-    """
-    cite.use(ROOFLINE)
-    return plain(np.true_divide(bytes_moved, np.multiply(bandwidth, memory_share)) + launch)
 
 
 def optimizer_time(parameters: Array, *, bytes_per_parameter: Array, bandwidth: Array, memory_share: Array) -> Array:

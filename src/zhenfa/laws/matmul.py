@@ -51,17 +51,18 @@ def matmul_time(
     row: Array = 0.0,
     output_bytes: Array = 2.0,
     groups: Array = 1.0,
+    tile: tuple[float, float] = (TILE, TILE),
 ) -> Array:
     """Return the seconds of ``groups`` equal matmuls executed as one kernel.
 
     Arguments: ``rows`` (may be a mean, not whole), ``inputs``, ``outputs`` of each matmul; ``peak`` FLOP/s;
     ``bandwidth`` B/s; ``cores`` that take a tile each; ``weight_bytes``, ``input_bytes``, ``output_bytes`` moved per
     element; ``share`` of the peak and ``memory_share`` of the bandwidth that the kernel reaches; ``fixed`` seconds;
-    ``fill`` inner elements that a tile spends on filling and draining; ``wave`` as in :func:`waves`; ``row`` seconds per
-    row (scaling of the inputs to 8 or 4 bits); any shapes that broadcast.
+    ``fill`` inner elements that a tile spends on filling and draining; ``wave`` as in :func:`waves`; ``row`` seconds
+    per row (scaling of the inputs to 8 or 4 bits); ``tile`` rows and columns; any shapes that broadcast.
     Returns: seconds, broadcast shape: the root of the sum of squares of arithmetic and memory time, and the fixed time.
-    Counts tile and wave quantisation, one read of weights and inputs, one write of outputs; omits re-reads of tiles,
-    caches, and the smaller tiles that libraries choose for thin matrices, whose rows the memory time hides. Agrees
+    Counts tile and wave quantisation, tiles of half the rows where they suffice, one read of weights and inputs, one
+    write of outputs; omits re-reads of tiles, caches, and still smaller tiles. Agrees
     with the roofline where the shape is large and one side of it dominates.
 
     >>> matmul_time(8192, 8192, 8192, peak=1e15, bandwidth=3e12, cores=128, weight_bytes=2, input_bytes=2, share=0.8,
@@ -71,10 +72,13 @@ def matmul_time(
     Source: williams2009, attainable performance; nvidia-matmul-guide, tile and wave quantization.
     """
     cite.use(ROOFLINE, TILES)
-    tiles = ceil_ratio(rows, TILE) * ceil_ratio(outputs, TILE) * groups
+    tiles = ceil_ratio(rows, tile[0]) * ceil_ratio(outputs, tile[1]) * groups
     even = tiles / cores
     busy = even + (np.ceil(even * (1 - 1e-12)) - even) * wave
-    arithmetic = busy * cores * (2.0 * TILE * TILE) * np.add(inputs, fill) / np.multiply(peak, share)
-    moved = (1.0 * inputs * outputs * weight_bytes + rows * (1.0 * inputs * input_bytes + outputs * output_bytes)) * groups
+    height = np.where(np.less_equal(rows, tile[0] / 2), tile[0] / 2, tile[0])
+    arithmetic = busy * cores * (2.0 * tile[1]) * height * np.add(inputs, fill) / np.multiply(peak, share)
+    moved = (
+        1.0 * inputs * outputs * weight_bytes + rows * (1.0 * inputs * input_bytes + outputs * output_bytes)
+    ) * groups
     memory = moved / np.multiply(bandwidth, memory_share)
     return plain(np.sqrt(arithmetic * arithmetic + memory * memory) + fixed + row * rows * groups)

@@ -130,7 +130,9 @@ def _latent(
     dense = np.char.find(np.asarray(columns["kernel_source"]).astype(str), "dense") >= 0
     skipped = np.char.find(np.asarray(columns["op_name"]).astype(str), "skip") >= 0
     scored = ~dense & ~skipped
-    weights = weights + np.where(skipped, 0.0, (size["query_rank"] * size["index_heads"] + size["features"]) * size["index_dim"])
+    weights = weights + np.where(
+        skipped, 0.0, (size["query_rank"] * size["index_heads"] + size["features"]) * size["index_dim"]
+    )
     top = batch * (_seen(length, size["top"]) - _seen(before, size["top"]))
     index = np.where(scored, 2.0 * full * size["index_heads"] * size["index_dim"], 0.0)
     sparse = batch * np.minimum(length, size["top"] * new) * stored * cached
@@ -175,7 +177,9 @@ def _grouped(
     top = batch * (_seen(length, size["top"]) - _seen(before, size["top"]))
     index = 2.0 * full * size["index_dim"] * np.maximum(size["index_heads"] * part, 1.0)
     ranked = full * np.maximum(size["index_heads"] * part, 1.0)
-    moved = batch * (np.minimum(length, size["top"] * new) * key_heads * 256.0 * cached + length * size["index_dim"] * 2.0)
+    moved = batch * (
+        np.minimum(length, size["top"] * new) * key_heads * 256.0 * cached + length * size["index_dim"] * 2.0
+    )
     return _part(weights, top * heads * 4.0 * 128.0, index, ranked, moved)
 
 

@@ -86,7 +86,7 @@ class Part:
 
 @dataclass
 class Rows:
-    """Rows of many operators. The columns ``op``, ``chip``, ``engine``, ``kernel``, ``dtype``, ``seconds`` run over all.
+    """Rows of many operators. All the columns have one length.
 
     ``place`` is the row's number within its operator's part.
     """
@@ -124,7 +124,8 @@ class Rows:
     def where(self, which: Any) -> Rows:
         """Return some of the rows."""
         columns = (self.op, self.chip, self.engine, self.kernel, self.dtype, self.seconds, self.place)
-        return Rows(*(column[which] for column in columns), self.parts)
+        op, chip, engine, kernel, dtype, seconds, place = (column[which] for column in columns)
+        return Rows(op, chip, engine, kernel, dtype, seconds, place, self.parts)
 
     def groups(self) -> Iterator[tuple[tuple[str, str, str, str, str], Any]]:
         """Yield operator, engine, kernel, data type and chip, with the numbers of their rows."""
@@ -190,7 +191,7 @@ def predict(rows: Rows, library: Library) -> Any:
 
 def read_columns(place: Place, wanted: int | None, random: np.random.Generator) -> dict[str, Any]:
     """Return rows of one table as columns: ``wanted`` random ones, or all."""
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     table = parquet.read_table(place.path)
     table = table.filter(_positive(table))
@@ -204,14 +205,14 @@ def read_columns(place: Place, wanted: int | None, random: np.random.Generator) 
 
 
 def _positive(table: Any) -> Any:
-    import pyarrow.compute as compute
+    from pyarrow import compute
 
     return compute.greater(table["latency"], 0.0)
 
 
 def read_rows(folder: Path, per_operator: int | None, seed: int, total: int | None = None) -> Rows:
     """Return random rows of the tables: so many per operator, or so many in all, each row as likely as another."""
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     random = np.random.default_rng(seed)
     places = tables(folder)
@@ -237,7 +238,9 @@ def read_rows(folder: Path, per_operator: int | None, seed: int, total: int | No
 
 
 def _rows(gathered: dict[str, list[dict[str, Any]]]) -> Rows:
-    stacks: dict[str, list[Any]] = {name: [] for name in ("op", "chip", "engine", "kernel", "dtype", "seconds", "place")}
+    stacks: dict[str, list[Any]] = {
+        name: [] for name in ("op", "chip", "engine", "kernel", "dtype", "seconds", "place")
+    }
     parts: dict[str, Part] = {}
     for op in sorted(gathered):
         columns = _stack(gathered[op])

@@ -71,8 +71,8 @@ def _mla_bmm(columns: Columns) -> Work:
     precision, size = _precisions(dtype)
     before = _text(columns, "op_name") == "mla_gen_pre"
     shape = {
-        "rows": columns["num_tokens"], "inputs": np.where(before, 128.0, 512.0), "outputs": np.where(before, 512.0, 128.0),
-        "groups": columns["num_heads"],
+        "rows": columns["num_tokens"], "inputs": np.where(before, 128.0, 512.0),
+        "outputs": np.where(before, 512.0, 128.0), "groups": columns["num_heads"],
     }  # fmt: skip
     return Work("matmul", dtype, precision, {**shape, "weight_bytes": size, "input_bytes": _input_bytes(dtype, size)})
 
@@ -201,7 +201,12 @@ def _scan(columns: Columns) -> Work:
     work = np.where(convolution, 2.0 * tokens * channels * columns["d_conv"], 8.0 * tokens * heads * width * state)
     moved = np.where(convolution, 4.0 * tokens * channels, 2.0 * tokens * (channels + heads * width) + 8.0 * states)
     arguments = {"tokens": tokens, "sequences": sequences, "work": work, "moved": moved}
-    return Work("scan", phase, np.full(len(kernel), "bf16"), arguments)
+    return Work(
+        "scan",
+        np.where(convolution, np.char.add(phase, "/convolution"), phase),
+        np.full(len(kernel), "bf16"),
+        arguments,
+    )
 
 
 def _scale(columns: Columns) -> Work:
@@ -214,7 +219,9 @@ def _scale(columns: Columns) -> Work:
 def _streams_of_width(columns: Columns) -> Work:
     tokens = np.asarray(columns["num_tokens"], float)
     moved = 2.0 * tokens * columns["hidden_size"] * np.add(columns["hc_mult"], 2.0) * columns["num_sites"]
-    return Work("stream", _text(columns, "op_name"), np.full(np.size(tokens), "bf16"), {"bytes_moved": moved, "rows": tokens})
+    return Work(
+        "stream", _text(columns, "op_name"), np.full(np.size(tokens), "bf16"), {"bytes_moved": moved, "rows": tokens}
+    )
 
 
 def _block(columns: Columns) -> Work:
