@@ -30,14 +30,12 @@ FABRIC = PUBLIC and importlib.import_module("zhenfa.laws.fabric").Fabric(
     np.array([True, False, False]),
 )
 GROUP, STRIDE = (1, 2, 3, 8, 24, 64, 500), (1, 2, 8)
-CARD = {
-    "peak": (3e14, 1e15),
-    "achievable": (0.5, 0.8),
-    "bandwidth": (1e12, 3e12),
-    "memory_share": (0.7, 0.9),
-    "activation_bytes": (1, 2),
-    "launch": (0.0, 5e-6),
-}
+REACHED = {
+    "peak": (3e14, 1e15), "bandwidth": (1e12, 3e12), "share": (0.5, 0.8), "memory_share": (0.7, 0.9),
+    "fixed": (0.0, 5e-6),
+}  # fmt: skip
+ROUTING_OF = {"tokens": (1, 4096), "active": (1, 8), "experts": (8, 256), "skew": (0.0, 1.01, 1.2)}
+ROUTING = {**ROUTING_OF, "ranks": (1, 8)}
 PROCESSOR = {"rate": (3e10, 7e10), "element_bytes": (2, 4), "launch": (0.0, 5e-6)}
 ATTENTION = {"causal": (True, False), "window": (np.inf, 512, 7)}
 LAYER = {"tokens": (512, 4096), "hidden": (256, 4096), "heads": (8, 32), "sequence": (512, 2048)}
@@ -58,15 +56,48 @@ EXCHANGE = {
 
 ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "compute.matmul_flops": SHAPE,
-    "compute.shape_share": {**SHAPE, "inputs_half": (0, 64)},
-    "compute.matmul_time": {**SHAPE, **CARD, "weight_bytes": (0.5, 2), "groups": (1, 8)},
     "compute.attention_pairs": {"queries": (1, 1000), "context": (1000, 4096), **ATTENTION},
     "compute.attention_flops": SEQUENCE,
-    "compute.attention_time": {**SEQUENCE, **CARD, "key_heads": (1, 8), "sequences": (1, 3), "share": (0.4, 0.7)},
     "compute.scan_flops": {"tokens": (1, 4096), **HEADS},
-    "compute.scan_time": {"tokens": (1, 4096), **HEADS, **CARD, "share": (0.3, 0.5)},
-    "compute.elementwise_time": {
-        "bytes_moved": (0, 1e9), "bandwidth": (1e12, 3e12), "memory_share": (0.7, 0.9), "launch": (0.0, 5e-6),
+    "matmul.waves": {"tiles": (1, 150, 1e5), "cores": (1, 132), "wave": (0.0, 0.2, 1.0)},
+    "matmul.matmul_time": {
+        **SHAPE, **REACHED, "cores": (1, 132), "weight_bytes": (0.5, 2), "input_bytes": (2, 4), "fill": (0, 120),
+        "wave": (0.0, 0.2, 1.0), "row": (0.0, 1e-9), "output_bytes": (2,), "groups": (1, 8),
+    },
+    "experts.busiest_rank": ROUTING,
+    "experts.touched_experts": {"copies": (1, 8192), "held": (8, 32), **ROUTING_OF},
+    "experts.grouped_time": {
+        "copies": (1, 8192), "touched": (1, 8), "inputs": (64, 4096), "outputs": (64, 1000), "peak": (3e14, 1e15),
+        "cores": (1, 132), "share": (0.5, 0.8), "fill": (0, 120), "pad": (0, 32), "wave": (0.0, 1.0),
+    },
+    "experts.experts_time": {
+        "tokens": (1, 4096), "routed": (8, 8192), "copies": (1, 8192), "touched": (1, 8), "features": (64, 4096),
+        "intermediate": (64, 1000), **REACHED, "cores": (1, 132), "weight_bytes": (0.5, 2), "input_bytes": (2, 4),
+        "fill": (0, 120), "pad": (0, 32), "wave": (0.0, 1.0), "row": (0.0, 1e-9), "passes": (0.0, 1.0),
+        "gated": (0.0, 1.0),
+    },
+    "attention.prefill_time": {
+        **SEQUENCE, **REACHED, "key_heads": (1, 8), "cores": (1, 132), "keys": (1, 64), "softmax": (1, 100),
+        "wave": (0.0, 1.0), "packing": (0.0, 1.0), "row": (0.0, 1e-9), "cache_bytes": (1, 2), "sequences": (1, 3),
+    },
+    "attention.decode_time": {
+        "sequences": (1, 64), "context": (1, 4096), **HEADS, **REACHED, "key_heads": (1, 8), "cached": (256, 576),
+        "keys": (1, 64), "chunk": (64, 1024), "walk": (0.0, 1e-9), "sequence": (0.0, 1e-8), "head": (0.0, 0.1),
+        "pack": (np.inf, 4), "queries": (1, 4), "cache_bytes": (1, 2), "window": (np.inf, 512),
+    },
+    "attention.block_time": {
+        "tokens": (1, 4096), "sequences": (1, 64), "weights": (1e7, 2e8), "pair_work": (0.0, 1e12),
+        "index_work": (0.0, 1e10), "index_pairs": (0.0, 1e8), "moved": (1e6, 1e9), **REACHED,
+        "peak_attention": (1e15,), "weight_bytes": (0.5, 2), "attention": (0.3, 0.6), "index": (0.5, 1.0),
+        "select": (0.1, 2), "row": (0.0, 1e-9), "sequence": (0.0, 1e-8),
+    },
+    "stream.scan_time": {
+        "tokens": (1, 8192), "sequences": (1, 64), "work": (0.0, 1e12), "moved": (1.0, 1e9), **REACHED,
+        "walk": (0.0, 1e-9), "row": (0.0, 1e-9), "sequence": (0.0, 1e-8),
+    },
+    "stream.stream_time": {
+        "bytes_moved": (0, 1e9), "bandwidth": (1e12, 3e12), "memory_share": (0.7, 0.9), "fixed": (0.0, 5e-6),
+        "row": (0.0, 1e-9), "rows": (0, 100),
     },
     "compute.optimizer_time": {
         "parameters": (0, 1e9), "bytes_per_parameter": (26, 30), "bandwidth": (1e12,), "memory_share": (0.7, 0.9),

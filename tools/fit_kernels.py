@@ -51,7 +51,7 @@ SPECS: dict[str, dict[str, tuple[float, float, float, float]]] = {
         "packing": (0.4, 1.0, 0.01, 1.0), "row": (3e-10, 2.0, 1e-12, 1e-6),
     },
     "decode": {
-        "share": (0.3, 1.0, 0.005, 1.0), "memory_share": (0.8, 0.3, 0.1, 1.0), "fixed": (5e-6, 1.0, 1e-6, 1e-3),
+        "share": (0.4, 0.5, 0.15, 1.0), "memory_share": (0.8, 0.3, 0.1, 1.0), "fixed": (5e-6, 1.0, 1e-6, 1e-3),
         "keys": (32, 1.0, 1, 2000), "chunk": (512, 1.0, 16, 2e5), "walk": (1e-9, 1.5, 1e-12, 1e-6),
         "sequence": (1e-8, 2.0, 1e-11, 1e-5), "head": (0.03, 2.0, 1e-4, 1.0),
     },

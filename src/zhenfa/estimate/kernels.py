@@ -47,6 +47,8 @@ def grouped_matmul(
     """
     if chip.emulated:
         return compute.matmul_flops(copies, inputs, outputs) / (chip.peak * chip.achievable)
+    if chip.processor is not None:
+        return matmul(chip, copies / held, inputs, outputs, groups=held)
     kernel = chip.kernels["experts"]
     touched = _touched(copies, held, skew)
     arithmetic = experts.grouped_time(
@@ -88,6 +90,10 @@ def expert_layer(
     if chip.emulated:
         work = compute.matmul_flops(copies, features, intermediate) * (3.0 if gated else 2.0)
         return work / (chip.peak * chip.achievable)
+    if chip.processor is not None:
+        wide = intermediate * (2.0 if gated else 1.0)
+        into, back = (grouped_matmul(chip, copies, held, *one) for one in ((features, wide), (intermediate, features)))
+        return into + back + stream(chip, ACTIVATION_BYTES * copies * (2.0 * features + 3.0 * intermediate))
     return experts.experts_time(
         tokens, copies, copies, _touched(copies, held, skew), features, intermediate, gated=1.0 if gated else 0.0,
         peak=chip.peak, bandwidth=chip.bandwidth, cores=chip.cores, weight_bytes=chip.weight_bytes,

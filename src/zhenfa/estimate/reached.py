@@ -27,6 +27,11 @@ _DTYPES: Final[dict[Precision, str]] = {
 _UNPACKED: Final[dict[Precision, str]] = {"int8": "int8_wo", "int4": "int4_wo", "fp4": "w4a16_mxfp4"}
 
 
+_USUAL_MAKER: Final = {"experts": "trtllm"}
+"""Whose kernels stand for a law where no engine is named: those of tuned libraries, which training uses too, and not
+the untuned generated ones that make up most rows."""
+
+
 @dataclass
 class Reached:
     """Coefficients by law, the cores that tiles are spread over, and how sure they are."""
@@ -92,8 +97,9 @@ def _fitted(
     }  # fmt: skip
     found = {}
     for law, (op, kind) in asked.items():
-        kernel = shelf.best_kernel(op, kind, chip, engine) if engine is not None else None
-        found[law] = shelf.find(op, kind, chip, engine if kernel else None, kernel)
+        maker = engine or _USUAL_MAKER.get(law)
+        kernel = shelf.best_kernel(op, kind, chip, maker) if maker is not None else None
+        found[law] = shelf.find(op, kind, chip, maker if kernel else None, kernel)
     return found
 
 
