@@ -16,8 +16,8 @@ from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.rows import MEASUREMENTS, Row, packaged, read_rows
 
 FILES = [path.relative_to(MEASUREMENTS).as_posix() for path in packaged()]
-SAMPLE = 40
-MUTANTS = 60
+SAMPLE = 25
+MUTANTS = 25
 JUNK: list[Any] = [
     None, "", 0, -1, 1e308, -0.0, 3.5, True, 10**30, "text", "12", "1e9", "x" * 500, [], {}, [1, 2], [None], {"a": 1},
 ]  # fmt: skip

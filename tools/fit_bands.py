@@ -74,11 +74,16 @@ def cluster(record: Mapping[str, Any], kind: str) -> str:
 def collect(paths: Sequence[Path | str]) -> dict[str, Residuals]:
     """Return the residuals of every class over the rows of the files."""
     found: dict[str, list[tuple[float, str]]] = {}
+    seen: set[tuple[str, str]] = set()
     for item in read_sorted(paths):
         if isinstance(item, Fault):
             print("not read:", item.place, item.reason)
             continue
         row, kind = item
+        mark = (kind, str(row.record.get("id", row.place)))
+        if mark in seen:  # packaged, and in a further file too
+            continue
+        seen.add(mark)
         name = cluster(row.record, kind)
         for outcome in kinds.outcomes(row.record, kind, row.place):
             off = residual(outcome)
@@ -121,10 +126,11 @@ def fit(rows: Residuals) -> dict[str, float]:
     level = TARGET
     for candidate in LEVELS:
         low, high = interval(rows.values, candidate)
-        if np.mean((rows.values >= low) & (rows.values <= high)) > TARGET + SLACK:
+        inside = np.mean((rows.values >= low) & (rows.values <= high))
+        if inside > TARGET + SLACK:
             break
         level = candidate
-        if held_out(rows, candidate) >= TARGET:
+        if inside >= TARGET - SLACK / 2 and held_out(rows, candidate) >= TARGET:
             break
     low, high = interval(rows.values, level)
     return {
@@ -134,9 +140,12 @@ def fit(rows: Residuals) -> dict[str, float]:
 
 
 def wanted(name: str, rows: Residuals, all_rows: Mapping[str, Residuals]) -> bool:
-    """Return whether a class is large enough, and not the same rows as a broader one."""
-    bare = name.rpartition(" | ")[0]
-    return len(rows.values) >= FEWEST and (not bare or len(all_rows[bare].values) > len(rows.values))
+    """Return whether a class is large enough, and clearly fewer rows than each broader one."""
+    bare, _, metric = name.partition(" | ")
+    wide = bare.partition(" & ")[0]
+    broader = {bare, wide, f"{wide} | {metric}" if metric else wide} - {name}
+    most = min((len(all_rows[one].values) for one in broader), default=math.inf)
+    return FEWEST <= len(rows.values) <= 0.95 * most
 
 
 def main() -> None:

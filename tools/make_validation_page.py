@@ -16,13 +16,17 @@ from zhenfa.cli.scatter import draw
 from zhenfa.cli.validate_report import FEW, KINDS, NARROW
 from zhenfa.estimate import bands
 from zhenfa.validation.kinds import KINDS as EVERY
-from zhenfa.validation.run import Validation, validate
-from zhenfa.validation.summary import Summary, summarise, targets
+from zhenfa.validation.kinds import outcomes as outcomes_of
+from zhenfa.validation.rows import Fault, packaged
+from zhenfa.validation.run import Validation, read_sorted, validate
+from zhenfa.validation.summary import Summary, spread, summarise, targets
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOUND = DOCS / "validation.json"
 PAGE = DOCS / "validation.md"
 REASONS = 12
+SAMPLE = 30
+"""Rows of each kind that a test runs again."""
 MARKS = ("<!-- accuracy: written by tools/make_docs.py --validation -->", "<!-- end of accuracy -->")
 READMES = {
     "README.md": "| what | figures | median of abs(ln ratio) | p90 | in band | aim (median / p90) |",
@@ -62,8 +66,23 @@ def found() -> tuple[dict[str, Any], Validation]:
                 "skipped": reasons.total(),
                 "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:REASONS]),
             }
-    shown = {name: one for name, one in groups.items() if worth(name, one)}
-    return {"kinds": kinds, "groups": {name: plain(one) for name, one in shown.items()}}, result
+    shown = {name: plain(one) for name, one in groups.items() if worth(name, one)}
+    return {"kinds": kinds, "groups": shown, "sample": sample()}, result
+
+
+def sample() -> dict[str, dict[str, Any]]:
+    """Return, for a few rows of each kind, how many figures are predicted and how far off they are."""
+    rows: dict[str, list[Any]] = {}
+    for item in read_sorted(packaged()):
+        if not isinstance(item, Fault):
+            rows.setdefault(item[1], []).append(item[0])
+    found = {}
+    for kind, members in rows.items():
+        some = members[:: max(len(members) // SAMPLE, 1)]
+        outcomes = [one for row in some for one in outcomes_of(row.record, kind, row.place) if one.skipped is None]
+        middle, tail = spread([one.log_ratio or 0.0 for one in outcomes])
+        found[kind] = {"n": len(outcomes), "median": _round(middle), "p90": _round(tail)}
+    return found
 
 
 def worth(name: str, one: Summary) -> bool:

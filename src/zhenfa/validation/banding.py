@@ -38,10 +38,11 @@ def is_rate(outcome: Outcome) -> bool:
 
 
 def class_names(outcome: Outcome) -> tuple[str, ...]:
-    """Return the classes of an outcome, the narrowest first: its first group and its kind, with and without the family
-    of its metric. Those of a training step or a collective are one time in many forms, so they have no families.
+    """Return the classes of an outcome, the narrowest first: its first group with the software or engine of the row,
+    its first group, its kind; each with and without the family of its metric. Metrics of a training step or a
+    collective are one time in many forms, so they have no families.
     """
-    names = (outcome.group, outcome.kind)
+    names = [f"{outcome.group} & {other}" for other in outcome.groups[1:2]] + [outcome.group, outcome.kind]
     found = family(outcome.metric) if outcome.kind not in {"train", "fabric", "op"} else None
     if found is None:
         return tuple(dict.fromkeys(names))

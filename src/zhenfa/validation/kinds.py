@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -76,11 +77,11 @@ def _checked(outcome: Outcome) -> Outcome:
     """Return the outcome with its band, or marked as skipped where it has no ratio."""
     if outcome.skipped is not None:
         return outcome
-    if outcome.ratio is not None:
+    if outcome.ratio is not None and math.isfinite(outcome.ratio):
         return banded(outcome)
-    why = "the measured value is missing or not positive"
-    if outcome.measured is not None and outcome.measured > 0:
-        why = "the laws give no positive number"
+    why = "the measured value is missing, or not a positive number"
+    if outcome.measured is not None and 0 < outcome.measured < math.inf:
+        why = "the laws give no positive, finite number"
     return _skip(outcome, why)
 
 

@@ -66,6 +66,8 @@ def read_sorted(paths: Iterable[Path | str]) -> Iterator[tuple[Row, Kind] | Faul
 
 
 def _unknown(row: Row) -> str:
-    name = row.record.get("id")
+    name, sort = row.record.get("id"), row.record.get("kind")
     fields = ", ".join(str(key) for key in list(row.record)[:8])
-    return f"no kind of row has these fields: {fields}" + (f" (id {name})" if isinstance(name, str) else "")
+    named = f" of {name[:60]!r}" if isinstance(name, str) else ""
+    called = f", nor one called {sort[:40]!r}" if isinstance(sort, str) else ""
+    return f"no kind of row has the fields{named}{called}: {fields}"
