@@ -17,7 +17,8 @@ from zhenfa.laws.arrays import Array, Flag, plain
 from zhenfa.laws.fabric import Fabric, views
 
 DEEPEP: Final = cite.declare(
-    "deepep", "DeepSeek. DeepEP, expert-parallel communication library: README and docs/legacy.md, commit dd758ca."
+    "deepep-library",
+    "DeepSeek. DeepEP, expert-parallel communication library: README and docs/legacy.md, commit dd758ca.",
 )
 DEEPSEEK: Final = cite.declare("deepseek-v3", "DeepSeek-AI. DeepSeek-V3 Technical Report. arXiv 2412.19437.")
 
@@ -118,7 +119,7 @@ def dispatch_time(
     >>> 1e3 * dispatch_time(4096, 7168, 8, 32, 1, fabric, bytes_per_element=1, nodes_limited=4)
     1.76...
 
-    Source: deepep (kernels and their figures); deepseek-v3, section 3.2.2 (node-limited routing, forwarding).
+    Source: deepep-library (kernels and their figures); deepseek-v3, section 3.2.2 (node-limited routing, forwarding).
     """
     cite.use(DEEPEP, DEEPSEEK)
     payload = np.multiply(tokens, hidden) * bytes_per_element
@@ -151,7 +152,7 @@ def combine_time(
     >>> 1e6 * combine_time(128, 7168, 8, 8, 1, fabric, low_latency=True)
     80.28...
 
-    Source: deepep.
+    Source: deepep-library.
     """
     cite.use(DEEPEP)
     payload = np.multiply(tokens, hidden) * bytes_per_element
