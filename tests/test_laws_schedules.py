@@ -212,6 +212,18 @@ def test_zero_bubble_keeps_as_much_as_1f1b_does_at_most() -> None:
             assert moments.sum(axis=1).max() <= 4 * virtual
 
 
+@pytest.mark.parametrize("places", range(1, 9))
+def test_v_waits_only_while_it_fills(places: int) -> None:
+    """Section 6 of Qi et al.: where all passes take the same, more micro-batches add work and no bubble."""
+    beyond = set()
+    for more in (0, 1, 5, 40):
+        times = 2 * places + more
+        ends = schedule_ends(equal(2 * places, 1.0, 2.0, 1.0), times, "zero-bubble-v", virtual_stages=2)
+        beyond.add(float(ends.max()) - 6.0 * times)
+    assert len(beyond) == 1
+    assert places - 1 <= beyond.pop() <= places + 1
+
+
 def test_v_is_quicker_than_half_bubble_with_the_same_memory() -> None:
     halves = schedule_ends(equal(8, 0.5, 1.0, 0.5), 16, "zero-bubble-v", virtual_stages=2).max()
     assert halves < schedule_ends(equal(4, 1.0, 2.0, 1.0), 16, "zero-bubble").max()

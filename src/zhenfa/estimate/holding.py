@@ -182,7 +182,7 @@ def _saved(
     operators: Sequence[Operator], shape: Shape, widths: _Widths, recompute: Array, hidden: int, again: Again
 ) -> Array:
     heavy, light = _kept(operators, shape, widths, again)
-    whole = hidden * widths.size / (shape.tensor if widths.split else 1.0)
+    whole = hidden * widths.stream / (shape.tensor if widths.split else 1.0)
     per_token = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [heavy + light, heavy], whole)
     return shape.tokens * per_token
 

@@ -29,7 +29,8 @@ def orders(schedule: str, places: int, virtual_stages: int, micro_batches: int) 
     Counts every operation of the step once. Interleaved runs groups of ``places`` micro-batches through one stage after
     another (groups as even as can be, where the number is no multiple). ZB-H1 is 1F1B with the weight gradient of place
     ``s`` kept back by ``s`` micro-batches. ZB-V is what a greedy rule gives when all operations take the same time:
-    input gradients first, then forwards while no more than ``2 places`` halves are kept, then weight gradients.
+    input gradients first, of the oldest micro-batch, then forwards, the way back before the way there, while no more
+    than ``2 places`` halves are kept, then weight gradients: places then wait while the pipeline fills, and no more.
 
     >>> [kind[0] + str(micro) for ((kind, stage, micro),) in orders("zero-bubble", 2, 1, 2)[1]]
     ['f0', 'i0', 'f1', 'i1', 'w0', 'w1']
@@ -139,13 +140,11 @@ def _next(
 ) -> Operation | None:
     """Return the operation that a place begins now."""
     if inputs:
-        stage, micro = min(inputs, key=lambda one: (-one[0], one[1]))
+        stage, micro = min(inputs, key=lambda one: (one[1], -one[0]))
         return "input", stage, micro
-    room = 2 * places - held
-    if forwards[1] and room > 0:
+    if forwards[1] and held < 2 * places:
         return "forward", 2 * places - 1 - place, forwards[1][0]
-    # a first half that no second half could follow would lock the places up
-    if forwards[0] and room > places - 1 - place:
+    if forwards[0] and held < 2 * places:
         return "forward", place, forwards[0][0]
     if weights:
         return "weight", *weights[0]
