@@ -146,6 +146,21 @@ def test_systems_are_found_in_words(system: str, card: str) -> None:
     assert found.id == card
 
 
+@pytest.mark.parametrize(
+    ("change", "family"),
+    [
+        ({"system": "nvidia-l40s"}, "pcie4"),
+        ({"system": "nvidia-rtx-pro-6000"}, "pcie5"),
+        ({"system": "a card of tomorrow", "fabric": "NVLink4"}, "nvlink4"),
+        ({"system": "a card of tomorrow", "fabric": None, "peak_GBps_per_dir": 300}, "other"),
+    ],
+)
+def test_cards_out_of_the_catalog_are_told_by_their_links(change: dict[str, Any], family: str) -> None:
+    row = {**BY_ID["nccl-nvidia-h100-sxm-all_gather-8"], **change}
+    assert fabric_network.tiers(row)[0].family.id == family
+    assert all(one.skipped is None for one in fabric.outcomes(row))
+
+
 def test_words_of_records() -> None:
     assert fabric_words.size("8 GiB") == 8 * 2**30
     assert fabric_words.size("1 MB in one go") == 1e6

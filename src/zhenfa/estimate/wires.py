@@ -6,6 +6,7 @@ family (``fabrics.yaml``). What a machine's own document says of a tier's latenc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,9 @@ NETWORK: Final = "rdma"
 
 OTHER: Final = "other"
 """The family of scale-up links that nobody has measured."""
+
+SLOT: Final = "pcie5"
+"""The family of PCIe slots whose cards read each other's memory, where a card's own server was not measured."""
 
 _SCALE_UP_SHARE: Final = 0.5
 """A tier with at least this share of the card's own scale-up ports is made of them."""
@@ -64,11 +68,29 @@ def family_of(protocol: str | None) -> LinkFamily:
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else family(OTHER)
 
 
+def measured_on(item: LinkFamily, name: str) -> bool:
+    """Return whether a family was measured on what a name names: case, marks and the word for the box aside."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]|server", "", text.casefold())
+
+    return any(plain(one) in plain(name) for one in item.measured)
+
+
+def own_family(accelerator: Accelerator) -> LinkFamily:
+    """Return the family of a card's own ports; of its slot where it has none but that."""
+    if accelerator.scale_up.protocol is not None:
+        return family_of(accelerator.scale_up.protocol)
+    hosts = [item for item in catalog.link_families().values() if item.place == "host"]
+    otherwise = family(OTHER if accelerator.pcie is None else SLOT)
+    return next((item for item in hosts if measured_on(item, accelerator.id)), otherwise)
+
+
 def tier_family(accelerator: Accelerator, tier: Tier, index: int) -> LinkFamily:
     """Return the family of a tier: that of the card's own ports inside, the network's where they no longer reach."""
     ports, rate = accelerator.scale_up.bandwidth.value, tier.bandwidth.value
     own = index == 0 or (ports is not None and rate is not None and rate >= _SCALE_UP_SHARE * ports)
-    return family_of(accelerator.scale_up.protocol) if own else family(NETWORK)
+    return own_family(accelerator) if own else family(NETWORK)
 
 
 def _value(fact: Fact, ideal: float) -> float:

@@ -151,7 +151,7 @@ def _outermost(case: _Case, ranks: float) -> LinkFamily:
     if fabric_network.unknown_between(case.wires, int(ranks)):
         raise NotStatedError(f"{ranks:g} ranks reach over nodes, and the record names no network between them")
     wire = next(wire for wire in case.wires if ranks <= wire.size)
-    if math.isnan(wire.bandwidth):
+    if any(math.isnan(one.bandwidth) for one in case.wires if one.size <= wire.size):
         raise NotStatedError(f"the bandwidth between {ranks:g} ranks is not published")
     return wire.family
 

@@ -61,11 +61,12 @@ def tiers(record: Mapping[str, Any]) -> list[Wire]:
     name = str(record.get("system") or "")
     system, card = find_system(name)
     text = words.words(record)
-    if card is None:
-        found = _host_links(name, text, record)
-        if found is None:
-            raise NotStatedError(f"the catalog knows no system or accelerator in {name!r}, and the record no link rate")
+    bare = card is not None and system is None and card.scale_up.bandwidth.value is None
+    found = _host_links(name, text, record) if card is None or bare else None
+    if found is not None:
         return found
+    if card is None:
+        raise NotStatedError(f"the catalog knows no system or accelerator in {name!r}, and the record no link rate")
     inner = _catalog_tiers(system, card) if system else _node(card)
     rate = words.number(record.get("peak_GBps_per_dir"))
     if rate is not None:
@@ -90,6 +91,11 @@ def _catalog_tiers(system: System, card: Accelerator) -> list[Wire]:
 def _node(card: Accelerator) -> list[Wire]:
     """A node of eight cards of a kind that no system of the catalog is made of."""
     rate = card.scale_up.bandwidth.value
+    slot = re.match(r"[345]", card.pcie.value or "") if card.pcie else None
+    if rate is None and card.scale_up.protocol is None and slot:
+        family = wires.own_family(card)
+        sizes = [part.size for part in family.reaches] or [NODE]
+        return [Wire(float(size), PCIE[f"pcie{slot[0]}"], None, False, False, family) for size in sizes]
     if rate is None:
         raise NotStatedError(f"the bandwidth of {card.id}'s own links ({card.scale_up.protocol}) is not published")
     family = wires.family_of(card.scale_up.protocol)
@@ -98,17 +104,22 @@ def _node(card: Accelerator) -> list[Wire]:
 
 
 def _host_links(name: str, text: str, record: Mapping[str, Any]) -> list[Wire] | None:
-    """Cards on the host's own PCIe, by the slot's generation in the record or known of the card, or a stated rate."""
-    rate = words.number(record.get("peak_GBps_per_dir"))
+    """Cards out of the catalog: on the host's own PCIe, on links that the record names, or at a stated rate."""
+    given = words.number(record.get("peak_GBps_per_dir"))
     for family in catalog.link_families().values():
-        named = family.place == "host" and any(item.casefold() in name.casefold() for item in family.measured)
-        if named or (family.place == "host" and any(word.casefold() in text.casefold() for word in family.protocols)):
-            slot = rate * 1e9 if rate else PCIE.get(family.id)
-            if slot is not None:
-                return [Wire(float(part.size), slot, None, False, False, family) for part in family.reaches] or [
-                    Wire(float(NODE), slot, None, False, False, family)
-                ]
-    return [Wire(float(NODE), 1e9 * rate, None, False, False, wires.family(wires.OTHER))] if rate else None
+        known = family.place == "host" and wires.measured_on(family, name)
+        if not known and not any(word.casefold() in text.casefold() for word in family.protocols):
+            continue
+        rate = 1e9 * given if given else PCIE.get(family.id) or _link_rate(family.id)
+        if rate is not None:
+            sizes = [part.size for part in family.reaches] or [NODE]
+            return [Wire(float(size), rate, None, False, family.reduces, family) for size in sizes]
+    return [Wire(float(NODE), 1e9 * given, None, False, False, wires.family(wires.OTHER))] if given else None
+
+
+def _link_rate(name: str) -> float | None:
+    links = catalog.links()
+    return links[name].bandwidth.value if name in links else None
 
 
 PCIE: Final = {"pcie3": 16e9, "pcie4": 32e9, "pcie5": 63e9}
