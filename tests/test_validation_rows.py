@@ -144,7 +144,7 @@ def test_what_is_not_a_file_is_a_fault(tmp_path: Path) -> None:
     faults = [one for one in read_rows(places) if isinstance(one, Fault)]
     assert [fault.place for fault in faults] == [str(place) for place in places]
     assert "No such file" in faults[0].reason
-    assert "folder" in faults[1].reason
+    assert "folder without tables" in faults[1].reason
 
 
 @given(st.binary(max_size=200))

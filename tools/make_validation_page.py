@@ -106,7 +106,7 @@ def _round(value: float | None) -> float | None:
 
 def page(data: dict[str, Any]) -> str:
     """Return the text of the page."""
-    parts = [HEAD, "## What is aimed at", table((name, one) for name, one in data["groups"].items() if one["aim"])]
+    parts = [HEAD, "## What is aimed at", table(aimed(data))]
     for kind, title in KINDS.items():
         if kind in data["kinds"]:
             parts += section(kind, title, data)
@@ -164,16 +164,20 @@ def bands_table() -> str:
     return "\n".join(lines)
 
 
+def aimed(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the groups in which something is aimed at, in the order of the aims."""
+    return [(name, data["groups"][name]) for name in targets() if name in data["groups"]]
+
+
 def accuracy(data: dict[str, Any], heads: str) -> str:
     """Return the table of the README: what is aimed at and what was found, under these column heads."""
     lines = [heads, "|---|---:|---:|---:|---:|---|"]
-    for name, one in data["groups"].items():
-        if one["aim"]:
-            aim = f"{one['aim'][0]:.2f} / {one['aim'][1]:.2f}"
-            lines.append(
-                f"| {targets()[name].what} | {one['n']:,} | {_number(one['median'])} | {_number(one['p90'])} | "
-                f"{'-' if one['coverage'] is None else format(one['coverage'], '.0%')} | {aim} |"
-            )
+    for name, one in aimed(data):
+        aim = f"{one['aim'][0]:.2f} / {one['aim'][1]:.2f}"
+        lines.append(
+            f"| {targets()[name].what} | {one['n']:,} | {_number(one['median'])} | {_number(one['p90'])} | "
+            f"{'-' if one['coverage'] is None else format(one['coverage'], '.0%')} | {aim} |"
+        )
     return "\n".join(lines)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -49,8 +48,6 @@ def module(kind: Kind) -> Rows:
 def kind_of(record: Mapping[str, Any]) -> Kind | None:
     """Return the kind of a record by its fields, or None if no kind knows it."""
     for kind in KINDS:
-        if importlib.util.find_spec(f"zhenfa.validation.{MODULES[kind]}") is None:
-            continue
         try:
             if module(kind).accepts(record):
                 return kind
