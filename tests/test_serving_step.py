@@ -126,7 +126,7 @@ def test_an_engine_adds_its_costs() -> None:
     cost = step(setup_of(DENSE, tensor=2), Load(sequences=16.0, context=500.0))
     taken = float(engine.time(cost, 16.0))
     pieces = float(cost.launches) * engine.gap + float(cost.collectives) * engine.collective
-    expected = float(cost.total) + engine.slowdown * float(cost.kernels) + pieces + engine.step + 16 * engine.request
+    expected = float(cost.total) + (engine.pace - 1) * float(cost.kernels) + pieces + engine.step + 16 * engine.request
     assert taken == pytest.approx(expected, rel=1e-12)
     eager = float(engine.time(cost, 16.0, captured=False))
     assert eager >= taken

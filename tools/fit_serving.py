@@ -3,7 +3,7 @@
     python tools/fit_serving.py ROWS.jsonl [...] [--write]
 
 For each engine: host time per step and per request, gap between kernels, launch outside graphs, start of a
-collective, and slowdown of kernels in a running engine: least squares on the logarithms of predicted over measured,
+collective, and pace of kernels in a running engine: least squares on the logarithms of predicted over measured,
 with a weak pull towards one prior for all engines, so that a few rows cannot bend what they do not determine. Rows that
 speculate are left out. ``--check`` shows the error of rows left out by chip and by model.
 """
@@ -31,21 +31,16 @@ from zhenfa.validation import serving as rows
 from zhenfa.validation.serving import Case
 
 PRIOR: Final = {
-    "step": 0.5e-3, "request": 8e-6, "gap": 1e-6, "dispatch": 8e-6, "collective": 4e-6, "exchange": 30e-6,
-    "slowdown": 0.05,
+    "step": 0.5e-3, "request": 8e-6, "gap": 0.0, "layer": 3e-6, "dispatch": 8e-6, "collective": 4e-6,
+    "exchange": 30e-6, "pace": 1.0,
 }  # fmt: skip
 """The order of each coefficient on engines that capture graphs, and where a fit starts."""
 
 SPREAD: Final = {
-    "step": 1.0,
-    "request": 1.0,
-    "gap": 1.5,
-    "dispatch": 0.7,
-    "collective": 0.7,
-    "exchange": 1.0,
-    "slowdown": 1.0,
-}
-"""How far, in natural logarithms, an engine's coefficient lies from the prior."""
+    "step": 1.0, "request": 1.0, "gap": 1.0, "layer": 2.5, "dispatch": 0.7, "collective": 0.7, "exchange": 1.0,
+    "pace": 0.15,
+}  # fmt: skip
+"""How far an engine's coefficient lies from the prior: in natural logarithms, but for the gap, which is in us."""
 
 PULL: Final = 0.25
 """Weight of the prior: a coefficient one spread off costs as much as a row that is off by this."""
@@ -106,13 +101,26 @@ def read_one(record: Mapping[str, Any]) -> Row | None:
 
 
 def with_values(engine: Engine, point: np.ndarray[Any, Any]) -> Engine:
-    """Return the engine with the coefficients of a point: logarithms, in the order of :data:`NAMES`."""
-    return replace(engine, **{name: float(math.exp(value)) for name, value in zip(NAMES, point, strict=True)})
+    """Return the engine with the coefficients of a point."""
+    return replace(engine, **values(point))
+
+
+def values(point: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Return the coefficients of a point: logarithms, but for the gap, in the order of :data:`NAMES`."""
+    return {
+        name: 1e-6 * float(value) if name == "gap" else math.exp(value)
+        for name, value in zip(NAMES, point, strict=True)
+    }
+
+
+def start() -> np.ndarray[Any, Any]:
+    """Return the prior as a point."""
+    return np.array([1e6 * value if name == "gap" else math.log(value) for name, value in PRIOR.items()])
 
 
 def fit(chosen: Sequence[Row]) -> np.ndarray[Any, Any]:
     """Return the point that fits the rows of one engine."""
-    prior = np.log([PRIOR[name] for name in NAMES])
+    prior = start()
     spread = np.array([SPREAD[name] for name in NAMES])
     if not chosen:
         return prior
@@ -155,8 +163,8 @@ def write(points: Mapping[str, np.ndarray[Any, Any]], notes: Mapping[str, str]) 
             family = match[1]
         name = (re.match(r"  (\w+): \{value: ", line) or [None, ""])[1]
         if name in NAMES and family in points:
-            value = math.exp(points[family][NAMES.index(name)])
-            number = f"{value * 1e6:.3g}, unit: us" if name != "slowdown" else f"{value:.3g}"
+            value = values(points[family])[name]
+            number = f"{value:.3g}" if name == "pace" else f"{value * 1e6:.3g}, unit: us"
             tail = f"source: fit, confidence: calibrated, note: '{notes[family]}'" if notes[family] else (
                 "source: fit, confidence: estimate, note: 'prior: no rows of this engine'")  # fmt: skip
             line = f"  {name}: {{value: {number}, {tail}}}"
@@ -176,10 +184,9 @@ def main() -> None:
     for family in serving_engine.engines():
         own = [row for row in found if row.family == family]
         points[family] = fit(own)
-        engine = own[0].case.service.engine if own else None
         after = [row.error(with_values(row.case.service.engine, points[family])) for row in own]
-        values = {name: math.exp(value) for name, value in zip(NAMES, points[family], strict=True)}
-        print(family, shown(after), {name: f"{value:.3g}" for name, value in values.items()} if engine else "prior")
+        found_values = {name: f"{value:.3g}" for name, value in values(points[family]).items()}
+        print(family, shown(after), found_values if own else "prior")
         if chosen.check and own:
             for what, key in (("chip", lambda row: row.chip), ("model", lambda row: row.model)):
                 print(f"    leaving one {what} out: {shown(left_out(own, key))}")

@@ -23,10 +23,11 @@ class Engine:
     step: float
     request: float
     gap: float
+    layer: float
     dispatch: float
     collective: float
     exchange: float
-    slowdown: float
+    pace: float
     imbalance: float
     memory: float
     chunk: int
@@ -44,13 +45,13 @@ class Engine:
         half batches take turns, the exchange of one behind the work of the other; each runs every kernel.
         ``running`` requests of one scheduler: of one data-parallel group.
         """
-        pieces = step.launches * self.gap + step.collectives * self.collective
+        pieces = step.launches * self.gap + step.layers * self.layer + step.collectives * self.collective
         meeting = step.exchanges * self.exchange
         if overlapped:
-            work = step.kernels * (1.0 + self.slowdown)
+            work = step.kernels * self.pace
             device = np.maximum(work + step.reduce, step.exchange + meeting) + step.send + 2.0 * pieces
         else:
-            device = step.total + step.kernels * self.slowdown + pieces + meeting
+            device = step.total + step.kernels * (self.pace - 1.0) + pieces + meeting
         host = 0.0 if captured and not self.eager else step.launches * self.dispatch
         return plain(np.maximum(device, host) + self.step + self.request * running)
 
@@ -86,4 +87,4 @@ def coefficients(engine: ServingEngine) -> Engine:
     )  # fmt: skip
 
 
-_FACTS = ("step", "request", "gap", "dispatch", "collective", "exchange", "slowdown", "imbalance", "memory")
+_FACTS = ("step", "request", "gap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory")

@@ -86,6 +86,7 @@ class Step:
     launches: Array = 0.0
     collectives: Array = 0.0
     exchanges: Array = 0.0
+    layers: Array = 0.0
 
     def plus(self, other: Step, times: Array = 1.0) -> Step:
         """Return the sum with ``times`` another step."""
@@ -117,7 +118,7 @@ def step(setup: Setup, load: Load, *, drafts: Array = 0.0) -> Step:
     Omits the engine's own costs and overlap. With a pipeline, it is one micro-batch's way through all stages: give the
     load of the micro-batch.
     """
-    total = _block(setup, setup.graph.stem, load)
+    total = _block(setup, setup.graph.stem, load).plus(Step(layers=float(len(setup.graph.layers))))
     for index, kind in enumerate(setup.graph.kinds):
         total = total.plus(_block(setup, kind.operators, load), float(setup.graph.layers.count(index)))
     total = total.plus(_block(setup, setup.graph.head, _sampled(load)))

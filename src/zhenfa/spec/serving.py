@@ -159,14 +159,15 @@ class ServingPlan(Document):
 class ServingEngine(Part):
     """What an engine adds to the cards' own time, and its defaults.
 
-    ``step``: host time of every step; ``request``: host time per running request and step; ``gap``: idle time between
-    two kernels of a captured graph; ``dispatch``: host time to launch one kernel outside a graph (it matters where
-    launching takes longer than running); ``collective``: start of one collective; ``exchange``: start of
-    one dispatch or combine of experts, the wait for the last rank included; ``slowdown``: what kernels take in a
-    running engine beyond their time alone, as a share of it. ``memory``: share of the device memory that is used.
-    ``chunk`` and ``max_batch``: tokens of prompts in one step, and requests that run at once. ``mixed``: prompts share
-    a step with running requests; ``reserves_output``: a request is admitted when its whole output fits.
-    ``eager``: steps are not captured. ``imbalance``: lasting excess of the busiest expert rank.
+    ``step``: host time of every step; ``request``: host time per running request and step; ``gap``: time between two
+    kernels of a captured graph, less than zero where one starts before the other has ended; ``layer``: host time per
+    layer where graphs are captured in pieces; ``dispatch``: host time to launch one kernel outside a graph (it matters
+    where launching takes longer than running); ``collective``: start of one collective; ``exchange``: start of one
+    dispatch or combine of experts, the wait for the last rank included; ``pace``: what kernels take in a running engine
+    over their time alone. ``memory``: share of the device memory that is used. ``chunk`` and ``max_batch``: tokens of
+    prompts in one step, and requests that run at once. ``mixed``: prompts share a step with running requests;
+    ``reserves_output``: a request is admitted when its whole output fits. ``eager``: steps are not captured.
+    ``imbalance``: lasting excess of the busiest expert rank.
     """
 
     id: Name
@@ -177,10 +178,11 @@ class ServingEngine(Part):
     step: fact.Time
     request: fact.Time
     gap: fact.Time
+    layer: fact.Time
     dispatch: fact.Time
     collective: fact.Time
     exchange: fact.Time
-    slowdown: fact.Ratio
+    pace: fact.Ratio
     imbalance: fact.Ratio
     memory: fact.Ratio
     chunk: Degree
