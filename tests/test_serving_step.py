@@ -125,7 +125,8 @@ def test_an_engine_adds_its_costs() -> None:
     engine = serving_engine.coefficients(serving_engine.find("vLLM v0.11.0", "NVIDIA"))
     cost = step(setup_of(DENSE, tensor=2), Load(sequences=16.0, context=500.0))
     taken = float(engine.time(cost, 16.0))
-    pieces = float(cost.launches) * engine.gap + float(cost.collectives) * engine.collective
+    pieces = float(cost.layers) * engine.layer - float(cost.launches) * engine.overlap
+    pieces += float(cost.collectives) * engine.collective
     expected = float(cost.total) + (engine.pace - 1) * float(cost.kernels) + pieces + engine.step + 16 * engine.request
     assert taken == pytest.approx(expected, rel=1e-12)
     eager = float(engine.time(cost, 16.0, captured=False))

@@ -2,7 +2,7 @@
 
     python tools/fit_serving.py ROWS.jsonl [...] [--write]
 
-For each engine: host time per step and per request, gap between kernels, launch outside graphs, start of a
+For each engine: host time per step and per request, overlap of kernels, launch outside graphs, start of a
 collective, and pace of kernels in a running engine: least squares on the logarithms of predicted over measured,
 with a weak pull towards one prior for all engines, so that a few rows cannot bend what they do not determine. Rows that
 speculate are left out. ``--check`` shows the error of rows left out by chip and by model.
@@ -31,16 +31,16 @@ from zhenfa.validation import serving as rows
 from zhenfa.validation.serving import Case
 
 PRIOR: Final = {
-    "step": 0.5e-3, "request": 8e-6, "gap": 0.0, "layer": 3e-6, "dispatch": 8e-6, "collective": 4e-6,
+    "step": 0.5e-3, "request": 8e-6, "overlap": 0.3e-6, "layer": 3e-6, "dispatch": 8e-6, "collective": 4e-6,
     "exchange": 30e-6, "pace": 1.0,
 }  # fmt: skip
 """The order of each coefficient on engines that capture graphs, and where a fit starts."""
 
 SPREAD: Final = {
-    "step": 1.0, "request": 1.0, "gap": 1.0, "layer": 2.5, "dispatch": 0.7, "collective": 0.7, "exchange": 1.0,
+    "step": 1.0, "request": 1.0, "overlap": 1.0, "layer": 2.5, "dispatch": 0.7, "collective": 0.7, "exchange": 1.0,
     "pace": 0.15,
 }  # fmt: skip
-"""How far an engine's coefficient lies from the prior: in natural logarithms, but for the gap, which is in us."""
+"""How far, in natural logarithms, an engine's coefficient lies from the prior."""
 
 PULL: Final = 0.25
 """Weight of the prior: a coefficient one spread off costs as much as a row that is off by this."""
@@ -106,16 +106,13 @@ def with_values(engine: Engine, point: np.ndarray[Any, Any]) -> Engine:
 
 
 def values(point: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Return the coefficients of a point: logarithms, but for the gap, in the order of :data:`NAMES`."""
-    return {
-        name: 1e-6 * float(value) if name == "gap" else math.exp(value)
-        for name, value in zip(NAMES, point, strict=True)
-    }
+    """Return the coefficients of a point: logarithms, in the order of :data:`NAMES`."""
+    return {name: math.exp(value) for name, value in zip(NAMES, point, strict=True)}
 
 
 def start() -> np.ndarray[Any, Any]:
     """Return the prior as a point."""
-    return np.array([1e6 * value if name == "gap" else math.log(value) for name, value in PRIOR.items()])
+    return np.log(list(PRIOR.values()))
 
 
 def fit(chosen: Sequence[Row]) -> np.ndarray[Any, Any]:
@@ -162,7 +159,7 @@ def write(points: Mapping[str, np.ndarray[Any, Any]], notes: Mapping[str, str]) 
         if match := re.match(r"- id: (\S+)", line):
             family = match[1]
         name = (re.match(r"  (\w+): \{value: ", line) or [None, ""])[1]
-        if name in NAMES and family in points:
+        if name in NAMES and family in points and "source: fit" in old:
             value = values(points[family])[name]
             number = f"{value:.3g}" if name == "pace" else f"{value * 1e6:.3g}, unit: us"
             tail = f"source: fit, confidence: calibrated, note: '{notes[family]}'" if notes[family] else (

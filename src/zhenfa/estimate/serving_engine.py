@@ -22,7 +22,7 @@ class Engine:
     id: str
     step: float
     request: float
-    gap: float
+    overlap: float
     layer: float
     dispatch: float
     collective: float
@@ -45,7 +45,7 @@ class Engine:
         half batches take turns, the exchange of one behind the work of the other; each runs every kernel.
         ``running`` requests of one scheduler: of one data-parallel group.
         """
-        pieces = step.launches * self.gap + step.layers * self.layer + step.collectives * self.collective
+        pieces = -step.launches * self.overlap + step.layers * self.layer + step.collectives * self.collective
         meeting = step.exchanges * self.exchange
         if overlapped:
             work = step.kernels * self.pace
@@ -87,4 +87,4 @@ def coefficients(engine: ServingEngine) -> Engine:
     )  # fmt: skip
 
 
-_FACTS = ("step", "request", "gap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory")
+_FACTS = ("step", "request", "overlap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory")

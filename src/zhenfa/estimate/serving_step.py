@@ -304,12 +304,10 @@ def _experts(setup: Setup, routed: Sequence[Operator], load: Load) -> Step:
     held = np.maximum(up.experts / layout.expert, 1.0)
     busiest = serving.busiest_share(load.tokens * up.active_experts, layout.expert, skew=setup.imbalance)
     copies = load.tokens * up.active_experts / layout.expert * busiest
-    chosen = np.minimum(up.active_experts, held)
-    touched = np.maximum(serving.distinct_experts(copies / chosen, held, chosen), 1.0)
     apart = np.greater(layout.data, 1) & np.greater(layout.expert, 1)
     arriving = np.where(apart, np.minimum(copies, load.tokens), load.tokens)
     work = kernels.expert_layer(
-        setup.cards.experts, arriving, copies, touched, float(up.inputs), down.inputs / cut,
+        setup.cards.experts, arriving, copies, held, float(up.inputs), down.inputs / cut,
         gated=up.outputs >= 2 * down.inputs, skew=setup.skew,
     )  # fmt: skip
     return Step(kernels=work * _some(load.tokens), launches=4.0).plus(_exchange(setup, up, load))

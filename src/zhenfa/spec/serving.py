@@ -159,8 +159,8 @@ class ServingPlan(Document):
 class ServingEngine(Part):
     """What an engine adds to the cards' own time, and its defaults.
 
-    ``step``: host time of every step; ``request``: host time per running request and step; ``gap``: time between two
-    kernels of a captured graph, less than zero where one starts before the other has ended; ``layer``: host time per
+    ``step``: host time of every step; ``request``: host time per running request and step; ``overlap``: time by which a
+    kernel of a captured graph starts before the one ahead of it has ended; ``layer``: host time per
     layer where graphs are captured in pieces; ``dispatch``: host time to launch one kernel outside a graph (it matters
     where launching takes longer than running); ``collective``: start of one collective; ``exchange``: start of one
     dispatch or combine of experts, the wait for the last rank included; ``pace``: what kernels take in a running engine
@@ -177,7 +177,7 @@ class ServingEngine(Part):
     kernels: str | None = None
     step: fact.Time
     request: fact.Time
-    gap: fact.Time
+    overlap: fact.Time
     layer: fact.Time
     dispatch: fact.Time
     collective: fact.Time
