@@ -1,0 +1,64 @@
+"""The packaged training rows against the laws: how many are predicted, and how far off.
+
+Only rows whose pipelines are short are followed here, to keep the suite quick; `zhenfa validate --kind train` takes all.
+"""
+
+from __future__ import annotations
+
+import statistics
+from functools import cache
+from typing import Any
+
+import pytest
+
+from zhenfa.validation import rows, training
+from zhenfa.validation.outcome import Outcome
+
+LONGEST = 1500
+"""Stages times micro-batches that are followed here."""
+
+
+def _records() -> list[dict[str, Any]]:
+    found = rows.read_rows([rows.MEASUREMENTS / "training.jsonl.gz"])
+    return [dict(row.record) for row in found if isinstance(row, rows.Row)]
+
+
+@cache
+def _outcomes() -> tuple[Outcome, ...]:
+    """Return the outcomes of every second short row."""
+    chosen = []
+    for record in _records():
+        layout = record["parallel"]
+        stages = layout.get("pp", 1) * (layout["vpp"] if isinstance(layout.get("vpp"), int) else 1)
+        if stages * (layout.get("ga") or 1) <= LONGEST:
+            chosen.append(record)
+    return tuple(outcome for record in chosen[::2] for outcome in training.outcomes(record))
+
+
+def test_packaged_rows_may_be_quoted() -> None:
+    for record in _records():
+        assert record["evidence"].startswith("repo-")
+        assert record["source"]["where"]
+        assert "InferenceX" not in str(record)
+
+
+def test_nearly_every_packaged_row_is_predicted() -> None:
+    gate = [outcome for outcome in _outcomes() if outcome.gate]
+    assert len(gate) > 100
+    assert sum(outcome.predicted is not None for outcome in gate) >= 0.97 * len(gate)
+    assert all(outcome.skipped for outcome in _outcomes() if outcome.predicted is None)
+
+
+@pytest.mark.parametrize(
+    ("group", "middle", "ninth"),
+    [
+        ("train / dense / NVIDIA / tier A", 0.08, 0.22),
+        ("train / MoE / tier A", 0.15, 0.45),
+        ("train / Ascend", 0.15, 0.40),
+    ],
+)
+def test_accuracy_on_packaged_rows(group: str, middle: float, ninth: float) -> None:
+    sizes = sorted(abs(one.log_ratio) for one in _outcomes() if group in one.groups and one.log_ratio is not None)
+    assert len(sizes) >= 15
+    assert statistics.median(sizes) <= middle
+    assert sizes[int(0.9 * len(sizes))] <= ninth
