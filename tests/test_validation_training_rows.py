@@ -1,6 +1,7 @@
 """The packaged training rows against the laws: how many are predicted, and how far off.
 
-Only rows whose pipelines are short are followed here, to keep the suite quick; `zhenfa validate --kind train` takes all.
+Only rows whose pipelines are short are followed here, to keep the suite quick; `zhenfa validate --kind train` takes
+all.
 """
 
 from __future__ import annotations
