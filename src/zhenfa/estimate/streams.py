@@ -21,6 +21,10 @@ MASK_BYTES = 1.0
 """Bytes of a dropout mask per element."""
 
 
+SCORE_BYTES = 2.0
+"""Bytes of the widest scores that fused softmax kernels take: Megatron's and Apex's are written for 16 bits."""
+
+
 class Passes(NamedTuple):
     """Bytes read and written forward and backward, and how many kernels do it."""
 
@@ -127,7 +131,7 @@ def rotary(operator: Operator, size: float, traits: Traits) -> Passes:
 
 def scores(pairs: Array, size: float, traits: Traits) -> Passes:
     """Return the passes over stored attention scores, ``pairs`` of them over all heads, matmuls aside."""
-    if "softmax" in traits.fused:
+    if "softmax" in traits.fused and size <= SCORE_BYTES:
         found = Passes(2 * size * pairs, 3 * size * pairs, 1, 1)
     else:  # scale, mask, softmax
         found = Passes(6 * size * pairs, 7 * size * pairs, 3, 3)

@@ -9,7 +9,7 @@ message at a time on each directed link, senders that do not wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from zhenfa import cite
 from zhenfa.errors import InputError
 from zhenfa.laws import orders
-from zhenfa.laws.orders import Order
+from zhenfa.laws.orders import Operation
 from zhenfa.laws.pipeline import PERIODIC, Event
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ SOURCES: Final = {
     "interleaved": INTERLEAVED, "zero-bubble": ZERO_BUBBLE, "zero-bubble-v": ZERO_BUBBLE, "dualpipe": DUALPIPE,
 }  # fmt: skip
 
-FULL_GROUPS: Final = 12
+FULL_GROUPS: Final = 6
 """Groups of micro-batches that are followed before the rest is jumped, where the last of them repeat."""
 
 
@@ -58,24 +58,23 @@ class Durations(NamedTuple):
     paired: Sequence[float] = ()
 
 
-class _Step(NamedTuple):
-    """One operation in an order in which everything that it waits for comes before it."""
+_Move = tuple[int, int, int, int, int]
+"""Number of an operation's kind and stage together; of the message that it waits for and of the one that it sends, -1
+for none; of the link that carries it; and the lower of the two stages that it joins."""
 
-    place: int
-    kind: str
-    stage: int
-    micro_batch: int
-    needs: tuple[int, ...]
-    sends: tuple[tuple[int, int, int], ...]
-    """Message number, link number and hop (the lower stage) of what is sent on."""
-    seconds: tuple[tuple[str, int], ...]
+KINDS: Final = ("forward", "backward", "weight", "input")
 
 
 class _Program(NamedTuple):
-    steps: tuple[_Step, ...]
+    """All operations so that each comes after what it waits for: place, what it does, and what it does as well
+    (DualPipe runs two as one); their micro-batches; and how many messages, links and places there are."""
+
+    steps: list[tuple[int, _Move, _Move | None]]
+    micro_batches: list[int]
     messages: int
     links: int
     places: int
+    stages: int
 
 
 def schedule_ends(
@@ -125,10 +124,11 @@ def schedule_events(
     Source: narayanan2021, figure 4; qi2024, figure 3; deepseek-v3, figure 5.
     """
     run = _starts(durations, micro_batches, schedule, virtual_stages)
-    found = [
-        (step.place, Event(step.stage, step.kind, step.micro_batch, start, end))
-        for step, start, end in zip(run.program.steps, run.start, run.end, strict=True)
-    ]
+    found = []
+    rows = zip(run.program.steps, run.program.micro_batches, run.start, run.end, strict=True)
+    for (place, move, other), micro, start, end in rows:
+        turn, stage = divmod(move[0], run.program.stages)
+        found.append((place, Event(stage, KINDS[turn] if other is None else "pair", micro, start, end)))
     return sorted(found, key=lambda one: (one[1].start, one[0], one[1].end))
 
 
@@ -157,14 +157,17 @@ def held_micro_batches(
 def _held(places: int, micro_batches: int, schedule: str, virtual_stages: int) -> tuple[Floats, ...]:
     found = []
     for order in orders.orders(schedule, places, virtual_stages, micro_batches):
-        change = np.zeros((len(order), places * virtual_stages))
+        own = sorted({stage for together in order for _, stage, _ in together})
+        change = np.zeros((len(order), len(own)))
         for row, together in enumerate(order):
             for kind, stage, _ in together:
-                change[row, stage] += {"forward": 1, "backward": -1, "input": 0, "weight": -1}[kind]
+                change[row, own.index(stage)] += {"forward": 1, "backward": -1, "input": 0, "weight": -1}[kind]
         # a pair's forward is kept while its backward is: count what is added before what is taken away
-        before = np.vstack([np.zeros(change.shape[1]), np.cumsum(change, axis=0)[:-1]])
-        moments = np.unique(before + np.maximum(change, 0), axis=0)
-        found.append(_fullest(moments))
+        before = np.vstack([np.zeros(len(own)), np.cumsum(change, axis=0)[:-1]])
+        moments = _fullest(np.unique(before + np.maximum(change, 0), axis=0))
+        whole = np.zeros((len(moments), places * virtual_stages))
+        whole[:, own] = moments
+        found.append(whole)
     return tuple(found)
 
 
@@ -194,34 +197,32 @@ class _Starts(NamedTuple):
 def _starts(durations: Durations, micro_batches: int, schedule: str, virtual_stages: int) -> _Starts:
     """Follow a schedule operation by operation."""
     program = _program(schedule, _places(durations, virtual_stages), virtual_stages, micro_batches)
-    tables = _tables(durations)
-    paired = list(durations.paired) or [0.0] * len(durations.forward)
-    hop = list(durations.transfer)
+    seconds, hop = _seconds(durations), list(durations.transfer)
+    spared = [one / 2 for one in durations.paired] or [0.0] * program.stages
     free = [0.0] * program.places
     arrived, link = [0.0] * program.messages, [0.0] * program.links
     start, end = [], []
-    for step in program.steps:
-        begin = free[step.place]
-        for message in step.needs:
-            begin = max(begin, arrived[message])
-        now = begin
-        for kind, stage in step.seconds:
-            now += tables[kind][stage]
-        if step.kind == "pair":
-            now -= sum(paired[stage] for _, stage in step.seconds) / 2
-        free[step.place] = now
+    for place, (number, need, message, wire, lower), other in program.steps:
+        begin = free[place] if need < 0 else max(free[place], arrived[need])
+        now = begin + seconds[number]
+        if other is not None:
+            begin = begin if other[1] < 0 else max(begin, arrived[other[1]])
+            both = (number, other[0])
+            now = begin + sum(seconds[one] - spared[one % program.stages] for one in both)
+            if other[2] >= 0:
+                link[other[3]] = arrived[other[2]] = max(link[other[3]], now) + hop[other[4]]
+        free[place] = now
         start.append(begin)
         end.append(now)
-        for message, wire, lower in step.sends:
-            sent = max(link[wire], now) + hop[lower]
-            link[wire] = arrived[message] = sent
+        if message >= 0:
+            link[wire] = arrived[message] = max(link[wire], now) + hop[lower]
     return _Starts(program, start, end, np.array(free))
 
 
-def _tables(durations: Durations) -> dict[str, list[float]]:
-    whole, weight = list(durations.backward), list(durations.weight)
-    inputs = [both - one for both, one in zip(whole, weight, strict=True)]
-    return {"forward": list(durations.forward), "backward": whole, "weight": weight, "input": inputs}
+def _seconds(durations: Durations) -> list[float]:
+    """Return the seconds of every operation by its number: kinds in the order of :data:`KINDS`, over the stages."""
+    inputs = [whole - weight for whole, weight in zip(durations.backward, durations.weight, strict=True)]
+    return [*durations.forward, *durations.backward, *durations.weight, *inputs]
 
 
 def _gain(run: _Starts, places: int, virtual_stages: int, groups: int) -> float | None:
@@ -230,11 +231,11 @@ def _gain(run: _Starts, places: int, virtual_stages: int, groups: int) -> float 
     Compared are the starts of all forwards of the last groups and of the backwards among them: where those of two
     groups in turn all come the same seconds later, so do those of every group after (baccelli1992, section 3.7).
     """
-    table = np.full((2, groups, places * virtual_stages * places), np.nan)
-    for step, start in zip(run.program.steps, run.start, strict=True):
-        group, rest = divmod(step.micro_batch, places)
-        table[int(step.kind == "backward"), group, step.stage * places + rest] = start
-    forwards, backwards = table[0, groups - 4 :], table[1, groups - 8 : groups - 4]
+    table = np.empty((2, groups, places * virtual_stages * places))
+    turn, stage = np.divmod([move[0] for _, move, _ in run.program.steps], places * virtual_stages)
+    group, rest = np.divmod(run.program.micro_batches, places)
+    table[turn, group, stage * places + rest] = run.start
+    forwards, backwards = table[0, groups - 3 :], table[1, groups - 5 : groups - 2]
     gains = np.concatenate([later - earlier for part in (forwards, backwards) for earlier, later in pairwise(part)])
     least, most = float(gains.min()), float(gains.max())
     return least if most - least <= PERIODIC * float(run.ends.max()) * 4 else None
@@ -242,57 +243,54 @@ def _gain(run: _Starts, places: int, virtual_stages: int, groups: int) -> float 
 
 @lru_cache(maxsize=64)
 def _program(schedule: str, places: int, virtual_stages: int, micro_batches: int) -> _Program:
-    """Return all operations so that each comes after what it waits for, with messages and links numbered."""
+    """Lay out all operations of a schedule so that each comes after what it waits for."""
     todo = orders.orders(schedule, places, virtual_stages, micro_batches)
-    last = places * virtual_stages - 1
-    numbers: dict[tuple[str, int, int], int] = {}
+    stages = places * virtual_stages
+    home = _homes(schedule, places, stages, micro_batches)
+    sent = bytearray(2 * stages * micro_batches)
     wires: dict[tuple[int, int], int] = {}
-    place_of = {
-        (stage, micro): place for place, order in enumerate(todo) for together in order for _, stage, micro in together
-    }
-    steps: list[_Step] = []
+
+    def move(place: int, operation: Operation) -> _Move:
+        kind, stage, micro = operation
+        number = KINDS.index(kind) * stages + stage
+        if kind == "weight":
+            return number, -1, -1, 0, 0
+        down = kind == "forward"
+        base, target = (0, stage + 1) if down else (stages, stage - 1)
+        waits = stage > 0 if down else stage < stages - 1
+        need = (base + stage) * micro_batches + micro if waits else -1
+        if not 0 <= target < stages:
+            return number, need, -1, 0, 0
+        wire = wires.setdefault((place, home(target, micro)), len(wires))
+        return number, need, (base + target) * micro_batches + micro, wire, min(stage, target)
+
+    steps: list[tuple[int, _Move, _Move | None]] = []
+    micros: list[int] = []
     at, ready = [0] * places, list(range(places))
     while ready:
         place = ready.pop()
-        while at[place] < len(todo[place]):
-            together = todo[place][at[place]]
-            needed = _needed(together, last)
-            if any(one not in numbers for one in needed):
+        order = todo[place]
+        while at[place] < len(order):
+            together = order[at[place]]
+            moves = [move(place, operation) for operation in together]
+            if any(need >= 0 and not sent[need] for _, need, _, _, _ in moves):
                 break
             at[place] += 1
-            sends = []
-            for key, lower in _sent(together, last):
-                target = place_of[key[1], key[2]]
-                number = numbers.setdefault(key, len(numbers))
-                sends.append((number, wires.setdefault((place, target), len(wires)), lower))
-                ready.append(target)
-            kind, stage, micro = together[0]
-            steps.append(
-                _Step(
-                    place, "pair" if len(together) > 1 else kind, stage, micro, tuple(numbers[one] for one in needed),
-                    tuple(sends), tuple((one, where) for one, where, _ in together),
-                )
-            )  # fmt: skip
+            for (_, _, message, _, _), (kind, stage, micro) in zip(moves, together, strict=True):
+                if message >= 0:
+                    sent[message] = 1
+                    ready.append(home(stage + 1 if kind == "forward" else stage - 1, micro))
+            steps.append((place, moves[0], moves[1] if len(moves) > 1 else None))
+            micros.append(together[0][2])
     if any(here < len(order) for here, order in zip(at, todo, strict=True)):
         raise InputError(f"schedule {schedule} cannot run {micro_batches} micro-batches over {places} places.")
-    return _Program(tuple(steps), len(numbers), len(wires), places)
+    return _Program(steps, micros, len(sent), len(wires), places, stages)
 
 
-def _needed(together: Order, last: int) -> list[tuple[str, int, int]]:
-    """Return the messages that operations run as one wait for: what earlier operations of one place did is there."""
-    needed = []
-    for kind, stage, micro in together:
-        if kind == "forward" and stage:
-            needed.append(("down", stage, micro))
-        elif kind in ("backward", "input") and stage < last:
-            needed.append(("up", stage, micro))
-    return needed
-
-
-def _sent(together: Order, last: int) -> Iterable[tuple[tuple[str, int, int], int]]:
-    """Yield the messages that operations send, with the lower of the two stages."""
-    for kind, stage, micro in together:
-        if kind == "forward" and stage < last:
-            yield ("down", stage + 1, micro), stage
-        elif kind in ("backward", "input") and stage:
-            yield ("up", stage - 1, micro), stage - 1
+def _homes(schedule: str, places: int, stages: int, micro_batches: int) -> Callable[[int, int], int]:
+    """Return at which place a stage of a micro-batch is worked on."""
+    if schedule == "dualpipe":
+        return lambda stage, micro: stage if 2 * micro < micro_batches else stages - 1 - stage
+    if schedule == "zero-bubble-v":
+        return lambda stage, micro: stage if stage < places else stages - 1 - stage
+    return lambda stage, micro: stage % places
