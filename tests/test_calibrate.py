@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import stat
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
 from pathlib import Path
@@ -18,13 +19,15 @@ from cli_runner import ROOT, Outcome
 from zhenfa import catalog
 from zhenfa.cli.main import invoke
 from zhenfa.errors import InputError
-from zhenfa.live.calibrate import check, predict
+from zhenfa.live.calibrate import check, clock, predict
 from zhenfa.live.calibrate.card import Calibrated, card_of, slug
+from zhenfa.live.calibrate.clock import EventClock
 from zhenfa.live.calibrate.fit import Knob, fit, line
 from zhenfa.live.calibrate.machine import machine_of, write
 from zhenfa.live.calibrate.samples import Sample, Task, quantile, together
 from zhenfa.live.calibrate.session import Measurements, Wires, find_device
 from zhenfa.live.calibrate.tasks import tasks_for
+from zhenfa.live.calibrate.work import call_of, seconds_of
 from zhenfa.live.providers import Device
 from zhenfa.live.quiet import verdict
 from zhenfa.spec.machine import Accelerator, Machine
@@ -267,3 +270,62 @@ def test_calibrate_refuses_in_words(quick: tuple[Path, dict[str, object]]) -> No
     assert "--force" in again.err
     assert zhenfa("calibrate", "--cards", "200", "--device", "cpu").code == 2
     assert zhenfa("calibrate", "--keep", "rows.jsonl").code == 2
+
+
+# The clock of a card, with events and a queue that this host lends it.
+
+
+class LentEvent:
+    """An event of a device that works in order, as a processor does."""
+
+    def __init__(self, device: object, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self.device, self.at = device, 0.0
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end: LentEvent) -> float:
+        return 1e3 * (end.at - self.at)
+
+
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch) -> EventClock:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch, "Event", LentEvent)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    monkeypatch.setattr(clock, "CACHE_BYTES", 2**20)
+    monkeypatch.setattr(clock, "SIDE", 64)
+    return EventClock(torch.device("cpu"))
+
+
+@pytest.mark.live
+def test_card_clock_times_each_call_apart_from_the_emptying_of_its_cache(lent: EventClock) -> None:
+    done: list[float] = []
+
+    def call() -> None:
+        end = time.perf_counter() + 2e-3
+        while time.perf_counter() < end:
+            pass
+        done.append(end)
+
+    times = lent.times(call, 5)
+    assert len(times) == 5
+    assert len(done) == 6  # one to warm up
+    assert all(2e-3 <= one < 0.5 for one in times)
+    assert 2e-3 <= lent.batch(call, 3) < 0.5
+    assert 2e-3 <= lent.host(call, 2) < 0.5
+    lent.heat(0.001)
+
+
+@pytest.mark.live
+def test_every_task_of_a_card_can_be_built(lent: EventClock) -> None:
+    torch = pytest.importorskip("torch")
+    small = {"rows": 8, "inputs": 16, "outputs": 24, "sequences": 2, "length": 16, "heads": 2, "dim": 8, "side": 16,
+             "elements": 64, "parameters": 64, "tensors": 2}  # fmt: skip
+    for task in tasks_for("cuda"):
+        sizes = {name: min(size, small.get(name, size)) for name, size in task.sizes.items()}
+        cut = Task(task.kind, task.precision, sizes)
+        times = seconds_of(cut, call_of(cut, torch.device("cpu")), lent, 1)
+        assert times
+        assert times[0] >= 0

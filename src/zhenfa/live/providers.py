@@ -8,6 +8,7 @@ imports torch before a card is opened.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 from abc import ABC, abstractmethod
@@ -111,7 +112,92 @@ class CudaProvider(Provider):
         return int(torch.cuda.max_memory_allocated()), int(torch.cuda.get_device_properties(0).total_memory)
 
 
-PROVIDERS: Final[dict[str, Provider]] = {item.id: item for item in (CpuProvider(), EmulatedProvider(), CudaProvider())}
+class AcceleratorProvider(Provider):
+    """Cards behind any other device of ``torch.accelerator``. They can be calibrated; runs do not take them yet."""
+
+    def __init__(self, kind: str, module: str | None, visible_devices: str, maker: str) -> None:
+        self.id = self.torch_device = kind
+        self.module, self.visible_devices, self.maker = module, visible_devices, maker
+
+    @property
+    def installed(self) -> bool:
+        """Return whether the maker's module, if torch needs one, is installed."""
+        return self.module is None or importlib.util.find_spec(self.module.partition(".")[0]) is not None
+
+    def open(self) -> Any:
+        """Return the one visible device; raise :class:`CapabilityError` if there is none."""
+        import torch
+
+        if self.module is not None:
+            importlib.import_module(self.module)
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if found is None or found.type != self.torch_device:
+            words = f"torch sees no {self.torch_device} card in this process."
+            raise CapabilityError(words, hint="`zhenfa devices` lists the cards.")
+        torch.accelerator.set_device_index(0)
+        return torch.device(self.torch_device, 0)
+
+    def synchronize(self) -> None:
+        """Wait for the card's queues."""
+        import torch
+
+        torch.accelerator.synchronize()
+
+    def memory(self) -> tuple[int, int]:
+        """Return the allocator's peak and the card's capacity, 0 where torch does not tell."""
+        import torch
+
+        return int(torch.accelerator.max_memory_allocated()), _capacity(torch, self.torch_device, 0)
+
+    def devices(self) -> list[Device]:
+        """Return the cards that torch sees. Imports the maker's module; one that cannot be imported has no cards."""
+        import torch
+
+        if not self.installed:
+            return []
+        try:
+            if self.module is not None:
+                importlib.import_module(self.module)
+            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        except Exception:
+            return []
+        if found is None or found.type != self.torch_device:
+            return []
+        kind, count = self.torch_device, torch.accelerator.device_count()
+        return [
+            Device(
+                self.id, index, _device_name(torch, kind, index), self.maker, "torch device type",
+                _capacity(torch, kind, index), f"{kind}:{index}",
+            )
+            for index in range(count)
+        ]  # fmt: skip
+
+
+def _device_name(torch: Any, kind: str, index: int) -> str:
+    try:
+        return str(getattr(torch, kind).get_device_name(index))
+    except (AttributeError, RuntimeError):
+        return f"{kind} device"
+
+
+def _capacity(torch: Any, kind: str, index: int) -> int:
+    try:
+        return int(getattr(torch, kind).get_device_properties(index).total_memory)
+    except (AttributeError, RuntimeError):
+        return 0
+
+
+OTHERS: Final = (
+    AcceleratorProvider("npu", "torch_npu", "ASCEND_RT_VISIBLE_DEVICES", "Huawei"),
+    AcceleratorProvider("mlu", "torch_mlu", "MLU_VISIBLE_DEVICES", "Cambricon"),
+    AcceleratorProvider("musa", "torch_musa", "MUSA_VISIBLE_DEVICES", "Moore Threads"),
+    AcceleratorProvider("hpu", "habana_frameworks.torch", "HABANA_VISIBLE_DEVICES", "Intel"),
+    AcceleratorProvider("xpu", None, "ZE_AFFINITY_MASK", "Intel"),
+)
+
+PROVIDERS: Final[dict[str, Provider]] = {
+    item.id: item for item in (CpuProvider(), EmulatedProvider(), CudaProvider(), *OTHERS)
+}
 
 
 def provider_for(accelerator: Accelerator) -> Provider:
@@ -162,13 +248,15 @@ def maker_of(name: str) -> tuple[str, str]:
 
 
 def devices() -> list[Device]:
-    """Return the cards of this host: the processor, and whatever torch's ``cuda`` device shows. Imports torch."""
+    """Return the cards of this host: the processor, and whatever torch shows beside it. Imports torch."""
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     found = [_processor()]
     try:
         import torch
     except ImportError:
         return found
+    for other in OTHERS:
+        found += other.devices()
     if not torch.cuda.is_available():
         return found
     for index in range(torch.cuda.device_count()):
