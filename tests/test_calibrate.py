@@ -329,3 +329,20 @@ def test_every_task_of_a_card_can_be_built(lent: EventClock) -> None:
         times = seconds_of(cut, call_of(cut, torch.device("cpu")), lent, 1)
         assert times
         assert times[0] >= 0
+
+
+def test_card_that_the_catalog_knows_keeps_its_makers_figures() -> None:
+    known = catalog.accelerator("nvidia-h100-sxm")
+    tasks = tasks_for("cuda", quick=True)
+    chance = np.random.default_rng(0)
+    seconds = predict.seconds(tasks, known) * np.exp(0.05 * chance.standard_normal(len(tasks)))
+    samples = tuple(Sample(task, (float(one),) * 3) for task, one in zip(tasks, seconds, strict=True))
+    device = Device("cuda", 0, "NVIDIA H100 80GB HBM3", "NVIDIA", "a test", 80 * 10**9, "cuda:0")
+    found = card_of(Measurements(device, 1, 1, "2.0", samples, None, verdict([0.0], [[1.0, 1.0]]), 3))
+    card = found.accelerator
+    assert (card.id, card.peak, card.memory, card.software) == (known.id, known.peak, known.memory, known.software)
+    assert card.achievable.matmul["bf16"].confidence == "calibrated"
+    assert 0.3 < card.achievable.matmul["bf16"].require("share") <= 1.0
+    for kind in ("matmul", "attention", "stream", "launch", "optimizer"):
+        assert found.error(kind)[1] < 0.1, kind
+    assert Machine.from_data(machine_of(found).to_data())

@@ -114,7 +114,8 @@ def _figures(checked: list[Checked]) -> list[CheckedFigure]:
 def _print(document: Machine, calibrated: Calibrated, checked: list[Checked], path: Path, output: Output) -> None:
     out, measured = output.data, calibrated.measurements
     cards = f"{measured.cards} {'card' if measured.cards == 1 else 'cards'}"
-    out.text(f"{measured.device.name}, {cards}, {measured.threads} threads each", first="calibrated: ", style="head")
+    threads = "one thread" if measured.threads == 1 else f"{measured.threads} threads"
+    out.text(f"{measured.device.name}, {cards}, {threads} each", first="calibrated: ", style="head")
     out.text(measured.quiet.words(), style="warn" if measured.quiet.disturbed else None)
     out.head("Coefficients", "(measured; the laws of every estimate take them)")
     values = (Column("coefficient", style="strong"), Column("value", right=True), Column("spread", wrap=40))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from zhenfa.errors import MissingFactError
@@ -116,6 +116,10 @@ def chip(
     capacity = accelerator.memory.capacity.require(f"{name}.memory.capacity")
     if accelerator.emulated:
         found = _emulated(accelerator, precision)
+    elif on_processor(accelerator):
+        found = _calibrated(
+            accelerator, precision, reached(accelerator, precision, weights, block_scaled, engine, []), notes
+        )
     else:
         found = reached(accelerator, precision, weights, block_scaled, engine, notes)
     size = BYTES[weights or precision]
@@ -151,11 +155,27 @@ _COLD_OF_WARM: Final = 0.5
 """On a processor that nobody has measured. Assumed: the order that calibrated ones show."""
 
 
+def on_processor(accelerator: Accelerator) -> bool:
+    """Return whether torch reaches the accelerator as the host's processor, and it is not emulated."""
+    software = accelerator.software
+    return not accelerator.emulated and software is not None and software.torch_device == "cpu"
+
+
+def _calibrated(accelerator: Accelerator, precision: Precision, found: Reached, notes: list[str]) -> Reached:
+    """Return what is known of a processor with the tag of what calibration measured, or of the assumptions without."""
+    stated = accelerator.achievable
+    facts = [stated.matmul.get(precision), stated.attention.get(precision), stated.memory, stated.decode, stated.launch]
+    if all(fact is not None and fact.known for fact in facts):
+        return replace(found, tag=weakest(*(fact.tag for fact in facts if fact is not None)))
+    notes.append(f"{accelerator.id}: a processor that nobody has calibrated: the prior over chips stands in")
+    return replace(found, tag="assumed")
+
+
 def _processor(
     accelerator: Accelerator, precision: Precision, peak: float, bandwidth: float, found: Reached
 ) -> Processor | None:
     """Return what the laws need of a host's processor; None for any other card, and for an emulated one."""
-    if accelerator.emulated or accelerator.software is None or accelerator.software.torch_device != "cpu":
+    if not on_processor(accelerator):
         return None
     stated = accelerator.achievable
     attention, cold = stated.attention.get(precision), stated.decode.value

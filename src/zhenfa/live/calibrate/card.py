@@ -191,13 +191,13 @@ def _times(fact: Fact, share: float, note: str) -> Fact:
 
 
 def _named(accelerator: Accelerator, measurements: Measurements, known: Accelerator | None) -> Accelerator:
-    """Give the accelerator an id of its own, and say how torch reaches it."""
+    """Name the accelerator, as the catalog does if it knows it, and say how torch reaches it."""
     device = measurements.device
     threads = f"{measurements.threads} threads each" if measurements.threads > 1 else "one thread each"
     note = f"{measurements.cards} at once, {threads}; {measurements.quiet.words()}"
     return accelerator.model_copy(
         update={
-            "id": slug(known.id if known else device.name) + "-measured",
+            "id": known.id if known else f"{slug(device.name)}-measured",
             "aliases": (),
             "software": accelerator.software or _software(device),
             "note": note,

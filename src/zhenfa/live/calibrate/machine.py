@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from zhenfa import units
 from zhenfa.errors import InputError, RunError
 from zhenfa.live.calibrate.card import Calibrated, slug
 from zhenfa.live.calibrate.fit import line
@@ -55,12 +56,12 @@ def _tier(wires: Wires, cards: int, source: str) -> Tier:
         name="host", size=cards,
         bandwidth=Fact(
             value=float(f"{bandwidth:.5g}"), dimension="rate", unit="B/s", source=words, confidence="calibrated",
-            note=f"10 to 90 % of the largest: {biggest[0]:.3g} to {biggest[1]:.3g}",
+            note=f"10 to 90 % of the largest: {units.show(biggest[0], 'rate')} to {units.show(biggest[1], 'rate')}",
         ),
         latency=Fact(
             value=float(f"{latency:.5g}"), dimension="time", unit="s", source=words, confidence="calibrated",
-            note=f"10 to 90 % of the smallest messages: {quantile(wires.messages[0], 0.1):.3g} to "
-            f"{quantile(wires.messages[0], 0.9):.3g}",
+            note=f"10 to 90 % of the smallest messages: {units.show(quantile(wires.messages[0], 0.1), 'time')} "
+            f"to {units.show(quantile(wires.messages[0], 0.9), 'time')}",
         ),
         description="messages through the memory of the host, as `zhenfa run` sends them",
     )  # fmt: skip
