@@ -196,8 +196,14 @@ def test_a_hop_across_nodes_costs_what_the_network_takes() -> None:
     plan = plan_of(setting, [Pipeline(micro_batches=4, stages=stages_of(4, 4))])
     hops = [stage.transfer for stage in cost(plan, setting).stages]
     volume = 1024 * 1024 * 2 / 4
-    inside, across = 1e-6 + volume / (0.8 * 400e9), 5e-6 + volume / (0.8 * 50e9)
+    (net,) = setting.fabrics.values()
+    assert net.fills is not None
+    assert net.fill_bytes is not None
+    filling = net.fills * volume / (volume + net.fill_bytes)
+    inside, across = (net.start + net.latencies + volume / net.bandwidths + filling).tolist()
     assert hops == pytest.approx([inside, across, inside, 0.0])
+    assert inside > 1e-6 + volume / 400e9
+    assert across > 5e-6 + volume / 50e9
 
 
 @pytest.mark.parametrize(
@@ -246,7 +252,7 @@ def test_sharded_gradients_are_reduced_after_every_micro_batch() -> None:
     scatter, gather = once.reduce, once.gather
     assert none.reduce == pytest.approx(2 * scatter, rel=0.1)
     assert gather == pytest.approx(scatter / 2, rel=0.1)  # two bytes of weight against four of gradient, and latencies
-    assert often.backward - none.backward == pytest.approx(scatter, rel=0.2)  # block by block: more latencies
+    assert scatter <= often.backward - none.backward <= 1.4 * scatter  # block by block: more starts and latencies
     assert (often.forward, often.gather) == (none.forward, gather)
-    assert more.forward - none.forward == pytest.approx(gather, rel=0.2)
-    assert more.backward - none.backward == pytest.approx(scatter + gather, rel=0.2)
+    assert gather <= more.forward - none.forward <= 1.5 * gather
+    assert scatter + gather <= more.backward - none.backward <= 1.5 * (scatter + gather)
