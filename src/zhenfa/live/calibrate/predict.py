@@ -30,7 +30,7 @@ def seconds(tasks: Sequence[Task], accelerator: Accelerator) -> Floats:
     kinds: dict[tuple[str, Precision], list[int]] = {}
     for index, task in enumerate(tasks):
         kinds.setdefault((task.kind, task.precision), []).append(index)
-    chips_by = {precision: chip_of(accelerator, precision) for _, precision in kinds}
+    chips_by = {precision: chip_of(accelerator, precision) for precision in {precision for _, precision in kinds}}
     for (kind, precision), indices in kinds.items():
         sizes = _columns(tasks[index].sizes for index in indices)
         found[indices] = np.broadcast_to(_kind(kind, sizes, chips_by[precision]), len(indices))
