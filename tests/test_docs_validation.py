@@ -15,6 +15,7 @@ from zhenfa.validation import kinds
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = tool("make_validation_page")
 FOUND: dict[str, Any] = json.loads((DOCS / "validation.json").read_text(encoding="utf-8"))
+LARGE = 40
 MOVED = 0.02
 """How far the median of a few rows may have moved since the page was written, and their p90 three times that."""
 
@@ -34,6 +35,15 @@ def test_the_readme_shows_what_was_found(name: str) -> None:
 
 def test_every_kind_is_there() -> None:
     assert set(FOUND["kinds"]) == set(kinds.KINDS)
+
+
+def test_four_of_five_measurements_lie_in_their_band() -> None:
+    for kind, counts in FOUND["kinds"].items():
+        most = 0.90 if kind == "reliability" else 0.85  # whose test vectors of formulas agree to the last digit printed
+        assert 0.75 <= counts["coverage"] <= most, kind
+    for name, one in FOUND["groups"].items():
+        if one["n"] >= LARGE and one["aim"]:
+            assert one["coverage"] == pytest.approx(0.80, abs=0.05), name
 
 
 def test_what_was_found_still_holds() -> None:

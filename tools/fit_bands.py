@@ -29,6 +29,10 @@ OUT = Path(__file__).parent.parent / "src" / "zhenfa" / "catalog" / "data" / "ba
 TARGET = 0.80
 FOLDS = 10
 FEWEST = 25
+APART = (" & law", " & exact")
+FEWEST_APART = 10
+"""Rows of a class that must not be mixed with others, few as they are."""
+
 LEVELS = np.arange(0.60, 0.985, 0.01)
 LEAST = 0.6
 """A class whose band holds fewer of the rows left out than this is too uneven to stand by itself."""
@@ -134,7 +138,7 @@ def fit(rows: Residuals) -> dict[str, float]:
             break
     low, high = interval(rows.values, level)
     return {
-        "low": float(f"{math.exp(low):.4g}"), "high": float(f"{math.exp(high):.4g}"), "n": len(rows.values),
+        "low": float(f"{math.exp(low):.6g}"), "high": float(f"{math.exp(high):.6g}"), "n": len(rows.values),
         "clusters": len(np.unique(rows.clusters)), "coverage": round(held_out(rows, level), 3),
     }  # fmt: skip
 
@@ -145,6 +149,8 @@ def wanted(name: str, rows: Residuals, all_rows: Mapping[str, Residuals]) -> boo
     wide = bare.partition(" & ")[0]
     broader = {bare, wide, f"{wide} | {metric}" if metric else wide} - {name}
     most = min((len(all_rows[one].values) for one in broader), default=math.inf)
+    if name.endswith(APART):
+        return len(rows.values) >= FEWEST_APART
     return FEWEST <= len(rows.values) <= 0.95 * most
 
 

@@ -60,7 +60,9 @@ def found() -> tuple[dict[str, Any], Validation]:
         mine = [one for one in result.outcomes if one.kind == kind]
         if mine:
             reasons = Counter(one.skipped for one in mine if one.skipped is not None)
+            held = [one.covered for one in mine if one.skipped is None and one.covered is not None]
             kinds[kind] = {
+                "coverage": _round(sum(held) / len(held)) if held else None,
                 "rows": len({one.id for one in mine}),
                 "figures": len(mine),
                 "skipped": reasons.total(),
@@ -119,8 +121,8 @@ def section(kind: str, title: str, data: dict[str, Any]) -> Iterator[str]:
     counts = data["kinds"][kind]
     yield f"## {title.capitalize()}"
     yield (
-        f"{counts['rows']:,} rows, {counts['figures']:,} figures, of which {counts['skipped']:,} are skipped. "
-        f"`zhenfa validate --kind {kind}` prints this."
+        f"{counts['rows']:,} rows, {counts['figures']:,} figures, of which {counts['skipped']:,} are skipped; "
+        f"{counts['coverage']:.0%} of the measurements lie in their band. `zhenfa validate --kind {kind}` prints this."
     )
     yield table((name, one) for name, one in data["groups"].items() if one["kind"] == kind)
     yield f"![Measured against predicted: {title}](images/validation-{kind}.png)"

@@ -108,7 +108,7 @@ def training(figures: Figures, makers: Iterable[str], *, mixture: bool) -> Figur
             "tokens_per_s_per_card": banded(figures.tokens_per_s_per_card, step, rate=True),
             "mfu": _share(banded(figures.mfu, step, rate=True)),
             "memory_bytes_per_card": banded(figures.memory_bytes_per_card, band("train / memory")),
-            "energy_j_per_token": banded(figures.energy_j_per_token, joined(step, band("energy | power"))),
+            "energy_j_per_token": banded(figures.energy_j_per_token, joined(step, band("energy & law", "energy"))),
             "cost": banded(figures.cost, step),
         }
     )

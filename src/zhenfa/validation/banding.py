@@ -40,9 +40,13 @@ def is_rate(outcome: Outcome) -> bool:
 def class_names(outcome: Outcome) -> tuple[str, ...]:
     """Return the classes of an outcome, the narrowest first: its first group with the software or engine of the row,
     its first group, its kind; each with and without the family of its metric. Metrics of a training step or a
-    collective are one time in many forms, so they have no families.
+    collective are one time in many forms, so they have no families. Reliability and energy hold test vectors of
+    formulas beside laws with coefficients: these are classes of their own.
     """
-    names = [f"{outcome.group} & {other}" for other in outcome.groups[1:2]] + [outcome.group, outcome.kind]
+    others = outcome.groups[1:2]
+    if outcome.kind in {"reliability", "energy"}:
+        others = ("exact" if outcome.tag in {"derived", "measured", "datasheet"} else "law",)
+    names = [f"{outcome.group} & {other}" for other in others] + [outcome.group, outcome.kind]
     found = family(outcome.metric) if outcome.kind not in {"train", "fabric", "op"} else None
     if found is None:
         return tuple(dict.fromkeys(names))
