@@ -17,7 +17,7 @@ from typing import Any, Final
 from zhenfa import catalog
 from zhenfa.errors import RunError
 from zhenfa.estimate import chip as chips
-from zhenfa.estimate import serving_step
+from zhenfa.estimate import kernels, serving_step, streams
 from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.serving_cards import Cards
 from zhenfa.estimate.serving_step import Layout, Load, Setup, Step
@@ -159,16 +159,45 @@ def predict_serving(trial: Trial, model: Model, calibrated: Calibrated) -> dict[
 
     The host issues every kernel itself, so that on a card a step takes at least as long as its kernels take to issue.
     """
-    setup = _setup(model.graph(), trial.precision, pool_of(calibrated))
+    graph = model.graph()
+    setup = _setup(graph, trial.precision, pool_of(calibrated))
     whole = serving_step.step(setup, Load(prompts=trial.batch, chunk=trial.length, prompt_context=trial.length))
     seen = trial.length + trial.steps / 2
     one = serving_step.step(setup, Load(sequences=trial.batch, context=seen))
-    host = _host(calibrated)
-    return {"prefill": _issued(whole, host), "decode": _issued(one, host)}
+    host, chip = _host(calibrated), setup.cards.dense
+    extra = {tokens: eager(graph, chip, tokens) for tokens in (trial.batch * trial.length, trial.batch)}
+    return {
+        "prefill": _issued(whole, extra[trial.batch * trial.length], host),
+        "decode": _issued(one, extra[trial.batch], host),
+    }
 
 
-def _issued(step: Step, host: float) -> float:
-    return max(float(step.total), float(step.launches) * host)
+def eager(graph: Graph, chip: Chip, tokens: int) -> tuple[float, float]:
+    """Return seconds and kernels that element-wise operators take beyond a serving engine's fused 16-bit ones.
+
+    The trial runs them one by one, as the own runtime does in training: see :mod:`zhenfa.estimate.streams`.
+    """
+    seconds = count = 0.0
+    size = streams.width(chip)
+    for index, kind in enumerate(graph.kinds):
+        times = graph.layers.count(index)
+        for operator in kind.operators:
+            fused = 0.0
+            if operator.kind in {"norm", "elementwise"}:
+                chain = streams.passes(operator, size, OWN_RUNTIME)
+                moved = 2.0 * tokens * (operator.inputs + operator.outputs)
+                fused = float(kernels.stream(chip, moved)) - (streams.adds(operator) and chip.launch)
+            elif operator.kind == "attention":
+                chain = streams.rotary(operator, size, OWN_RUNTIME)
+            else:
+                continue
+            seconds += times * (float(chain.times(tokens).seconds(chip)[0]) - fused)
+            count += times * (chain.kernels_forward - (fused > 0))
+    return seconds, count
+
+
+def _issued(step: Step, extra: tuple[float, float], host: float) -> float:
+    return max(float(step.total) + extra[0], (float(step.launches) + extra[1]) * host)
 
 
 def _host(calibrated: Calibrated) -> float:
