@@ -40,6 +40,8 @@ def grouped(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tup
     weight = kernels.matmul(chip, inputs, routed / inside, outputs, groups=inside) * pace
     through = kernels.grouped_matmul(chip, routed, inside, outputs, inputs) * pace
     cast = streams.casts(routed, inputs, outputs, chip, traits)
+    added = streams.expert_bias(operator, kernels.ACTIVATION_BYTES, traits).times(routed / shape.expert_tensor)
+    cast = cast if chip.emulated else cast.plus(added)
     sent, returned = cast.seconds(chip)
     ideal = 3 * compute.matmul_flops(mean, inputs, outputs) / chip.peak
     return Cost(
@@ -60,14 +62,15 @@ def exchange(routed: Sequence[Operator], shape: Shape, chip: Chip, fabric: Fabri
     for part in (chain, picked):
         out, back = part.seconds(chip)
         forward, backward = forward + out, backward + back
-    wire = _wire(first, last, shape, fabric, traits)
+    wire = _wire(first, last, shape, fabric, traits) / traits.expert_pace
+    wait = traits.expert_wait_s * (1 - traits.graphed)
     hidden = {"share": traits.expert_overlap, "contention": traits.contention}
     each = traits.host_s_per_kernel * (1 - traits.graphed)
     return Cost(
         forward,
         backward,
-        expert_forward=exposed_time(wire, layer.forward, **hidden) if traits.expert_overlap else wire,
-        expert_backward=exposed_time(wire, layer.backward, **hidden) if traits.expert_overlap else wire,
+        expert_forward=wait + (exposed_time(wire, layer.forward, **hidden) if traits.expert_overlap else wire),
+        expert_backward=wait + (exposed_time(wire, layer.backward, **hidden) if traits.expert_overlap else wire),
         host_forward=each * (chain.kernels_forward + picked.kernels_forward + 2),
         host_backward=each * (chain.kernels_backward + picked.kernels_backward + 2),
     )

@@ -155,6 +155,21 @@ def routing(experts: float, traits: Traits) -> Passes:
     return Passes(4.0 * times * experts, 4.0 * times * experts, count, count)
 
 
+def expert_bias(operator: Operator, size: float, traits: Traits) -> Passes:
+    """Return the passes that experts' biases add per copy of a token, where experts have any.
+
+    Unfused, every expert's rows are taken apart, added to and put together again, after the first matmul with clamps,
+    a scaled sigmoid and products one by one, and after the second with the router's weight.
+    """
+    if operator.parameters <= operator.experts * operator.inputs * operator.outputs:
+        return NONE
+    wide = size * operator.outputs
+    if "expert-bias" in traits.fused:
+        return Passes(0.0, wide, 0, 1)  # the sum over rows that is the bias's gradient
+    first = not operator.name.endswith("down")
+    return Passes(13 * wide, 20 * wide, 12, 20) if first else Passes(6 * wide, 8 * wide, 4, 6)
+
+
 def permutation(copies: Array, features: float, size: float, traits: Traits) -> Passes:
     """Return the passes that lay ``copies`` of tokens out by expert before and back after, on the card that sends and
     on the one that receives."""

@@ -10,13 +10,34 @@ from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import ContextExchange
 
 Fusion = Literal[
-    "norm", "activation", "rope", "dropout", "softmax", "cross-entropy", "router", "permute", "optimizer", "logits"
+    "norm",
+    "activation",
+    "rope",
+    "dropout",
+    "softmax",
+    "cross-entropy",
+    "router",
+    "permute",
+    "optimizer",
+    "logits",
+    "expert-bias",
 ]
 """Chains of operators that an engine may run as one kernel; ``logits``: output projection and loss in pieces, so that
-no card holds all logits."""
+no card holds all logits; ``expert-bias``: biases of experts, and the activation between."""
 
 EVERY_FUSION: Final[frozenset[Fusion]] = frozenset(  # but that of logits, which few engines have
-    ("norm", "activation", "rope", "dropout", "softmax", "cross-entropy", "router", "permute", "optimizer")
+    (
+        "norm",
+        "activation",
+        "rope",
+        "dropout",
+        "softmax",
+        "cross-entropy",
+        "router",
+        "permute",
+        "optimizer",
+        "expert-bias",
+    )
 )
 
 LowPrecision = Literal["tensor", "delayed", "block"]
@@ -64,7 +85,10 @@ class Traits:
     that its backward needs, so the last matmul is not run again.
     ``rotary``: positions are rotary (not where the model holds a table of them). ``expert_exchange``: ``all-to-all``
     sends a copy to every expert, ``forwarding`` one to every card (or node) that holds some of the token's;
-    ``dispatch_bytes`` per element sent. ``receives_apart``: a buffer for every message of a step, instead of
+    ``dispatch_bytes`` per element sent. ``expert_pace``: speed of the engine's dispatch and combine over what the
+    fabric's law says. ``expert_wait_s``: seconds of a layer and pass that the card waits for the host, which has to
+    know how many tokens each expert got before it issues the experts' kernels (not from a graph of all kernels).
+    ``receives_apart``: a buffer for every message of a step, instead of
     one at a time.
     """
 
@@ -100,6 +124,8 @@ class Traits:
     sequence_parallel: bool = True
     context_exchange: ContextExchange = "ring"
     expert_imbalance: float = 1.0
+    expert_pace: float = 1.0
+    expert_wait_s: float = 0.0
     expert_exchange: Literal["all-to-all", "forwarding"] = "all-to-all"
     dispatch_bytes: float = 2.0
     rotary: bool = True

@@ -43,11 +43,7 @@ def _flags(record: Mapping[str, Any], layout: Layout, engine: engines.Engine) ->
         changes["attention"] = "unfused"
     if layout.tensor_overlap is not None:
         changes |= engines.switch(engine, "tensor-overlap") if layout.tensor_overlap else {"tensor_overlap": 0.0}
-    if layout.expert_overlap:
-        changes |= engines.switch(engine, "expert-overlap")
-    if layout.dispatcher:
-        forwards = "deepep" in layout.dispatcher or "hybridep" in layout.dispatcher
-        changes["expert_exchange"] = "forwarding" if forwards else "all-to-all"
+    changes |= _expert_flags(layout, engine)
     if layout.cuda_graph:
         changes["graphed"] = graphed_share(layout.cuda_graph)
     if text(raw.get("mp_mode")) == "pure":  # Composer: parameters, gradients and reduction in 16 bits
@@ -61,6 +57,19 @@ def _flags(record: Mapping[str, Any], layout: Layout, engine: engines.Engine) ->
         changes["fused"] = engine.traits.fused | {"norm", "activation", "rope", "dropout"}
     if truth(raw.get("use_fused_rmsnorm")) is False:
         changes["fused"] = engine.traits.fused - {"norm"}
+    return changes
+
+
+def _expert_flags(layout: Layout, engine: engines.Engine) -> dict[str, Any]:
+    """Return the traits that a row's dispatcher of experts sets."""
+    changes: dict[str, Any] = {}
+    if layout.expert_overlap:
+        changes |= engines.switch(engine, "expert-overlap")
+    if layout.dispatcher:
+        forwards = "deepep" in layout.dispatcher or "hybridep" in layout.dispatcher
+        changes["expert_exchange"] = "forwarding" if forwards else "all-to-all"
+    if "hybridep" not in layout.dispatcher:  # the engine's pace is that of its newest kernels
+        changes["expert_pace"] = 1.0
     return changes
 
 

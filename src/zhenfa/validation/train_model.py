@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from zhenfa import catalog
 from zhenfa.errors import InputError
 from zhenfa.spec.model import Model
+from zhenfa.spec.model_blocks import Experts
 from zhenfa.validation.train_words import number, part, text, truth, whole
 
 HEAD_DIM: Final = 128
@@ -68,7 +70,7 @@ def _sizes(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         notes.append(f"vocabulary of {vocabulary} assumed")
     return {
         "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim,
-        "gated": gated, "ffn": max(ffn, 1), "vocab": vocabulary,
+        "gated": gated, "ffn": max(ffn, 1), "vocab": vocabulary, "name": str(raw.get("name") or "")[:80],
     }  # fmt: skip
 
 
@@ -104,12 +106,23 @@ def _experts(moe: Mapping[str, Any], sizes: dict[str, Any], notes: list[str]) ->
     block: dict[str, Any] = {
         "kind": "experts", "count": count, "active": active, "size": size, "gated": sizes["gated"],
     }  # fmt: skip
+    if truth(moe.get("bias")) or _known_biases(sizes["name"]):
+        block |= {"bias": True, "router_bias": True}
     shared = whole(moe.get("shared_experts"), most=1000)
     if shared:
         block["shared"] = {"size": shared * (whole(moe.get("shared_ffn"), most=10**7) or size), "gated": sizes["gated"]}
     if whole(moe.get("topk")) is None:
         notes.append("two active experts assumed")
     return block
+
+
+def _known_biases(name: str) -> bool:
+    """Return whether a model of that name in the catalog has biases on its experts."""
+    known = catalog.find_model(name) if name else None
+    blocks = (
+        [block for run in known.layers for layer in (run, *run.each) for block in layer.feed_forward] if known else []
+    )
+    return any(isinstance(block, Experts) and block.bias for block in blocks)
 
 
 def _layers(raw: Mapping[str, Any], sizes: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
