@@ -275,7 +275,7 @@ def effects(free: list[Free], rows: list[Row]) -> None:
         touched = [row for row in rows if one.touches(row)]
         before = summary(touched)
         kept, errors = one.value, [row.error for row in touched]
-        one.value = 1.0 if one.trait.endswith(("share", "imbalance")) else 0.0
+        one.value = 1.0 if one.trait.endswith(("share", "imbalance", "pace")) else 0.0
         apply(free)
         predict(touched)
         print(f"{one.key:22s} {one.trait:18s} {kept:9.4g}   with: {before}   without: {summary(touched)}")
