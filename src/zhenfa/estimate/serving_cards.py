@@ -75,10 +75,11 @@ def look_up(
     """Look up the chips for a model's weights in a format.
 
     4-bit formats of models with experts hold the feed-forward weights only, as the published checkpoints do; attention
-    then stays in ``attention``, by default 16 bits. Output projection and embedding are always in 16 bits.
+    then stays in ``attention``, by default 16 bits. Their 8-bit formats carry a scale per block. Output projection and
+    embedding are always in 16 bits.
     """
-    scaled = any(8.0 < operator.bits < 8.5 for kind in graph.kinds for operator in kind.operators)
     routed = any(operator.kind == "grouped_matmul" for kind in graph.kinds for operator in kind.operators)
+    scaled = routed or any(8.0 < operator.bits < 8.5 for kind in graph.kinds for operator in kind.operators)
     narrow = WEIGHT_BYTES[weights] < 1
     own: WeightFormat = attention or ("bf16" if narrow and routed else weights)
 

@@ -70,6 +70,7 @@ def _go(
     most: int, per_step: float,
 ) -> None:  # fmt: skip
     times, prompts, drawn = step.tolist(), prompt.tolist(), outputs.tolist()
+    drawn = drawn if min(drawn) < max(drawn) else drawn[:1]
     index = 0
     while walk.left > 1e-9 or walk.running > 1e-9:
         room = most - walk.running
@@ -93,7 +94,7 @@ def _take(walk: _Walk, taken: float, outputs: list[int], index: int) -> None:
     walk.left -= taken
     walk.running += taken
     walk.firsts += taken * walk.now
-    pieces = max(int(taken), 1)
+    pieces = max(int(taken), 1) if len(outputs) > 1 else 1
     each = taken / pieces
     for _ in range(pieces):
         length = outputs[walk.taken % len(outputs)]

@@ -71,8 +71,8 @@ class Case:
     """Devices of the layout per accelerator of the row's figures."""
 
 
-def case(row: Mapping[str, Any], *, engine: Engine | None = None) -> Case:
-    """Read a row. Raises a :class:`ZhenfaError` saying what it lacks."""
+def case(row: Mapping[str, Any], *, engine: Engine | None = None, drafted: int | None = None) -> Case:
+    """Read a row, with ``drafted`` tokens where it speculates. Raises a :class:`ZhenfaError` saying what it lacks."""
     name, graph = rows.find_graph(rows.model_name(row))
     accelerator = find_accelerator(row)
     known = serving_engine.find(str(row.get("engine") or ""), accelerator.maker)
@@ -81,7 +81,10 @@ def case(row: Mapping[str, Any], *, engine: Engine | None = None) -> Case:
     layout = rows.deployment(row)
     dies = laid_out_in_dies(row)
     here = formation(row, layout.cards, dies=dies)
-    guess, guess_note = rows.speculation(row)
+    open_drafts = rows.drafts(row)
+    guess, guess_note = rows.speculation(row, drafted or open_drafts[0]) if open_drafts else (None, None)
+    if row.get("spec_decode") and not open_drafts:
+        guess_note = "whether it speculates is not recorded; taken as no"
     plan = ServingPlan(
         model=name, machine=here.name, engine=known.id, weights=form, attention_weights=attention, cache=cached,
         prefill=layout.prefill, decode=layout.decode, speculation=guess,
@@ -137,12 +140,32 @@ def predict(found: Case, *, drawn: Curves | None = None) -> dict[str, float]:
         return _prefill(found)
     if found.load.running is not None:
         served = serving.hold(service, workload, found.load.running)
-    elif workload.requests and not service.apart:
-        natural = not found.load.filled and workload.mean_output > 8 and not float(row["output_len"]).is_integer()
-        served = serving_flood.flood(service, workload, drawn or serving.curves(service, workload), natural=natural)
     else:
-        served = serving.serve(service, workload, drawn=drawn)
+        served = _served(found, drawn)
     return _figures(found, served) | (_apart_prefill(found) if service.apart else {})
+
+
+def _served(found: Case, drawn: Curves | None) -> Served:
+    """Return the steady state, or the walk through all requests where they come at once or faster than they go."""
+    service, workload, asked = found.service, found.workload, found.load
+    if not workload.requests or service.apart:
+        served = serving.serve(service, workload, drawn=drawn)
+        kept_up = not asked.rate or served.requests_per_second > 0.98 * asked.rate
+        if kept_up or not asked.requests or service.apart:
+            return served
+        workload = workload.model_copy(update={"request_rate": None, "requests": asked.requests})
+    length = found.row.get("output_len")
+    natural = not asked.filled and workload.mean_output > 8
+    natural = natural and not (isinstance(length, int | float) and float(length).is_integer())
+    return serving_flood.flood(service, workload, drawn or serving.curves(service, workload), natural=natural)
+
+
+def best(row: Mapping[str, Any]) -> tuple[Case, dict[str, float]]:
+    """Return a row and its figures; of the draft lengths that it leaves open, with the one that pays best."""
+    found = [case(row, drafted=one) for one in rows.drafts(row) or (None,)]
+    figures = [predict(one) for one in found]
+    at = min(range(len(found)), key=lambda index: figures[index].get("tpot_ms", 0.0))
+    return found[at], figures[at]
 
 
 def _prefill(found: Case) -> dict[str, float]:
@@ -242,8 +265,7 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
         return [Outcome(name, "serve", where, "?", "", gate=gate, skipped="no metric of a kind that the laws give")]
     value = measured(record["metrics"].get(first))
     try:
-        found = case(record)
-        figures = predict(found)
+        found, figures = best(record)
     except ZhenfaError as problem:
         return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=problem.message)]
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as problem:

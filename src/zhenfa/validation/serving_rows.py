@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from zhenfa import catalog
 from zhenfa.errors import InputError
+from zhenfa.laws.serving import accepted_tokens
 from zhenfa.spec.graph import Graph
 from zhenfa.spec.serving import CacheFormat, Instance, Speculation, WeightFormat
 from zhenfa.validation.serving_machine import POOL, part_of
@@ -18,10 +19,11 @@ from zhenfa.validation.serving_machine import POOL, part_of
 COMMAND: Final = re.compile(
     r"(?:vllm serve|trtllm-serve(?: serve)?|--model-path|--model|lmdeploy serve api_server)\s+([\w./-]+)"
 )
-MTP_DRAFT: Final = 3
+MTP_DRAFTS: Final = (1, 2, 3)
 MTP_RATE: Final = 0.75
-"""Where a row does not say: three drafted tokens, each accepted with this probability given those before it. Published:
-1.92 of 2 tokens at one draft and 2.82 of 4 at three (NVIDIA's latency study), 2.18 of 4 in SGLang's."""
+"""Where a row does not say: as many drafted tokens as pay under its load, each accepted with this probability given
+those before it. Published: 1.92 of 2 tokens at one draft and 2.82 of 4 at three (NVIDIA's latency study), 2.18 of 4 in
+SGLang's."""
 
 
 @cache
@@ -220,7 +222,7 @@ def load(row: Mapping[str, Any], plan: Deployment) -> RowLoad:
     if match := re.search(r"([\d.]+)\s*/\s*(gpu|die|npu|card)", text) or re.search(r"([\d.]+) req/(rank)", text):
         return RowLoad(running=float(match[1]) * decode.cards)
     if match := re.search(r"([\d.]+) req(?:uests)? @ ?([\d.]+) req/s", text):
-        return RowLoad(rate=float(match[2]))
+        return RowLoad(rate=float(match[2]), requests=float(match[1]))
     if match := re.search(r"client concurrency ([\d.]+) ([\d.]+) prompts", text):
         return RowLoad(concurrency=min(float(match[1]), float(match[2])))
     if match := re.search(r"([\d.]+) requests", text):
@@ -237,27 +239,37 @@ def load(row: Mapping[str, Any], plan: Deployment) -> RowLoad:
     raise InputError("the row does not say how many requests run at once.")
 
 
-def speculation(row: Mapping[str, Any]) -> tuple[Speculation | None, str | None]:
-    """Return the row's speculation, and a note where something was assumed."""
+def drafts(row: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the draft lengths that a row leaves open: one that it states, else several; none without speculation."""
     said = row.get("spec_decode")
     if not isinstance(said, Mapping):
-        return None, "whether it speculates is not recorded; taken as no" if said else None
-    method = "ngram" if "suffix" in str(said.get("method")).lower() else "mtp"
-    drafted = _number(said.get("k"), _number(said.get("steps"), 0))
-    note = None
+        return ()
+    stated = _number(said.get("k"), _number(said.get("steps"), 0))
+    length = _accepted(said)
+    if stated or length is not None:
+        return (stated or max(int(length or 1.0), 1),)
+    return MTP_DRAFTS
+
+
+def _accepted(said: Mapping[str, Any]) -> float | None:
     length = said.get("accept_len")
     if isinstance(length, list | tuple) and length:
-        length = sum(map(float, length)) / len(length)
-    rate = said.get("accept", said.get("accept_rate"))
-    if not drafted:
-        drafted = max(int(float(length)), 1) if isinstance(length, int | float) else MTP_DRAFT
-        note = f"{drafted} drafted tokens assumed"
-    if isinstance(length, int | float):
-        accepted = float(length)
+        return sum(map(float, length)) / len(length)
+    return float(length) if isinstance(length, int | float) else None
+
+
+def speculation(row: Mapping[str, Any], drafted: int) -> tuple[Speculation, str | None]:
+    """Return a row's speculation with ``drafted`` tokens, and a note where something was assumed."""
+    said = part_of(row, "spec_decode")
+    method: Literal["mtp", "ngram"] = "ngram" if "suffix" in str(said.get("method")).lower() else "mtp"
+    length, rate = _accepted(said), said.get("accept", said.get("accept_rate"))
+    note = None if _number(said.get("k"), _number(said.get("steps"), 0)) else f"{drafted} drafted tokens assumed"
+    if length is not None:
+        accepted = length
     elif isinstance(rate, int | float):
         accepted = 1.0 + drafted * float(rate)
     else:
-        accepted = (1 - MTP_RATE ** (drafted + 1)) / (1 - MTP_RATE)
+        accepted = float(accepted_tokens(drafted, MTP_RATE))
         note = f"{drafted} drafted tokens, {accepted:.2f} accepted assumed"
     drafted = max(drafted, int(-(-(accepted - 1) // 1)), 1)
     return Speculation(method=method, draft_tokens=drafted, accepted=max(accepted, 1.0)), note
