@@ -142,7 +142,13 @@ class Traits:
         return change(self, **changes)
 
 
-MEGATRON_LIKE: Final = Traits("Megatron-like: gradient sum overlapped, sequence parallel, flash attention")
+SUSTAINED: Final = 0.85
+"""Speed of matmuls in a long step over that of one kernel on an idle card: the middle of what was fitted to measured
+steps on A100, H100, B200 and Ascend 910B (0.72 to 0.96, see training_fits.yaml). Cards draw less clock under power."""
+
+MEGATRON_LIKE: Final = Traits(
+    "Megatron-like: gradient sum overlapped, sequence parallel, flash attention", matmul_share=SUSTAINED
+)
 OWN_RUNTIME: Final = Traits(
     "zhenfa run: gradients summed after the last backward",
     gradient_overlap=0.0,
