@@ -140,7 +140,7 @@ def test_a_band_is_shown_where_there_is_one() -> None:
     assert words.figure(Figure(value=2.5, unit="s", p10=2.25, p90=3.0)) == "2.5 s (2.25-3)"
     assert words.figure(Figure(value=1234.5, unit="tokens/s")) == "1,234 tokens/s"
     assert words.figure(Figure(value=1234.5, unit="tokens/s", p10=1000, p90=2e3)) == "1,234 tokens/s (1,000-2,000)"
-    assert words.band(Figure(value=0.9995e-3, unit="s", p10=0.9e-3, p90=1.1e-3)) == "0.9-1.1"
+    assert words.band(Figure(value=0.98e-3, unit="s", p10=0.9e-3, p90=1.1e-3)) == "900-1,100"
     assert words.band(Figure(value=0.5, p10=0.4, p90=0.55)) == "40-55"
     assert words.band(Figure(value=2.5, unit="s")) == ""
     assert words.figure(Figure(unit="s")) == "-"

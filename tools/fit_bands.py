@@ -145,6 +145,8 @@ def fit(rows: Residuals) -> dict[str, float]:
 
 def wanted(name: str, rows: Residuals, all_rows: Mapping[str, Residuals]) -> bool:
     """Return whether a class is large enough, and clearly fewer rows than each broader one."""
+    if name.startswith("operators"):  # which have bands of their own, by operator: see tools/fit_kernels.py
+        return False
     bare, _, metric = name.partition(" | ")
     wide = bare.partition(" & ")[0]
     broader = {bare, wide, f"{wide} | {metric}" if metric else wide} - {name}

@@ -15,6 +15,7 @@ from typing import Any
 from zhenfa.cli.scatter import draw
 from zhenfa.cli.validate_report import FEW, KINDS, NARROW
 from zhenfa.estimate import bands
+from zhenfa.estimate.coefficients import library
 from zhenfa.validation.kinds import KINDS as EVERY
 from zhenfa.validation.kinds import outcomes as outcomes_of
 from zhenfa.validation.rows import Fault, packaged
@@ -126,6 +127,8 @@ def section(kind: str, title: str, data: dict[str, Any]) -> Iterator[str]:
     )
     yield table((name, one) for name, one in data["groups"].items() if one["kind"] == kind)
     yield f"![Measured against predicted: {title}](images/validation-{kind}.png)"
+    if kind == "op":
+        yield left_out()
     if counts["reasons"]:
         lines = "\n".join(f"- {count:,}: {_cell(reason)}" for reason, count in counts["reasons"].items())
         yield f"Skipped, and why:\n\n{lines}"
@@ -166,6 +169,29 @@ def bands_table() -> str:
     return "\n".join(lines)
 
 
+LEFT_OUT = """\
+The coefficients of operators are fitted to tables of these chips (`tools/fit_kernels.py`). A chip that is left out is
+predicted from the others and its data sheet, as a chip that nobody has measured is; aimed at: 0.20 / 0.55. The chips of
+a generation left out together show what to expect of the first chip of a new one.
+
+"""
+
+
+def left_out() -> str:
+    """Return the table of the operator laws on chips that were left out of their fit."""
+    spread_of = library().document["spread"]
+    lines = ["| left out of the fit | points | median | p90 | bias |", "|---|---:|---:|---:|---:|"]
+    entries = [
+        ("nothing; points that the fit did not see", spread_of["known"]["all"]),
+        ("each chip in turn", spread_of["left_out"]["all"]),
+        *((f"{chip}", one) for chip, one in spread_of["left_out_chips"].items()),
+        ("each generation in turn", spread_of["left_out_generations"]["all"]),
+    ]
+    for name, one in entries:
+        lines.append(f"| {name} | {one['points']:,} | {one['median']:.3f} | {one['p90']:.3f} | {one['bias']:+.3f} |")
+    return LEFT_OUT + "\n".join(lines)
+
+
 def aimed(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the groups in which something is aimed at, in the order of the aims."""
     return [(name, data["groups"][name]) for name in targets() if name in data["groups"]]
@@ -180,7 +206,13 @@ def accuracy(data: dict[str, Any], heads: str) -> str:
             f"| {targets()[name].what} | {one['n']:,} | {_number(one['median'])} | {_number(one['p90'])} | "
             f"{'-' if one['coverage'] is None else format(one['coverage'], '.0%')} | {aim} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines[:3], _chip_left_out(), *lines[3:]])
+
+
+def _chip_left_out() -> str:
+    one = library().document["spread"]["left_out"]["all"]
+    found = f"{one['points']:,} | {one['median']:.3f} | {one['p90']:.3f} | -"
+    return f"| operators, each chip left out of the fit | {found} | 0.20 / 0.55 |"
 
 
 def filled(text: str, table: str) -> str:

@@ -83,7 +83,8 @@ def band(value: Figure) -> str:
         return f"{bare(value.p10)}-{bare(value.p90)}"
     unit = units.show(value.value, _DIMENSIONS[value.unit]).partition(" ")[2]
     scale = units.factor(unit, _DIMENSIONS[value.unit]) if unit else 1.0
-    return "-".join(f"{end / scale:.3g}" for end in (value.p10, value.p90))
+    ends = (end / scale for end in (value.p10, value.p90))
+    return "-".join(f"{end:.3g}" if end < 999.5 else f"{end:,.0f}" for end in ends)
 
 
 _DIMENSIONS: Final[dict[str, units.Dimension]] = {"s": "time", "B": "data", "J": "energy", "CNY": "money", "": "ratio"}
