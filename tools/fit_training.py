@@ -213,13 +213,22 @@ def _candidates(one: Free, turn: int) -> list[float]:
 
 def summary(rows: Iterable[Row]) -> str:
     """Return median and ninth decile of |ln ratio|, and the bias."""
-    errors = [row.error for row in rows if not math.isnan(row.error)]
+    return _words([row.error for row in rows])
+
+
+def _words(found: Iterable[float]) -> str:
+    errors = [error for error in found if not math.isnan(error)]
     sizes = sorted(abs(error) for error in errors)
     if not sizes:
         return "none"
     ninth = sizes[min(int(0.9 * len(sizes)), len(sizes) - 1)]
     middle, bias = statistics.median(sizes), statistics.fmean(errors)
     return f"n {len(sizes):4d}  median {middle:.3f}  p90 {ninth:.3f}  bias {bias:+.3f}"
+
+
+def _packaged(one: Free) -> float:
+    found = engines.fits().get(one.key, {}).get(one.trait, one.start)
+    return float(found["value"] if isinstance(found, Mapping) else found)
 
 
 def by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
@@ -285,18 +294,34 @@ def effects(free: list[Free], rows: list[Row]) -> None:
     apply(free)
 
 
-def check(rows: list[Row], rounds: int) -> None:
-    """Print errors of rows whose engine family, then whose model, was left out of the fit."""
+def check(free: list[Free], rows: list[Row], rounds: int) -> None:
+    """Print errors of rows whose engine family, then whose model, was left out of the fit.
+
+    Only the traits that touch the rows left out are fitted anew, from their starts; the others keep their values.
+    """
+    kept_values = [one.value for one in free]
     for name, key in (("family", _family), ("model", _model)):
-        held = []
+        held: list[float] = []
         for value, group in by(rows, key).items():
-            kept = [row for row in rows if key(row) != value]
-            free = [Free(**{**vars(one)}) for one in FREE]
-            fit(free, kept, rounds, lambda _: None)
+            others = [row for row in rows if key(row) != value]
+            moved = [one for one in free if any(one.touches(row) for row in group)]
+            for one in moved:
+                one.value = one.start
+            apply(free)
+            predict(rows)
+            groups = len({(row.family, row.model, row.generation) for row in others})
+            for turn in range(rounds):
+                for one in moved:
+                    touched = [row for row in others if one.touches(row)]
+                    if touched:
+                        _search(one, free, others, touched, turn, groups)
             predict(group)
-            held += [Row(**{**vars(row)}) for row in group]
-            print(f"left out {name} {value:40s} {summary(group)}")
-        print(f"all rows, each with its {name} left out: {summary(held)}")
+            held += [row.error for row in group]
+            print(f"left out {name} {value:40s} {summary(group)}", flush=True)
+            for one, value_of in zip(free, kept_values, strict=True):
+                one.value = value_of
+        print(f"all rows, each with its {name} left out: {_words(held)}", flush=True)
+    apply(free)
 
 
 def main() -> None:
@@ -310,14 +335,20 @@ def main() -> None:
     given = parser.parse_args()
     rows = thin(read(given.rows, given.tiers))
     free = [Free(**{**vars(one)}) for one in FREE]
-    fit(free, rows, given.rounds, print)
+    if given.rounds:
+        fit(free, rows, given.rounds, print)
+    else:  # as packaged
+        for one in free:
+            one.value = _packaged(one)
+        apply(free)
+        predict(rows)
     for name, group in sorted({**by(rows, _family), **by(rows, _generation)}.items()):
         print(f"{name:28s} {summary(group)}")
     effects(free, rows)
     if not given.dry:
         write(free, rows)
     if given.check:
-        check(rows, max(given.rounds - 1, 1))
+        check(free, rows, 1)
 
 
 if __name__ == "__main__":
