@@ -9,6 +9,7 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from zhenfa.live.calibrate.session import Measurements, Wires, find_device
 from zhenfa.live.calibrate.tasks import tasks_for
 from zhenfa.live.calibrate.work import call_of, seconds_of
 from zhenfa.live.providers import Device
-from zhenfa.live.quiet import verdict
+from zhenfa.live.quiet import WAITED, verdict
 from zhenfa.spec.machine import Accelerator, Machine
 from zhenfa.spec.model import read_model
 
@@ -232,15 +233,15 @@ def test_rows_that_are_kept_hold_what_was_measured(calibrated: Calibrated, tmp_p
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     path = tmp_path_factory.mktemp("calibrate") / "here.yaml"
-    result = zhenfa("calibrate", "--device", "cpu", "--quick", "--json", "--out", str(path))
+    result = zhenfa("calibrate", "--device", "cpu", "--quick", "--check", "--json", "--out", str(path))
     assert result.code == 0, result.err
     return path, json.loads(result.out)
 
 
 @pytest.mark.live
-def test_calibrate_measures_this_processor(quick: tuple[Path, dict[str, object]]) -> None:
+def test_calibrate_measures_this_processor(quick: tuple[Path, dict[str, Any]]) -> None:
     path, document = quick
     assert document["schema"] == "zhenfa.calibration/1"
     assert document["file"] == str(path)
@@ -253,7 +254,19 @@ def test_calibrate_measures_this_processor(quick: tuple[Path, dict[str, object]]
 
 
 @pytest.mark.live
-def test_plan_takes_the_measured_machine(quick: tuple[Path, dict[str, object]]) -> None:
+def test_prediction_lies_beside_measurement(quick: tuple[Path, dict[str, Any]]) -> None:
+    _, document = quick
+    checks = {one["what"]: one for one in document["checks"]}
+    assert set(checks) == {"step", "prefill", "decode"}
+    step = checks["step"]
+    assert step["ratio"] == pytest.approx(step["measured_s"] / step["predicted_s"])
+    assert 0.3 < step["ratio"] < 5  # however busy the host
+    if not document["disturbed"] and step["waited"] <= WAITED:
+        assert step["ratio"] == pytest.approx(1.0, abs=0.25)  # a few sizes only: a full calibration comes nearer
+
+
+@pytest.mark.live
+def test_plan_takes_the_measured_machine(quick: tuple[Path, dict[str, Any]]) -> None:
     result = zhenfa("plan", str(ROOT / "examples/cpu-pretrain.yaml"), "--on", str(quick[0]), "--json")
     assert result.code == 0, result.err
     best = json.loads(result.out)["plans"][0]
@@ -264,7 +277,7 @@ def test_plan_takes_the_measured_machine(quick: tuple[Path, dict[str, object]]) 
 
 
 @pytest.mark.live
-def test_calibrate_refuses_in_words(quick: tuple[Path, dict[str, object]]) -> None:
+def test_calibrate_refuses_in_words(quick: tuple[Path, dict[str, Any]]) -> None:
     again = zhenfa("calibrate", "--device", "cpu", "--quick", "--out", str(quick[0]))
     assert (again.code, again.out) == (2, "")
     assert "--force" in again.err
