@@ -210,3 +210,19 @@ def test_an_unknown_engine_is_the_default_and_says_so() -> None:
     row = {**LLAMA, "software": "Frobnicator 9"}
     assert not engines.find("Frobnicator 9").known
     assert "engine Frobnicator 9: taken as Megatron-Core" in training.read(row).notes
+
+
+def test_memory_that_a_tool_of_the_card_shows_counts_the_driver() -> None:
+    printed = {**LLAMA, "metrics": {**LLAMA["metrics"], "mem_used_over_total_gib": "70/80"}}
+    allocated = {**LLAMA, "metrics": {**LLAMA["metrics"], "mem_max_gib": 70}}
+    shown, counted = (training.outcomes(row)[1] for row in (printed, allocated))
+    assert shown.measured == counted.measured == 70 * 2**30
+    assert shown.predicted is not None
+    assert counted.predicted is not None
+    assert shown.predicted - counted.predicted == pytest.approx(0.06 * 80e9)
+    assert shown.groups == ("train / memory",)
+
+
+def test_a_sequence_of_a_million_tokens_is_predicted() -> None:
+    row = {**LLAMA, "model": {**LLAMA["model"], "seq": 1_048_576}}
+    assert training.outcomes(row)[0].predicted is not None

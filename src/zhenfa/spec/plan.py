@@ -145,7 +145,7 @@ class Plan(Document):
     job: str
     model: str
     machine: str
-    sequence_length: Degree
+    sequence_length: Annotated[int, Field(ge=1, le=100_000_000, strict=True)]
     precision: Precision
     schedule: Schedule = "1f1b"
     zero: Annotated[int, Field(ge=0, le=3, strict=True)] = 0

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from zhenfa.estimate import engines
-from zhenfa.estimate.traits import Traits
+from zhenfa.estimate.traits import EVERY_FUSION, Traits
 from zhenfa.validation.train_layout import Layout
 from zhenfa.validation.train_words import number, part, text, truth, unstated
 
@@ -55,6 +55,8 @@ def _flags(record: Mapping[str, Any], layout: Layout, engine: engines.Engine) ->
     changes |= _low_precision(record)
     if _compiled(raw):
         changes["fused"] = engine.traits.fused | {"norm", "activation", "rope", "dropout"}
+    if "liger" in text(record.get("notes")) or "liger" in text(raw.get("kernels")):
+        changes["fused"] = EVERY_FUSION | {"logits"}
     if truth(raw.get("use_fused_rmsnorm")) is False:
         changes["fused"] = engine.traits.fused - {"norm"}
     return changes

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from pydantic import ValidationError
 
 from zhenfa.errors import InputError, ZhenfaError
-from zhenfa.estimate import engines
+from zhenfa.estimate import engines, priors
 from zhenfa.estimate.engines import Engine
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import PlanCost, cost
@@ -24,6 +26,9 @@ from zhenfa.validation.train_metric import Measured, memory_of, out_of_memory, s
 from zhenfa.validation.train_model import model_of, sequence_of
 from zhenfa.validation.train_plan import plan_of
 from zhenfa.validation.train_words import number, part, text
+
+OF_THE_CARD: Final = ("mem_used_over_total_gib", "mem_gb")
+"""Memory as the card's own tool shows it: what the driver and the collectives' buffers take is in it."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,18 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     held = memory_of(record)
     if held is not None:
         size = found.fullest.bytes
+        if held[0] in OF_THE_CARD:
+            size += priors.MEMORY_RESERVE * run.formation.pools[0].accelerator.memory.capacity.require("memory")
         result.append(Outcome(name, "train", ("train / memory",), held[0], "B", held[1], size, gate=False, note=note))
     return result
 
 
 def _first_line(problem: Exception) -> str:
-    return str(problem).strip().splitlines()[0][:300] if str(problem).strip() else type(problem).__name__
+    """Return one line of words; of a document's many problems the first."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    if isinstance(problem, ValidationError):
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in problem.errors()]
+    return lines[0][:300] if lines else type(problem).__name__
 
 
 def groups_of(record: Mapping[str, Any]) -> tuple[str, ...]:
