@@ -20,6 +20,11 @@ check: $(VENV)/.test ## style, types, layers
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
 
+docs: $(VENV)/.test ## the pages that come from the code: laws, commands, schemas, validation (minutes)
+	$(BIN)/python -m zhenfa.cli.schemas docs/schemas
+	$(BIN)/python -m zhenfa.cli.reference docs/reference/cli.md
+	$(BIN)/python tools/make_docs.py --validation
+
 full-model-check: $(VENV)/.test ## every causal language model of transformers, parameter by parameter
 	$(BIN)/python tools/check_transformers.py
 

@@ -90,6 +90,14 @@ def test_the_residual_is_of_the_time() -> None:
     assert residual(replace(ROW, skipped="why")) is None
 
 
+def test_points_of_a_curve_and_exact_results_are_classes_of_their_own() -> None:
+    power = replace(ROW, kind="energy", groups=("energy",), metric="power", unit="W", tag="fitted")
+    assert class_names(power)[1] == "energy & law"
+    assert class_names(replace(power, note="7 other points of its curve"))[1] == "energy & curve"
+    assert class_names(replace(power, note="1 other points of its curve"))[1] == "energy & law"
+    assert class_names(replace(power, tag="derived"))[1] == "energy & exact"
+
+
 def test_an_outcome_gets_the_narrowest_band_that_was_fitted() -> None:
     found = banded(ROW)
     band = bands.band(*class_names(ROW))

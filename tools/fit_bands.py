@@ -29,11 +29,14 @@ OUT = Path(__file__).parent.parent / "src" / "zhenfa" / "catalog" / "data" / "ba
 TARGET = 0.80
 FOLDS = 10
 FEWEST = 25
-APART = (" & law", " & exact")
+APART = (" & law", " & exact", " & curve")
 FEWEST_APART = 10
 """Rows of a class that must not be mixed with others, few as they are."""
 
 LEVELS = np.arange(0.60, 0.985, 0.01)
+LARGEST = 0.25
+"""The largest share of a class that one cluster is counted as."""
+
 LEAST = 0.6
 """A class whose band holds fewer of the rows left out than this is too uneven to stand by itself."""
 
@@ -100,6 +103,21 @@ def collect(paths: Sequence[Path | str]) -> dict[str, Residuals]:
     }
 
 
+def balanced(rows: Residuals) -> Residuals:
+    """Return the rows without those by which one cluster would be more than a quarter of its class, so that a long
+    sweep over one model does not speak for all.
+    """
+    names, counts = np.unique(rows.clusters, return_counts=True)
+    kept = np.ones(len(rows.values), bool)
+    for name, count in zip(names, counts, strict=True):
+        most = max(int((len(rows.values) - count) * LARGEST / (1 - LARGEST)), FEWEST_APART)
+        if count > most:
+            places = np.flatnonzero(rows.clusters == name)
+            kept[places] = False
+            kept[places[np.linspace(0, count - 1, most).round().astype(int)]] = True
+    return Residuals(rows.values[kept], rows.clusters[kept])
+
+
 def interval(values: np.ndarray, level: float) -> tuple[float, float]:
     """Return the order statistics between which a further value lies with probability ``level``."""
     ordered, n = np.sort(values), len(values)
@@ -127,6 +145,7 @@ def fit(rows: Residuals) -> dict[str, float]:
     """Return the band of a class: the narrowest that holds four of five rows whose cluster was left out, as far as it
     does not hold many more of all rows than that.
     """
+    every, rows = rows, balanced(rows)
     level = TARGET
     for candidate in LEVELS:
         low, high = interval(rows.values, candidate)
@@ -138,7 +157,7 @@ def fit(rows: Residuals) -> dict[str, float]:
             break
     low, high = interval(rows.values, level)
     return {
-        "low": float(f"{math.exp(low):.6g}"), "high": float(f"{math.exp(high):.6g}"), "n": len(rows.values),
+        "low": float(f"{math.exp(low):.6g}"), "high": float(f"{math.exp(high):.6g}"), "n": len(every.values),
         "clusters": len(np.unique(rows.clusters)), "coverage": round(held_out(rows, level), 3),
     }  # fmt: skip
 

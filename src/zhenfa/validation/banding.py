@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 from zhenfa.estimate import bands
@@ -17,6 +18,12 @@ FAMILIES: Final = (
     ("wh", "energy"), ("energy", "energy"),
 )  # fmt: skip
 """Metrics of different accuracy within a kind, by a part of their name, the first that fits."""
+
+
+CURVE: Final = 3
+"""Other measured points from which a curve tells what a law missed."""
+
+_OF_A_CURVE: Final = re.compile(r"(\d+) other points of its curve")
 
 
 def family(metric: str) -> str | None:
@@ -41,16 +48,22 @@ def class_names(outcome: Outcome) -> tuple[str, ...]:
     """Return the classes of an outcome, the narrowest first: its first group with the software or engine of the row,
     its first group, its kind; each with and without the family of its metric. Metrics of a training step or a
     collective are one time in many forms, so they have no families. Reliability and energy hold test vectors of
-    formulas beside laws with coefficients: these are classes of their own.
+    formulas, and points between measured ones of a curve, beside laws with coefficients: classes of their own.
     """
-    others = outcome.groups[1:2]
-    if outcome.kind in {"reliability", "energy"}:
-        others = ("exact" if outcome.tag in {"derived", "measured", "datasheet"} else "law",)
+    others = (_basis(outcome),) if outcome.kind in {"reliability", "energy"} else outcome.groups[1:2]
     names = [f"{outcome.group} & {other}" for other in others] + [outcome.group, outcome.kind]
     found = family(outcome.metric) if outcome.kind not in {"train", "fabric", "op"} else None
     if found is None:
         return tuple(dict.fromkeys(names))
     return tuple(dict.fromkeys(one for name in names for one in (f"{name} | {found}", name)))
+
+
+def _basis(outcome: Outcome) -> str:
+    """Return whether an outcome is exact arithmetic, a point between others of its curve, or rests on a law alone."""
+    if outcome.tag in {"derived", "measured", "datasheet"}:
+        return "exact"
+    points = _OF_A_CURVE.search(outcome.note or "")
+    return "curve" if points and int(points[1]) >= CURVE else "law"
 
 
 def residual(outcome: Outcome) -> float | None:
