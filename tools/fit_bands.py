@@ -29,6 +29,9 @@ OUT = Path(__file__).parent.parent / "src" / "zhenfa" / "catalog" / "data" / "ba
 TARGET = 0.80
 FOLDS = 10
 FEWEST = 25
+FEWEST_SPLIT = 40
+"""Rows of a class that is split by the family of the metric."""
+
 APART = (" & law", " & exact", " & curve")
 FEWEST_APART = 10
 """Rows of a class that must not be mixed with others, few as they are."""
@@ -146,13 +149,13 @@ def fit(rows: Residuals) -> dict[str, float]:
     does not hold many more of all rows than that.
     """
     every, rows = rows, balanced(rows)
-    level = TARGET
+    level, held = TARGET, 0.0
     for candidate in LEVELS:
         low, high = interval(rows.values, candidate)
         inside = np.mean((rows.values >= low) & (rows.values <= high))
-        if inside > TARGET + SLACK:
+        if inside > TARGET + SLACK and held >= TARGET - SLACK:
             break
-        level = candidate
+        level, held = candidate, inside
         if inside >= TARGET - SLACK / 2 and held_out(rows, candidate) >= TARGET:
             break
     low, high = interval(rows.values, level)
@@ -172,7 +175,7 @@ def wanted(name: str, rows: Residuals, all_rows: Mapping[str, Residuals]) -> boo
     most = min((len(all_rows[one].values) for one in broader), default=math.inf)
     if name.endswith(APART):
         return len(rows.values) >= FEWEST_APART
-    return FEWEST <= len(rows.values) <= 0.95 * most
+    return (FEWEST_SPLIT if metric else FEWEST) <= len(rows.values) <= 0.95 * most
 
 
 def main() -> None:
