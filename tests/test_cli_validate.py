@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from cli_runner import Call, caller
 from zhenfa.cli import schemas
 from zhenfa.cli.validation_documents import Validation
+from zhenfa.validation.summary import FEW
 
 # V. Korthikanti et al., Reducing Activation Recomputation, arXiv:2205.05198, table 5.
 ROW: dict[str, Any] = {
@@ -119,8 +120,8 @@ def test_nothing_read_is_bad_input(zhenfa: Call, name: str, words: str) -> None:
 
 
 def test_strict_fails_where_a_target_is_missed(zhenfa: Call, tmp_path: Path) -> None:
-    far = other(id="far", metrics={"iter_s": 1e-3})
-    (tmp_path / "far.jsonl").write_text(json.dumps(far), encoding="utf-8")
+    far = [other(id=f"far-{number}", metrics={"iter_s": 1e-3}) for number in range(FEW)]
+    (tmp_path / "far.jsonl").write_text("\n".join(map(json.dumps, far)), encoding="utf-8")
     assert zhenfa("validate", "--rows", "far.jsonl").code == 0
     shown = zhenfa("validate", "--rows", "far.jsonl", "--strict")
     assert shown.code == 1

@@ -15,11 +15,12 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zhenfa import cite, laws
+from zhenfa import catalog, cite, laws
 
 ROOT = Path(__file__).parent.parent
 LAWS = ROOT / "docs" / "laws"
@@ -185,9 +186,16 @@ def _claims(text: str) -> list[str]:
 
 def _bibliography(text: str) -> Iterator[str]:
     keys = dict.fromkeys(re.findall(r"[a-z][a-z0-9-]*[a-z0-9]", text))
-    lines = [f"- `{key}`: {cite.text(key)}" for key in keys if cite.text(key) != key]
+    lines = [f"- `{key}`: {cite.text(key)}" for key in keys if key in _known()]
     if lines:
         yield "\n".join(lines)
+
+
+@cache
+def _known() -> frozenset[str]:
+    """Return the keys of sources that laws or the catalog declare."""
+    own = {value for module in modules() for value in vars(module).values() if isinstance(value, str)}
+    return frozenset({key for key in own if cite.text(key) != key} | set(catalog.sources()))
 
 
 def law_pages() -> dict[str, str]:

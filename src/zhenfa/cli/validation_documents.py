@@ -47,7 +47,8 @@ class AccuracyTarget(Item):
 
 class GroupAccuracy(Item):
     """One group: ``n`` figures with a prediction, ``skipped`` without one for ``reasons``. ``bias`` is the median of
-    ln ratio; ``coverage`` the share of the measurements between p10 and p90. ``met`` is null where nothing is aimed at.
+    ln ratio; ``coverage`` the share of the measurements between p10 and p90. ``met`` is null where nothing is aimed at,
+    or too few figures are there to judge.
     """
 
     kind: Kind

@@ -16,6 +16,8 @@ from zhenfa.catalog import files
 from zhenfa.validation.outcome import Kind, Outcome
 
 TARGETS: Final = files.ROOT / "accuracy_targets.yaml"
+FEW: Final = 20
+"""Fewer figures than these neither meet nor miss a target."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Summary:
 
     @property
     def met(self) -> bool | None:
-        """Return whether the group is as accurate as is aimed at; None without a target or without a prediction."""
-        if self.target is None or self.median is None or self.p90 is None:
+        """Return whether the group is as accurate as is aimed at; None without a target, or of :data:`FEW` figures."""
+        if self.target is None or self.median is None or self.p90 is None or self.n < FEW:
             return None
         share = self.predicted_share
         enough = share is None or share >= self.target.predicted
