@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import median
 from typing import Any, Final
 
 from zhenfa import cite
 from zhenfa.catalog import files
-from zhenfa.estimate.traits import MEGATRON_LIKE, Traits
+from zhenfa.estimate.traits import MEGATRON_LIKE, OWN_RUNTIME, Traits, on_processors
+from zhenfa.spec.machine import Formation
 
 FILE: Final = files.ROOT / "training_engines.yaml"
 FITS: Final = files.ROOT / "training_fits.yaml"
@@ -52,6 +54,52 @@ def find(software: str | None, *, card: str = "", hint: str = "") -> Engine:
                 return _engine(entry["id"], words, card)
     default = next(entry for entry in _document()["engines"] if entry.get("default"))
     return dataclasses.replace(_engine(default["id"], "", card), known=False)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The engine that plans for a machine are meant for, what changes on each pool's cards, and what was assumed."""
+
+    traits: Traits
+    changes: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...]
+
+
+def for_machine(formation: Formation) -> Planned:
+    """Return the engine that plans for a machine are meant for: our own on processors, else the default family.
+
+    On cards of a generation that no training row was measured on, matmuls reach what they reach on the median
+    generation.
+    """
+    if formation.emulated or on_processors(formation):
+        return Planned(OWN_RUNTIME, {}, ())
+    default = next(str(entry["id"]) for entry in _document()["engines"] if entry.get("default"))
+    common = _engine(default, "", "").traits
+    changes, notes = {}, [f"engine: {common.name}"]
+    for pool in formation.pools:
+        card = pool.accelerator.id
+        here = _engine(default, "", card).traits
+        known = "matmul_share" in (fits().get(generation(card)) or {})
+        if not known:
+            here = here.but(matmul_share=usual_share())
+        changes[pool.name] = {
+            name: value for name in _FIELDS if (value := getattr(here, name)) != getattr(common, name)
+        }
+        origin = f"fitted to runs on {generation(card)} cards" if known else "median of the generations measured"
+        notes.append(
+            f"{card}: matmuls of a long step reach {here.matmul_share:.0%} of a single kernel's speed ({origin})"
+        )
+    return Planned(common, changes, tuple(notes))
+
+
+def usual_share() -> float:
+    """Return the median over generations of the matmul speed in a long step over that of a single kernel."""
+    found = [
+        entry["matmul_share"]
+        for name in _document()["generations"]
+        if "matmul_share" in (entry := fits().get(name) or {})
+    ]
+    return float(median(_value("matmul_share", one) for one in found)) if found else 1.0
 
 
 def families() -> tuple[str, ...]:

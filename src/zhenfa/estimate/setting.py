@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from zhenfa.estimate import chip as chips
-from zhenfa.estimate import wires
+from zhenfa.estimate import engines, wires
 from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.holding import Again, Holding, Sharding, gathered, gathered_whole, holding, working_set
 from zhenfa.estimate.layer import Card, layer_cost
 from zhenfa.estimate.shape import Cost, Shape
 from zhenfa.estimate.streams import adds
-from zhenfa.estimate.traits import Traits, traits_for
+from zhenfa.estimate.traits import Traits
 from zhenfa.estimate.wires import Bridge
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.fabric import Fabric
@@ -79,7 +79,7 @@ class Setting:
     """A job on a machine with everything looked up.
 
     ``chips`` in the workload's precision, ``wide`` in 16 bits where that is narrower. ``sharding`` is what a plan says
-    beyond its ZeRO stage.
+    beyond its ZeRO stage; ``on_pool``, by pool, the traits that are others on its cards.
     """
 
     graph: Graph
@@ -92,14 +92,18 @@ class Setting:
     assumptions: tuple[str, ...]
     wide: dict[str, Chip] = field(default_factory=dict)
     sharding: Sharding = field(default_factory=Sharding)
+    on_pool: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    _cards: dict[str, Card] = field(default_factory=dict, repr=False, compare=False)
     _units: dict[Cut, Units] = field(default_factory=dict, repr=False, compare=False)
     _costs: dict[tuple[object, ...], Cost] = field(default_factory=dict, repr=False, compare=False)
     _plans: dict[tuple[object, ...], Setting] = field(default_factory=dict, repr=False, compare=False)
 
     def card(self, pool: str) -> Card:
         """Return a pool's card with its fabric and the engine on it."""
-        chip = self.chips[pool]
-        return Card(chip, self.wide.get(pool, chip), self.fabrics[pool], self.traits, self.sharding.adapter)
+        if pool not in self._cards:
+            chip, traits = self.chips[pool], self.traits.but(**self.on_pool.get(pool, {}))
+            self._cards[pool] = Card(chip, self.wide.get(pool, chip), self.fabrics[pool], traits, self.sharding.adapter)
+        return self._cards[pool]
 
     def for_plan(self, plan: Plan) -> Setting:
         """Return the setting with the engine doing what the plan asks of it."""
@@ -117,7 +121,9 @@ class Setting:
         key = (*changes.items(), sharding.group, sharding.adapter, sharding.offload, sharding.whole)
         if key not in self._plans:
             traits = self.traits.but(**changes)
-            self._plans[key] = replace(self, traits=traits, sharding=sharding, _units={}, _costs={}, _plans={})
+            self._plans[key] = replace(
+                self, traits=traits, sharding=sharding, _cards={}, _units={}, _costs={}, _plans={}
+            )
         return self._plans[key]
 
     def units(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> Units:
@@ -231,17 +237,20 @@ def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Trai
         if len(formation.pools) > 1
         else None
     )
-    engine = traits or traits_for(formation)
+    planned = (
+        engines.for_machine(formation) if traits is None else engines.Planned(traits, {}, (f"engine: {traits.name}",))
+    )
+    engine = planned.traits
     notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
     for one in found.values():
         notes.extend(one.assumptions)
     for _, words in fabrics.values():
         notes.extend(words)
     if not formation.emulated:
-        notes.append(f"engine: {engine.name}")
+        notes.extend(planned.notes)
     if any(operator.name == "positions" for operator in graph.stem):
         engine = engine.but(rotary=False)
     return Setting(
         graph, workload, formation, engine, found, {name: table for name, (table, _) in fabrics.items()}, joint,
-        tuple(dict.fromkeys(notes)), wide,
+        tuple(dict.fromkeys(notes)), wide, on_pool=planned.changes,
     )  # fmt: skip

@@ -165,11 +165,6 @@ OWN_RUNTIME: Final = Traits(
 )
 
 
-def traits_for(formation: Formation) -> Traits:
-    """Return the traits of the engine that a plan for this machine is meant for: on processors it is our own."""
-    return OWN_RUNTIME if formation.emulated or on_processors(formation) else MEGATRON_LIKE
-
-
 def on_processors(formation: Formation) -> bool:
     """Return whether every card of the machine is a processor, which torch reaches as ``cpu``."""
     software = [pool.accelerator.software for pool in formation.pools]

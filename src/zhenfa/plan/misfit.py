@@ -164,7 +164,9 @@ def with_cards(setting: Setting, pool: str, count: int) -> Setting:
     new = replace(old, count=count, tiers=(*old.tiers[:-1], last))
     pools = tuple(new if one is old else one for one in setting.formation.pools)
     fabrics = {**setting.fabrics, pool: wires.fabric(new)[0]}
-    return replace(setting, formation=replace(setting.formation, pools=pools), fabrics=fabrics, _units={}, _costs={})
+    return replace(
+        setting, formation=replace(setting.formation, pools=pools), fabrics=fabrics, _cards={}, _units={}, _costs={}
+    )
 
 
 def _nearest(setting: Setting, usable: float, layout: Layout) -> str:
@@ -209,6 +211,6 @@ def _shorter(setting: Setting, pool: str, limits: Limits) -> int | None:
         length = setting.workload.sequence_length // part
         if length:
             workload = setting.workload.model_copy(update={"sequence_length": length})
-            if holds(replace(setting, workload=workload, _units={}, _costs={}), pool, limits):
+            if holds(replace(setting, workload=workload, _cards={}, _units={}, _costs={}), pool, limits):
                 return length
     return None
