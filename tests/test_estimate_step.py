@@ -246,7 +246,9 @@ def test_gradients_are_summed_when_a_stage_ends_not_when_all_have() -> None:
 def test_sharded_gradients_are_reduced_after_every_micro_batch() -> None:
     setting = two_nodes()
     entry = Pipeline(count=16, micro_batches=5, stages=stages_of(1, 1))
-    setting = dataclasses.replace(setting, traits=setting.traits.but(gradient_overlap=0.0, gather_overlap=0.0))
+    setting = dataclasses.replace(
+        setting, traits=setting.traits.but(gradient_overlap=0.0, gather_overlap=0.0, reduced_bytes=4.0)
+    )
     none, once, often, more = (cost(plan_of(setting, [entry], zero), setting).stages[0] for zero in (0, 1, 2, 3))
     assert once.busy == none.busy
     scatter, gather = once.reduce, once.gather

@@ -94,7 +94,7 @@ def test_no_split_over_several_pools_beats_any_bound(seed: int) -> None:
 def test_idle_cards_never_lower_the_bound(seed: int) -> None:
     setting = random_setting(seed, 2, layers=(3, 5), cards=(2, 3, 4), batches=(4,), plenty=(20,))
     for one in family.every_family(setting, 4, Limits(), math.inf, Tally()):
-        fewer = family.fewer_stages(one, math.inf, 10_000, Tally())
+        fewer = family.fewer_stages(setting, one, math.inf, 10_000, Tally())
         assert not len(fewer) or fewer.bound.min() >= one.bound.min() * 0.98  # bisection leaves a little
         seen = {tuple(column) for column in np.concatenate([one.chosen, one.depth, one.replicas[None]]).T.tolist()}
         new = [tuple(column) for column in np.concatenate([fewer.chosen, fewer.depth, fewer.replicas[None]]).T.tolist()]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from zhenfa.estimate import kernels, mixture, streams
 from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.scores import attention_cost
@@ -170,7 +172,10 @@ def _reduced(operator: Operator, shape: Shape, card: Card, forward: Array, backw
         seconds = communication.all_reduce_time(volume, shape.tensor, 1.0, fabric)
     if not traits.tensor_overlap:
         return seconds, seconds
-    hidden = {"share": traits.tensor_overlap, "contention": traits.contention}
+    domain = fabric.sizes[fabric.outermost[0]]  # the kernels that overlap write into their peers' memory
+    hidden = {
+        "share": traits.tensor_overlap * np.less_equal(shape.tensor, domain), "contention": traits.contention
+    }  # fmt: skip
     return exposed_time(seconds, forward, **hidden), exposed_time(seconds, backward, **hidden)
 
 

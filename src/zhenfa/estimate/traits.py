@@ -52,7 +52,8 @@ class Traits:
     *Overlap*, each a share in 0 to 1 of the traffic that runs while arithmetic does; what the arithmetic at hand is too
     short to hide stays exposed all the same. ``gradient_overlap``: reducing gradients, behind the backward pass.
     ``gather_overlap``: gathering weights (ZeRO), behind the passes. ``tensor_overlap``: collectives of tensor
-    parallelism, behind the matmul that they feed or follow. ``expert_overlap``: dispatch and combine of experts, behind
+    parallelism, behind the matmul that they feed or follow, where the cards share the innermost switched domain (such
+    kernels write into their peers' memory). ``expert_overlap``: dispatch and combine of experts, behind
     another micro-batch or the shared expert. ``context_overlap``: keys and values of context parallelism, behind
     attention. ``pipeline_overlap``: messages between stages: 1: neither end waits for the wire; 0: both do.
     ``contention``: share of the matmul speed that a collective running beside takes away (cores that copy).

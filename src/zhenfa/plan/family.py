@@ -168,7 +168,7 @@ def family_over(
     depth = np.stack([one.count // (one.tensor[pick] * replicas) for one, pick in zip(options, picks, strict=True)])
     family = Family(options, np.stack(picks), depth, replicas, np.zeros(len(replicas)), size, total, zero)
     left_out = int(possible.sum()) - len(family)
-    return _bounded(_trimmed(family, _deepest(setting, limits), limits.max_cards)), left_out
+    return _bounded(setting, _trimmed(family, _deepest(setting, limits), limits.max_cards)), left_out
 
 
 def _deepest(setting: Setting, limits: Limits) -> int:
@@ -201,11 +201,33 @@ def _trimmed(family: Family, deepest: int, cards: int | None) -> Family:
     return replace(family, depth=depth).where(np.flatnonzero(keep))
 
 
-def _bounded(family: Family) -> Family:
+def _least_seconds(setting: Setting, family: Family) -> Floats:
+    """Return seconds of one micro-batch over the whole model on each pool that hold for any mixture of its layers.
+
+    Let a layer of kind ``k`` count ``w_k``, the whole model 1. Layers that count ``W`` take at least ``W`` times the
+    least ``a_ik / w_k`` on pool ``i``, where one of them takes ``a_ik``. Any ``w`` will do; of those that some pool's
+    own seconds give, and their mean, each candidate takes the one that makes its pools together slowest. Where pools
+    differ in speed alone, that is what :func:`_seconds` says.
+    """
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    times = np.concatenate([counts, np.ones(2)])[:, None]
+    works = [one.work.take(pick) for one, pick in zip(family.options, family.chosen, strict=True)]
+    parts = np.stack([np.concatenate([work.layers, work.ends]) for work in works])
+    own = parts / np.stack([work.whole for work in works])[:, None]
+    best, chosen = np.zeros(len(family)), np.zeros(family.depth.shape)
+    for weight in (*own, own.mean(axis=0), own.min(axis=0)):
+        ratio = np.divide(parts, weight, out=np.full_like(parts, np.inf), where=weight > 0)
+        seconds = (times * weight).sum(axis=0) * ratio.min(axis=1)
+        slow = 1 / (family.depth / seconds).sum(axis=0)
+        chosen, best = np.where(slow > best, seconds, chosen), np.maximum(slow, best)
+    return chosen
+
+
+def _bounded(setting: Setting, family: Family) -> Family:
     """Return a family with the first two bounds."""
     if not len(family):
         return family
-    seconds, times = _seconds(family), family.micro_batches
+    seconds, times = _least_seconds(setting, family), family.micro_batches
     speed = (family.depth / seconds).sum(axis=0)
     return replace(family, bound=fill(times / speed, family.depth, seconds, times))
 
@@ -248,7 +270,7 @@ def whole_layers(setting: Setting, family: Family) -> Floats:
     return bound
 
 
-def fewer_stages(family: Family, limit: float, budget: int, tally: Tally) -> Family:
+def fewer_stages(setting: Setting, family: Family, limit: float, budget: int, tally: Tally) -> Family:
     """Return the candidates with fewer stages, or other shares of them, whose bound is below ``limit``.
 
     A stage less, or one moved to slower cards where the pipeline is as deep as it may be, only raises the bound; every
@@ -258,7 +280,7 @@ def fewer_stages(family: Family, limit: float, budget: int, tally: Tally) -> Fam
     known: set[bytes] = set()
     here = _unknown(family, limit, known)
     while len(here):
-        here = _unknown(_bounded(_children(here, int(deepest))), limit, known)
+        here = _unknown(_bounded(setting, _children(here, int(deepest))), limit, known)
         if len(known) > budget:
             tally.considered += len(here)
             tally.rejected[UNSEEN] += len(here)

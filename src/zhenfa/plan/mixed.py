@@ -6,7 +6,8 @@ and every number of stages per pool whose bound leaves it a chance to be the qui
 to ``MAX_MIXED_TENSOR``, and of replicas and expert degrees those that :mod:`zhenfa.plan.family` chooses.
 
 Four bounds, each sharper and dearer than the one before, where ``p_i`` stages stand on pool ``i``, on which a
-micro-batch over the whole model would take ``t_i`` and one layer of the most numerous kind ``l_i``:
+micro-batch over the whole model would take ``t_i`` and one layer of the most numerous kind ``l_i`` (where the kinds of
+layers do not cost the same parts of the whole everywhere, ``t_i`` is less: :func:`zhenfa.plan.family._least_seconds`):
 
 * ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
 * ``X >= T(C) r``, with what filling and draining ``p`` stages costs, see :func:`zhenfa.plan.family.fill`.
@@ -75,7 +76,7 @@ def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Lim
         return
     budget = _Budget()
     _evaluate(setting, job, families, budget, best, tally)
-    fewer = [fewer_stages(family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
+    fewer = [fewer_stages(setting, family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
     _evaluate(setting, job, fewer, budget, best, tally)
 
 
