@@ -186,16 +186,16 @@ def _claims(text: str) -> list[str]:
 
 def _bibliography(text: str) -> Iterator[str]:
     keys = dict.fromkeys(re.findall(r"[a-z][a-z0-9-]*[a-z0-9]", text))
-    lines = [f"- `{key}`: {cite.text(key)}" for key in keys if key in _known()]
+    lines = [f"- `{key}`: {_known()[key]}" for key in keys if key in _known()]
     if lines:
         yield "\n".join(lines)
 
 
 @cache
-def _known() -> frozenset[str]:
-    """Return the keys of sources that laws or the catalog declare."""
+def _known() -> dict[str, str]:
+    """Return the sources that laws or the catalog declare, each as the catalog writes it where both do."""
     own = {value for module in modules() for value in vars(module).values() if isinstance(value, str)}
-    return frozenset({key for key in own if cite.text(key) != key} | set(catalog.sources()))
+    return {key: cite.text(key) for key in own if cite.text(key) != key} | dict(catalog.sources())
 
 
 def law_pages() -> dict[str, str]:
