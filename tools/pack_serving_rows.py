@@ -1,7 +1,7 @@
 """Write the packaged serving rows: ``python tools/pack_serving_rows.py ROWS.jsonl``.
 
-Kept are rows whose figures stand in a licensed repository, in a maker's documentation, or in a paper; left out are those
-of public benchmark runs, of web logs and of sources whose licence is not stated.
+Kept are rows whose figures stand in a licensed repository, in a maker's documentation, or in a paper; left out are
+those of public benchmark runs, of web logs and of sources whose licence is not stated.
 """
 
 from __future__ import annotations
