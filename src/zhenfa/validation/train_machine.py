@@ -184,7 +184,8 @@ _PRECISIONS: Final[tuple[tuple[str, Precision], ...]] = (
 def precision_of(record: Mapping[str, Any], card: Accelerator, notes: list[str]) -> Precision:
     """Return the precision of the matmuls, the fewest bits that the row names and the card has."""
     words = text(record.get("precision"))
-    found = next((precision for mark, precision in _PRECISIONS if mark in words.split("(attention")[0]), None)
+    spoken = (words.split("(")[0], words.split("(attention")[0])  # what stands in brackets may say what was not used
+    found = next((precision for part in spoken for mark, precision in _PRECISIONS if mark in part), None)
     if found is None:
         found = "bf16" if "bf16" in card.peak else "fp16"
         notes.append(f"precision {found} assumed")
