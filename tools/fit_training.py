@@ -80,7 +80,6 @@ FREE: tuple[Free, ...] = (
     Free("fsdp", "gather_overlap", 0.95, 0.0, 1.0, 0.1, why="gathers behind arithmetic"),
     Free("llm-foundry/ampere", "attention_share", 0.6, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
     Free("llm-foundry/hopper", "attention_share", 0.38, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
-    Free("deepspeed", "gather_overlap", 0.6, 0.0, 1.0, 0.3, why="gathers behind arithmetic"),
     Free("jax", "gather_overlap", 0.6, 0.0, 1.0, 0.3, why="gathers behind arithmetic"),
     Free("mindspeed/ascend", "attention_share", 0.8, 0.2, 1.5, 0.2, why="flash attention on Ascend"),
     Free("paddle/ampere", "matmul_share", 0.8, 0.4, 1.1, 0.1, why="kernels of the time"),
@@ -100,6 +99,10 @@ def read(paths: Iterable[Path], tiers: str) -> list[Row]:
         text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
         rows += [row for line in text.splitlines() if (row := _row(json.loads(line), tiers))]
     return rows
+
+
+LEAST_ROWS = 4
+"""A trait that fewer rows would decide is not fitted: it would belong to a row."""
 
 
 def thin(rows: list[Row]) -> list[Row]:
@@ -255,7 +258,7 @@ def write(free: Iterable[Free], rows: list[Row]) -> None:
     """Write the fitted traits beside the engines."""
     lines = [
         "# Written by tools/fit_training.py: do not edit. Traits fitted to measured training rows, by generation of",
-        "# cards, by engine, or by engine on a generation. `rows` is how many rows each was fitted to.",
+        "# cards, by engine, or by engine on a generation. `rows` is how many rows each was fitted to, four at least.",
         "fits:",
     ]
     for key, group in by_key(free).items():
@@ -334,7 +337,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="do not write")
     given = parser.parse_args()
     rows = thin(read(given.rows, given.tiers))
-    free = [Free(**{**vars(one)}) for one in FREE]
+    free = [Free(**{**vars(one)}) for one in FREE if sum(map(one.touches, rows)) >= LEAST_ROWS]
     if given.rounds:
         fit(free, rows, given.rounds, print)
     else:  # as packaged

@@ -46,8 +46,9 @@ and this page is what `zhenfa validate` makes of them. Anyone can run it, on the
 * ratio: predicted over measured. median and p90 are of abs(ln ratio): 0.10 is about 10 %.
 * bias: the median of ln ratio; above 0 the laws predict too much of the metric.
 * in band: share of measurements between p10 and p90 of the prediction; 80 % is right.
-* No coefficient belongs to one row. Coefficients belong to a chip, a link family or an engine, are few, and are written
-  by the scripts in `tools/`.
+* No coefficient is set by hand for a row. Coefficients belong to a library's kernel on a generation of chips, to a
+  chip, a link family or an engine, and are written by the scripts in `tools/`. Some link families were measured once;
+  their file says which.
 * Rows that may not be passed on are not packaged, so a run over your own copy of them counts more rows than this page.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import ContextExchange
@@ -25,20 +25,7 @@ Fusion = Literal[
 """Chains of operators that an engine may run as one kernel; ``logits``: output projection and loss in pieces, so that
 no card holds all logits; ``expert-bias``: biases of experts, and the activation between."""
 
-EVERY_FUSION: Final[frozenset[Fusion]] = frozenset(  # but that of logits, which few engines have
-    (
-        "norm",
-        "activation",
-        "rope",
-        "dropout",
-        "softmax",
-        "cross-entropy",
-        "router",
-        "permute",
-        "optimizer",
-        "expert-bias",
-    )
-)
+EVERY_FUSION: Final[frozenset[Fusion]] = frozenset(get_args(Fusion)) - {"logits"}  # which few engines have
 
 LowPrecision = Literal["tensor", "delayed", "block"]
 """How tensors are scaled to 8 or 4 bits: by the tensor's present largest value (one more pass), by that of earlier
