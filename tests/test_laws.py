@@ -244,6 +244,16 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "serving.running_requests": {"rate": (0.1, 10.0), "seconds": (0.5, 60.0)},
     "serving.accepted_tokens": {"drafted": (0.0, 1.0, 3.0), "rate": (0.0, 0.7, 1.0)},
     "serving.time_per_token": {"iteration": (0.01, 0.1), "accepted": (1.0, 2.5)},
+    "queueing.wave_wait": {"requests": (0.0, 1.0, 64.0), "rate": (0.5, 100.0)},
+    "queueing.open_wait": {
+        "rate": (0.1, 5.0, 50.0), "service": (0.01, 0.5), "servers": (1.0, 4.0), "variation": (0.0, 1.0),
+    },
+    "queueing.closed_wait": {
+        "requests": (0.0, 1.0, 8.0, 4096.0), "away": (0.1, 60.0), "service": (0.01, 2.0), "servers": (1.0, 8.0),
+    },
+    "queueing.wait_quantile": {
+        "level": (0.0, 0.5, 0.99), "wave": (0.0, 1.0, 100.0), "share": (0.0, 0.1, 1.0), "wait": (0.0, 0.2, 5.0),
+    },
     "reliability.kokolis_ettr": {
         "nodes": (1, 256), "node_failure_rate": (0.0, 1e-7), "restart": (60, 300), "interval": (600, 3600),
         "checkpoint": (1, 60),

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zhenfa.errors import InputError
-from zhenfa.estimate import serving_cards, serving_engine, serving_memory, wires
+from zhenfa.estimate import serving_cards, serving_engine, serving_first, serving_memory, wires
 from zhenfa.estimate.serving_engine import Engine
+from zhenfa.estimate.serving_first import FirstToken
 from zhenfa.estimate.serving_step import Layout, Load, Setup, Step, step
 from zhenfa.spec.fact import Tag, weakest
 from zhenfa.spec.graph import Graph
@@ -30,6 +31,9 @@ FINE: Final = 600
 
 TIGHT: Final = 0.97
 """Share of the device memory that an engine can be told to use where weights leave little room. Assumed."""
+
+ROUNDS: Final = 3
+"""Times that wait and load are adjusted to each other."""
 
 Grid = npt.NDArray[np.float64]
 
@@ -79,7 +83,7 @@ class Served:
     ``tpot``: mean time per output token after the first; ``ttft``: mean time to the first; ``iteration``: one decode
     step without prompts; ``running``: requests that decode at once, per instance; ``waiting`` to be admitted, in all;
     ``capacity``: requests that one instance holds; ``prefill``: seconds of one prompt's prefill, alone;
-    ``prefill_rate``: prompts per second at most.
+    ``prefill_rate``: prompts per second at most; ``first``: how times to the first token are spread.
     """
 
     tpot: float
@@ -94,6 +98,11 @@ class Served:
     workload: ServingWorkload
     cards: int
     decode_cards: int
+    first: FirstToken | None = None
+
+    def first_within(self, level: float) -> float:
+        """Return the seconds within which a share ``level`` of the requests have their first token."""
+        return self.ttft if self.first is None else self.first.within(level)
 
     @property
     def output_rate(self) -> float:
@@ -121,7 +130,7 @@ def look_up(graph: Graph, plan: ServingPlan, formation: Formation, *, engine: En
         if group.pool not in pools:
             raise InputError(f"the plan uses a pool {group.pool!r}.", hint=f"pools: {', '.join(pools)}.")
     pool = pools[plan.decode.pool]
-    known = engine or serving_engine.coefficients(serving_engine.find(plan.engine, pool.maker))
+    known = engine or serving_engine.coefficients(serving_engine.find(plan.engine, pool.maker), pool.accelerator)
     notes: list[str] = []
     decode = _group(graph, plan, plan.decode, pool, known, notes)
     prefill = _group(graph, plan, plan.prefill, pools[plan.prefill.pool], known, notes) if plan.prefill else decode
@@ -151,7 +160,7 @@ class Curves:
 
     ``decode``: a step of running requests alone; ``mixed``: the same with ``chunk`` tokens of each of ``together``
     prompts per data-parallel group; ``alone``: those prompts without running requests. ``chunks`` per prompt.
-    ``one``: one prompt's chunk on an idle instance.
+    ``one``: one prompt's chunk on an idle instance; ``full``: as many prompts' as a step takes, ``most``.
     """
 
     running: Grid
@@ -159,8 +168,10 @@ class Curves:
     mixed: Step
     alone: Step
     one: Step
+    full: Step
     chunks: float
     together: Grid
+    most: float
     capacity: float
 
 
@@ -190,9 +201,11 @@ def curves(service: Service, workload: ServingWorkload) -> Curves:
     wide = Load(base.sequences, context, queries, prompts, chunk, seen)
     alone = Load(prompts=prompts, chunk=chunk, prompt_context=seen)
     one = Load(prompts=1.0, chunk=chunk, prompt_context=seen)
+    most = groups * max(float(np.floor(budget / chunk)), 1.0)
+    full = Load(prompts=most, chunk=chunk, prompt_context=seen)
     return Curves(
         grid, step(decode.setup, base, drafts=drafts), step(decode.setup, wide), step(service.prefill.setup, alone),
-        step(service.prefill.setup, one), chunks, together * groups, room,
+        step(service.prefill.setup, one), step(service.prefill.setup, full), chunks, together * groups, most, room,
     )  # fmt: skip
 
 
@@ -250,15 +263,30 @@ def _alone_seconds(service: Service, lines: Curves) -> Grid:
     return np.asarray(service.engine.time(lines.alone, own, captured=False)) + 0.0 * lines.running
 
 
+def _full_seconds(service: Service, lines: Curves) -> float:
+    """Return the seconds of a step full of prompts, alone."""
+    own = lines.most / service.prefill.instance.data_parallel
+    return float(service.engine.time(lines.full, own, captured=False))
+
+
 def _together(service: Service, workload: ServingWorkload, lines: Curves) -> Served:
     """Prefill and decode on the same instances: every prompt delays all running requests."""
+    engine, instance = service.engine, service.decode.instance
     alone = decode_seconds(service, lines)
     added = prompt_seconds(service, lines)
     tpot = alone / service.accepted + lines.running / workload.mean_decoded * added
-    longer = alone + added * lines.together / lines.chunks if service.engine.mixed else _alone_seconds(service, lines)
-    stages = service.decode.instance.pipeline_parallel
-    first = longer * (lines.chunks + stages - 1) / stages + alone / 2
-    return _meet(service, workload, lines, tpot, first, alone, np.inf)
+    longer = alone + added * lines.together / lines.chunks if engine.mixed else _alone_seconds(service, lines)
+    stages = instance.pipeline_parallel
+    own = engine.entry + longer * (lines.chunks + stages - 1) / stages
+    full = _full_seconds(service, lines)
+    beside = float(np.interp(_share_of(workload, lines, instance.count) / 2.0, lines.running, alone - alone[0]))
+    rate = lines.most * stages / (lines.chunks * (full + (beside if engine.mixed else 0.0)))
+    return _meet(service, workload, lines, tpot, own, alone, np.inf, rate=rate * instance.count)
+
+
+def _share_of(workload: ServingWorkload, lines: Curves, count: int) -> float:
+    """Return how many requests that come at once one instance admits."""
+    return min((workload.concurrency or workload.requests or 1.0) / count, lines.capacity)
 
 
 def _apart(service: Service, workload: ServingWorkload, lines: Curves) -> Served:
@@ -274,17 +302,51 @@ def _apart(service: Service, workload: ServingWorkload, lines: Curves) -> Served
         + 0 * alone
     )
     rate = float(np.max(count * stages * lines.together / (lines.chunks * seconds)))
-    first = one * (lines.chunks + stages - 1) / stages
-    ratio = np.minimum(lines.running * service.decode.instance.count / (workload.mean_decoded * tpot) / rate, 1.0)
-    others = max(1.0 - 1.0 / (workload.concurrency or np.inf), 0.0)
-    wait = first * ratio / 2 * others  # half a prompt of another request, as often as prefill is busy
-    return _meet(service, workload, lines, tpot, first + wait, alone, rate)
+    rate = max(rate, count * stages * lines.most / (lines.chunks * _full_seconds(service, lines)))
+    first = service.engine.entry + service.engine.handover + one * (lines.chunks + stages - 1) / stages
+    return _meet(service, workload, lines, tpot, first + 0.0 * alone, alone, rate, rate=rate)
 
 
 def _meet(
-    service: Service, workload: ServingWorkload, lines: Curves, tpot: Grid, first: Grid, alone: Grid, bound: float
-) -> Served:
-    """Find where running, prefilling and waiting requests make up the load; ``bound`` requests/s at most."""
+    service: Service, workload: ServingWorkload, lines: Curves, tpot: Grid, own: Grid, alone: Grid, bound: float, *,
+    rate: float,
+) -> Served:  # fmt: skip
+    """Find where running, prefilling and waiting requests make up the load; ``bound`` requests/s at most.
+
+    ``own`` seconds until a first token at least; ``rate`` prompts/s of all instances while there is nothing else to do.
+    """
+    count = service.decode.instance.count
+    wait: Grid = np.zeros_like(alone)
+    for _ in range(ROUNDS):  # the wait depends on the load that leaves room for it
+        batch, waiting = _balance(service, workload, lines, tpot, own + wait, bound)
+        pace = float(np.interp(batch, lines.running, tpot))
+        through = min(count * batch / (workload.mean_decoded * pace), bound)
+        queue = serving_first.prompt_wait(
+            through, own - service.engine.entry, np.maximum(rate * own, 1.0), requests=workload.concurrency,
+            away=workload.mean_decoded * pace,
+        )  # fmt: skip
+        polled = 0.0 if service.apart else (0.5 + service.engine.polls) * alone
+        wait = np.asarray(polled + queue)
+    least, later = (float(np.interp(batch, lines.running, one)) for one in (own, wait))
+    share = workload.first_share
+    admitted = count * _share_of(workload, lines, count)
+    first = FirstToken(
+        least, later + waiting / through * (1.0 - share / 2.0),
+        serving_first.wave(admitted, rate, service.engine.front) if share else 0.0, share,
+    )  # fmt: skip
+    return Served(
+        tpot=pace, ttft=first.mean, iteration=float(np.interp(batch, lines.running, alone)),
+        running=batch, waiting=waiting, capacity=lines.capacity,
+        prefill=float(service.engine.time(lines.one, 1.0, captured=False)) * lines.chunks, prefill_rate=bound,
+        requests_per_second=through, workload=workload, cards=service.plan.cards,
+        decode_cards=count * service.decode.instance.cards, first=first,
+    )  # fmt: skip
+
+
+def _balance(
+    service: Service, workload: ServingWorkload, lines: Curves, tpot: Grid, first: Grid, bound: float
+) -> tuple[float, float]:
+    """Return running requests per instance, and those in all that wait for room."""
     count = service.decode.instance.count
     at = np.interp(np.linspace(0, lines.running.size - 1, FINE), np.arange(lines.running.size), lines.running)
     pace, start = (np.interp(at, lines.running, values) for values in (tpot, first))
@@ -294,22 +356,10 @@ def _meet(
         at, pace, start, rate = at[: last + 1], pace[: last + 1], start[: last + 1], np.minimum(rate[: last + 1], bound)
         at[-1] = min(at[-1], bound * workload.mean_decoded * pace[-1] / count)
     present = count * at + rate * start
-    waiting = 0.0
     if workload.request_rate is not None:
-        batch = _inverse(workload.request_rate, rate, at)
-    else:
-        load = float(workload.concurrency or workload.requests or 1.0)
-        batch = _inverse(load, present, at)
-        waiting = max(load - float(present[-1]), 0.0)
-    own, begun = float(np.interp(batch, at, pace)), float(np.interp(batch, at, start))
-    through = min(count * batch / (workload.mean_decoded * own), bound)
-    return Served(
-        tpot=own, ttft=begun + waiting / through, iteration=float(np.interp(batch, lines.running, alone)),
-        running=batch, waiting=waiting, capacity=lines.capacity,
-        prefill=float(service.engine.time(lines.one, 1.0, captured=False)) * lines.chunks, prefill_rate=bound,
-        requests_per_second=through, workload=workload, cards=service.plan.cards,
-        decode_cards=count * service.decode.instance.cards,
-    )  # fmt: skip
+        return _inverse(workload.request_rate, rate, at), 0.0
+    load = float(workload.concurrency or workload.requests or 1.0)
+    return _inverse(load, present, at), max(load - float(present[-1]), 0.0)
 
 
 def _inverse(load: float, present: Grid, at: Grid) -> float:

@@ -12,6 +12,7 @@ from zhenfa.catalog import files
 from zhenfa.estimate.serving_step import Step
 from zhenfa.laws.arrays import Array, plain
 from zhenfa.spec.fact import Tag, weakest
+from zhenfa.spec.machine import Accelerator
 from zhenfa.spec.serving import ServingEngine
 
 
@@ -30,6 +31,10 @@ class Engine:
     pace: float
     imbalance: float
     memory: float
+    entry: float
+    front: float
+    polls: float
+    handover: float
     chunk: int
     max_batch: int
     mixed: bool
@@ -76,15 +81,30 @@ def find(name: str, maker: str) -> ServingEngine:
     return fitting[0] if fitting else engines()["other"]
 
 
-def coefficients(engine: ServingEngine) -> Engine:
-    """Return an engine's coefficients as floats."""
+def coefficients(engine: ServingEngine, card: Accelerator | None = None) -> Engine:
+    """Return an engine's coefficients as floats, with its defaults on a card."""
     facts = {name: getattr(engine, name) for name in _FACTS}
     values = {name: one.require(f"engine.{engine.id}.{name}") for name, one in facts.items()}
+    chunk, batch = defaults(engine, card)
     return Engine(
-        id=engine.id, chunk=engine.chunk, max_batch=engine.max_batch, mixed=engine.mixed,
+        id=engine.id, chunk=chunk, max_batch=batch, mixed=engine.mixed,
         reserves_output=engine.reserves_output, eager=engine.eager, kernels=engine.kernels,
         tag=weakest(*(one.tag for one in facts.values())), **values,
     )  # fmt: skip
 
 
-_FACTS = ("step", "request", "overlap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory")
+def defaults(engine: ServingEngine, card: Accelerator | None) -> tuple[int, int]:
+    """Return the tokens of prompts in one step, and the requests that run at once, where a user sets neither."""
+    less = engine.smaller
+    if less is None or card is None:
+        return engine.chunk, engine.max_batch
+    capacity, least = card.memory.capacity.value, less.below.require(f"engine.{engine.id}.smaller.below")
+    named = any(one in card.id.split("-") for one in less.cards)
+    small = named or (capacity is not None and capacity / card.devices < least)
+    return (less.chunk, less.max_batch) if small else (engine.chunk, engine.max_batch)
+
+
+_FACTS = (
+    "step", "request", "overlap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory", "entry",
+    "front", "polls", "handover",
+)  # fmt: skip

@@ -36,7 +36,8 @@ class ServingWorkload(Part):
 
     ``concurrency`` requests are in the system at all times; ``request_rate`` arrive per second; ``requests`` come all
     at once. Lengths are drawn evenly from ``shortest`` to 1 times the nominal ones; ``cached_prefix`` is the share of
-    the input that is found in the cache. Targets are in seconds.
+    the input that is found in the cache. ``total`` requests make up a run that starts with as many at once as
+    ``concurrency`` says (None: the steady state, without a start). Targets are in seconds.
     """
 
     task: Literal["serve"] = "serve"
@@ -47,6 +48,7 @@ class ServingWorkload(Part):
     requests: Annotated[float, Field(gt=0, le=1e9)] | None = None
     shortest: Annotated[float, Field(gt=0, le=1)] = 1.0
     cached_prefix: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    total: Annotated[float, Field(gt=0, le=1e12)] | None = None
     ttft_target: Annotated[float, Field(gt=0)] | None = None
     tpot_target: Annotated[float, Field(gt=0)] | None = None
 
@@ -57,6 +59,13 @@ class ServingWorkload(Part):
             said = f"it gives {' and '.join(given)}" if given else "it gives none of them"
             raise ValueError(f"one of concurrency, request_rate and requests says how requests come, but {said}")
         return self
+
+    @property
+    def first_share(self) -> float:
+        """Return the share of a run's requests that come at once when it starts."""
+        if self.total is None or self.concurrency is None:
+            return 0.0
+        return min(self.concurrency / self.total, 1.0)
 
     @property
     def mean_input(self) -> float:
@@ -156,6 +165,15 @@ class ServingPlan(Document):
         return apart + self.decode.count * self.decode.cards
 
 
+class SmallerDefaults(Part):
+    """An engine's defaults on cards with less memory than ``below``, and on those that it names."""
+
+    below: fact.Data
+    cards: tuple[str, ...] = ()
+    chunk: Degree
+    max_batch: Degree
+
+
 class ServingEngine(Part):
     """What an engine adds to the cards' own time, and its defaults.
 
@@ -167,7 +185,10 @@ class ServingEngine(Part):
     over their time alone. ``memory``: share of the device memory that is used. ``chunk`` and ``max_batch``: tokens of
     prompts in one step, and requests that run at once. ``mixed``: prompts share a step with running requests;
     ``reserves_output``: a request is admitted when its whole output fits. ``eager``: steps are not captured.
-    ``imbalance``: lasting excess of the busiest expert rank.
+    ``imbalance``: lasting excess of the busiest expert rank. ``entry``: what a request and its first token spend
+    outside the steps (connection, template, tokenizer, and the way back); ``front``: what of it one process of the
+    front end does for one request after the other; ``polls``: decode steps until a new request is looked at;
+    ``handover``: from a prefill instance to the first token of a decode instance, the cache's way included.
     """
 
     id: Name
@@ -185,8 +206,13 @@ class ServingEngine(Part):
     pace: fact.Ratio
     imbalance: fact.Ratio
     memory: fact.Ratio
+    entry: fact.Time
+    front: fact.Time
+    polls: fact.Ratio
+    handover: fact.Time
     chunk: Degree
     max_batch: Degree
+    smaller: SmallerDefaults | None = None
     mixed: bool = True
     reserves_output: bool = False
     eager: bool = False

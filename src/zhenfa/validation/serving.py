@@ -39,7 +39,7 @@ UNITS: Final[dict[str, str]] = {
     "decode_tok_s_per_node_tbo_on": "tok/s", "prefill_tok_s_per_acc": "tok/s", "prefill_tok_s_per_node": "tok/s",
     "prefill_tok_s_total": "tok/s", "input_tok_s_total": "tok/s", "input_tok_s": "tok/s", "total_tok_s": "tok/s",
     "total_tok_s_per_acc": "tok/s", "req_s": "1/s", "gen_s": "s", "prefill_s": "s", "total_s": "s", "ttft_ms": "ms",
-    "ttft_mean_ms": "ms", "ttft_median_ms": "ms", "e2e_median_s": "s",
+    "ttft_mean_ms": "ms", "ttft_median_ms": "ms", "ttft_p99_ms": "ms", "e2e_median_s": "s",
 }  # fmt: skip
 """Every metric that the laws say something of, in the order in which a row's primary one is chosen."""
 
@@ -91,8 +91,9 @@ def case(row: Mapping[str, Any], *, engine: Engine | None = None, drafted: int |
         eager="--enforce-eager" in str(row.get("notes") or ""),
     )  # fmt: skip
     asked = rows.load(row, layout) if row.get("kind") != "prefill" else rows.RowLoad(concurrency=1.0)
-    notes = tuple(filter(None, (cache_note, guess_note, *layout.notes, *asked.notes)))
-    service = serving.look_up(graph, plan, here, engine=engine or serving_engine.coefficients(known))
+    asked, run_note = rows.run_length(row, asked)
+    notes = tuple(filter(None, (cache_note, guess_note, *layout.notes, *asked.notes, run_note)))
+    service = serving.look_up(graph, plan, here, engine=engine or serving_engine.coefficients(known, accelerator))
     package = accelerator.devices if dies and not counted_in_dies(row) else 1.0
     return Case(row, service, _workload(row, asked), asked, notes, package)
 
@@ -111,7 +112,7 @@ def _workload(row: Mapping[str, Any], asked: rows.RowLoad) -> ServingWorkload:
     if asked.running is not None and context:
         last = 1.0
     shortest = 0.8 if re.search(r"0\.8\s*[-,]\s*1\.0", text) else 1.0
-    kwargs: dict[str, float] = {"concurrency": asked.concurrency or asked.running or 1.0}
+    kwargs: dict[str, float | None] = {"concurrency": asked.concurrency or asked.running or 1.0, "total": asked.total}
     if asked.rate:
         kwargs = {"request_rate": asked.rate}
     elif asked.requests:
@@ -213,7 +214,8 @@ def _figures(found: Case, served: Served) -> dict[str, float]:
         "total_tok_s": served.total_rate, "total_tok_s_per_acc": served.total_rate / served.cards * package,
         "req_s": served.requests_per_second, "gen_s": served.workload.mean_decoded * served.tpot,
         "prefill_s": served.ttft, "total_s": served.latency, "ttft_ms": ttft, "ttft_mean_ms": ttft,
-        "ttft_median_ms": ttft, "e2e_median_s": served.latency,
+        "ttft_median_ms": 1e3 * served.first_within(0.5), "ttft_p99_ms": 1e3 * served.first_within(0.99),
+        "e2e_median_s": served.latency - served.ttft + served.first_within(0.5),
     }  # fmt: skip
 
 

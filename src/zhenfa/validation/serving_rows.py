@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -209,6 +209,7 @@ class RowLoad:
     rate: float | None = None
     running: float | None = None
     filled: bool = False
+    total: float | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -237,6 +238,33 @@ def load(row: Mapping[str, Any], plan: Deployment) -> RowLoad:
     if isinstance(part, Mapping) and isinstance(part.get("batch"), int):
         return RowLoad(running=float(part["batch"] * decode.data_parallel))
     raise InputError("the row does not say how many requests run at once.")
+
+
+def run_length(row: Mapping[str, Any], asked: RowLoad) -> tuple[RowLoad, str | None]:
+    """Return the load with the requests that a closed loop served in all, and a note where that was assumed.
+
+    Published benchmarks send as many at once as may be in the system, and go on to a multiple of that number.
+    """
+    if asked.concurrency is None or asked.running is not None or row.get("kind") not in {"serving", "offline"}:
+        return asked, None
+    text = f"{row.get('notes') or ''} {row.get('batch') or ''}".lower().replace(",", "")
+    stated = re.search(r"(?:num[-_ ]prompts?|request[-_ ]count|number of requests)\W{1,3}(\d+)|(\d+) prompts", text)
+    if stated:
+        return replace(asked, total=max(float(stated[1] or stated[2]), asked.concurrency)), None
+    done, duration = (part_of(row, "metrics").get(name) for name in ("req_s", "duration_s"))
+    if isinstance(done, int | float) and isinstance(duration, int | float) and done * duration > asked.concurrency:
+        return replace(asked, total=done * duration), None
+    known = "inferencex" in f"{row.get('source') or ''} {row.get('notes') or ''}".lower()
+    times = RUNS_OF_INFERENCEX if known else RUNS
+    note = None if known else f"{times:g} requests for each of the concurrent ones assumed"
+    return replace(asked, total=times * asked.concurrency), note
+
+
+RUNS_OF_INFERENCEX: Final = 10.0
+"""Requests of a run over its concurrency, as InferenceX's benchmark scripts set them."""
+
+RUNS: Final = 5.0
+"""The same where a row does not say. Assumed."""
 
 
 def drafts(row: Mapping[str, Any]) -> tuple[int, ...]:
