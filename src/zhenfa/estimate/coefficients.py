@@ -29,6 +29,9 @@ Key = tuple[str, str | None, str | None, str | None, str | None]
 ERAS: Final = ("hopper", "blackwell", "ampere")
 """Generations, the one whose kernels stand in first for a generation without tables."""
 
+SUPERSEDED: Final = frozenset({"marlin-vllm-0.19"})
+"""Kernels that an engine no longer runs: the table of vLLM 0.19 has 4-bit experts at a third of the speed of 0.24."""
+
 CAPPED: Final = ("share", "memory_share")
 """Coefficients that a chip's factor never lifts above 1."""
 
@@ -111,12 +114,17 @@ class Library:
         return Found(values, key, factors is not None, host)
 
     def best_kernel(self, op: str, dtype: str, chip: str | None, engine: str) -> str | None:
-        """Return the kernel of an engine that was measured most often, launched from a captured graph."""
+        """Return the kernel of an engine that was measured most often, launched from a captured graph, and not since
+        replaced."""
         family = generation(chip).name if chip else None
         found = [
             (entry["points"], key[2])
             for key, entry in self.entries.items()
-            if key[:2] == (op, engine) and key[3] == dtype and key[4] == family and not entry.get("host_bound")
+            if key[:2] == (op, engine)
+            and key[3] == dtype
+            and key[4] == family
+            and key[2] not in SUPERSEDED
+            and not entry.get("host_bound")
         ]
         return max(found, default=(0, None), key=lambda one: one[0])[1]
 
