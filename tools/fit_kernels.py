@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -145,8 +146,10 @@ def _said_already(key: Key, place: Any, found: Mapping[Key, Any]) -> bool:
 
 
 def entries(rows: Rows, per_entry: int, seed: int, only: set[str | None] | None = None) -> list[dict[str, Any]]:
-    """Fit every entry; those of kernels first, so that kernels bound by the host stay out of the wider ones."""
-    random = np.random.default_rng(seed)
+    """Fit every entry; those of kernels first, so that kernels bound by the host stay out of the wider ones.
+
+    Each entry draws its rows by itself: what one entry gets does not depend on which others there are.
+    """
     found = levels(rows)
     order = sorted(found, key=lambda key: (key[2] is None, key[1] is None, tuple(str(part) for part in key)))
     host: set[tuple[Any, ...]] = set()
@@ -160,6 +163,7 @@ def entries(rows: Rows, per_entry: int, seed: int, only: set[str | None] | None 
             place = place[~bound[place]]
         if len(place) < 20:
             continue
+        random = np.random.default_rng([seed, crc32(repr(key).encode())])
         used = place if len(place) <= per_entry else np.sort(random.choice(place, per_entry, replace=False))
         law = rows.law(key[0])
         one = fit(law, rows.arguments(key[0], used), rows.seconds[used])
@@ -284,6 +288,28 @@ def table(rows: Rows, off: Any, by: Iterable[str]) -> None:
             print(f"  {name:6} {value:28} {_words(off[column == value])}")
 
 
+def again(folder: Path, options: argparse.Namespace) -> None:
+    """Fit the entries of one operator and data type again, as where its kernels were named anew; keep the rest."""
+    op, _, dtype = options.only.partition(":")
+    rows = read_rows(folder, options.rows, options.seed)
+    found = entries(rows.where((rows.op == op) & (rows.dtype == dtype)), options.per_entry, options.seed)
+    fitted = [entry for entry in found if entry["dtype"] == dtype]
+    for entry in fitted:
+        print(f"  {entry['engine']} {entry['kernel']} {entry['generation']}: n {entry['points']} {entry['median']:.3f}")
+    document = json.loads((files.ROOT / "kernels.json").read_bytes())
+    kept = [entry for entry in document["entries"] if (entry["op"], entry.get("dtype")) != (op, dtype)]
+    document["entries"] = kept + fitted
+    if options.write:
+        write(document)
+
+
+def write(document: Mapping[str, Any]) -> None:
+    """Write the packaged file."""
+    text = json.dumps(rounded(document), indent=0, sort_keys=True)
+    (files.ROOT / "kernels.json").write_text(text.replace("\n\n", "\n") + "\n")
+    print("wrote", files.ROOT / "kernels.json", len(text))
+
+
 def main(arguments: list[str]) -> None:
     """Fit, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -293,9 +319,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--per-entry", type=int, default=500)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--no-left-out", action="store_true")
+    parser.add_argument("--only", metavar="OPERATOR:TYPE", help="fit these entries again and keep all others")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     folder = options.tables or tables_folder()
+    if options.only:
+        again(folder, options)
+        return
     rows = read_rows(folder, options.rows, options.seed)
     test = read_rows(folder, None, options.seed + 1000, total=20000)
     print(
@@ -345,9 +375,7 @@ def main(arguments: list[str]) -> None:
             },
             "spread": spread,
         }  # fmt: skip
-        text = json.dumps(rounded({**head, **document}), indent=0, sort_keys=True)
-        (files.ROOT / "kernels.json").write_text(text.replace("\n\n", "\n") + "\n")
-        print("wrote", files.ROOT / "kernels.json", len(text))
+        write({**head, **document})
 
 
 if __name__ == "__main__":
