@@ -263,7 +263,8 @@ LEFT_OUT: Final[dict[str, str]] = {
 """Tables that are not described as operators, and why."""
 
 _FAMILIES: Final = (
-    ("nongated", "nongated"), ("vllm_marlin_int4", "marlin-vllm-0.19"), ("min_latency", "trtllm"), ("modular", "trtllm-modular"), ("situ_as_silu", "marlin-silu"),
+    ("nongated", "nongated"), ("vllm_marlin_int4", "marlin-vllm-0.19"), ("min_latency", "trtllm"),
+    ("modular", "trtllm-modular"), ("situ_as_silu", "marlin-silu"),
     ("mxfp4_flashinfer_trtllm", "trtllm-mxfp4"), ("marlin", "marlin"), ("oaitriton", "triton-mxfp4"),
     ("triton", "triton"), ("vllm_fused_moe", "triton"), ("cutlass", "cutlass"), ("deepgemm", "deepgemm"),
     ("fa3", "fa3"), ("fa4", "fa4"), ("flashinfer_trtllm", "trtllm"), ("trtllm_moe", "trtllm"),
