@@ -150,6 +150,10 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
         "bytes_": (1e12, 5e12), "writers": (8, 16384), "copy_rate": (25e9, 50e9), "write_rate": (1e8, 1e9),
         "store_rate": (1e11, np.inf), "interval": (60.0, np.inf), "asynchronous": (True, False),
     },
+    "saving.load_time": {
+        "bytes_": (1e12, 5e12), "readers": (8, 16384), "copy_rate": (25e9, 50e9), "read_rate": (1e8, np.inf),
+        "store_rate": (1e11, np.inf),
+    },
     "overlap.exposed_time": {
         "communication": (0.0, 3.0), "arithmetic": (0.0, 2.0, 9.0), "share": (0.0, 0.5, 1.0), "contention": (0.0, 0.2),
     },
@@ -228,7 +232,7 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "reliability.node_mtbf": {"nodes": (1, 2048), "rate_per_thousand_node_days": (0.0, 6.5)},
     "reliability.failure_probability": {"seconds": (0, 3600), "mtbf": (500.0, np.inf)},
-    "reliability.ettr": {"interval": (100.0, 3600.0), **FAILURES},
+    "reliability.ettr": {"interval": (100.0, 3600.0), "lag": (0.0, 200.0), **FAILURES},
     "reliability.first_order_waste": {"interval": (100.0, 3600.0), **FAILURES},
     "reliability.young_interval": {"mtbf": (500.0, 1e6), "checkpoint": (1.0, 60.0)},
     "reliability.daly_interval": {
@@ -274,6 +278,8 @@ NOT_ELEMENTWISE = {
     "failure.frailty_variance",  # take samples: test_traces
     "failure.weibull_fit",
     "failure.combined_mtbf",  # takes any number of rates: test_laws_reliability
+    "recovery.elastic_account",  # returns parts by name: test_laws_recovery
+    "energy.spent_energy",  # returns parts by name: test_laws_energy
     "recovery.time_account",  # returns parts by name: test_laws_reliability
     "memory.training_state_bytes",  # returns three: test_laws_memory
     "memory.one_of",  # a check

@@ -15,6 +15,7 @@ RUN = {
     "checkpoint": st.floats(0, 50),
     "down": st.floats(0, 2000),
     "restart": st.floats(0, 2000),
+    "lag": st.floats(0, 2000),
 }
 
 

@@ -19,6 +19,7 @@ TIMES = {
     "checkpoint": st.floats(0, 25),
     "down": st.floats(0, 3000),
     "restart": st.floats(0, 3000),
+    "lag": st.floats(0, 3000),
 }
 
 
@@ -46,7 +47,15 @@ def test_an_account_that_does_not_close_is_our_mistake() -> None:
 
 
 def simulate(
-    runs: int, length: float, *, mtbf: float, interval: float, checkpoint: float, down: float, restart: float
+    runs: int,
+    length: float,
+    *,
+    mtbf: float,
+    interval: float,
+    checkpoint: float,
+    down: float,
+    restart: float,
+    lag: float,
 ) -> dict[str, float]:
     """Play jobs event by event, all at once: the time that each spends in each state until ``length`` is over."""
     random = np.random.default_rng(11)
@@ -58,10 +67,11 @@ def simulate(
         if not open_.any():
             break
         strike = random.exponential(mtbf, runs)
-        span = np.where(loading, restart, interval)
+        span = np.where(loading, restart + lag, interval)
         failed = strike < span
         took = np.where(failed, strike, span)
-        spent["restart"] += np.where(open_ & loading, took, 0.0)
+        spent["restart"] += np.where(open_ & loading, np.minimum(took, restart), 0.0)
+        spent["rework"] += np.where(open_ & loading, np.maximum(took - restart, 0.0), 0.0)
         spent["rework"] += np.where(open_ & ~loading & failed, took, 0.0)
         spent["work"] += np.where(open_ & ~loading & ~failed, interval - checkpoint, 0.0)
         spent["checkpoint"] += np.where(open_ & ~loading & ~failed, checkpoint, 0.0)
@@ -75,7 +85,7 @@ def simulate(
 @pytest.mark.parametrize(("mtbf", "interval"), [(11000.0, 700.0), (2000.0, 900.0)])
 def test_every_part_of_the_account_equals_chance(mtbf: float, interval: float) -> None:
     """400 jobs of 100 mean times between failures each."""
-    policy = {"mtbf": mtbf, "interval": interval, "checkpoint": 20.0, "down": 180.0, "restart": 300.0}
+    policy = {"mtbf": mtbf, "interval": interval, "checkpoint": 20.0, "down": 180.0, "restart": 300.0, "lag": 150.0}
     seen = simulate(400, 100 * mtbf, **policy)
     exact = recovery.time_account(**policy)
     for name, share in exact.items():
@@ -98,6 +108,19 @@ def test_elastic_replicas_of_the_paper() -> None:
     """FT-HSDP: a failure every 18 min, 3 min of stall, 7 min degraded, 12 replicas: 80 %, against 44 % in step."""
     assert recovery.elastic_ettr(mtbf=18, stall=3, degraded=7, replicas=12) == pytest.approx(0.80, abs=0.003)
     assert recovery.linear_efficiency(18, 10) == pytest.approx(0.44, abs=0.006)
+
+
+@given(
+    mtbf=st.floats(60, 1e7), stall=st.floats(0, 600), degraded=st.floats(0, 3000), replicas=st.integers(1, 64),
+    interval=st.floats(60, 1e5), checkpoint=st.floats(0, 50), down=st.floats(0, 600), restart=st.floats(0, 3000),
+    full_restart=st.floats(0, 1),
+)  # fmt: skip
+def test_elastic_time_is_conserved_and_work_is_the_efficiency(**policy: float) -> None:
+    shares = recovery.elastic_account(**policy)
+    assert sum(shares.values()) == pytest.approx(1.0, rel=1e-9)
+    assert all(share >= 0 for share in shares.values())
+    assert shares["work"] == pytest.approx(recovery.elastic_ettr(**policy), abs=1e-12)
+    assert recovery.elastic_account(**policy, lag=100.0)["work"] <= shares["work"]
 
 
 @given(st.floats(60, 1e5), st.floats(0, 50), st.floats(0, 600), st.integers(2, 64))

@@ -18,6 +18,9 @@ SOURCE: Final = "your --assume"
 
 Paths = dict[str, units.Dimension]
 
+_UPKEEP: Final = ("storage", "failures", "facility")
+"""Parts of a machine itself in which a value may be supplied."""
+
 _NETWORK: Final[Paths] = {"network.bandwidth": "rate", "network.latency": "time"}
 
 
@@ -99,6 +102,8 @@ def _read(name: str, value: str | float, dimension: units.Dimension, path: str) 
         raise InputError(f"the assumption {name} is {value!r}: it must be more than zero.")
     if path.startswith("achievable.") and dimension == "ratio" and not 0 < number <= 1:
         raise InputError(f"the assumption {name} is {value!r}: a share of the peak lies above 0 and up to 1.")
+    if path.startswith("failures.") and number == 0:
+        raise InputError(f"the assumption {name} is {value!r}: it is the mean time between failures, more than zero.")
     if path.rpartition(".")[2] == "pue" and number < 1:
         raise InputError(f"the assumption {name} is {value!r}: a PUE is 1 or more.")
     return given.model_copy(update={"source": SOURCE, "confidence": "assumed"})
@@ -167,17 +172,23 @@ def _system_place(pool: DraftPool, system: System) -> Place:
 
 def _pool_place(pool: DraftPool) -> Place:
     card = _accelerator_place(pool)
-    paths: Paths = {"power_per_card": "power", **dict(_tier_paths(pool.tiers)), **card.paths}
+    own = dict(facts.dimensions(pool.failures, "failures."))
+    paths: Paths = {"power_per_card": "power", **own, **dict(_tier_paths(pool.tiers)), **card.paths}
 
     def put(path: str, fact: Fact) -> bool:
         if path == "power_per_card":
             pool.power_per_card = fact
+            return True
+        if path in own:
+            pool.failures = facts.put(pool.failures, path.removeprefix("failures."), fact)
             return True
         return _put_tier(pool, path, fact) if path.startswith("tiers.") else card.put(path, fact)
 
     def get(path: str) -> Fact | None:
         if path == "power_per_card":
             return pool.power_per_card
+        if path in own:
+            return facts.take(pool.failures, path.removeprefix("failures."))
         return _get_tier(pool, path) if path.startswith("tiers.") else card.get(path)
 
     return Place(paths, get, put)
@@ -186,11 +197,17 @@ def _pool_place(pool: DraftPool) -> Place:
 def _machine_place(work: Draft) -> Place:
     """Return the machine itself: its PUE, its network, and all of its pool where it has only one."""
     pool = _pool_place(work.pools[0]) if len(work.pools) == 1 else None
+    kept = {part: dict(facts.dimensions(getattr(work, part), f"{part}.")) for part in _UPKEEP}
     own: Paths = {"pue": "ratio", **(_NETWORK if work.network else {})}
+    for paths in kept.values():
+        own |= paths
 
     def put(path: str, fact: Fact) -> bool:
+        part, _, rest = path.partition(".")
         if path == "pue":
             work.pue = fact
+        elif part in kept:
+            setattr(work, part, facts.put(getattr(work, part), rest, fact))
         elif path in own and work.network is not None:
             work.network = facts.put(work.network, path.removeprefix("network."), fact)
         elif pool is not None:
@@ -198,8 +215,11 @@ def _machine_place(work: Draft) -> Place:
         return True
 
     def get(path: str) -> Fact | None:
+        part, _, rest = path.partition(".")
         if path == "pue":
             return work.pue
+        if part in kept:
+            return facts.take(getattr(work, part), rest)
         if path in own and work.network is not None:
             return facts.take(work.network, path.removeprefix("network."))
         return pool.get(path) if pool else None

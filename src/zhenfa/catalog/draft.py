@@ -9,6 +9,7 @@ from zhenfa.catalog import entries, files
 from zhenfa.errors import InputError, MissingFactError
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Accelerator, Machine, Network, Pool, System, Tier
+from zhenfa.spec.upkeep import Facility, FailureTimes, MachineFailures, Storage
 
 
 @dataclass
@@ -21,6 +22,7 @@ class DraftPool:
     tiers: tuple[Tier, ...]
     system: System | None
     power_per_card: Fact
+    failures: FailureTimes
 
 
 @dataclass
@@ -31,6 +33,9 @@ class Draft:
     pools: list[DraftPool]
     network: Network | None
     pue: Fact
+    storage: Storage
+    failures: MachineFailures
+    facility: Facility
 
 
 def draft(machine: Machine) -> Draft:
@@ -45,7 +50,9 @@ def draft(machine: Machine) -> Draft:
     if twice is not None:
         raise InputError(f"machine {machine.name!r} has two pools called {twice!r}.", hint="give each its own name.")
     pools = [_pool(pool) for pool in machine.pools]
-    return Draft(machine.name, pools, _network(machine.network), machine.pue)
+    return Draft(
+        machine.name, pools, _network(machine.network), machine.pue, machine.storage, machine.failures, machine.facility
+    )
 
 
 def _pool(pool: Pool) -> DraftPool:
@@ -56,7 +63,7 @@ def _pool(pool: Pool) -> DraftPool:
             f"pool {pool.name!r} does not say how many cards it has.", hint="give count, or name a system."
         )
     tiers = _tiers(pool.name, count, pool.tiers or (system.tiers if system else ()))
-    return DraftPool(pool.name, _accelerator(pool, system), count, tiers, system, pool.power_per_card)
+    return DraftPool(pool.name, _accelerator(pool, system), count, tiers, system, pool.power_per_card, pool.failures)
 
 
 def _accelerator(pool: Pool, system: System | None) -> Accelerator:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from zhenfa.catalog import assume as assumptions
 from zhenfa.catalog.draft import Draft, DraftPool, draft
+from zhenfa.errors import InputError
 from zhenfa.spec.fact import Fact, undisclosed, weakest
 from zhenfa.spec.machine import CardPool, Claim, Formation, Machine
+from zhenfa.spec.upkeep import zero_in
 
 
 def resolve(machine: Machine, assume: Mapping[str, str | float] | None = None) -> Formation:
@@ -26,6 +28,7 @@ def resolve(machine: Machine, assume: Mapping[str, str | float] | None = None) -
     no tier joins; :class:`zhenfa.errors.MissingFactError`: a system whose card nobody has named.
     """
     work = draft(machine)
+    _check(work)
     assumed = {name: str(value) for name, value in (assume or {}).items() if assumptions.apply(work, name, value)}
     return Formation(
         name=machine.name,
@@ -35,12 +38,41 @@ def resolve(machine: Machine, assume: Mapping[str, str | float] | None = None) -
         pue=_pue(work),
         claims=_claims(machine, work),
         assumed=assumed,
+        storage=work.storage,
+        failures=work.failures,
+        facility=work.facility,
+        grid=machine.grid,
     )
+
+
+def _check(work: Draft) -> None:
+    """Refuse what no store, part or building is. Raises :class:`InputError`."""
+    name = zero_in(work.storage)
+    if name is not None:
+        raise InputError(
+            f"machine {work.name!r}: storage.{name} is zero, and such a store keeps nothing.",
+            hint="leave it out where it is not known; one is assumed then.",
+        )
+    for where, failures in [("", work.failures), *((f"pool {pool.name!r}: ", pool.failures) for pool in work.pools)]:
+        whole = (f"domains.{one.name}.mtbf" for one in failures.domains if zero_in(one, "mtbf") or not one.mtbf.known)
+        bad = zero_in(failures) or next(whole, None)
+        if bad is not None:
+            raise InputError(
+                f"machine {work.name!r}: {where}failures.{bad} is no mean time between failures.",
+                hint="write a time such as 3300 d, or leave it out for the default.",
+            )
+    building = work.facility
+    given = [building.fixed.known, building.proportional.known, building.design_power.known]
+    if (any(given) and not all(given)) or building.design_power.value == 0:
+        raise InputError(
+            f"machine {work.name!r}: facility needs fixed, proportional and a design_power above zero together.",
+            hint="give all three, or pue as one number.",
+        )
 
 
 def _card_pool(pool: DraftPool) -> CardPool:
     system = pool.system.id if pool.system else None
-    return CardPool(pool.name, pool.accelerator, pool.count, pool.tiers, _power_per_card(pool), system)
+    return CardPool(pool.name, pool.accelerator, pool.count, pool.tiers, _power_per_card(pool), system, pool.failures)
 
 
 def _power_per_card(pool: DraftPool) -> Fact:

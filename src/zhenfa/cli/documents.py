@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from zhenfa.live.providers import Device
-from zhenfa.spec.result import Figures, Run, StageFigures, Walls
+from zhenfa.spec.result import Figures, Operating, Run, StageFigures, Walls
 
 EMBEDDED: Final = "x-zhenfa"
 """Marks, in a raw schema, where the schema of a class of :mod:`zhenfa.spec` goes."""
@@ -47,6 +47,7 @@ class RankedPlan(Item):
     parts_s: dict[str, float]
     stages: tuple[StageFigures, ...]
     walls: Walls
+    operating: Operating
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
 

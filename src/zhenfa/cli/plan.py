@@ -77,7 +77,8 @@ def to_document(answer: Answer, top: int) -> Plans:
         RankedPlan(
             rank=one.rank, layout=one.layout, lost_by=one.lost_by, plan=one.plan.to_data(),
             estimate=one.estimate.figures, parts_s=one.estimate.parts_s, stages=one.estimate.stages,
-            walls=one.estimate.walls, assumptions=one.estimate.assumptions, sources=one.estimate.sources,
+            walls=one.estimate.walls, operating=one.estimate.operating,
+            assumptions=one.estimate.assumptions, sources=one.estimate.sources,
         )
         for one in answer.plans[:top]
     ]  # fmt: skip

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, render, table
-from zhenfa.cli.words import difference, figure
+from zhenfa.cli.words import bare, difference, figure
 from zhenfa.estimate.report import step_parts
 from zhenfa.plan import Answer, Ranked
-from zhenfa.spec.result import Figures, StageFigures
+from zhenfa.spec.result import Figure, Figures, Operating, StageFigures
 
 LABELS: Final = {
     "step_time_s": "step time",
@@ -25,6 +26,15 @@ LABELS: Final = {
     "ettr": "ETTR",
     "cost": "cost",
 }
+OPERATING: Final = {
+    "mtbf_s": "time between failures", "checkpoint_bytes": "checkpoint", "checkpoint_stall_s": "checkpoint stall",
+    "checkpoint_write_s": "checkpoint write", "interval_s": "checkpoint interval",
+    "young_interval_s": "interval after Young", "daly_interval_s": "interval after Daly", "down_s": "down",
+    "restart_s": "restart", "lost_s_per_failure": "lost to one failure", "kokolis_ettr": "ETTR after Kokolis",
+    "cards_out": "cards out of work", "standby_nodes": "standby nodes", "scheduling": "scheduling",
+    "goodput": "goodput",
+    "facility_power_w": "power at the meter", "run_energy_j": "energy of the run", "carbon_kg": "carbon of the run",
+}  # fmt: skip
 NEGLIGIBLE_S: Final = 1e-9
 
 
@@ -38,6 +48,13 @@ def print_detail(best: Ranked, output: Output) -> list[str]:
     for name, seconds in best.estimate.parts_s.items():
         share = seconds / step
         out.line(f"  {name:<18} {_seconds(seconds):>8} {share:>6.1%} {out.bar(share)}")
+    if best.estimate.operating.mtbf_s.value is not None:
+        out.head("How a long run fares", "(estimated)")
+        left_out += out.table(operating_table(best.estimate.operating), indent=2)
+        failed = best.estimate.operating.failures_per_day
+        out.text(", ".join(f"{name} {bare(rate)}" for name, rate in failed.items()), first="  failures a day: ")
+        if best.estimate.operating.not_counted:
+            out.text(", ".join(best.estimate.operating.not_counted), first="  not counted, no rate known: ")
     out.head("Stages", "(seconds per micro-batch, memory per card, estimated)")
     left_out += out.table(_stages_that_fit(best.estimate.stages, out.width - 2), indent=2)
     return left_out
@@ -45,10 +62,18 @@ def print_detail(best: Ranked, output: Output) -> list[str]:
 
 def figure_table(figures: Figures) -> Table:
     """Return every figure with its tag and note; those that were not estimated are left out."""
-    known = [(LABELS[name], value) for name in LABELS if (value := getattr(figures, name)).value is not None]
-    missing = [
-        (LABELS[name], value) for name in LABELS if (value := getattr(figures, name)).value is None and value.note
-    ]
+    return _figures_of(figures, LABELS)
+
+
+def operating_table(operating: Operating) -> Table:
+    """Return every figure of how a long run fares."""
+    return _figures_of(operating, OPERATING)
+
+
+def _figures_of(part: Figures | Operating, labels: Mapping[str, str]) -> Table:
+    values: list[tuple[str, Figure]] = [(label, getattr(part, name)) for name, label in labels.items()]
+    known = [(label, value) for label, value in values if value.value is not None]
+    missing = [(label, value) for label, value in values if value.value is None and value.note]
     columns = (Column("figure", style="strong"), Column("value", right=True), Column("tag"))
     rows = [(label, figure(value), value.tag) for label, value in known] + [(label, "-", "-") for label, _ in missing]
     return table(columns, rows, notes=[value.note or "" for _, value in (*known, *missing)])

@@ -87,7 +87,14 @@ def band(value: Figure) -> str:
     return "-".join(f"{end:.3g}" if end < 999.5 else f"{end:,.0f}" for end in ends)
 
 
-_DIMENSIONS: Final[dict[str, units.Dimension]] = {"s": "time", "B": "data", "J": "energy", "CNY": "money", "": "ratio"}
+_DIMENSIONS: Final[dict[str, units.Dimension]] = {
+    "s": "time",
+    "B": "data",
+    "J": "energy",
+    "W": "power",
+    "CNY": "money",
+    "": "ratio",
+}
 
 
 def _amount(value: float, unit: str) -> str:

@@ -7,15 +7,18 @@ from typing import Final
 
 from zhenfa import units
 from zhenfa.catalog import operation
+from zhenfa.errors import UnknownNameError
 from zhenfa.estimate.power import Draw, card_draw, host_draw
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.survival import Survival
 from zhenfa.estimate.training import PlanCost
 from zhenfa.laws import energy
-from zhenfa.spec.fact import Tag, weakest
-from zhenfa.spec.machine import CardPool
+from zhenfa.laws import facility as facility_laws
+from zhenfa.spec.fact import Fact, Tag, weakest
+from zhenfa.spec.machine import CardPool, Formation
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure
+from zhenfa.spec.upkeep import Facility
 
 KERNELS: Final = ("arithmetic at peak", "below peak", "recomputation", "optimizer")
 """The parts of a step in which a card's kernels run."""
@@ -23,14 +26,22 @@ KERNELS: Final = ("arithmetic at peak", "below peak", "recomputation", "optimize
 OWN: Final = frozenset({"stated", "assumed"})
 """Confidences of a power that the user gave."""
 
+NO_POWER: Final = Figure(unit="W")
+NO_RUN: Final = Figure(unit="J")
+
 
 @dataclass(frozen=True)
 class EnergyWall:
-    """Joules per token at the meter with lost work, the power in words, and what was assumed."""
+    """Joules per token at the meter with lost work, the power in words, and what was assumed.
+
+    ``facility``: power at the meter while the cards work; ``run``: energy of the whole run, lost work included.
+    """
 
     figure: Figure
     detail: str
     assumptions: tuple[str, ...] = ()
+    facility: Figure = NO_POWER
+    run: Figure = NO_RUN
 
 
 def energy_wall(
@@ -44,44 +55,87 @@ def energy_wall(
     if setting.formation.emulated:
         words = "emulated cards draw no power of their own"
         return EnergyWall(Figure(unit="J", note=words), "emulated cards draw none of their own")
-    pue = setting.formation.pue
-    joules, power = 0.0, 0.0
-    tags: list[Tag] = [] if pue.value is None else [pue.tag]
+    drawn: list[tuple[int, Draw]] = []
     said: list[str] = []
     for name, count in plan.cards_by_pool().items():
-        drawn = pool_draw(setting.formation.pool(name), setting, cost, parts)
-        if drawn is None:
+        one = pool_draw(setting.formation.pool(name), setting, cost, parts)
+        if one is None:
             text = f'{name}: power undisclosed; supply --assume {name}.power_per_card="700 W"'
             return EnergyWall(Figure(unit="J", note=text), text)
-        account = energy.energy_account(
-            cost.step, cards=count, busy=drawn.busy, waiting=drawn.waiting, interval=survived.interval,
-            mtbf=survived.mtbf, checkpoint=survived.checkpoint, down=survived.down, restart=survived.restart,
-            pue=1.0 if pue.value is None else pue.value,
-        )  # fmt: skip
-        joules += float(sum(account.values()))
-        power += count * drawn.busy
-        tags.append(drawn.tag)
-        said.append(f"{name}: {drawn.busy:.0f} W a card with its host ({drawn.words})")
-    return _figures(plan, setting, cost, joules, power, weakest("fitted", *tags), tuple(said))
+        one = _at_the_wall(one, setting.formation.facility)
+        drawn.append((count, one))
+        said.append(f"{name}: {one.busy:.0f} W a card with its host ({one.words})")
+    power = sum(count * one.busy for count, one in drawn)
+    ratio = pue_at(setting.formation, power)
+    joules = sum(
+        float(part)
+        for count, one in drawn
+        for part in energy.spent_energy(
+            cost.step, survived.shares, cards=count, busy=one.busy, waiting=one.waiting, pue=ratio.value or 1.0
+        ).values()
+    )
+    tags = [one.tag for _, one in drawn] + ([] if ratio.value is None else [ratio.tag])
+    return _figures(plan, setting, cost, joules, power, ratio, weakest("fitted", *tags), tuple(said))
+
+
+def pue_at(formation: Formation, power: float) -> Fact:
+    """Return the PUE of a building whose equipment draws ``power`` W: at this load where its curve is stated."""
+    facility = formation.facility
+    if not facility.known:
+        return formation.pue
+    load = power / facility.design_power.require("facility.design_power")
+    value = facility_laws.pue_at_load(
+        load, fixed=facility.fixed.require("facility.fixed"),
+        proportional=facility.proportional.require("facility.proportional"),
+    )  # fmt: skip
+    note = f"at {load:.0%} of the design power"
+    return Fact(value=float(value), dimension="ratio", source="this document", confidence="derived", note=note)
+
+
+def _at_the_wall(drawn: Draw, facility: Facility) -> Draw:
+    """Return what a card and its host draw before the converters of the rack, each node having its own."""
+    table, each = operation.power().converters, operation.failures().cards_per_node
+    busy, waiting = drawn.busy, drawn.waiting
+    for name in facility.converters:
+        one = next((one for one in table if one.id == name), None)
+        if one is None:
+            raise UnknownNameError("converter", name, [one.id for one in table])
+        loss, share = one.loss.require(f"{name}.loss") / each, one.efficiency.require(f"{name}.efficiency")
+        busy, waiting = (
+            float(facility_laws.conversion_input(watts, loss=loss, efficiency=share)) for watts in (busy, waiting)
+        )
+    words = f"{drawn.words}, {' and '.join(facility.converters)}" if facility.converters else drawn.words
+    return Draw(busy, waiting, drawn.tag, words)
 
 
 def _figures(
-    plan: Plan, setting: Setting, cost: PlanCost, joules: float, power: float, tag: Tag, said: tuple[str, ...]
+    plan: Plan,
+    setting: Setting,
+    cost: PlanCost,
+    joules: float,
+    power: float,
+    pue: Fact,
+    tag: Tag,
+    said: tuple[str, ...],
 ) -> EnergyWall:
-    pue, tokens = setting.formation.pue, plan.global_batch * plan.sequence_length
-    facility = float(energy.facility_power(power, 1.0 if pue.value is None else pue.value))
+    tokens = plan.global_batch * plan.sequence_length
+    facility = float(energy.facility_power(power, pue.value or 1.0))
     each, ideal = joules / tokens, facility * cost.step / tokens
-    at = f"PUE {pue.value:g}" if pue.value is not None else "PUE undisclosed, not counted"
-    whole = ""
+    at = f"PUE {pue.value:.4g}" if pue.value is not None else "PUE undisclosed, not counted"
+    if pue.value is not None and setting.formation.facility.known:
+        at = f"{at} {pue.note}"
+    whole, run = "", Figure(unit="J", note="the workload names no number of tokens")
     if setting.workload.tokens is not None:
-        whole = f"; the run: {units.show(each * setting.workload.tokens, 'energy')}"
+        run = Figure(value=each * setting.workload.tokens, unit="J", tag=tag, note=f"{at}; lost work included")
+        whole = f"; the run: {units.show(run.value, 'energy')}"
     detail = (
         f"{units.show(power, 'power')} at work, {at}: {each:.3g} J/token with lost work, {ideal:.3g} without{whole}"
     )
     note = f"{at}; {ideal:.4g} J without lost work"
     return EnergyWall(
-        Figure(value=each, unit="J", tag=tag, note=note), detail, tuple(f"power of {one}" for one in said)
-    )
+        Figure(value=each, unit="J", tag=tag, note=note), detail, tuple(f"power of {one}" for one in said),
+        Figure(value=facility, unit="W", tag=tag, note=f"{at}; while the cards work"), run,
+    )  # fmt: skip
 
 
 def pool_draw(pool: CardPool, setting: Setting, cost: PlanCost, parts: dict[str, float]) -> Draw | None:

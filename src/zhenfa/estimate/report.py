@@ -8,6 +8,7 @@ from typing import Final
 from zhenfa import cite, units
 from zhenfa.estimate import bands
 from zhenfa.estimate.energy_wall import energy_wall
+from zhenfa.estimate.operating import operating
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.survival import Survival, survival
 from zhenfa.estimate.training import GroupCost, PlanCost, groups_of
@@ -27,10 +28,12 @@ def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] 
     parts = step_parts(cost.worst)
     energy = energy_wall(plan, setting, cost, parts, survived)
     walls = time_walls(plan, setting, cost, parts, survived, energy.detail)
+    figures = _figures(plan, setting, cost, survived, energy.figure, tag)
     return Estimate(
         plan=plan,
-        figures=_figures(plan, setting, cost, survived, energy.figure, tag),
+        figures=figures,
         walls=walls,
+        operating=operating(plan, setting, survived, energy, figures.mfu),
         parts_s=parts,
         stages=_stages(cost),
         assumptions=tuple(dict.fromkeys((*setting.assumptions, *survived.assumptions, *energy.assumptions))),

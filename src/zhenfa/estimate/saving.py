@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+from zhenfa import units
+from zhenfa.catalog import operation
 from zhenfa.estimate import offload
 from zhenfa.estimate.setting import Setting
 from zhenfa.laws import saving
@@ -11,37 +14,66 @@ from zhenfa.spec.plan import Plan
 
 
 class Saving(NamedTuple):
-    """Bytes of one checkpoint of the whole job, the cards that write it, and the seconds that it stops training."""
+    """One checkpoint of the whole job: its bytes, the cards that write it, and seconds.
+
+    ``stall``: training stands still; ``written``: after the copy, until it is safe in the store; ``load``: to read it
+    back. ``words`` say what the store is.
+    """
 
     bytes: float
     writers: int
     stall: float
+    written: float
+    load: float
+    words: str
 
 
-def checkpoint(
-    plan: Plan,
-    setting: Setting,
-    *,
-    write_rate: float,
-    store_rate: float = float("inf"),
-    interval: float = float("inf"),
-    asynchronous: bool = True,
-) -> Saving:
+class Store(NamedTuple):
+    """Bytes/s of the checkpoint store: of all of it, and between it and one card's host."""
+
+    write: float
+    read: float
+    per_card: float
+    words: str
+
+
+def store(setting: Setting) -> Store:
+    """Return the store that the machine states, else one as large for its cards as that of the default cluster."""
+    said = setting.formation.storage
+    usual = operation.failures().recovery.store_per_card
+    per_card = math.inf if said.per_card.value is None else said.per_card.require("storage.per_card")
+    if said.write.known or said.read.known:
+        one, other = (said.write, said.read) if said.write.known else (said.read, said.write)
+        given = one.require("storage.write")
+        also = given if other.value is None else other.require("storage.read")
+        write, read = (given, also) if said.write.known else (also, given)
+        return Store(write, read, per_card, f"the store writes {units.show(write, 'rate')} (yours)")
+    rate = usual.require("recovery.store_per_card") * setting.formation.cards
+    each = f"{usual.show()} for each card of the machine as Llama 3's had"
+    words = f"a store of {units.show(rate, 'rate')} is assumed, {each}"
+    return Store(rate, rate, per_card, words)
+
+
+def checkpoint(plan: Plan, setting: Setting, *, interval: float = math.inf, asynchronous: bool = True) -> Saving:
     """Return what one checkpoint of a plan takes.
 
-    ``write_rate`` bytes/s from each card's host to the store, ``store_rate`` that the store takes in all, ``interval``
-    seconds between checkpoints. Every card writes an equal share, as sharded checkpoints do; a frozen model's weights
-    are not written.
+    ``interval`` seconds between checkpoints; ``asynchronous``: training stands still for the copy to host memory only.
+    Every card writes an equal share, as sharded checkpoints do, over the slowest host link in use; a frozen model's
+    weights are not written.
     """
     setting = setting.for_plan(plan)
     trained = _trained(plan, setting)
     wide = plan.precision in {"fp32", "tf32"}
     size = float(saving.checkpoint_bytes(trained, weight_bytes=4 if wide else 2, optimizer_bytes=8 if wide else 12))
+    copy = min(offload.link(setting.card(pool).traits) for pool in plan.cards_by_pool())
+    there = store(setting)
     stall = saving.checkpoint_stall(
-        size, writers=plan.cards, copy_rate=offload.link(setting.traits), write_rate=write_rate,
-        store_rate=store_rate, interval=interval, asynchronous=asynchronous,
+        size, writers=plan.cards, copy_rate=copy, write_rate=there.per_card, store_rate=there.write,
+        interval=interval, asynchronous=asynchronous,
     )  # fmt: skip
-    return Saving(size, plan.cards, float(stall))
+    written = max(size / plan.cards / there.per_card, size / there.write)
+    load = saving.load_time(size, readers=plan.cards, copy_rate=copy, read_rate=there.per_card, store_rate=there.read)
+    return Saving(size, plan.cards, float(stall), written, float(load), there.words)
 
 
 def _trained(plan: Plan, setting: Setting) -> float:

@@ -23,6 +23,7 @@ from zhenfa.spec.graph import Graph, Operator
 from zhenfa.spec.job import Workload
 from zhenfa.spec.machine import BYTES, Formation
 from zhenfa.spec.plan import Plan, RecomputeModule
+from zhenfa.spec.upkeep import Recovery
 
 RECOMPUTE = ("none", "selective", "full")
 """Recomputation modes in the order of their codes 0, 1, 2."""
@@ -93,6 +94,7 @@ class Setting:
     wide: dict[str, Chip] = field(default_factory=dict)
     sharding: Sharding = field(default_factory=Sharding)
     on_pool: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recovery: Recovery = field(default_factory=Recovery)
     _cards: dict[str, Card] = field(default_factory=dict, repr=False, compare=False)
     _units: dict[Cut, Units] = field(default_factory=dict, repr=False, compare=False)
     _costs: dict[tuple[object, ...], Cost] = field(default_factory=dict, repr=False, compare=False)
@@ -222,7 +224,13 @@ def _any_of(modules: tuple[RecomputeModule, ...]) -> Again:
     return lambda operator: any(_MODULES[name](operator) for name in modules)
 
 
-def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Traits | None = None) -> Setting:
+def look_up(
+    graph: Graph,
+    workload: Workload,
+    formation: Formation,
+    traits: Traits | None = None,
+    recovery: Recovery | None = None,
+) -> Setting:
     """Look up everything that an estimate needs.
 
     Raises :class:`MissingFactError` naming an undisclosed value that the laws need and no prior may stand in for.
@@ -252,5 +260,5 @@ def look_up(graph: Graph, workload: Workload, formation: Formation, traits: Trai
         engine = engine.but(rotary=False)
     return Setting(
         graph, workload, formation, engine, found, {name: table for name, (table, _) in fabrics.items()}, joint,
-        tuple(dict.fromkeys(notes)), wide, on_pool=planned.changes,
+        tuple(dict.fromkeys(notes)), wide, on_pool=planned.changes, recovery=recovery or Recovery(),
     )  # fmt: skip

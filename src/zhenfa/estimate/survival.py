@@ -1,15 +1,19 @@
-"""What failures leave of a long run, at the default rates and recovery policy of the catalog."""
+"""What failures leave of a long run: its checkpoints, its restarts, and what they cost of the wall clock."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from zhenfa import cite, units
 from zhenfa.catalog import operation
+from zhenfa.estimate import saving
+from zhenfa.estimate.failing import WHOLE_JOB, Failing, failing
+from zhenfa.estimate.saving import Saving
 from zhenfa.estimate.setting import Setting
-from zhenfa.laws import recovery, reliability
+from zhenfa.laws import failure, recovery, reliability
 from zhenfa.spec.plan import Plan
 
 LOST: Final = ("checkpoint", "rework", "down", "restart")
@@ -18,25 +22,50 @@ LOST: Final = ("checkpoint", "rework", "down", "restart")
 DEFAULT_RATES: Final = "llama3-405b"
 """The cluster in whose run the default failure rates were counted."""
 
-SUPERNODES: Final = frozenset({"supernode", "cabinet", "rack", "one-to-two-unit", "pod", "cube"})
-"""Tiers whose cards share power, cooling or a scale-up fabric beyond one node."""
+
+@dataclass(frozen=True)
+class Policy:
+    """Seconds of one way to live with failures: ``lag`` until a checkpoint is safe, ``reload`` a part of ``restart``.
+
+    ``replicas`` that go on without one that fails (0: all stop); ``whole`` is the share of failures that stop all.
+    """
+
+    interval: float
+    checkpoint: float
+    lag: float
+    down: float
+    reload: float
+    restart: float
+    replicas: int = 0
+    whole: float = 1.0
+
+    def shares(self, mtbf: float) -> dict[str, float]:
+        """Return where the wall clock goes at a mean time between failures, ``work`` first."""
+        if self.replicas:
+            found = recovery.elastic_account(
+                mtbf=mtbf, stall=self.down, degraded=self.restart, replicas=self.replicas, interval=self.interval,
+                checkpoint=self.checkpoint, restart=self.restart, lag=self.lag, full_restart=self.whole,
+            )  # fmt: skip
+        else:
+            found = recovery.time_account(
+                self.interval, mtbf=mtbf, checkpoint=self.checkpoint, down=self.down, restart=self.restart, lag=self.lag
+            )
+        return {name: float(share) for name, share in found.items()}
 
 
 @dataclass(frozen=True)
 class Survival:
-    """How much of the wall clock a long run keeps, given the default failure rates and the assumed recovery policy.
+    """How much of the wall clock a long run keeps.
 
-    ``mtbf``, ``interval``, ``checkpoint``, ``down`` and ``restart`` in seconds; ``shares`` of the wall clock by name,
-    ``work`` first, which sum to 1. ``p10`` and ``p90`` are the ETTR at the highest and the lowest failure rate that a
-    cluster has published.
+    ``mtbf`` seconds; ``shares`` of the wall clock by name, ``work`` first, which sum to 1. ``p10`` and ``p90`` are the
+    ETTR at the highest and the lowest failure rate that a cluster has published.
     """
 
     ettr: float
     mtbf: float
-    interval: float
-    checkpoint: float
-    down: float
-    restart: float
+    policy: Policy
+    saving: Saving
+    failing: Failing
     shares: dict[str, float]
     note: str
     assumptions: tuple[str, ...]
@@ -45,35 +74,58 @@ class Survival:
 
 
 def survival(plan: Plan, setting: Setting) -> Survival:
-    """Return the effective training time ratio of a plan at its best checkpoint interval.
+    """Return the effective training time ratio of a plan, at its best checkpoint interval unless one is asked for.
 
-    Counts failures of cards, hosts, switches and software at the rates of Llama 3 405B's run; omits failures of whole
-    racks and cooling or power domains, for which nobody publishes a rate, spares running out and slow cards.
+    Counts what :mod:`zhenfa.estimate.failing` counts; checkpoints of the plan's own states, copied to the hosts and
+    written to the store beside training; the way back from the store. Omits spares that run out, and failures that
+    strike several parts at once beyond the domains that are stated.
     """
-    table = operation.failures()
-    nodes = max(plan.cards / table.cards_per_node, 1.0)
-    mtbf = float(
-        reliability.job_mtbf(
-            plan.cards, nodes, card_rate=table.rate("card"), host_rate=table.rate("host"),
-            network_rate=table.rate("network"), maintenance_rate=table.rate("maintenance"),
-            software_rate=table.rate("software"),
-        )
-    )  # fmt: skip
-    cite.use(*dict.fromkeys(one.source for one in table.failures))
-    policy = table.recovery
-    checkpoint = policy.checkpoint.require("recovery.checkpoint")
-    down, restart = policy.down.require("recovery.down"), policy.reload.require("recovery.reload")
-    interval = float(reliability.optimal_interval(mtbf, checkpoint))
-    account = recovery.time_account(interval, mtbf=mtbf, checkpoint=checkpoint, down=down, restart=restart)
-    shares = {name: float(share) for name, share in account.items()}
+    found = failing(plan, setting)
+    mtbf = found.mtbf
+    policy, kept = _policy(plan, setting, found, mtbf)
+    shares = policy.shares(mtbf)
     lost = ", ".join(f"{name} {shares[name]:.1%}" for name in LOST)
-    note = f"a failure every {units.show(mtbf, 'time')}, a checkpoint every {units.show(interval, 'time')}: {lost}"
-    assumptions = () if setting.formation.emulated else _assumptions(plan, setting, checkpoint, down, restart)
-    low, high = (
-        float(reliability.ettr(interval, mtbf=mtbf / times, checkpoint=checkpoint, down=down, restart=restart))
-        for times in rate_range()
+    note = (
+        f"a failure every {units.show(mtbf, 'time')}, a checkpoint of {units.show(kept.bytes, 'data')} every "
+        f"{units.show(policy.interval, 'time')} (stops training for {units.show(kept.stall, 'time')}): {lost}"
     )
-    return Survival(shares["work"], mtbf, interval, checkpoint, down, restart, shares, note, assumptions, low, high)
+    assumptions = () if setting.formation.emulated else _assumptions(setting, found, policy, kept)
+    low, high = (policy.shares(mtbf / times)["work"] for times in rate_range())
+    return Survival(shares["work"], mtbf, policy, kept, found, shares, note, assumptions, low, high)
+
+
+def _policy(plan: Plan, setting: Setting, found: Failing, mtbf: float) -> tuple[Policy, Saving]:
+    """Return the recovery policy of a plan: what the job asks for, and what follows from bytes, links and cards."""
+    asked, table = setting.recovery, operation.failures()
+    asynchronous = asked.checkpoint == "asynchronous"
+    once = saving.checkpoint(plan, setting, asynchronous=asynchronous)
+    interval = asked.interval.value
+    if interval is None:
+        best = float(reliability.optimal_interval(mtbf, max(once.stall, 1e-6))) if math.isfinite(mtbf) else 86400.0
+        interval = max(best, once.written + once.stall) if asynchronous else best
+    kept = saving.checkpoint(plan, setting, interval=interval, asynchronous=asynchronous)
+    down = (table.recovery.down if asked.down.value is None else asked.down).require("recovery.down")
+    restart, reload = asked.restart.value, kept.load
+    if restart is None:
+        growth = table.growth("cold-recovery")
+        cite.use(growth.source)
+        start = failure.restart_time(plan.cards, base=growth.base, per_card=growth.per_card, exponent=growth.exponent)
+        restart = float(start) + reload
+    lag = kept.written if asynchronous else 0.0
+    alone = leaving(plan) if asked.elastic else 0
+    return Policy(interval, kept.stall, lag, down, min(reload, restart), restart, alone, found.share(WHOLE_JOB)), kept
+
+
+def leaving(plan: Plan) -> int:
+    """Return how many parts of a job can go on without each other: replicas, or groups of them where ZeRO divides the
+    state over a group; 0 where none holds the whole state."""
+    if plan.zero == 0:
+        return plan.replicas if plan.replicas > 1 else 0
+    if plan.shard_group is None:
+        return 0
+    along = max(stage.context_parallel for pipe in plan.pipelines for stage in pipe.stages)
+    groups = plan.replicas * along // plan.shard_group
+    return min(groups, plan.replicas) if groups > 1 else 0
 
 
 @cache
@@ -83,22 +135,30 @@ def rate_range() -> tuple[float, float]:
     return max(rates.values()) / rates[DEFAULT_RATES], min(rates.values()) / rates[DEFAULT_RATES]
 
 
-def _assumptions(plan: Plan, setting: Setting, checkpoint: float, down: float, restart: float) -> tuple[str, ...]:
-    policy = (
-        "failures at the rates of Llama 3 405B's run (16,384 H100); recovery assumed: "
-        f"{checkpoint:.0f} s blocking checkpoint, {down / 60:.0f} min to detect and replace, "
-        f"{restart / 60:.0f} min to reload"
+def _assumptions(setting: Setting, found: Failing, policy: Policy, kept: Saving) -> tuple[str, ...]:
+    asked = setting.recovery
+    yours = list(dict.fromkeys(cause.name for cause in found.causes if cause.stated))
+    usual = list(dict.fromkeys(cause.name for cause in found.causes if not cause.stated))
+    rates = [f"failures of {', '.join(yours)} as you state them"] if yours else []
+    if usual:
+        rates.append(f"failures of {', '.join(usual)} at the rates of Llama 3 405B's run (16,384 H100)")
+    back = "as you state it" if asked.restart.known else f"{policy.reload:.0f} s of it to read the checkpoint"
+    whose = "yours" if asked.down.known else "assumed"
+    how = "replicas go on without one that fails" if policy.replicas else "all cards stop"
+    if asked.elastic and not policy.replicas:
+        how = "all cards stop: no replica of this plan holds the whole state, so none can leave alone"
+    words = (
+        f"recovery: {policy.down / 60:.3g} min to detect and replace ({whose}), {policy.restart:.0f} s to restart "
+        f"({back}); {how}"
     )
-    whole = [name for name in plan.cards_by_pool() if _supernode(setting, name)]
-    if not whole:
-        return (policy,)
-    rare = (
-        f"{', '.join(whole)}: failures of a whole rack, cooling unit, power shelf or scale-up switch are counted as 0; "
-        "nobody publishes their rate"
+    store = (
+        f"checkpoints {asked.checkpoint}, each {units.show(kept.bytes, 'data')}, safe in the store after "
+        f"{units.show(kept.written, 'time')}: {kept.words}"
     )
-    return policy, rare
-
-
-def _supernode(setting: Setting, pool: str) -> bool:
-    """Return whether a pool's cards stand in something larger than a node that can fail whole."""
-    return any(tier.name in SUPERNODES for tier in setting.formation.pool(pool).tiers)
+    rare = [
+        f"{pool}: failures of {', '.join(names)} are unknown and counted as 0: nobody publishes their rate; state them "
+        f"under failures.domains of the pool"
+        for pool, names in found.unknown.items()
+        if names
+    ]
+    return ("; ".join(rates), words, store, *rare)

@@ -27,14 +27,15 @@ MEGASCALE: Final = cite.declare(
 
 
 def time_account(
-    interval: Array, *, mtbf: Array, checkpoint: Array, down: Array = 0.0, restart: Array = 0.0
+    interval: Array, *, mtbf: Array, checkpoint: Array, down: Array = 0.0, restart: Array = 0.0, lag: Array = 0.0
 ) -> dict[str, Array]:
     """Return where the wall-clock time of a long job goes, in shares that sum to 1.
 
     Arguments: all in seconds, as in :func:`zhenfa.laws.reliability.ettr`; any shapes that broadcast.
     Returns: shares by name: ``work`` that is kept, ``checkpoint``, ``rework`` (work and checkpoints that a failure
     undid), ``down``, ``restart`` (whole or broken off). With n = exp(T/mu) - 1 failures a period, each followed by
-    exp(R/mu) times down: rework mu n - T, down D n exp(R/mu), restart mu n (exp(R/mu) - 1).
+    exp((R + L)/mu) times down: down D n exp((R + L)/mu), restart mu n (exp(R/mu) - 1) exp(L/mu), rework mu n - T and,
+    of what a checkpoint lagged behind, mu n (exp(L/mu) - 1).
     Counts all time exactly, and checks that it is conserved to 1e-9; omits failures while down. ``work`` is ``ettr``.
 
     >>> {name: round(share, 4) for name, share in
@@ -46,24 +47,24 @@ def time_account(
     cite.use(AUPY)
     mean = np.asarray(mtbf, float)
     rate = 1.0 / mean
-    risk, again = np.multiply(interval, rate), np.multiply(restart, rate)
+    risk, again, late = np.multiply(interval, rate), np.multiply(restart, rate), np.multiply(lag, rate)
     failures = np.expm1(risk)
     # mu (exp(x) - 1 - x), by its series where the difference would lose its digits
     excess = np.where(risk < 1e-4, risk * risk / 2 * (1 + risk / 3), failures - risk)
     with np.errstate(invalid="ignore"):
-        rework = np.where(np.isinf(mean), 0.0, mean * excess)
-        reload = np.where(np.isinf(mean), 0.0, failures * mean * np.expm1(again))
+        rework = np.where(np.isinf(mean), 0.0, mean * (excess + failures * np.expm1(late)))
+        reload = np.where(np.isinf(mean), 0.0, failures * mean * np.expm1(again) * np.exp(late))
     kept = np.minimum(checkpoint, interval)
     parts = {
         "work": np.subtract(interval, kept),
         "checkpoint": 1.0 * kept,
         "rework": rework,
-        "down": down * failures * np.exp(again),
+        "down": down * failures * np.exp(again + late),
         "restart": reload,
     }
     with np.errstate(invalid="ignore"):
         growth = np.where(risk > 0, failures / np.where(risk > 0, risk, 1.0), 1.0)
-    whole = np.asarray(interval, float) * growth * (1.0 + down * rate) * np.exp(again)
+    whole = np.asarray(interval, float) * growth * (1.0 + down * rate) * np.exp(again + late)
     return {name: plain(part / whole) for name, part in closed("time", parts, whole).items()}
 
 
@@ -128,6 +129,47 @@ def elastic_ettr(
     lost = np.add(stall, np.true_divide(degraded, replicas))
     lost = lost + np.multiply(full_restart, whole + down + restart)
     return plain(np.maximum(1.0 - lost / mtbf - np.true_divide(checkpoint, interval), 0.0))
+
+
+def elastic_account(
+    *,
+    mtbf: Array,
+    stall: Array,
+    degraded: Array,
+    replicas: Array,
+    interval: Array,
+    checkpoint: Array = 0.0,
+    down: Array = 0.0,
+    restart: Array = 0.0,
+    lag: Array = 0.0,
+    full_restart: Array = 0.0,
+) -> dict[str, Array]:
+    """Return where the wall-clock time goes of a job that goes on without a replica that failed, in shares.
+
+    Arguments: as in :func:`elastic_ettr`, ``interval`` finite; ``lag`` seconds until a checkpoint is safe in the store.
+    Returns: shares by name that sum to 1: ``work``, ``checkpoint``, ``rework``, ``down`` (the stall, and what stops
+    everybody), ``restart`` (reloading, and what the replica that is away would have done). ``work`` is
+    ``elastic_ettr`` where nothing lags.
+    Counts each failure by itself; losses of more than all time are cut to it, in proportion.
+
+    >>> shares = elastic_account(mtbf=18, stall=3, degraded=7, replicas=12, interval=100)
+    >>> {name: round(share, 3) for name, share in shares.items()}
+    {'work': 0.801, 'checkpoint': 0.0, 'rework': 0.0, 'down': 0.167, 'restart': 0.032}
+
+    Source: fthsdp2026, to first order.
+    """
+    cite.use(FTHSDP)
+    rate = 1.0 / np.asarray(mtbf, float)
+    lost = {
+        "checkpoint": np.true_divide(checkpoint, interval),
+        "rework": rate * np.multiply(full_restart, np.true_divide(interval, 2) + lag),
+        "down": rate * np.add(stall, np.multiply(full_restart, down)),
+        "restart": rate * np.add(np.true_divide(degraded, replicas), np.multiply(full_restart, restart)),
+    }
+    total = np.asarray(sum(lost.values()), float)
+    cut = np.where(total > 1.0, 1.0 / np.maximum(total, 1.0), 1.0)
+    parts = {"work": np.maximum(1.0 - total, 0.0), **{name: part * cut for name, part in lost.items()}}
+    return {name: plain(part) for name, part in closed("time", parts, 1.0).items()}
 
 
 def goodput(scheduling: Array, runtime: Array, program: Array) -> Array:

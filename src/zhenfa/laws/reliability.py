@@ -2,7 +2,8 @@
 
 Failures are exponential. ``interval`` is everywhere the period T from the start of one stretch of work to the start of
 the next: useful work followed by a blocking checkpoint of ``checkpoint`` seconds. ``down`` is the time from a failure
-until reloading starts; ``restart`` is reloading, in which failures can strike again.
+until reloading starts; ``restart`` is reloading, in which failures can strike again. ``lag`` is the time from a
+checkpoint until it is safe in the store: what was done meanwhile is done again after a failure.
 """
 
 from __future__ import annotations
@@ -117,11 +118,13 @@ def failure_probability(seconds: Array, mtbf: Array) -> Array:
     return plain(-np.expm1(-np.true_divide(seconds, mtbf)))
 
 
-def ettr(interval: Array, *, mtbf: Array, checkpoint: Array, down: Array = 0.0, restart: Array = 0.0) -> Array:
+def ettr(
+    interval: Array, *, mtbf: Array, checkpoint: Array, down: Array = 0.0, restart: Array = 0.0, lag: Array = 0.0
+) -> Array:
     """Return the effective training time ratio: the share of wall time that is work not done again.
 
     Arguments: all in seconds, as the module says; ``mtbf`` may be infinite; any shapes that broadcast.
-    Returns: a ratio from 0 to 1, broadcast shape: ``(T - C) / ((mu + D) exp(R/mu) (exp(T/mu) - 1))``.
+    Returns: a ratio from 0 to 1, broadcast shape: ``(T - C) / ((mu + D) exp((R + L)/mu) (exp(T/mu) - 1))``.
     Counts work, checkpoints, lost work, downtime and failures during restart, exactly; omits failures while down and
     the overlap of a checkpoint with work (give only the part that blocks).
 
@@ -134,7 +137,7 @@ def ettr(interval: Array, *, mtbf: Array, checkpoint: Array, down: Array = 0.0, 
     rate = np.true_divide(1.0, mtbf)
     risk = np.multiply(interval, rate)
     growth = np.divide(np.expm1(risk), risk, out=np.ones_like(np.asarray(risk, float)), where=np.asarray(risk > 0))
-    paid = 1.0 * np.asarray(interval) * (1 + down * rate) * np.exp(restart * rate) * growth
+    paid = 1.0 * np.asarray(interval) * (1 + down * rate) * np.exp(np.add(restart, lag) * rate) * growth
     return plain(np.maximum(np.subtract(interval, checkpoint), 0.0) / paid)
 
 

@@ -14,6 +14,7 @@ from zhenfa.spec.graph import Graph
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.model import Model, read_model
+from zhenfa.spec.upkeep import zero_in
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ def make_request(
     job: Job, *, folder: Path | None = None, on: str | None = None, assume: Mapping[str, str | float] | None = None
 ) -> Request:
     """Look up a job's model and machine; relative paths are read below ``folder``."""
+    if zero_in(job.recovery, "interval"):
+        raise InputError(
+            f"job {job.name!r}: recovery.interval is zero.",
+            hint="write one such as 20 min, or leave it out for the best.",
+        )
     model = find_model(job.model, folder)
     wanted = on if on is not None else job.machine
     if wanted is None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.machine import Machine, Name, Precision
+from zhenfa.spec.upkeep import Recovery
 
 
 class Workload(Part):
@@ -48,7 +49,8 @@ class Job(Document):
 
     ``model`` is a catalog name, or the path of a model document or a Hugging Face ``config.json``. ``machine`` is a
     catalog name, the path of a machine document, or a machine written out. ``assume`` supplies values that makers
-    have not published, by dotted name; what rests on them is tagged assumed.
+    have not published, by dotted name; what rests on them is tagged assumed. ``recovery`` is what is done about
+    failures.
     """
 
     schema_name: ClassVar[str] = "zhenfa.job/1"
@@ -61,4 +63,5 @@ class Job(Document):
     workload: Workload
     limits: Limits = Limits()
     execution: Execution = Execution()
+    recovery: Recovery = Recovery()
     assume: dict[str, str | float] = {}

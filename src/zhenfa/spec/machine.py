@@ -10,6 +10,7 @@ from pydantic import Field
 from zhenfa.spec import fact
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.fact import Fact
+from zhenfa.spec.upkeep import Facility, FailureTimes, Grid, MachineFailures, Storage
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 Cards = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
@@ -223,7 +224,8 @@ class Pool(Part):
     """Cards of one kind inside a machine.
 
     Either ``system`` names catalog supernodes (``count`` cards of them, by default one whole system), or
-    ``accelerator`` and ``tiers`` say it all. What is given here overrides the system.
+    ``accelerator`` and ``tiers`` say it all. What is given here overrides the system. ``failures`` of these cards come
+    before those of the machine.
     """
 
     name: Name
@@ -232,6 +234,7 @@ class Pool(Part):
     count: Cards | None = None
     tiers: tuple[Tier, ...] = ()
     power_per_card: fact.Power = fact.empty("power")
+    failures: FailureTimes = FailureTimes()
 
 
 class Network(Part):
@@ -248,7 +251,11 @@ class Network(Part):
 
 
 class Machine(Document):
-    """One or more pools behind one name."""
+    """One or more pools behind one name.
+
+    ``storage`` keeps checkpoints, ``failures`` are of every pool that does not say its own, ``facility`` says the PUE
+    at a load where ``pue`` is not one number, ``grid`` names one of the catalog or says its carbon.
+    """
 
     schema_name: ClassVar[str] = "zhenfa.machine/1"
 
@@ -257,6 +264,10 @@ class Machine(Document):
     pools: Annotated[tuple[Pool, ...], Field(min_length=1, max_length=64)]
     network: Network | None = None
     pue: fact.Ratio = fact.empty("ratio")
+    storage: Storage = Storage()
+    failures: MachineFailures = MachineFailures()
+    facility: Facility = Facility()
+    grid: Name | Grid | None = None
     claims: tuple[Claim, ...] = ()
     note: str | None = None
 
@@ -271,6 +282,7 @@ class CardPool:
     tiers: tuple[Tier, ...]
     power_per_card: Fact
     system: str | None = None
+    failures: FailureTimes = field(default_factory=FailureTimes)
 
     @property
     def maker(self) -> str:
@@ -289,6 +301,10 @@ class Formation:
     pue: Fact
     claims: tuple[Claim, ...] = ()
     assumed: dict[str, str] = field(default_factory=dict)
+    storage: Storage = field(default_factory=Storage)
+    failures: MachineFailures = field(default_factory=MachineFailures)
+    facility: Facility = field(default_factory=Facility)
+    grid: Name | Grid | None = None
 
     @property
     def cards(self) -> int:

@@ -37,6 +37,36 @@ class Figures(Part):
     cost: Figure = Figure(unit="CNY")
 
 
+class Operating(Part):
+    """How a long run fares: what fails, what a checkpoint and a failure cost, spares, goodput, power and carbon.
+
+    ``failures_per_day`` by cause (``pool: cause``, or ``cause`` alone for the whole job); ``not_counted`` names the
+    domains whose rate nobody gives. ``lost_s_per_failure`` is wall clock. ``scheduling`` is the share of time in which
+    the plan's nodes are up; ``goodput`` that times ETTR times MFU. Empty on emulated cards.
+    """
+
+    mtbf_s: Figure = Figure(unit="s")
+    failures_per_day: dict[str, float] = {}
+    not_counted: tuple[str, ...] = ()
+    checkpoint_bytes: Figure = Figure(unit="B")
+    checkpoint_stall_s: Figure = Figure(unit="s")
+    checkpoint_write_s: Figure = Figure(unit="s")
+    interval_s: Figure = Figure(unit="s")
+    young_interval_s: Figure = Figure(unit="s")
+    daly_interval_s: Figure = Figure(unit="s")
+    down_s: Figure = Figure(unit="s")
+    restart_s: Figure = Figure(unit="s")
+    lost_s_per_failure: Figure = Figure(unit="s")
+    kokolis_ettr: Figure = Figure()
+    cards_out: Figure = Figure(unit="cards")
+    standby_nodes: Figure = Figure(unit="nodes")
+    scheduling: Figure = Figure()
+    goodput: Figure = Figure()
+    facility_power_w: Figure = Figure(unit="W")
+    run_energy_j: Figure = Figure(unit="J")
+    carbon_kg: Figure = Figure(unit="kg")
+
+
 class Wall(Part):
     """One of the four walls. ``share`` is of the step time (compute, communication), of the power cap or feed (energy),
     or of wall-clock time lost (reliability); empty where an input is undisclosed. ``advice`` says what would move it.
@@ -91,6 +121,7 @@ class Estimate(Document):
     plan: Plan
     figures: Figures
     walls: Walls
+    operating: Operating = Operating()
     parts_s: dict[str, float] = {}
     stages: tuple[StageFigures, ...] = ()
     assumptions: tuple[str, ...] = ()
