@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from zhenfa.estimate import engines
+from zhenfa.estimate.traits import WIDE_BYTES
+from zhenfa.spec.machine import BYTES
 from zhenfa.validation import training
 from zhenfa.validation.rows import MEASUREMENTS
 from zhenfa.validation.train_engine import engine_of
@@ -48,6 +50,8 @@ class Free:
     def touches(self, row: Row) -> bool:
         """Return whether the trait matters for a row."""
         engine, _, generation = self.key.partition("/")
+        if self.trait == "matmul_share_low" and BYTES[row.run.plan.precision] >= WIDE_BYTES:
+            return False
         if self.key == row.generation:
             return True
         return engine in row.lineage and generation in {"", row.generation}
@@ -69,8 +73,10 @@ class Row:
 FREE: tuple[Free, ...] = (
     Free("ampere", "matmul_share", 0.87, 0.6, 1.1, 0.1, why="clock under power"),
     Free("hopper", "matmul_share", 0.82, 0.6, 1.1, 0.1, why="clock under power"),
+    Free("hopper", "matmul_share_low", 0.85, 0.6, 1.1, 0.1, why="clock under power, in 8 bits and fewer"),
     Free("hopper-500w", "matmul_share", 0.7, 0.4, 1.1, 0.1, why="clock under a lower power cap"),
     Free("blackwell", "matmul_share", 0.92, 0.6, 1.1, 0.1, why="clock under power"),
+    Free("blackwell", "matmul_share_low", 0.92, 0.6, 1.1, 0.1, why="clock under power, in 8 bits and fewer"),
     Free("ascend", "matmul_share", 0.75, 0.5, 1.1, 0.1, why="clock under power"),
     Free("megatron-core", "tensor_overlap", 0.8, 0.0, 1.0, 0.2, why="collectives cut and run beside their matmul"),
     Free("megatron-core", "expert_pace", 2.2, 1.0, 3.0, 0.4, why="HybridEP against the fabric's law"),
@@ -287,7 +293,7 @@ def effects(free: list[Free], rows: list[Row]) -> None:
         touched = [row for row in rows if one.touches(row)]
         before = summary(touched)
         kept, errors = one.value, [row.error for row in touched]
-        one.value = 1.0 if one.trait.endswith(("share", "imbalance", "pace")) else 0.0
+        one.value = 1.0 if one.trait.endswith(("share", "share_low", "imbalance", "pace")) else 0.0
         apply(free)
         predict(touched)
         print(f"{one.key:22s} {one.trait:18s} {kept:9.4g}   with: {before}   without: {summary(touched)}")

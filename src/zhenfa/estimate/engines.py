@@ -81,7 +81,7 @@ def for_machine(formation: Formation) -> Planned:
         here = _engine(default, "", card).traits
         known = "matmul_share" in (fits().get(generation(card)) or {})
         if not known:
-            here = here.but(matmul_share=usual_share())
+            here = here.but(matmul_share=usual_share(), matmul_share_low=None)
         changes[pool.name] = {
             name: value for name in _FIELDS if (value := getattr(here, name)) != getattr(common, name)
         }

@@ -113,8 +113,9 @@ def _matmul(operator: Operator, shape: Shape, card: Card) -> Cost:
     split_outputs = operator.shard in {"column", "vocabulary", "heads"}
     inputs = operator.inputs / shape.tensor if operator.shard == "row" else operator.inputs
     outputs = operator.outputs / shape.tensor if split_outputs else operator.outputs
-    forward = kernels.matmul(chip, rows, inputs, outputs) / traits.matmul_share
-    through = kernels.matmul(chip, rows, outputs, inputs) / traits.matmul_share
+    pace = traits.sustained(BYTES[chip.precision])
+    forward = kernels.matmul(chip, rows, inputs, outputs) / pace
+    through = kernels.matmul(chip, rows, outputs, inputs) / pace
     weight, adapted = _weight_pass(operator, rows, inputs, outputs, chip, card)
     cast = streams.casts(rows, inputs, outputs, chip, traits)
     if operator.parameters:
@@ -149,7 +150,7 @@ def _weight_pass(
             card.wide, rows, card.adapter, outputs
         )
         return 0.0, adapted
-    seconds = kernels.matmul(chip, inputs, rows, outputs) / card.traits.matmul_share
+    seconds = kernels.matmul(chip, inputs, rows, outputs) / card.traits.sustained(BYTES[chip.precision])
     if "optimizer" not in card.traits.fused and not chip.emulated:
         seconds = seconds + kernels.stream(chip, ACCUMULATED_APART * inputs * outputs)
     return seconds, 0.0

@@ -16,6 +16,7 @@ from zhenfa.laws.expert_exchange import combine_time, dispatch_time
 from zhenfa.laws.fabric import Fabric
 from zhenfa.laws.overlap import exposed_time
 from zhenfa.spec.graph import Operator
+from zhenfa.spec.machine import BYTES
 
 
 def copies(operator: Operator, shape: Shape) -> Array:
@@ -35,7 +36,7 @@ def grouped(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tup
     first = not operator.name.endswith("down")
     inputs = operator.inputs if first else operator.inputs / shape.expert_tensor
     outputs = operator.outputs / shape.expert_tensor if first else operator.outputs
-    pace = 1 / traits.matmul_share
+    pace = 1 / traits.sustained(BYTES[chip.precision])
     forward = kernels.grouped_matmul(chip, routed, inside, inputs, outputs) * pace
     weight = kernels.matmul(chip, inputs, routed / inside, outputs, groups=inside) * pace
     through = kernels.grouped_matmul(chip, routed, inside, outputs, inputs) * pace

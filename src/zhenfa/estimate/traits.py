@@ -27,6 +27,9 @@ no card holds all logits; ``expert-bias``: biases of experts, and the activation
 
 EVERY_FUSION: Final[frozenset[Fusion]] = frozenset(get_args(Fusion)) - {"logits"}  # which few engines have
 
+WIDE_BYTES: Final = 2.0
+"""Bytes of an element from which a matmul counts as one in 16 bits."""
+
 LowPrecision = Literal["tensor", "delayed", "block"]
 """How tensors are scaled to 8 or 4 bits: by the tensor's present largest value (one more pass), by that of earlier
 steps, or by blocks of 32 or 128 elements."""
@@ -47,6 +50,7 @@ class Traits:
 
     *Kernels.* ``matmul_share`` and ``attention_share``: speed of the engine's matmuls, and of its flash attention, in a
     long step over what the chip's laws say of one kernel on an idle card (clock under power; older kernels).
+    ``matmul_share_low``: the same of matmuls in 8 and fewer bits (None: as of those in 16).
     ``attention``: ``flash`` never stores scores, ``unfused`` writes and reads them. ``fused``: chains run as
     one kernel. ``dropout``: hidden states and scores are dropped out in training (GPT-2's and GPT-3's habit).
     ``rope_layout``: extra passes over queries, keys and values that only change layout, in tensors read and written.
@@ -89,6 +93,7 @@ class Traits:
     pipeline_overlap: float = 1.0
     contention: float = 0.0
     matmul_share: float = 1.0
+    matmul_share_low: float | None = None
     attention_share: float = 1.0
     attention: Literal["flash", "unfused"] = "flash"
     fused: frozenset[Fusion] = EVERY_FUSION
@@ -123,6 +128,11 @@ class Traits:
     recompute: tuple[int, ...] = (0, 1, 2)
     recompute_stops_early: bool = False
     receives_apart: bool = False
+
+    def sustained(self, element_bytes: float) -> float:
+        """Return the speed of matmuls of such elements in a long step over that of one kernel."""
+        low = self.matmul_share_low
+        return self.matmul_share if low is None or element_bytes >= WIDE_BYTES else low
 
     def but(self, **changes: Any) -> Traits:
         """Return the same engine with some traits changed."""

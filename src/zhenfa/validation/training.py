@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -25,7 +25,7 @@ from zhenfa.validation.train_machine import formation_of, precision_of
 from zhenfa.validation.train_metric import Measured, memory_of, out_of_memory, speed_of
 from zhenfa.validation.train_model import model_of, sequence_of
 from zhenfa.validation.train_plan import plan_of
-from zhenfa.validation.train_words import number, part, text
+from zhenfa.validation.train_words import number, part, text, unstated
 
 OF_THE_CARD: Final = ("mem_used_over_total_gib", "mem_gb")
 """Memory as the card's own tool shows it: what the driver and the collectives' buffers take is in it."""
@@ -79,7 +79,31 @@ def read(record: Mapping[str, Any]) -> Run:
     precision = precision_of(record, formation.pools[0].accelerator, notes)
     plan = plan_of(record, layout, sequence, precision, notes)
     engine = engine_of(record, layout, formation.pools[0].accelerator.id, notes)
-    return Run(graph, formation, plan, engine, speed_of(record, layout, sequence, graph), tuple(notes), layout)
+    run = Run(graph, formation, plan, engine, speed_of(record, layout, sequence, graph), tuple(notes), layout)
+    return _recomputed(run) if unstated(part(record, "parallel").get("recompute")) else run
+
+
+TOO_MUCH: Final = 1.25
+"""Bytes needed over bytes usable from which a run without recomputation is not believed; memory is known better."""
+
+
+def _recomputed(run: Run) -> Run:
+    """Return a run that says nothing of recomputation: with whole layers recomputed where its software knows no other
+    way, and where otherwise it would need far more memory than a card has and that way it fits."""
+    if run.layout is None or run.plan.pipelines[0].stages[0].recompute != "none" or 1 in run.engine.traits.recompute:
+        return run
+    full = run.cost().fullest
+    if full.bytes <= TOO_MUCH * full.capacity:
+        return run
+    notes = tuple(note for note in run.notes if not note.startswith("recomputation not stated"))
+    stages = tuple(stage.model_copy(update={"recompute": "full"}) for stage in run.plan.pipelines[0].stages)
+    pipelines = (run.plan.pipelines[0].model_copy(update={"stages": stages}),)
+    again = replace(
+        run, plan=run.plan.model_copy(update={"pipelines": pipelines}),
+        notes=(*notes, "recomputation not stated: full assumed, since without it the run does not fit"),
+    )  # fmt: skip
+    found = again.cost().fullest
+    return again if found.bytes <= found.capacity else run
 
 
 def _read_mixed(record: Mapping[str, Any], notes: list[str]) -> Run:
