@@ -129,11 +129,11 @@ def test_llama_405b_planned_beats_the_published_layout() -> None:
 def test_deepseek_v3_on_h800() -> None:
     """2,048 H800, pipeline 16, experts over 64, ZeRO-1, no tensor parallelism: 180 k card-hours for 1 T tokens.
 
-    2.6 in BF16 and 2.1 in FP8, of which half is the exchange between experts, all exposed here and hidden there; 1.8 in
-    BF16 without it.
+    2.7 in BF16 and 2.1 in FP8, in which the run was, with all of the exchange between experts exposed here and hidden
+    there; 2.1 in BF16 without it.
     """
     machine = cluster("h800", 2048, "200 GB/s", "50 GB/s")
-    for precision, low, high in (("bf16", 1.0, 2.0), ("fp8", 0.65, 1.9)):
+    for precision, low, high in (("bf16", 1.0, 2.2), ("fp8", 0.65, 1.9)):
         setting, plan, estimate = run(
             "deepseek-v3", machine, sequence=4096, tensor=1, depth=16, replicas=128, times=120, zero=1,
             recompute="selective", expert=64, precision=precision,

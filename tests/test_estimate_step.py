@@ -139,7 +139,7 @@ def test_sharing_the_state_never_takes_more_memory(seed: int) -> None:
 def test_stage_one_is_never_slower_than_none(seed: int) -> None:
     """Why the planner leaves ZeRO-0 out in 16 bits (see ``zhenfa.plan.space.zero_stages``).
 
-    But for a thousandth: a place that is done early reduces while others work, and nothing hides its gather at the start.
+    But for a thousandth: a place that is done early reduces while others work; nothing hides its gather at the start.
     """
     setting, plan = case(seed)
     none, first = (cost(plan.model_copy(update={"zero": zero}), setting) for zero in (0, 1))
