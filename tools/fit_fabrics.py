@@ -99,9 +99,9 @@ PLANS: Final = (
                  "low_latency_start", "expert_peer"),
          anchors=("cm384-", "hixl-a3-same", "hixl-a3-two", "sglkernel-a3"), sources="cm384, hixl, sglkernel"),
     Plan("pcie4", ("PCIe 4", "PCIe4"), "host", 32e9, False, ("l40s",), (*COLLECTIVE, *PEER), reaches=(2, 4, 8),
-         note="eight cards of one server: two behind a switch, four behind a socket, eight over both; no peer access"),
+         note="shares: the middle one of seven servers; the rest: one server, two cards behind a switch, no peer access"),
     Plan("pcie5", ("PCIe",), "host", 63e9, False, ("rtx_pro_6000_server",), (*COLLECTIVE, *PEER), reaches=(2, 4, 8),
-         note="eight cards of one server"),
+         note="shares: the middle one of seven servers; the rest: one server"),
     Plan("rdma", (), "scale-out",
          fitted=("share", "step", "fill", "fill_bytes", "forward_share", "low_latency_share", "low_latency_start"),
          anchors=("nccl1244", "cw-h100-64", "nccltests267", "hixl-a2-rdma", "hixl-a3-rdma", "deepep-normal-ep16",
@@ -111,6 +111,13 @@ PLANS: Final = (
          first={"share": 0.95, "fill": 1e-4, "fill_bytes": 5e7, "latency": 5e-6},
          note="InfiniBand and RoCE, one interface per card"),
 )  # fmt: skip
+HOSTS: Final = (
+    ("rtx6kpro", 63e9, {8: 41.1e9}), ("rtx6kpro", 63e9, {8: 39.4e9}), ("rtx6kpro", 63e9, {8: 37.6e9}),
+    ("rtx6kpro", 63e9, {8: 41.5e9}), ("nccl1639", 63e9, {4: 35e9, 8: 28e9}),
+)  # fmt: skip
+"""Servers with cards on PCIe that others measured: source, rate of a slot, bus bandwidth of large all-reduces by the
+number of cards. Four with RTX PRO 6000 (behind switches, and direct to two processors), one with RTX 5090."""
+
 MEASURED_RECORDS: Final = {
     "xgmi": ("amd-mi300x", "amd-mi355x"), "hccs": ("huawei-atlas800t-a2",), "ub": ("huawei-cloudmatrix384",),
     "rdma": ("nvidia-hgx-h100-8", "nvidia-hgx-h800-8", "huawei-atlas800t-a2"),
@@ -125,7 +132,10 @@ def family(plan: Plan, values: Mapping[str, float], spread: Mapping[str, float] 
     for name, value in values.items():
         if name.startswith("within_"):
             size = int(name.removeprefix("within_"))
-            data.setdefault("reaches", []).append({"size": size, "share": _fact(plan, "share", value)})
+            share = _fact(plan, "share", value)
+            if size > 2:
+                share |= {"source": HOSTS[0][0], "note": f"median of {len(HOSTS) + 2} servers by tools/fit_fabrics.py"}
+            data.setdefault("reaches", []).append({"size": size, "share": share})
         else:
             data[name] = _fact(plan, name, value)
     data["spread"] = {key: round(value, 3) for key, value in (spread or {}).items()}
@@ -329,11 +339,31 @@ def fit_all(truth: Truth, report: Callable[[str, Mapping[str, list[float]]], Non
             old = errors(plan, family(plan, values[plan.id]), truth_of(plan, truth, plan.systems, newest=False), known)
             report(f"{plan.id} other versions", {key: old[key] for key in ("large", "small")})
         known[plan.id] = family(plan, values[plan.id], widths)
+    typical_hosts(values, known)
     scale_up = [values[name] for name in ("nvlink3", "nvlink4", "nvlink5", "xgmi", "hccs", "ub")]
     plan = Plan("other", (), "scale-up", note="links that nobody has measured: medians over the families that were")
     prior = {name: value for name, value in medians(scale_up).items() if name not in (*SWITCH, *PEER, "write_share")}
     known["other"] = family(plan, prior, UNMEASURED)
     return known
+
+
+def typical_hosts(values: Mapping[str, Values], known: dict[str, LinkFamily]) -> None:
+    """Give every family of slots the shares of the middle one of all servers, where more than two cards talk.
+
+    What stands behind the slots (switches, one processor or two, access to peers) differs far more than slots do: the
+    fitted servers are two of those that anybody measured. A server known only for more cards reaches at least as much
+    among fewer.
+    """
+    hosts = [plan for plan in PLANS if plan.place == "host"]
+    for plan in hosts:
+        own, off = dict(values[plan.id]), []
+        for size in (one for one in plan.reaches if one > 2):
+            shares = [values[one.id][f"within_{size}"] for one in hosts]
+            shares += [next(found[at] / rate for at in sorted(found) if at >= size) for _, rate, found in HOSTS]
+            middle = float(np.median(shares))
+            own[f"within_{size}"] = float(f"{middle:.4g}")
+            off += [abs(math.log(one / middle)) for one in shares]
+        known[plan.id] = family(plan, own, {**known[plan.id].spread, "large": float(np.quantile(off, 0.8))})
 
 
 def text(known: Mapping[str, LinkFamily]) -> str:

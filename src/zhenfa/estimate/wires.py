@@ -31,8 +31,11 @@ NETWORK: Final = "rdma"
 OTHER: Final = "other"
 """The family of scale-up links that nobody has measured."""
 
+SLOTS: Final = {"3": 16e9, "4": 32e9, "5": 63e9}
+"""Bytes/s of sixteen lanes of a PCIe generation, one direction."""
+
 SLOT: Final = "pcie5"
-"""The family of PCIe slots whose cards read each other's memory, where a card's own server was not measured."""
+"""The family of PCIe slots, where a card's own generation has none."""
 
 _SCALE_UP_SHARE: Final = 0.5
 """A tier with at least this share of the card's own scale-up ports is made of them."""
@@ -81,9 +84,24 @@ def own_family(accelerator: Accelerator) -> LinkFamily:
     """Return the family of a card's own ports; of its slot where it has none but that."""
     if accelerator.scale_up.protocol is not None:
         return family_of(accelerator.scale_up.protocol)
-    hosts = [item for item in catalog.link_families().values() if item.place == "host"]
-    otherwise = family(OTHER if accelerator.pcie is None else SLOT)
-    return next((item for item in hosts if measured_on(item, accelerator.id)), otherwise)
+    hosts = {item.id: item for item in catalog.link_families().values() if item.place == "host"}
+    measured = next((item for item in hosts.values() if measured_on(item, accelerator.id)), None)
+    if measured is not None:
+        return measured
+    generation = slot_generation(accelerator)
+    return family(OTHER if generation is None else f"pcie{generation}" if f"pcie{generation}" in hosts else SLOT)
+
+
+def slot_generation(accelerator: Accelerator) -> str | None:
+    """Return the generation of PCIe of a card's slot, as a digit; None where it is not known."""
+    text = None if accelerator.pcie is None else accelerator.pcie.value
+    found = re.match(r"\d", text or "")
+    return found[0] if found else None
+
+
+def slot_rate(accelerator: Accelerator) -> float | None:
+    """Return the bytes/s of a card's slot, one direction; None where its generation is not known."""
+    return SLOTS.get(slot_generation(accelerator) or "")
 
 
 def tier_family(accelerator: Accelerator, tier: Tier, index: int) -> LinkFamily:

@@ -122,7 +122,7 @@ def _link_rate(name: str) -> float | None:
     return links[name].bandwidth.value if name in links else None
 
 
-PCIE: Final = {"pcie3": 16e9, "pcie4": 32e9, "pcie5": 63e9}
+PCIE: Final = {f"pcie{generation}": rate for generation, rate in wires.SLOTS.items()}
 """Bytes/s of sixteen lanes, one direction."""
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from zhenfa import catalog
 from zhenfa.errors import InputError
+from zhenfa.estimate import wires
 from zhenfa.spec import fact
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Accelerator, Formation, Machine, Pool, Tier
@@ -18,7 +19,7 @@ CLUSTER: Final = 100_000
 CLUSTER_BYTES_PER_S: Final = 50e9
 """400 Gb/s per card between nodes, where the catalog knows nothing better. Assumed."""
 PCIE_BYTES_PER_S: Final = 50e9
-"""What PCIe 5.0 x16 carries in one direction, for cards that have no ports of their own. Assumed."""
+"""What a slot carries in one direction, for cards without ports of their own and of no known slot. Assumed."""
 SAME: Final = {"ascend_910b": "ascend-910b3", "hopper": "nvidia-h100-sxm"}
 """Names that rows give to a family, and the member that stands for it."""
 
@@ -100,7 +101,7 @@ def _of_dies(tier: Tier, devices: int) -> Tier:
 def _assumed(row: Mapping[str, Any], accelerator: Accelerator) -> tuple[Tier, ...]:
     size = int(part_of(row, "hardware").get("node_size") or 8)
     up = accelerator.scale_up.bandwidth
-    rate = up if up.known else _rate(PCIE_BYTES_PER_S)
+    rate = up if up.known else _rate(wires.slot_rate(accelerator) or PCIE_BYTES_PER_S)
     nvidia = accelerator.maker == "NVIDIA" and up.known
     mesh = accelerator.maker == "AMD" or "ascend-910b" in accelerator.id
     node = Tier(
