@@ -99,7 +99,7 @@ PLANS: Final = (
                  "low_latency_start", "expert_peer"),
          anchors=("cm384-", "hixl-a3-same", "hixl-a3-two", "sglkernel-a3"), sources="cm384, hixl, sglkernel"),
     Plan("pcie4", ("PCIe 4", "PCIe4"), "host", 32e9, False, ("l40s",), (*COLLECTIVE, *PEER), reaches=(2, 4, 8),
-         note="shares: the middle one of seven servers; the rest: one server, two cards behind a switch, no peer access"),
+         note="shares: the middle one of seven servers; the rest: one server without access to peers"),
     Plan("pcie5", ("PCIe",), "host", 63e9, False, ("rtx_pro_6000_server",), (*COLLECTIVE, *PEER), reaches=(2, 4, 8),
          note="shares: the middle one of seven servers; the rest: one server"),
     Plan("rdma", (), "scale-out",
