@@ -53,9 +53,10 @@ def test_the_parts_that_selective_recomputation_spares() -> None:
     statistics = 2048 * 96 * memory.LOGSUMEXP_BYTES
     assert none == pytest.approx(32 * 2048 * 12288 + statistics)
     assert selective == pytest.approx(20 * 2048 * 12288 + statistics)
-    assert float(working_set(layer, at, "bf16", 0)) == 0.0
-    assert float(working_set(layer, at, "bf16", 1)) == pytest.approx(none - selective)
-    assert float(working_set(layer, at, "bf16", 2)) == pytest.approx(none)
+    passing = 2 * 2 * 4 * 2048 * 12288  # gradients of what enters and leaves the activation function
+    assert float(working_set(layer, at, "bf16", 0)) == pytest.approx(passing)
+    assert float(working_set(layer, at, "bf16", 1)) == pytest.approx(none - selective + passing)
+    assert float(working_set(layer, at, "bf16", 2)) == pytest.approx(none + passing)
 
 
 def test_the_loss_is_kept_in_32_bits() -> None:
@@ -103,11 +104,12 @@ def test_deepseek_keeps_its_published_weights() -> None:
     assert held == pytest.approx(2 * parameters, rel=1e-9)
 
 
-def test_gathered_weights_are_two_layers_in_the_bytes_of_a_weight() -> None:
+def test_gathered_weights_are_two_layers_and_one_layers_gradients() -> None:
     layer, at = graph(LLAMA).kinds[0].operators, shape(1, 128, data=8)
     held = holding(layer, at, "bf16", 3, 0, MEGATRON_LIKE, 4096)
     count = sum(one.parameters for one in layer)
-    assert float(gathered(held, "bf16", 3)) == pytest.approx(2 * 2 * count)
+    assert float(gathered(held, "bf16", 3)) == pytest.approx((2 * 2 + 2 + 4) * count)  # sent in 32 bits
+    assert float(gathered(held, "bf16", 3, MEGATRON_LIKE.but(reduced_bytes=2.0))) == pytest.approx((2 * 2 + 2) * count)
     assert float(gathered(held, "bf16", 2)) == 0.0
     assert float(held.weights) == pytest.approx(2 * count / 8)
 
@@ -130,7 +132,8 @@ def test_a_stage_keeps_as_many_micro_batches_as_it_has_in_flight() -> None:
             assert stage.memory["activations"] == pytest.approx(
                 min(4 - index, times) * stage.activation + stage.working
             )
-            assert (stage.working > 0) == (index == 3)  # the gradient of the logits
+            assert stage.working > 0
+            assert (stage.cached > 0) == (index == 3)  # the loss beside the layers
     gpipe = plan_of(setting, [Pipeline(micro_batches=16, stages=stages)]).model_copy(update={"schedule": "gpipe"})
     for stage in cost(gpipe, setting).stages:
         assert stage.memory["activations"] == pytest.approx(16 * stage.activation + stage.working)

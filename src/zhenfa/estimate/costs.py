@@ -50,7 +50,9 @@ class StageCost:
     activation: float
     """Bytes that one micro-batch in flight keeps."""
     working: float
-    """Bytes of the layer being computed again."""
+    """Bytes held only while a layer, or the head, is at work: the larger."""
+    cached: float = 0.0
+    """The smaller: both are never needed together, but a caching allocator keeps what each took."""
 
     @property
     def busy(self) -> float:

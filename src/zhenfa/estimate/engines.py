@@ -21,7 +21,7 @@ from zhenfa.spec.machine import Formation
 
 FILE: Final = files.ROOT / "training_engines.yaml"
 FITS: Final = files.ROOT / "training_fits.yaml"
-_LISTS: Final = ("fused", "zero_stages", "recompute")
+_LISTS: Final = ("fused", "lean", "zero_stages", "recompute")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _value(key: str, value: Any) -> Any:
     if isinstance(value, Mapping) and "value" in value:
         value = value["value"]
     if key in _LISTS and isinstance(value, list):
-        return frozenset(value) if key == "fused" else tuple(value)
+        return frozenset(value) if key in ("fused", "lean") else tuple(value)
     return value
 
 

@@ -16,6 +16,10 @@ from zhenfa.laws.memory import LOGSUMEXP_BYTES
 from zhenfa.spec.graph import Operator
 from zhenfa.spec.machine import BYTES, Precision
 
+NORM_BYTES = 4.0
+"""Bytes per element that a norm in elementary operations keeps beyond a fused one: in 16 bits the input widened to 32
+(in place of the stream) and the normalised one; in 32 bits the latter."""
+
 LOGIT_BYTES = 4.0
 """Bytes per logit: the loss is computed in 32 bits (korthikanti2022, section 4.3)."""
 
@@ -105,6 +109,7 @@ def holding(
     weights, gradients, optimizer = (parts[0][part] + parts[1][part] for part in range(3))
     if sharding.offload:
         optimizer = 0.0 * optimizer
+        gradients = gradients * (0.0 if traits.offloads_gradients else 1.0)
     activation = _saved(operators, shape, _Widths.of(precision, shape, traits), recompute, hidden, again)
     return Holding(
         weights, gradients, optimizer, activation * traits.activation_slack, shared, routed, trained, trained_routed
@@ -120,9 +125,10 @@ def _state(
 ) -> tuple[Array, Array, Array]:
     copy = stored if traits.low_precision_weights and stored < wide else 0.0
     over = sharding.over(peers)
+    only = 4.0 if traits.wide_weights else wide
     weights, gradients, optimizer = memory.training_state_bytes(
-        held, zero=sharding.zero, data_parallel=over, weight_bytes=wide, gradient_bytes=traits.gradient_bytes,
-        optimizer_bytes=8.0 if wide == 4.0 else 12.0,
+        held, zero=sharding.zero, data_parallel=over, weight_bytes=only, gradient_bytes=traits.gradient_bytes,
+        optimizer_bytes=8.0 if only == 4.0 else 12.0,
     )  # fmt: skip
     if sharding.adapter:
         _, gradients, optimizer = memory.training_state_bytes(
@@ -156,7 +162,9 @@ class _Widths:
     """Bytes of an element kept: ``size`` as a rule, ``read`` where only a matmul in few bits reads it again;
     ``scores`` bytes kept per query, head and position attended to; ``mask`` bytes of a dropout mask and ``stream``
     bytes of the residual stream per element; ``split``: sequence parallelism splits what tensor parallelism does not;
-    ``logits``: the share of them that is ever whole."""
+    ``logits``: the share of them that is ever whole; ``norm`` bytes that a norm keeps of each element beside its output
+    and the stream; ``gate`` those that a gated activation keeps of the activated gate; ``gathered``: what a norm hands
+    to a column-split matmul is kept whole."""
 
     size: float
     read: float
@@ -166,6 +174,9 @@ class _Widths:
     sequence: float
     split: bool
     logits: float
+    norm: float = 0.0
+    gate: float = 0.0
+    gathered: bool = False
 
     @classmethod
     def of(cls, precision: Precision, shape: Shape, traits: Traits) -> _Widths:
@@ -175,6 +186,9 @@ class _Widths:
         return cls(
             size, read, stored, MASK_BYTES if traits.dropout else 0.0, 4.0 if traits.autocast else size, shape.sequence,
             traits.sequence_parallel, 0.0 if "logits" in traits.fused else 1.0,
+            0.0 if "norm" in traits.fused | traits.lean else NORM_BYTES,
+            0.0 if "activation" in traits.fused | traits.lean else size,
+            traits.gathers_kept,
         )  # fmt: skip
 
 
@@ -196,7 +210,7 @@ def _kept(operators: Sequence[Operator], shape: Shape, widths: _Widths, again: A
     light: Array = 0.0
     for operator in operators:
         kept: Array = _bytes_kept(operator, widths)
-        if widths.split or operator.shard != "none":
+        if operator.shard != "none" or (widths.split and not (widths.gathered and operator.kind == "norm")):
             kept = kept / shape.tensor
         cheap = operator.kind == "norm" or (operator.kind == "elementwise" and not adds(operator))
         if cheap if again is None else again(operator):
@@ -211,11 +225,12 @@ def _bytes_kept(operator: Operator, widths: _Widths) -> float:
     size = widths.size
     match operator.kind:
         case "norm":
-            return operator.outputs * widths.read
+            return operator.outputs * (widths.read + widths.norm)
         case "elementwise" if adds(operator):
             return operator.outputs * (widths.stream + widths.mask)
         case "elementwise":
-            return operator.outputs * widths.read
+            gated = operator.inputs > operator.outputs
+            return operator.outputs * (widths.read + (widths.gate if gated else 0.0))
         case "attention":
             scores = widths.scores * widths.sequence if widths.scores else LOGSUMEXP_BYTES
             return operator.heads * (operator.value_dim * size + scores)
@@ -240,27 +255,59 @@ def working_set(
     again: Again = None,
 ) -> Array:
     """Return the bytes held only while a layer is at work: its activations while they are computed again (none without
-    recomputation), the gradient of the logits in the head."""
+    recomputation), the gradients of its widest operator, the gradient of the logits in the head."""
     widths = _Widths.of(precision, shape, traits)
     heavy, light = _kept(operators, shape, widths, again)
     needed = np.select([np.equal(recompute, 0), np.equal(recompute, 1)], [0.0 * light, light], heavy + light)
-    return shape.tokens * (needed + _loss(operators, shape, widths, traits))
+    passing = _widest(operators, shape, widths) if traits.passing else 0.0
+    return shape.tokens * (needed + passing + _loss(operators, shape, widths, traits))
+
+
+def _widest(operators: Sequence[Operator], shape: Shape, widths: _Widths) -> Array:
+    """Return the bytes per token of the gradients around one operator: those of an activation function's inputs and
+    output, or of stored scores before and after the softmax."""
+    most: Array = 0.0
+    for operator in operators:
+        if operator.kind == "elementwise" and not adds(operator):
+            split = shape.tensor if widths.split or operator.shard != "none" else 1.0
+            most = np.maximum(most, (operator.inputs + operator.outputs) * widths.size / split)
+        elif operator.kind == "attention" and widths.scores:
+            most = np.maximum(most, 2 * widths.size * operator.heads * widths.sequence / shape.tensor)
+    return most
 
 
 def _loss(operators: Sequence[Operator], shape: Shape, widths: _Widths, traits: Traits) -> Array:
     """Return the bytes per token that the gradient of the loss takes beside the logits, of one projection at a time."""
-    each = traits.loss_bytes
+    each: Array | None = traits.loss_bytes
     if each is None:
         each = widths.size if "cross-entropy" in traits.fused else 2 * widths.size + LOGIT_BYTES
+    each = each + np.where(np.greater(shape.tensor, 1), traits.loss_split_bytes, 0.0)
     logits = [one.outputs for one in operators if one.kind == "matmul" and one.shard == "vocabulary"]
     return max(logits, default=0) * each * widths.logits / shape.tensor
 
 
-def gathered(held: Holding, precision: Precision, sharding: Sharding | Array) -> Array:
-    """Return the bytes of whole weights that ZeRO-3 holds while it computes: this layer's and the next one's."""
+def gathered(held: Holding, precision: Precision, sharding: Sharding | Array, traits: Traits = MEGATRON_LIKE) -> Array:
+    """Return the bytes of whole weights that ZeRO-3 holds while it computes: this layer's and the next one's, and this
+    layer's gradients, as they are computed and as they are sent."""
     sharding = _sharding(sharding)
     wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
-    return np.where(np.equal(sharding.zero, 3), 0.0 if sharding.whole else 2 * wide * (held.shared + held.routed), 0.0)
+    sent = traits.gradient_bytes if traits.reduced_bytes is None else traits.reduced_bytes
+    gradients = wide + (sent if sent != wide else 0.0)
+    each = (0.0 if sharding.whole else 2 * wide) + gradients
+    return np.where(np.equal(sharding.zero, 3), each * (held.shared + held.routed), 0.0)
+
+
+def buffered(held: Holding, precision: Precision, sharding: Sharding | Array, traits: Traits) -> Array:
+    """Return the bytes that an engine's buffers take for a card's whole share: gradients that wait to be reduced, and
+    under ZeRO-3 weights kept gathered beyond those at work."""
+    sharding = _sharding(sharding)
+    if not traits.bucket_elements and not traits.live_elements:
+        return 0.0
+    wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
+    whole = held.shared + held.routed
+    bucket = np.where(np.greater(sharding.zero, 0), np.minimum(whole, traits.bucket_elements), 0.0)
+    live = np.where(np.equal(sharding.zero, 3), np.minimum(whole, traits.live_elements), 0.0)
+    return wide * (bucket + live)
 
 
 def gathered_whole(held: Holding, precision: Precision, sharding: Sharding) -> Holding:

@@ -192,7 +192,7 @@ class Setting:
         sharding = Sharding(zero, said.group, said.adapter, said.offload, said.whole)
         held = holding(operators, shape, precision, sharding, recompute, self.traits, self.graph.hidden, again)
         working = working_set(operators, shape, precision, recompute, self.traits, again)
-        return gathered_whole(held, precision, sharding), working + gathered(held, precision, sharding)
+        return gathered_whole(held, precision, sharding), working + gathered(held, precision, sharding, self.traits)
 
     def _unit(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 
 from zhenfa.estimate import offload, traffic
 from zhenfa.estimate.costs import SUMMED, StageCost
-from zhenfa.estimate.holding import Holding
+from zhenfa.estimate.holding import Holding, buffered
 from zhenfa.estimate.reduction import Exchange, Rounds, exchanges
 from zhenfa.estimate.setting import RECOMPUTE, Cut, Setting, Unit, Units
 from zhenfa.laws import compute
@@ -56,6 +56,8 @@ class Blocks:
     blocks: list[tuple[Unit, int]]
     held: Holding
     working: float
+    cached: float
+    """Bytes of the other working sets: of layers where the head's is the largest, or the other way round."""
 
     @classmethod
     def of(
@@ -76,7 +78,10 @@ class Blocks:
             blocks += [(ends.stem, 1)] * (index == 0) + [(ends.head, 1)] * (index == len(stages) - 1)
         names = Holding.__dataclass_fields__
         sums = (sum(float(getattr(unit.holding, name)) * count for unit, count in blocks) for name in names)
-        return cls(stage, blocks, Holding(*sums), max((float(unit.working) for unit, _ in blocks), default=0.0))
+        last = blocks[-1:] if index == len(stages) - 1 else []
+        layers_and_head = (blocks[: -len(last) or None], last)
+        sets = [max((float(unit.working) for unit, _ in part), default=0.0) for part in layers_and_head]
+        return cls(stage, blocks, Holding(*sums), max(sets), min(sets))
 
     def sum(self, part: Callable[[Unit], Array]) -> float:
         """Return the sum of one part over the blocks."""
@@ -119,12 +124,15 @@ def stage_cost(plan: Plan, setting: Setting, blocks: Blocks, exchanged_: list[Ex
         "optimizer": float(held.optimizer),
         "activations": blocks.working,
     }
+    waiting = float(buffered(held, plan.precision, replace(setting.sharding, zero=plan.zero), setting.traits))
+    if waiting:
+        memory["buffers"] = waiting
     return StageCost(
         stage=stage, forward=forward, backward=backward, weight=cost["weight"], arithmetic=cost["arithmetic"],
         recomputed=cost["recomputed"], tensor=cost["tensor"], expert=cost["expert"], context=cost["context"],
         waited=waited + cost["host"], ideal=cost["ideal"], transfer=0.0, crosses=False, reduce=reduce, gather=gather,
         across=once.across, optimizer=_optimizer(plan, setting, stage, held, replicas), memory=memory,
-        capacity=setting.chips[stage.pool].usable, activation=bytes_, working=blocks.working,
+        capacity=setting.chips[stage.pool].usable, activation=bytes_, working=blocks.working, cached=blocks.cached,
     )  # fmt: skip
 
 

@@ -130,9 +130,15 @@ def rotary(operator: Operator, size: float, traits: Traits) -> Passes:
 
 
 def scores(pairs: Array, size: float, traits: Traits) -> Passes:
-    """Return the passes over stored attention scores, ``pairs`` of them over all heads, matmuls aside."""
+    """Return the passes over stored attention scores, ``pairs`` of them over all heads, matmuls aside.
+
+    Scores too wide for the fused softmax go through Megatron's fallback, which writes the mask in place into a view of
+    the matmul's output: autograd then zeroes, copies, clones and fills whole tensors to put that gradient back.
+    """
     if "softmax" in traits.fused and size <= SCORE_BYTES:
         found = Passes(2 * size * pairs, 3 * size * pairs, 1, 1)
+    elif "softmax" in traits.fused:  # mask, softmax; softmax, zero, copy twice, clone twice, fill, copy
+        found = Passes(4 * size * pairs, 16 * size * pairs, 2, 8)
     else:  # scale, mask, softmax
         found = Passes(6 * size * pairs, 7 * size * pairs, 3, 3)
     if traits.dropout:

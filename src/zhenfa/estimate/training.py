@@ -119,7 +119,7 @@ def _placed(
         held = _held_together(plan, stages, order, micro_batches)
     buffers = _buffers(setting, count, micro_batches, size) if setting.traits.receives_apart else [0.0] * count
     return tuple(
-        replace(one, memory={**bytes_, "buffers": buffer} if buffer else bytes_)
+        replace(one, memory={**bytes_, "buffers": bytes_.get("buffers", 0.0) + buffer} if buffer else bytes_)
         for one, bytes_, buffer in zip(stages, held, buffers, strict=True)
     )
 

@@ -68,7 +68,14 @@ class Traits:
     ``low_precision_head``: the output projection is in the low format too.
     ``activation_slack``: bytes held over bytes counted (the allocator). ``loss_bytes``: per logit while the loss's
     gradient is computed, beyond the logits (None: their gradient in 16 bits, or unfused in both widths and the logits
-    in 16 bits too).
+    in 16 bits too); ``loss_split_bytes`` more where tensor parallelism splits the logits.
+    ``wide_weights``: the only weights held are in 32 bits, shared out; those in 16 exist while they are gathered.
+    ``gathers_kept``: the inputs of column-split matmuls are kept gathered, not gathered again in the backward pass.
+    ``live_elements``: weights that ZeRO-3 may keep gathered before it drops any; ``bucket_elements``: gradients that
+    wait in a buffer to be reduced; ``offloads_gradients``: they go to the host with the optimizer's state.
+    ``runtime_bytes``: what the driver, loaded kernels and the buffers of collectives take of a card beside tensors.
+    ``lean``: chains that keep no more for the backward pass than one fused kernel would, though they run as several.
+    ``passing``: gradients that pass between a layer's operators are counted (our own runtime's account omits them).
 
     *Layout.* ``sequence_parallel``: norms and residuals are split over the tensor-parallel cards.
     ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
@@ -114,6 +121,15 @@ class Traits:
     low_precision_head: bool = False
     activation_slack: float = 1.0
     loss_bytes: float | None = None
+    loss_split_bytes: float = 0.0
+    wide_weights: bool = False
+    gathers_kept: bool = False
+    live_elements: float = 0.0
+    bucket_elements: float = 0.0
+    offloads_gradients: bool = False
+    runtime_bytes: float = 3.0e9
+    lean: frozenset[Fusion] = frozenset()
+    passing: bool = True
     sequence_parallel: bool = True
     context_exchange: ContextExchange = "ring"
     expert_imbalance: float = 1.0
@@ -159,6 +175,8 @@ OWN_RUNTIME: Final = Traits(
     recompute=(0, 2),
     recompute_stops_early=True,
     loss_bytes=0.0,
+    lean=frozenset({"norm", "activation"}),
+    passing=False,
     receives_apart=True,
 )
 

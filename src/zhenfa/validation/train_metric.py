@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 from zhenfa.spec.graph import Graph
 from zhenfa.validation.train_layout import Layout
 from zhenfa.validation.train_words import number, part, text, unstated
-
-GIB = float(2**30)
 
 
 @dataclass(frozen=True)
@@ -97,28 +94,6 @@ def flops_per_token(convention: str, check: Mapping[str, Any], layout: Layout, s
         return given * 1e12 if given else 3 * (layers + scores / 2 + ends)
     given = number(check.get("mflop_full_tf_per_tok"))
     return given * 1e12 if given else 3 * (layers + scores + ends)
-
-
-def memory_of(record: Mapping[str, Any]) -> tuple[str, float] | None:
-    """Return the key and the bytes of the peak memory of the fullest card that a row measured, or None."""
-    metrics = part(record, "metrics")
-    for key in ("mem_max_gib", "mem_gib"):
-        size = _positive(metrics, key)
-        if size:
-            return key, size * GIB
-    printed = metrics.get("mem_used_over_total_gib")
-    if isinstance(printed, str) and "/" in printed:
-        used = number(printed.split("/")[0])
-        if used:
-            return "mem_used_over_total_gib", used * GIB
-    listed = metrics.get("mem_gb")
-    if isinstance(listed, str | int | float) and not isinstance(listed, bool):
-        sizes = [
-            float(size) for size in re.findall(r"(\d+(?:\.\d+)?)(?:\s*\*\s*\d+)?", re.sub(r"\*\s*\d+", "", str(listed)))
-        ]
-        if sizes and max(sizes) > 0:
-            return "mem_gb", max(sizes) * GIB
-    return None
 
 
 def out_of_memory(record: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from zhenfa.errors import InputError, ZhenfaError
-from zhenfa.estimate import engines, priors
+from zhenfa.estimate import engines
 from zhenfa.estimate.engines import Engine
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import PlanCost, cost
@@ -22,13 +22,11 @@ from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.train_engine import engine_of
 from zhenfa.validation.train_layout import Layout, layout_of
 from zhenfa.validation.train_machine import formation_of, precision_of
-from zhenfa.validation.train_metric import Measured, memory_of, out_of_memory, speed_of
+from zhenfa.validation.train_memory import GIB, memory_of, shown, tool_of
+from zhenfa.validation.train_metric import Measured, out_of_memory, speed_of
 from zhenfa.validation.train_model import model_of, sequence_of
 from zhenfa.validation.train_plan import plan_of
 from zhenfa.validation.train_words import number, part, text, unstated
-
-OF_THE_CARD: Final = ("mem_used_over_total_gib", "mem_gb")
-"""Memory as the card's own tool shows it: what the driver and the collectives' buffers take is in it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,11 @@ class Run:
     def cost(self) -> PlanCost:
         """Return what the laws say of the run."""
         return cost(self.plan, self.setting())
+
+    def capacity(self) -> float:
+        """Return the bytes of the largest card: makers' gigabytes of device memory are binary."""
+        sizes = [pool.accelerator.memory.capacity.require("memory") for pool in self.formation.pools]
+        return max(sizes) * GIB / 1e9
 
 
 def accepts(record: Mapping[str, Any]) -> bool:
@@ -141,9 +144,7 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     ]  # fmt: skip
     held = memory_of(record)
     if held is not None:
-        size = found.fullest.bytes
-        if held[0] in OF_THE_CARD:
-            size += priors.MEMORY_RESERVE * run.formation.pools[0].accelerator.memory.capacity.require("memory")
+        size = shown(found, tool_of(record, held[0]), run.engine.traits, run.capacity())
         result.append(Outcome(name, "train", ("train / memory",), held[0], "B", held[1], size, gate=False, note=note))
     return result
 
