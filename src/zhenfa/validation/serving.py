@@ -79,6 +79,9 @@ def case(row: Mapping[str, Any], *, engine: Engine | None = None, drafted: int |
     form, attention = rows.weights(row, graph, accelerator.maker)
     cached, cache_note = rows.cache_format(row, form, known.id)
     layout = rows.deployment(row)
+    if known.id == "trtllm":
+        routed = any(one.kind == "grouped_matmul" for kind in graph.kinds for one in kind.operators)
+        layout = rows.spread_attention(row, layout, routed=routed)
     dies = laid_out_in_dies(row)
     here = formation(row, layout.cards, dies=dies)
     open_drafts = rows.drafts(row)

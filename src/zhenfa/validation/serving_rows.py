@@ -111,6 +111,28 @@ class Deployment:
         return apart + self.decode.cards * self.decode.count
 
 
+ATTENTION_DP: Final = "attention is data-parallel, as the engine's performance overview runs models with experts"
+
+
+def spread_attention(row: Mapping[str, Any], layout: Deployment, *, routed: bool) -> Deployment:
+    """Return the layout of TensorRT-LLM's offline runs of a model with experts: since 1.0 with ``enable_attention_dp``.
+
+    Their tables give one number of cards; the pages that hold them give the option for all models with experts.
+    """
+    said, version = part_of(row, "parallelism"), re.search(r"(\d+)\.\d", str(row.get("engine") or ""))
+    here = layout.decode
+    stated = said.get("DP") is not None or "dp_attention" in said
+    if row.get("kind") != "offline" or not routed or stated or layout.prefill or version is None or int(version[1]) < 1:
+        return layout
+    if here.tensor_parallel == 1 or here.data_parallel > 1:
+        return layout
+    wide = here.expert_parallel if here.expert_parallel > 1 else here.tensor_parallel
+    spread = here.model_copy(
+        update={"tensor_parallel": 1, "data_parallel": here.tensor_parallel, "expert_parallel": wide}
+    )
+    return Deployment(None, spread, (*layout.notes, ATTENTION_DP))
+
+
 def deployment(row: Mapping[str, Any]) -> Deployment:
     """Return the instances of a row. Raises :class:`InputError` where its layout cannot be told."""
     layout, hardware = part_of(row, "parallelism"), part_of(row, "hardware")
