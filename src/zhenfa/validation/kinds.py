@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, cast, get_args
 from zhenfa.errors import ZhenfaError
 from zhenfa.validation.banding import banded
 from zhenfa.validation.outcome import Kind, Outcome
+from zhenfa.validation.tidy import tidy
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 MODULES: Final[dict[Kind, str]] = {
@@ -47,6 +48,7 @@ def module(kind: Kind) -> Rows:
 
 def kind_of(record: Mapping[str, Any]) -> Kind | None:
     """Return the kind of a record by its fields, or None if no kind knows it."""
+    record = tidy(record)
     for kind in KINDS:
         try:
             if module(kind).accepts(record):
@@ -59,7 +61,7 @@ def kind_of(record: Mapping[str, Any]) -> Kind | None:
 def outcomes(record: Mapping[str, Any], kind: Kind, place: str) -> list[Outcome]:
     """Return every metric of a record of a kind; a record that a law refuses is skipped in the words of its error."""
     try:
-        found: Sequence[Outcome] = module(kind).outcomes(record)
+        found: Sequence[Outcome] = module(kind).outcomes(tidy(record))
     except ZhenfaError as problem:
         return [_skipped(record, kind, place, problem.message.rstrip("."))]
     except Exception as problem:  # a value of the wrong sort, or a fault of ours: it loses no other row

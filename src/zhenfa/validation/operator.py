@@ -44,7 +44,7 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     """Return the latency of a row beside what the laws say, or why they say nothing."""
     if isinstance(record.get("metrics"), Mapping):
         return _shares(record)
-    op, name = str(record.get("op", "?")), str(record.get("chip", "?"))
+    op, name = str(record.get("op", "?")).casefold(), str(record.get("chip", "?"))
     row = str(record.get("id", f"{name} {op}"))
     groups = (f"operators / {name} / {op}", "operators")
     try:
@@ -52,7 +52,7 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     except (NotDescribedError, ZhenfaError) as problem:
         words = problem.message if isinstance(problem, ZhenfaError) else str(problem)
         return [_skip(row, groups, words.rstrip("."))]
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, ArithmeticError) as problem:
         return [_skip(row, groups, f"a column cannot be read: {problem}")]
 
 
@@ -62,7 +62,7 @@ def _skip(row: str, groups: tuple[str, ...], why: str, metric: str = "latency", 
 
 def _latency(record: Mapping[str, Any], row: str, op: str, name: str, groups: tuple[str, ...]) -> Outcome:
     engine, version = str(record.get("backend", "?")).casefold(), str(record.get("version", "?"))
-    bad = known_bad(name, engine, version, op)
+    bad = known_bad(name.casefold(), engine, version, op)
     if bad is not None:
         return _skip(row, groups, bad)
     measured = float(record["latency_ms"]) if record.get("latency_ms") is not None else math.nan
@@ -92,7 +92,7 @@ def _latency(record: Mapping[str, Any], row: str, op: str, name: str, groups: tu
 
 def accelerator_id(name: str) -> str:
     """Return the accelerator that a row means. Raises :class:`UnknownNameError`."""
-    return table_names().get(name) or catalog.accelerator(name).id
+    return table_names().get(name.strip().casefold()) or catalog.accelerator(name).id
 
 
 def _tag(found: Found, chip: str) -> Tag:
@@ -122,7 +122,7 @@ def _columns(record: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             columns[key] = np.array([float(value)])
     columns.setdefault("kernel_source", np.array([""]))
-    columns.setdefault("op_name", np.array([str(record.get("op", ""))]))
+    columns.setdefault("op_name", np.array([str(record.get("op", "")).casefold()]))
     for key in ("m", "n", "k", "batch_size", "isl", "num_tokens", "num_heads"):
         if key in columns and not (columns[key].dtype.kind == "f" and columns[key][0] >= 0):
             raise ValueError(f"{key} is {record[key]!r}")

@@ -43,6 +43,8 @@ def accepts(record: Mapping[str, Any]) -> bool:
         return section == KIND
     if not isinstance(record.get("expect"), Mapping) or record.get("kind") not in KINDS:
         return False
+    if re.fullmatch(r"R\d+", name_of(record)):
+        return True
     known = {**quantities(part_of(record, "inputs")), **quantities(part_of(record, "expect"))}
     return bool({"mtbf", "rate", "failures", "ettr", "checkpoint", "restart", "spares", "unavailability"} & set(known))
 

@@ -227,7 +227,7 @@ def measured(value: Any) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
-        return float(value) if value > 0 else None
+        return float(value) if 0 < value < 1e300 else None
     if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
         return sum(map(float, value)) / len(value)
     match = re.fullmatch(r"[~≈<>=\s]*([\d.,]+)", value) if isinstance(value, str) else None
