@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from zhenfa.spec import yaml
 from zhenfa.validation.rows import SECTION, Fault, Row, read_rows
+from zhenfa.validation.tidy import tidy
 
 RECORDS: list[dict[str, Any]] = [
     {"id": "a", "metrics": {"iter_s": 1.5}, "bytes": [1, 2, 3]},
@@ -158,3 +159,68 @@ def test_no_bytes_break_the_reader(text: bytes) -> None:
         other.write_bytes(text)
         for one in read_rows([other]):
             assert one.place.startswith(str(other))
+
+
+GEMM = {
+    "framework": "TRTLLM", "version": "1.3.0rc20", "device": "NVIDIA H100 80GB HBM3", "op_name": "gemm",
+    "kernel_source": "torch_flow", "gemm_dtype": "bfloat16", "m": 4096, "n": 4096, "k": 8192, "latency": 0.41,
+}  # fmt: skip
+SAMPLE = {
+    "id": "x_agg", "silicon_data_source": "db-dump/2026; silicon_concurrency=64", "backend": "sglang",
+    "backend_version": "0.5.9", "model_path": "Qwen/Qwen3-32B", "system": "h200_sxm", "precision": "fp8", "mode": "agg",
+    "isl": 1024, "osl": 1024, "batch_size": 64, "tp_size": 4, "pp_size": 1, "attention_dp_size": 1, "moe_tp_size": 2,
+    "moe_ep_size": 2, "silicon_ttft_ms": 100.0, "silicon_tpot_ms": 20.0,
+}  # fmt: skip
+
+
+def as_table(records: list[dict[str, Any]], mark: str) -> bytes:
+    names = list(dict.fromkeys(name for record in records for name in record))
+    rows = [mark.join(str(record.get(name, "")) for name in names) for record in records]
+    return "\n".join([mark.join(names), *rows, ""]).encode()
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.txt", "rows"])
+def test_a_table_as_text_says_what_json_lines_say(tmp_path: Path, name: str, mark: str) -> None:
+    found, faults = read(save(tmp_path / name, as_table([GEMM, {**GEMM, "m": 128}], mark)))
+    wanted, _ = read(save(tmp_path / "rows.jsonl", lines([GEMM, {**GEMM, "m": 128}])))
+    assert not faults
+    assert [tidy(one.record) for one in found] == [tidy(one.record) for one in wanted]
+    assert found[0].record["kind"] == "op"
+    assert found[0].record["chip"] == "h100_sxm"
+    assert float(found[1].record["latency_ms"]) == 0.41
+
+
+def test_a_dot_in_the_name_of_a_column_opens_a_part(tmp_path: Path) -> None:
+    text = b"id,kind,parallelism.TP,metrics.tpot_ms\na,serving,8,12.5\nb,serving,,3\n"
+    found, _ = read(save(tmp_path / "rows.csv", text))
+    assert [tidy(one.record) for one in found] == [
+        {"id": "a", "kind": "serving", "parallelism": {"TP": 8}, "metrics": {"tpot_ms": 12.5}},
+        {"id": "b", "kind": "serving", "metrics": {"tpot_ms": 3}},
+    ]
+
+
+def test_measured_deployments_of_the_wheel_are_serving_rows(tmp_path: Path) -> None:
+    apart = {
+        **{key: value for key, value in SAMPLE.items() if not key.endswith("_size")}, "mode": "disagg",
+        **{f"{role}_{key}": 2 for role in ("prefill", "decode") for key in ("num_workers", "tp_size", "batch_size")},
+    }  # fmt: skip
+    found, _ = read(save(tmp_path / "sample.csv", as_table([SAMPLE, apart], ",")))
+    one, two = (tidy(each.record) for each in found)
+    assert one["batch"] == 64
+    assert one["parallelism"] == {"mode": "agg", "TP": 2, "PP": 1, "DP": 1, "moe_TP": 1, "EP": 2}
+    assert one["hardware"]["count"] == 2
+    assert one["metrics"] == {"ttft_mean_ms": 100, "tpot_mean_ms": 20}
+    assert two["parallelism"]["decode"]["instances"] == 2
+    assert two["parallelism"]["prefill"]["TP"] == 2
+
+
+def test_collectives_of_the_wheel_are_fabric_rows(tmp_path: Path) -> None:
+    row = {
+        "framework": "TRTLLM", "version": "2.29.2", "device": "NVIDIA H200", "op_name": "all_gather", "num_gpus": 4,
+        "kernel_source": "NCCL", "nccl_dtype": "int8", "message_size": 1024, "latency": 0.01,
+    }  # fmt: skip
+    found, _ = read(save(tmp_path / "rows.jsonl", lines([row])))
+    assert found[0].record["bytes"] == 1024
+    assert found[0].record["latency_us"] == 10.0
+    assert found[0].record["system"] == "nvidia-h200-sxm"

@@ -219,10 +219,10 @@ def _place(path: Path) -> Place:
     if "device" not in names or "framework" not in names:
         raise ZhenfaError(f"{path} is no table of operators: it has no column device or framework.")
     first = parquet.read_table(path, columns=["device", "framework", "version"]).slice(0, 1).to_pylist()[0]
-    return Place(path, _device(str(first["device"])), str(first["framework"]).casefold(), str(first["version"]), op)
+    return Place(path, device_name(str(first["device"])), str(first["framework"]).casefold(), str(first["version"]), op)
 
 
-def _device(name: str) -> str:
+def device_name(name: str) -> str:
     """Return the name that the tables use for a device as its driver calls it."""
     words = name.casefold().replace("-", " ").split()
     return next((key for key in table_names() if key.partition("_")[0] in words), name)

@@ -6,6 +6,7 @@ the same. The form of a file is told by what is in it, not by its name.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO, Final, cast
 from zhenfa.catalog import files
 from zhenfa.errors import DocumentError, ZhenfaError
 from zhenfa.spec import yaml
-from zhenfa.validation import operator
+from zhenfa.validation import columns, operator
 
 MEASUREMENTS: Final = files.ROOT / "measurements"
 MAX_LINE: Final = 4 * 1024 * 1024
@@ -30,6 +31,7 @@ TAKEN: Final = 10_000
 """Rows that are taken from a folder of operator tables."""
 
 SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".yaml", ".yaml.gz", ".parquet")
+TABLES: Final = (".csv", ".tsv")
 SECTION: Final = "section"
 """The key under which a record holds the name of the top-level list that it stands in."""
 
@@ -97,6 +99,10 @@ def _stream(stream: BinaryIO, name: str) -> Iterator[Row | Fault]:
             return
     plain = name.removesuffix(".gz").casefold()
     record = _line(first)[0]
+    words = first.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    if record is None and (plain.endswith(TABLES) or columns.looks_like_table(words)):
+        yield from _table(words, stream, name, number)
+        return
     if plain.endswith((".jsonl", ".ndjson")) or (record is not None and "id" in record):
         yield from _lines(first, stream, name, number)
         return
@@ -120,9 +126,20 @@ def _lines(first: bytes, stream: BinaryIO, name: str, number: int) -> Iterator[R
             yield Fault(place, f"the line is longer than {MAX_LINE:,} bytes")
         elif line.strip():
             record, why = _line(line)
-            yield Fault(place, why) if record is None else Row(record, place)
+            yield Fault(place, why) if record is None else Row(columns.adopt(record, name), place)
         line = stream.readline(MAX_LINE)
         number += 1
+
+
+def _table(header: str, stream: BinaryIO, name: str, number: int) -> Iterator[Row | Fault]:
+    """Read a table of comma-separated text."""
+    lines = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
+    try:
+        for record in columns.table(lines, header):
+            number += 1
+            yield Row(columns.adopt(record, name), f"{name}:{number}")
+    except csv.Error as problem:
+        yield Fault(f"{name}:{number + 1}", f"the table cannot be read: {problem}")
 
 
 def _line(line: bytes) -> tuple[dict[str, Any] | None, str]:
