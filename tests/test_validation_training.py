@@ -226,3 +226,64 @@ def test_memory_that_a_tool_of_the_card_shows_counts_the_driver() -> None:
 def test_a_sequence_of_a_million_tokens_is_predicted() -> None:
     row = {**LLAMA, "model": {**LLAMA["model"], "seq": 1_048_576}}
     assert training.outcomes(row)[0].predicted is not None
+
+
+UNEQUAL: dict[str, Any] = {
+    "id": "two-kinds",
+    "tier": "A",
+    "kind": "absolute",
+    "software": "Sailor fork of Megatron-DeepSpeed",
+    "cluster": {
+        "counts": {"RTX-3090": 8, "Titan-RTX": 8},
+        "gpus": {"RTX-3090": "24 GB", "Titan-RTX": "24 GB"},
+        "measured_bandwidth_asymptote_GBps": {
+            "intra_node_tp8": {"RTX-3090": 5.2, "Titan-RTX": 24.0},
+            "inter_node_p2p": {"RTX-3090": 0.115, "Titan-RTX": 2.9},
+        },
+    },
+    "model": {
+        "name": "OPT-350M-like", "layers": 24, "hidden": 1024, "heads": 16, "ffn": 4096, "seq": 2048, "vocab": 50272,
+    },
+    "precision": "fp32",
+    "parallel": {
+        "tp": 8, "pp": 1, "dp": 2, "mbs": 2, "gbs": 64,
+        "stages": [{"n_layers": 26, "replicas": ["RTX-3090 x8 (tp8)", "Titan-RTX x8 (tp8)"]}],
+    },
+    "measured": {"iter_s": 60.0, "mem_max_gib": 8.0},
+}  # fmt: skip
+
+
+def test_a_measured_node_is_the_sum_of_its_pairs() -> None:
+    """Half of eight cards send at once: one has a quarter of the figure, and transfers reach it."""
+    run = training.read(UNEQUAL)
+    rates = {pool.name: pool.tiers[0].bandwidth.value for pool in run.formation.pools}
+    assert rates == {"RTX-3090": pytest.approx(1.3e9), "Titan-RTX": pytest.approx(6e9)}
+    setting = run.setting()
+    assert setting.fabrics["Titan-RTX"].bandwidths[0] == pytest.approx(6e9)
+    assert setting.bridge is not None
+    assert setting.bridge.bandwidth == pytest.approx(0.115e9 / 8)
+
+
+def test_unlike_replicas_sum_in_one_ring_over_the_slowest_uplink() -> None:
+    run = training.read(UNEQUAL)
+    weights = 4 * run.graph.parameters
+    (slow, _) = run.cost().groups
+    assert slow.tail_parts["bridge"] == pytest.approx(2 * (2 - 1) / 2 * weights / 0.115e9, rel=0.05)
+    time, memory = training.outcomes(UNEQUAL)
+    assert time.groups == ("train / other", "train / unequal cards")
+    assert memory.groups == ("train / memory",)
+    assert memory.predicted is not None
+    assert memory.predicted > 3e9  # the card's own tool: driver, kernels, collectives
+
+
+def test_small_messages_leave_at_once_where_large_ones_hold_both_ends_up() -> None:
+    stages = [{"n_layers": 13, "replicas": [f"{name} x8 (tp8)"]} for name in ("RTX-3090", "Titan-RTX")]
+    waited = {}
+    for size in (2, 8):  # 2.1 MB and 8.4 MB from each of eight cards, around the 4 MiB of the library's buffer
+        parallel = {**UNEQUAL["parallel"], "pp": 2, "dp": 1, "mbs": size, "stages": stages}
+        (group,) = training.read({**UNEQUAL, "parallel": parallel}).cost().groups
+        waited[size] = group.stages[0].waited, group.stages[0].transfer
+    assert waited[2][0] < 1e-3
+    assert waited[2][1] == pytest.approx(2 * 2048 * 1024 * 4 / 0.115e9, rel=0.01)
+    assert waited[8][0] == pytest.approx(2 * 8 * 2048 * 1024 * 4 / 0.115e9, rel=0.01)
+    assert waited[8][1] == 0.0

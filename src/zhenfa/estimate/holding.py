@@ -202,7 +202,7 @@ def _saved(
 
 
 def _kept(operators: Sequence[Operator], shape: Shape, widths: _Widths, again: Again = None) -> tuple[Array, Array]:
-    """Return the bytes per token that no cheap operator can bring back, and those that one can.
+    """Return the bytes per token that no operator computed again can bring back, and those that one can.
 
     What tensor parallelism does not split, every card of the group keeps, unless sequence parallelism does.
     """
@@ -213,10 +213,13 @@ def _kept(operators: Sequence[Operator], shape: Shape, widths: _Widths, again: A
         if operator.shard != "none" or (widths.split and not (widths.gathered and operator.kind == "norm")):
             kept = kept / shape.tensor
         cheap = operator.kind == "norm" or (operator.kind == "elementwise" and not adds(operator))
-        if cheap if again is None else again(operator):
-            light = light + kept
-        else:
+        if not (cheap if again is None else again(operator)):
             heavy = heavy + kept
+        elif operator.kind == "attention":  # its output is the next matmul's input; only what is inside comes back
+            output = operator.heads * operator.value_dim * widths.size / shape.tensor
+            heavy, light = heavy + output, light + kept - output
+        else:
+            light = light + kept
     return heavy, light
 
 

@@ -104,10 +104,19 @@ def exchanges(
         reduce = reduce + expert.reduce(trained_routed * size, plan.zero, fabric)
         gather = gather + expert.gather(spread[1] * weight, plan.zero, fabric)
     across: Array = np.zeros(len(held))
-    if owners > 1:
+    if owners > 1 and traits.one_ring and setting.bridge is not None:
+        reduce = 0.0 * reduce
+        across = _ring(setting, size * (trained + trained_routed), plan.replicas)
+    elif owners > 1:
         across = _between(setting, stage.pool, size * (trained / whole.peers + trained_routed / expert.peers), owners)
     parts = (np.broadcast_to(part, len(held)).tolist() for part in (reduce, gather, across))
     return [Exchange(*row) for row in zip(*parts, strict=True)]
+
+
+def _ring(setting: Setting, volumes: Array, replicas: int) -> Array:
+    """Return the seconds to sum each card's gradients in one ring over all replicas, at the pace of the bridge."""
+    moved = 2 * (replicas - 1) / replicas * np.ravel(volumes)
+    return np.array([setting.bridge.time(one) if setting.bridge else math.nan for one in moved.tolist()])
 
 
 def _between(setting: Setting, pool: str, volumes: Array, owners: int) -> Array:

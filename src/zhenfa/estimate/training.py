@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,7 @@ def _group_cost(
         replace(known[key], stage=stage, transfer=seconds, crosses=crosses)
         for key, stage, (seconds, crosses) in zip(keys, stages, hops, strict=True)
     )
-    found = _blocking(setting, _placed(plan, setting, found, order, micro_batches, size))
+    found = _blocking(setting, _placed(plan, setting, found, order, micro_batches, size), size)
     held = found if plan.schedule in SIMPLE else _merged(plan, found, order)
     ends = costs.ends(found, micro_batches, plan.schedule, virtual)
     parts = _tail(setting, held, ends)
@@ -87,18 +88,23 @@ def _first(keys: Sequence[Key]) -> list[tuple[int, Key]]:
     return [(keys.index(key), key) for key in dict.fromkeys(keys)]
 
 
-def _blocking(setting: Setting, stages: tuple[StageCost, ...]) -> tuple[StageCost, ...]:
+def _blocking(setting: Setting, stages: tuple[StageCost, ...], size: int) -> tuple[StageCost, ...]:
     """Return the stages with the part of each message that both ends wait for as work of theirs."""
-    share = setting.traits.pipeline_overlap
-    if share >= 1 or len(stages) == 1:
+    traits = setting.traits
+    if traits.pipeline_overlap >= 1 or len(stages) == 1:
         return stages
+    whole = traffic.activation_bytes(setting, size)
+    cards = [stage.stage.cards for stage in stages]
+    small = [whole / min(pair) <= traits.buffer_bytes for pair in pairwise(cards)]
+    share = [1.0 if buffered else traits.pipeline_overlap for buffered in small]
+    waits = [0.0, *((1 - part) * stage.transfer for part, stage in zip(share, stages, strict=False)), 0.0]
     found = []
-    for index, stage in enumerate(stages):
-        wait = (1 - share) * max(stage.transfer, stages[index - 1].transfer if index else 0.0)
+    for stage, part, before, after in zip(stages, [*share, 0.0], waits, waits[1:], strict=False):
+        wait = max(before, after)
         found.append(
             replace(
                 stage, forward=stage.forward + wait, backward=stage.backward + wait, waited=stage.waited + 2 * wait,
-                transfer=share * stage.transfer,
+                transfer=part * stage.transfer,
             )
         )  # fmt: skip
     return tuple(found)

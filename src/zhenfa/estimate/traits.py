@@ -45,7 +45,9 @@ class Traits:
     parallelism, behind the matmul that they feed or follow, where the cards share the innermost switched domain (such
     kernels write into their peers' memory). ``expert_overlap``: dispatch and combine of experts, behind
     another micro-batch or the shared expert. ``context_overlap``: keys and values of context parallelism, behind
-    attention. ``pipeline_overlap``: messages between stages: 1: neither end waits for the wire; 0: both do.
+    attention. ``pipeline_overlap``: messages between stages: 1: neither end waits for the wire; 0: both do, but for
+    messages of ``buffer_bytes`` at most, which leave the sender as soon as they lie in the library's buffer.
+    ``one_ring``: replicas on unlike cards sum their gradients in one ring over all of them, not pool by pool first.
     ``contention``: share of the matmul speed that a collective running beside takes away (cores that copy).
 
     *Kernels.* ``matmul_share`` and ``attention_share``: speed of the engine's matmuls, and of its flash attention, in a
@@ -98,6 +100,8 @@ class Traits:
     expert_overlap: float = 0.0
     context_overlap: float = 1.0
     pipeline_overlap: float = 1.0
+    buffer_bytes: float = 0.0
+    one_ring: bool = False
     contention: float = 0.0
     matmul_share: float = 1.0
     matmul_share_low: float | None = None

@@ -197,7 +197,9 @@ def _ideal(wires: Sequence[Wire]) -> Fabric:
     return Fabric(
         sizes=np.array([wire.size for wire in wires], float),
         bandwidths=np.array([wire.bandwidth for wire in wires], float),
-        latencies=np.array([np.nan if wire.latency is None else wire.latency for wire in wires], float),
+        latencies=np.array(
+            [_value(wire.family.latency, np.nan) if wire.latency is None else wire.latency for wire in wires], float
+        ),
         full_mesh=np.array([wire.full_mesh for wire in wires]),
         in_network_reduction=np.array([wire.reduces for wire in wires]),
     )
@@ -236,7 +238,8 @@ def bridge(network: Network | None, *, machine: str, emulated: bool) -> Bridge |
     """Return the link between pools; None where the machine has only one pool or names no network."""
     if network is None:
         return None
-    share = 1.0 if emulated else _value(family(NETWORK).share, 1.0)
+    exact = emulated or network.bandwidth.confidence == "calibrated"
+    share = 1.0 if exact else _value(family(NETWORK).share, 1.0)
     rate = network.bandwidth.require(f"{machine}.network.bandwidth") * share
     latency = network.latency.value
     if latency is None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from zhenfa import units
 from zhenfa.errors import InputError
-from zhenfa.spec.fact import Fact, undisclosed
+from zhenfa.spec.fact import Confidence, Fact, undisclosed
 from zhenfa.spec.machine import CardPool, Formation, Network, Tier
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 from zhenfa.validation.train_machine import accelerator_of, precision_of
@@ -74,7 +74,7 @@ def _formation(record: Mapping[str, Any], notes: list[str]) -> Formation:
     cluster = part(record, "cluster")
     counts, sizes = part(cluster, "counts"), part(cluster, "gpus")
     measured = part(cluster, "measured_bandwidth_asymptote_GBps")
-    inside, between = part(measured, "intra_node_tp8"), part(measured, "inter_node_p2p")
+    inside, between = _of_a_card(measured), part(measured, "inter_node_p2p")
     pools, uplinks = [], []
     for name, cards in counts.items():
         count = whole(cards, most=10**6)
@@ -82,7 +82,7 @@ def _formation(record: Mapping[str, Any], notes: list[str]) -> Formation:
             raise InputError(f"the row gives no number of {name} cards.")
         card = accelerator_of({"accel": name, "mem_gb": number(sizes.get(name))}, notes)
         each = min(count, CARDS_PER_NODE)
-        tiers = [_tier("node", each, number(inside.get(name)), card.scale_up.bandwidth.value, "switch")]
+        tiers = [_tier("node", each, inside.get(name), card.scale_up.bandwidth.value, "switch")]
         uplink = number(between.get(name))
         uplinks.append((uplink or 10.0) * 1e9 / each)
         if count > each:
@@ -95,13 +95,33 @@ def _formation(record: Mapping[str, Any], notes: list[str]) -> Formation:
     return Formation("row", "a measured run", tuple(pools), network, undisclosed("ratio"))
 
 
+_INSIDE: Final = re.compile(r"intra_node_tp(\d+)")
+
+
+def _of_a_card(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Return the GB/s of one card inside a node, by kind of card.
+
+    The figures of ``intra_node_tpN`` are sums: half of N cards send to the other half at once, and the bytes of all are
+    divided by the time (eth-easl/sailor, profiling/networking/test_sendrecv.py). One card has its share of it.
+    """
+    found: dict[str, float] = {}
+    for key in measured:
+        cards = _INSIDE.fullmatch(key)
+        for name, rate in part(measured, key).items() if cards else ():
+            total = number(rate)
+            if cards and total:
+                found[name] = total / max(int(cards[1]) // 2, 1)
+    return found
+
+
 def _tier(name: str, size: int, gigabytes: float | None, otherwise: float | None, topology: Any) -> Tier:
-    rate = gigabytes * 1e9 if gigabytes else otherwise or 16e9
-    return Tier(name=name, size=max(size, 1), bandwidth=_rate(rate), topology=topology)
+    rate = _rate(gigabytes * 1e9) if gigabytes else _rate(otherwise or 16e9, "paper-measured")
+    return Tier(name=name, size=max(size, 1), bandwidth=rate, topology=topology)
 
 
-def _rate(value: float) -> Fact:
-    return Fact(value=value, dimension="rate", unit=units.BASE["rate"], source="the row", confidence="paper-measured")
+def _rate(value: float, confidence: Confidence = "calibrated") -> Fact:
+    """Return a bandwidth; what the row measured is what transfers reach."""
+    return Fact(value=value, dimension="rate", unit=units.BASE["rate"], source="the row", confidence=confidence)
 
 
 def _slug(name: str) -> str:
