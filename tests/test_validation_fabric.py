@@ -177,3 +177,39 @@ def test_it_takes_its_own_records_only() -> None:
     assert all(fabric.accepts(row) for row in ROWS)
     assert not fabric.accepts({"section": "reliability", "op": "all_reduce", "system": "x", "latency_us": 1})
     assert not fabric.accepts({"id": "a", "tpot_ms": 12})
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "r", "section": "measurements", "system": "H100 nodes", "fabric": "NVLink4 + IB 400G", "op": "all_reduce",
+        "message": "8 GiB", "confidence": "bench-measured", **changes,
+    }  # fmt: skip
+
+
+def predicted(**changes: Any) -> float:
+    (one,) = fabric.outcomes(record(**changes))
+    assert one.predicted is not None, one.skipped
+    return one.predicted
+
+
+def test_few_cards_of_each_node_have_few_interfaces() -> None:
+    four = predicted(ranks=8, busbw_GBps=190, conditions="2 nodes, 4 GPUs per node")
+    one = predicted(ranks=2, busbw_GBps=48, conditions="2 nodes with one card each")
+    whole = predicted(ranks=8, busbw_GBps=470, conditions="one node")
+    assert one < 50 < four < 200 < whole
+
+
+def test_a_wire_test_crosses_the_network() -> None:
+    assert predicted(op="ib_write_bw", ranks=2, bw_GBps=49, conditions="between nodes") < 50
+
+
+def test_slots_of_a_server_reach_what_servers_do() -> None:
+    slots = {"system": "nvidia-rtx-pro-6000-server", "fabric": "PCIe 5.0 x16", "busbw_GBps": 40, "conditions": ""}
+    assert 25 < predicted(ranks=8, **slots) < predicted(ranks=2, **slots) < 63
+
+
+def test_dispatch_and_combine_may_be_timed_together() -> None:
+    shape = {"op": "moe-dispatch+combine", "ep": 8, "conditions": "low latency, 128 tokens, hidden 7168, top-8"}
+    (both,) = fabric.outcomes(record(latency_us=222, **shape))
+    parts = fabric.outcomes(record(dispatch_us=77, combine_us=114, **shape))
+    assert both.predicted == pytest.approx(sum(one.predicted or 0 for one in parts))

@@ -131,7 +131,8 @@ def _message(record: Mapping[str, Any]) -> float | None:
 
 
 def _case(record: Mapping[str, Any], families: Families) -> _Case:
-    found = wires.with_families(fabric_network.tiers(record), families)
+    counts = fabric_words.ranks(record.get("ranks", record.get("ep")))
+    found = wires.with_families(fabric_network.tiers(record, counts[-1] if counts else None), families)
     return _Case(record, fabric_words.words(record), found, wires.assemble(found))
 
 
@@ -227,10 +228,11 @@ def _point(name: str, case: _Case) -> Iterator[Outcome]:
     fabric, distance, family = replace(case.fabric, start=0.0), 1.0, case.wires[0].family
     if "h2d" in text or "d2h" in text:
         raise NotStatedError("it crosses the host's own bus, whose lanes the record does not state")
-    if "rdma" in text or "inter" in text or "two nodes" in text:
-        distance = _across(case, "rdma" in text)
-        family = case.wires[-1].family if "rdma" in text else family
-        if "rdma" in text:
+    network = "rdma" in text or re.search(r"\bib_(write|read|send)\b|\bib_(write|read|send)_", text) is not None
+    if network or "inter" in text or "two nodes" in text or "between nodes" in text:
+        distance = _across(case, network)
+        family = case.wires[-1].family if network else family
+        if network:
             fabric = replace(fabric, sizes=np.where(np.arange(fabric.tiers) == fabric.tiers - 1, fabric.sizes, 1.0))
     slower = family.write_share.value if "write" in text and family.write_share.value else 1.0
     factor = slower * (2.0 if "bidirectional" in text.split(";")[0] else 1.0)
@@ -263,6 +265,7 @@ def _exchange(name: str, case: _Case) -> Iterator[Outcome]:
     shape = _Shape.of(case)
     family = _outermost(case, shape.ranks)
     phases = [phase for phase in ("dispatch", "combine") if phase in str(case.record.get("op")).casefold()]
+    both = 0.0
     for phase in phases:
         law = expert_exchange.dispatch_time if phase == "dispatch" else expert_exchange.combine_time
         width = shape.dispatch if phase == "dispatch" else shape.combine
@@ -273,6 +276,7 @@ def _exchange(name: str, case: _Case) -> Iterator[Outcome]:
                 low_latency=shape.low_latency, per_expert=shape.per_expert,
             )
         )  # fmt: skip
+        both += seconds
         logical = shape.tokens * shape.hidden * width * shape.counted(case)
         keys = ("latency_us", "bw_GBps") if len(phases) == 1 else (f"{phase}_us", f"{phase}_GBps")
         values = (1e6 * seconds, logical / seconds / 1e9)
@@ -284,6 +288,13 @@ def _exchange(name: str, case: _Case) -> Iterator[Outcome]:
                 yield Outcome(
                     name, "fabric", (group,), metric, unit, measured, value, case.tag, p10=p10, p90=p90, note=shape.note
                 )
+    together = fabric_words.number(case.record.get("latency_us"))
+    if len(phases) == 2 and together is not None:
+        p10, p90 = case.band("exchange", 1e6 * both, family)
+        yield Outcome(
+            name, "fabric", ("expert dispatch and combine",), "dispatch and combine time", "us", together, 1e6 * both,
+            case.tag, p10=p10, p90=p90, note=shape.note,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from zhenfa import catalog
 from zhenfa.catalog.entries import ACCELERATORS, SYSTEMS
 from zhenfa.estimate import wires
 from zhenfa.estimate.wires import Wire
+from zhenfa.spec.link_family import LinkFamily
 from zhenfa.spec.machine import Accelerator, System
 from zhenfa.validation import fabric_words as words
 
@@ -53,8 +54,8 @@ def _accelerator(name: str) -> Accelerator | None:
     return None
 
 
-def tiers(record: Mapping[str, Any]) -> list[Wire]:
-    """Return the tiers of a record, inside-out, one rank a card: a package of two dies is two ranks.
+def tiers(record: Mapping[str, Any], ranks: int | None = None) -> list[Wire]:
+    """Return the tiers of a record of so many ranks, inside-out, one rank a card: a package of two dies is two ranks.
 
     Raises :class:`NotStatedError`.
     """
@@ -62,16 +63,33 @@ def tiers(record: Mapping[str, Any]) -> list[Wire]:
     system, card = find_system(name)
     text = words.words(record)
     bare = card is not None and system is None and card.scale_up.bandwidth.value is None
-    found = _host_links(name, text, record) if card is None or bare else None
+    found = _host_links(name, text, record, ranks) if card is None or bare else None
     if found is not None:
         return found
     if card is None:
         raise NotStatedError(f"the catalog knows no system or accelerator in {name!r}, and the record no link rate")
-    inner = _catalog_tiers(system, card) if system else _node(card)
+    inner = _catalog_tiers(system, card) if system else _node(card, ranks)
     rate = words.number(record.get("peak_GBps_per_dir"))
     if rate is not None:
         inner = [replace(wire, bandwidth=1e9 * rate * card.devices) if _own(wire) else wire for wire in inner]
-    return _with_network([_per_device(wire, card.devices) for wire in inner], text, card)
+    found = _with_network([_per_device(wire, card.devices) for wire in inner], text, card)
+    return _few_of_each_node(found, f"{name} ; {text}", ranks)
+
+
+def _few_of_each_node(found: list[Wire], text: str, ranks: int | None) -> list[Wire]:
+    """Make a node as small as what a record uses of it, where it states nodes and fewer ranks than they hold."""
+    nodes = words.count_before(text, "nodes")
+    own = [wire for wire in found if _own(wire)]
+    if not ranks or not nodes or nodes < 2 or len(own) != 1 or len(found) < 2 or ranks >= nodes * own[0].size:
+        return found
+    return [replace(own[0], size=max(float(ranks // int(nodes)), 1.0)), *(wire for wire in found if not _own(wire))]
+
+
+def _reach(family: LinkFamily, rate: float, ranks: int | None) -> Wire:
+    """Return a host's slots as far as so many ranks reach: what a ring over them gets, not tiers one above another."""
+    sizes = [part.size for part in family.reaches] or [NODE]
+    size = next((one for one in sizes if ranks is not None and ranks <= one), sizes[-1])
+    return Wire(float(size), rate, None, False, family.reduces, family)
 
 
 def _own(wire: Wire) -> bool:
@@ -88,14 +106,12 @@ def _catalog_tiers(system: System, card: Accelerator) -> list[Wire]:
     return found
 
 
-def _node(card: Accelerator) -> list[Wire]:
+def _node(card: Accelerator, ranks: int | None) -> list[Wire]:
     """A node of eight cards of a kind that no system of the catalog is made of."""
     rate = card.scale_up.bandwidth.value
     slot = re.match(r"[345]", card.pcie.value or "") if card.pcie else None
     if rate is None and card.scale_up.protocol is None and slot:
-        family = wires.own_family(card)
-        sizes = [part.size for part in family.reaches] or [NODE]
-        return [Wire(float(size), PCIE[f"pcie{slot[0]}"], None, False, False, family) for size in sizes]
+        return [_reach(wires.own_family(card), PCIE[f"pcie{slot[0]}"], ranks)]
     if rate is None:
         raise NotStatedError(f"the bandwidth of {card.id}'s own links ({card.scale_up.protocol}) is not published")
     family = wires.family_of(card.scale_up.protocol)
@@ -103,7 +119,7 @@ def _node(card: Accelerator) -> list[Wire]:
     return [Wire(float(NODE), rate, None, mesh, family.reduces, family)]
 
 
-def _host_links(name: str, text: str, record: Mapping[str, Any]) -> list[Wire] | None:
+def _host_links(name: str, text: str, record: Mapping[str, Any], ranks: int | None) -> list[Wire] | None:
     """Cards out of the catalog: on the host's own PCIe, on links that the record names, or at a stated rate."""
     given = words.number(record.get("peak_GBps_per_dir"))
     for family in catalog.link_families().values():
@@ -112,8 +128,7 @@ def _host_links(name: str, text: str, record: Mapping[str, Any]) -> list[Wire] |
             continue
         rate = 1e9 * given if given else PCIE.get(family.id) or _link_rate(family.id)
         if rate is not None:
-            sizes = [part.size for part in family.reaches] or [NODE]
-            return [Wire(float(size), rate, None, False, family.reduces, family) for size in sizes]
+            return [_reach(family, rate, ranks)]
     return [Wire(float(NODE), 1e9 * given, None, False, False, wires.family(wires.OTHER))] if given else None
 
 

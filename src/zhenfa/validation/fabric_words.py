@@ -71,7 +71,7 @@ def network_rate(text: str) -> float | None:
 
 def count_before(text: str, *nouns: str) -> float | None:
     """Return the number that stands before one of the nouns (``4096 tokens``, ``8K tokens``), or None."""
-    found = re.search(rf"(\d+(?:\.\d+)?)\s*(K?)\s*(?:{'|'.join(nouns)})\b", text, re.IGNORECASE)
+    found = re.search(rf"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)\s*(K?)\s*(?:{'|'.join(nouns)})\b", text, re.IGNORECASE)
     return float(found[1]) * (1024 if found[2] else 1) if found else None
 
 
