@@ -63,3 +63,17 @@ def test_accuracy_on_packaged_rows(group: str, middle: float, ninth: float) -> N
     assert len(sizes) >= 15
     assert statistics.median(sizes) <= middle
     assert sizes[int(0.9 * len(sizes))] <= ninth
+
+
+def test_rows_that_no_fit_has_seen() -> None:
+    """Rows found after the fits: a few of each source, as far as their pipelines are short."""
+    found = rows.read_rows([rows.MEASUREMENTS / "training_later.jsonl.gz"])
+    records = [dict(row.record) for row in found if isinstance(row, rows.Row)]
+    held = [record for record in records if record.get("split") == "held-out"]
+    assert len(held) > 150
+    assert {record["id"] for record in held}.isdisjoint(record["id"] for record in _records())
+    short = [one for one in held if one["parallel"]["pp"] * one["parallel"]["vpp"] * one["parallel"]["ga"] <= LONGEST]
+    outcomes = [training.outcomes(record)[0] for record in short[::4]]
+    assert all(one.skipped is None for one in outcomes)
+    errors = [abs(one.log_ratio) for one in outcomes if one.log_ratio is not None]
+    assert statistics.median(errors) < 0.12

@@ -86,7 +86,10 @@ FREE: tuple[Free, ...] = (
     Free("fsdp", "gather_overlap", 0.95, 0.0, 1.0, 0.1, why="gathers behind arithmetic"),
     Free("llm-foundry/ampere", "attention_share", 0.6, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
     Free("llm-foundry/hopper", "attention_share", 0.38, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
-    Free("jax", "gather_overlap", 0.6, 0.0, 1.0, 0.3, why="gathers behind arithmetic"),
+    Free("jax/hopper", "gather_overlap", 0.6, 0.0, 1.0, 0.3, why="gathers behind arithmetic"),
+    Free("jax/hopper", "busy", 0.95, 0.6, 1.0, 0.1, why="gaps between kernels"),
+    Free("tpu", "matmul_share", 1.1, 0.8, 1.6, 0.15, why="XLA's kernels against the prior over chips"),
+    Free("deepspeed", "busy", 0.85, 0.5, 1.0, 0.15, why="gaps between eager kernels and in hooks"),
     Free("mindspeed/ascend", "attention_share", 0.8, 0.2, 1.5, 0.2, why="flash attention on Ascend"),
     Free("paddle/ampere", "matmul_share", 0.8, 0.4, 1.1, 0.1, why="kernels of the time"),
 )
@@ -129,7 +132,7 @@ def thin(rows: list[Row]) -> list[Row]:
 
 
 def _row(record: Mapping[str, Any], tiers: str) -> Row | None:
-    if str(record.get("tier")) not in tiers:
+    if str(record.get("tier")) not in tiers or record.get("split") == "held-out":
         return None
     try:
         run = training.read(record)
@@ -293,7 +296,7 @@ def effects(free: list[Free], rows: list[Row]) -> None:
         touched = [row for row in rows if one.touches(row)]
         before = summary(touched)
         kept, errors = one.value, [row.error for row in touched]
-        one.value = 1.0 if one.trait.endswith(("share", "share_low", "imbalance", "pace")) else 0.0
+        one.value = 1.0 if one.trait.endswith(("share", "share_low", "imbalance", "pace", "busy")) else 0.0
         apply(free)
         predict(touched)
         print(f"{one.key:22s} {one.trait:18s} {kept:9.4g}   with: {before}   without: {summary(touched)}")
@@ -336,7 +339,12 @@ def check(free: list[Free], rows: list[Row], rounds: int) -> None:
 def main() -> None:
     """Fit, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", nargs="*", type=Path, default=[MEASUREMENTS / "training.jsonl.gz"])
+    parser.add_argument(
+        "rows",
+        nargs="*",
+        type=Path,
+        default=[MEASUREMENTS / "training.jsonl.gz", MEASUREMENTS / "training_later.jsonl.gz"],
+    )
     parser.add_argument("--tiers", default="AB")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--check", action="store_true")

@@ -1,25 +1,24 @@
-"""Write the packaged training rows: ``python tools/pack_training_rows.py ROWS.jsonl``.
+"""Write the packaged training rows: ``python tools/pack_training_rows.py ROWS.jsonl [--to training_later]``.
 
 Kept are facts that stand in a public repository with a licence that lets them be quoted: id, tier, source, model,
 layout, hardware, metrics. Left out: rows recalled from memory or read in search results, figures that stand only in a
 repository's history (their owner took them out), share-alike texts, and columns about unnamed hardware.
+``training_later`` holds rows found after the first: those with ``split: held-out`` are used in no fit.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from zhenfa.validation.rows import MEASUREMENTS
 
-TARGET = MEASUREMENTS / "training.jsonl.gz"
-
 KEPT = (
     "id", "tier", "evidence", "task", "source", "model", "precision", "hardware", "parallel", "metrics",
-    "flops_convention", "software", "notes", "check",
+    "flops_convention", "software", "notes", "check", "split",
 )  # fmt: skip
 CHECKED = ("mflop_causal_tf_per_tok", "mflop_full_tf_per_tok", "tok_s_dev_from_tf")
 NOT_QUOTED = ("git history", "ml-engineering", "search excerpt", "from memory", "InferenceX public run")
@@ -44,15 +43,20 @@ def packed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the rows named on the command line and write the packaged file."""
-    lines = [line for name in sys.argv[1:] for line in Path(name).read_text(encoding="utf-8").splitlines()]
+    """Read the rows named on the command line and write a packaged file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="+", type=Path)
+    parser.add_argument("--to", default="training")
+    given = parser.parse_args()
+    target = MEASUREMENTS / f"{given.to}.jsonl.gz"
+    lines = [line for name in given.rows for line in name.read_text(encoding="utf-8").splitlines()]
     rows = [json.loads(line) for line in lines if line.strip()]
     kept = [packed(row) for row in rows if may_be_packaged(row)]
     text = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in kept)
-    TARGET.parent.mkdir(exist_ok=True)
-    with TARGET.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packing:
+    target.parent.mkdir(exist_ok=True)
+    with target.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packing:
         packing.write(text.encode())
-    print(f"{len(kept)} of {len(rows)} rows, {TARGET.stat().st_size:,} bytes, in {TARGET}")
+    print(f"{len(kept)} of {len(rows)} rows, {target.stat().st_size:,} bytes, in {target}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from zhenfa.spec.machine import Formation
 
 FILE: Final = files.ROOT / "training_engines.yaml"
 FITS: Final = files.ROOT / "training_fits.yaml"
-_LISTS: Final = ("fused", "lean", "zero_stages", "recompute")
+_LISTS: Final = ("fused", "lean", "zero_stages", "recompute", "summed_whole", "summed_alone", "selective")
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def _engine(identifier: str, words: str, card: str) -> Engine:
         traits = _with(traits, each.get("traits") or {})
         traits = _where(traits, each.get("versions") or (), words)
         traits = _with(traits, fits().get(each["id"]) or {})
+        traits = _where(traits, each.get("cards") or (), card)
         traits = _with(traits, fits().get(f"{each['id']}/{family}") or {})
     cite.use(str(entry["source"]))
     return Engine(entry["id"], entry["family"], traits, entry["source"], entry["confidence"])

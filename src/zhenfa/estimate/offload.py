@@ -13,9 +13,10 @@ from zhenfa.spec.plan import Plan, Stage
 HOST_LINK_SHARE: Final = 0.8
 """Share of the host link's rate that large copies from pinned memory reach. Assumed: 50 to 55 of 63 GB/s on PCIe 5."""
 
-HOST_MEMORY_BYTES_PER_S: Final = 40e9
-"""Host memory bandwidth for each card: twelve DDR5-4800 channels on each of two sockets, 70 % reached, over eight
-cards and, as each also feeds the links, half of it. Assumed."""
+HOST_MEMORY_BYTES_PER_S: Final = 14e9
+"""Host memory bandwidth that AdamW on the host reaches for each card. Assumed, the middle of: 40e9 (twelve DDR5-4800
+channels on each of two sockets, 70 % reached, over eight cards, half of it left by the links; arXiv:2101.06840 found
+about that, table 4), 13e9 in long-context runs on eight cards, and 1e9 where a process has one thread."""
 
 UPDATE_BYTES: Final = 28.0
 """Bytes that AdamW on the host reads and writes per parameter: gradient and three states read, states written."""

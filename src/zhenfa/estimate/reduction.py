@@ -48,12 +48,12 @@ class _Group(NamedTuple):
     stride: int
     shards: int
 
-    def reduce(self, volume: Array, zero: int, fabric: Fabric) -> Array:
-        """Return the seconds to sum ``volume`` bytes of gradients."""
+    def reduce(self, volume: Array, scatter: bool, fabric: Fabric) -> Array:
+        """Return the seconds to sum ``volume`` bytes of gradients; ``scatter``: each card gets its part alone."""
         peers, stride = float(self.peers), float(self.stride)
         if self.peers == 1:
             return 0.0 * volume
-        if zero == 0:
+        if not scatter:
             return communication.all_reduce_time(volume, peers, stride, fabric)
         shards = float(self.shards)
         seconds = communication.reduce_scatter_time(volume, shards, stride, fabric)
@@ -96,12 +96,13 @@ def exchanges(
     )
     whole, expert = _groups(plan, stage, replicas)
     spread = (shared, routed) if plan.zero == 3 else (trained, trained_routed)
+    scatter = plan.zero > 0 and plan.zero not in traits.summed_whole
     reduce, gather = (
-        whole.reduce(trained * size, plan.zero, fabric),
+        whole.reduce(trained * size, scatter, fabric),
         whole.gather(spread[0] * weight, plan.zero, fabric),
     )
     if routed.any():
-        reduce = reduce + expert.reduce(trained_routed * size, plan.zero, fabric)
+        reduce = reduce + expert.reduce(trained_routed * size, scatter, fabric)
         gather = gather + expert.gather(spread[1] * weight, plan.zero, fabric)
     across: Array = np.zeros(len(held))
     if owners > 1 and traits.one_ring and setting.bridge is not None:

@@ -36,6 +36,7 @@ _MODULES: Final[Mapping[RecomputeModule, Callable[[Operator], bool]]] = {
     "experts": lambda one: one.name.startswith(("experts.", "shared.")),
     "expert-activation": lambda one: one.kind == "elementwise" and one.shard == "expert",
     "up-projection": lambda one: one.name in {"attention.query_up", "attention.latent_up"},
+    "alternate-matmul": lambda one: one.kind == "matmul" and one.name.endswith((".output", ".down")),
 }
 
 
@@ -114,6 +115,8 @@ class Setting:
             for name in ("sequence_parallel", "context_exchange", "expert_imbalance")
             if (value := getattr(plan, name)) is not None and value != getattr(self.traits, name)
         }
+        if plan.zero in self.traits.summed_alone and self.traits.gradient_overlap:
+            changes["gradient_overlap"] = 0.0
         sharding = Sharding(
             0, plan.shard_group, float(plan.lora_rank) if plan.trainable == "lora" else 0.0,
             plan.offload in ("optimizer", "both"), plan.reshard == "step",
@@ -210,7 +213,10 @@ class Setting:
             chosen = [operator for operator in operators if again(operator)]
             light = layer_cost(chosen, shape, self.card(pool)).forward_total
         repeated = recomputed(cost, light, recompute)
-        return Unit(cost, held, cost.forward_total, cost.backward_total + repeated, repeated, working)
+        forward, backward, busy = cost.forward_total, cost.backward_total + repeated, self.traits.busy
+        if busy < 1:
+            forward, backward = forward / busy, backward / busy
+        return Unit(cost, held, forward, backward, repeated, working)
 
 
 def recomputed(cost: Cost, light: Array, mode: Array) -> Array:

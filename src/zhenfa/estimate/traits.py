@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from zhenfa.spec.machine import Formation
-from zhenfa.spec.plan import ContextExchange
+from zhenfa.spec.plan import ContextExchange, RecomputeModule
 
 Fusion = Literal[
     "norm",
@@ -49,6 +49,8 @@ class Traits:
     messages of ``buffer_bytes`` at most, which leave the sender as soon as they lie in the library's buffer.
     ``one_ring``: replicas on unlike cards sum their gradients in one ring over all of them, not pool by pool first.
     ``contention``: share of the matmul speed that a collective running beside takes away (cores that copy).
+    ``summed_whole``: ZeRO stages under which gradients are summed by an all-reduce of which each card keeps its part,
+    and ``summed_alone``: under which nothing runs beside it.
 
     *Kernels.* ``matmul_share`` and ``attention_share``: speed of the engine's matmuls, and of its flash attention, in a
     long step over what the chip's laws say of one kernel on an idle card (clock under power; older kernels).
@@ -56,6 +58,7 @@ class Traits:
     ``attention``: ``flash`` never stores scores, ``unfused`` writes and reads them. ``fused``: chains run as
     one kernel. ``dropout``: hidden states and scores are dropped out in training (GPT-2's and GPT-3's habit).
     ``rope_layout``: extra passes over queries, keys and values that only change layout, in tensors read and written.
+    ``busy``: share of a pass in which the card has a kernel to run (eager engines and their hooks leave gaps).
     ``host_s_per_kernel``: host seconds to issue a kernel; a layer takes at least as long as its kernels take to issue.
     ``graphed``: share of the kernels that replay from a captured graph, at no host time.
     ``step_overhead_s``: seconds a step of host work that nothing hides (data, logging, scaling, synchronising).
@@ -82,8 +85,10 @@ class Traits:
     *Layout.* ``sequence_parallel``: norms and residuals are split over the tensor-parallel cards.
     ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
     card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``zero_stages``,
-    ``recompute``: what the engine can execute. ``recompute_stops_early``: recomputing a layer ends at the last tensor
-    that its backward needs, so the last matmul is not run again.
+    ``recompute``: what the engine can execute; ``selective``: what it computes again where a run asks for selective
+    recomputation and names no module (the core of attention: arXiv:2205.05198, section 5). ``recompute_stops_early``:
+    recomputing a layer ends at the last tensor that its backward needs, so the last matmul is not run again.
+    ``accumulates``: a batch is split into micro-batches of one sequence where a run does not say how it is split.
     ``rotary``: positions are rotary (not where the model holds a table of them). ``expert_exchange``: ``all-to-all``
     sends a copy to every expert, ``forwarding`` one to every card (or node) that holds some of the token's;
     ``dispatch_bytes`` per element sent. ``expert_pace``: speed of the engine's dispatch and combine over what the
@@ -103,6 +108,8 @@ class Traits:
     buffer_bytes: float = 0.0
     one_ring: bool = False
     contention: float = 0.0
+    summed_whole: tuple[int, ...] = ()
+    summed_alone: tuple[int, ...] = ()
     matmul_share: float = 1.0
     matmul_share_low: float | None = None
     attention_share: float = 1.0
@@ -110,6 +117,7 @@ class Traits:
     fused: frozenset[Fusion] = EVERY_FUSION
     dropout: bool = False
     rope_layout: float = 0.0
+    busy: float = 1.0
     host_s_per_kernel: float = 0.0
     graphed: float = 0.0
     step_overhead_s: float = 0.0
@@ -146,8 +154,10 @@ class Traits:
     expert_parallel: bool = True
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     recompute: tuple[int, ...] = (0, 1, 2)
+    selective: tuple[RecomputeModule, ...] = ("attention",)
     recompute_stops_early: bool = False
     receives_apart: bool = False
+    accumulates: bool = True
 
     def sustained(self, element_bytes: float) -> float:
         """Return the speed of matmuls of such elements in a long step over that of one kernel."""

@@ -15,8 +15,16 @@ Offload = Literal["none", "optimizer", "activations", "both"]
 Reshard = Literal["layer", "micro-batch", "step"]
 ContextExchange = Literal["ring", "gather", "all-to-all"]
 RecomputeModule = Literal[
-    "norm", "activation", "attention", "feed-forward", "experts", "expert-activation", "up-projection"
+    "norm",
+    "activation",
+    "attention",
+    "feed-forward",
+    "experts",
+    "expert-activation",
+    "up-projection",
+    "alternate-matmul",
 ]
+"""``alternate-matmul``: every other matmul of a layer, counted as its output and down projections."""
 Degree = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 PLACED_AS_V: tuple[Schedule, ...] = ("zero-bubble-v",)

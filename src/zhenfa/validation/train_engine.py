@@ -36,10 +36,10 @@ def _flags(record: Mapping[str, Any], layout: Layout, engine: engines.Engine) ->
     raw, model = part(record, "parallel"), part(record, "model")
     changes: dict[str, Any] = {}
     if not unstated(raw.get("overlap_grad_reduce")):
-        changes["gradient_overlap"] = float(bool(truth(raw.get("overlap_grad_reduce"))))
+        changes |= {"gradient_overlap": float(bool(truth(raw.get("overlap_grad_reduce")))), "summed_alone": ()}
     if not unstated(raw.get("overlap_param_gather")):
         changes["gather_overlap"] = float(bool(truth(raw.get("overlap_param_gather"))))
-    if truth(raw.get("use_flash_attn")) is False:
+    if truth(raw.get("use_flash_attn")) is False or _NO_FLASH.search(text(record.get("notes"))):
         changes["attention"] = "unfused"
     if layout.tensor_overlap is not None:
         changes |= engines.switch(engine, "tensor-overlap") if layout.tensor_overlap else {"tensor_overlap": 0.0}
@@ -56,7 +56,7 @@ def _flags(record: Mapping[str, Any], layout: Layout, engine: engines.Engine) ->
     if _compiled(raw):
         changes["fused"] = engine.traits.fused | {"norm", "activation", "rope", "dropout"}
     if "liger" in text(record.get("notes")) or "liger" in text(raw.get("kernels")):
-        changes["fused"] = EVERY_FUSION | {"logits"}
+        changes |= {"fused": EVERY_FUSION | {"logits"}, "busy": 1.0}
     if truth(raw.get("use_fused_rmsnorm")) is False:
         changes["fused"] = engine.traits.fused - {"norm"}
     return changes
@@ -73,6 +73,11 @@ def _expert_flags(layout: Layout, engine: engines.Engine) -> dict[str, Any]:
     if "hybridep" not in layout.dispatcher:  # the engine's pace is that of its newest kernels
         changes["expert_pace"] = 1.0
     return changes
+
+
+_NO_FLASH: Final = re.compile(
+    r"(\bno|without|not use|disabled?) flash.?attention|flash.?attention (is )?(off|disabled|not used)"
+)
 
 
 def _compiled(raw: Mapping[str, Any]) -> bool:

@@ -19,8 +19,8 @@ Mode = Literal["none", "selective", "full"]
 class Layout:
     """A row's layout with the gaps filled.
 
-    ``modules`` are what selective recomputation names (empty: the engine's default); ``recomputed`` is the share of
-    the layers that are recomputed; ``shard_group`` the cards over which ZeRO shards (None: all replicas); ``chunks``
+    ``modules`` are what selective recomputation names (empty: what the engine means by it); ``recomputed`` is the share
+    of the layers that are recomputed; ``shard_group`` the cards over which ZeRO shards (None: all replicas); ``chunks``
     the layers of every virtual stage in order of depth (empty: even); ``flushes`` pipelines run dry in a step.
     """
 
@@ -63,20 +63,23 @@ class Layout:
         return self.micro_batch * self.micro_batches * self.data
 
 
-def layout_of(record: Mapping[str, Any], layers: int, notes: list[str]) -> Layout:
-    """Return the layout of a row; ``notes`` gains what was assumed of it.
+def layout_of(record: Mapping[str, Any], layers: int, notes: list[str], *, accumulates: bool = True) -> Layout:
+    """Return the layout of a row; ``notes`` gains what was assumed of it. ``accumulates``: see the trait of engines.
 
     Raises :class:`InputError` where neither the cards nor the degrees are given.
     """
     raw = part(record, "parallel")
     tensor, pipeline, context, data = _degrees(raw, part(record, "hardware"), notes)
-    micro_batch, micro_batches = _batches(raw, data, notes)
+    micro_batch, micro_batches = _batches(raw, data, notes, accumulates or pipeline > 1)
     zero, group, reshard = _zero(raw.get("zero"), data, tensor * pipeline > 1, notes)
     mode, modules, share = _recompute(raw.get("recompute"), layers, notes)
     virtual = whole(raw.get("vpp"), most=1000) or 1
     schedule = text(raw.get("schedule"))
     if pipeline > 1 and virtual == 1 and "interleav" in f"{schedule} {text(raw.get('vpp'))}":
-        virtual = max((step for step in (2, 3, 4, 5, 6) if layers % (pipeline * step) == 0), default=1)
+        virtual = max(
+            (step for step in (2, 3, 4, 5, 6) if any(count % (pipeline * step) == 0 for count in (layers, layers + 2))),
+            default=1,
+        )
         notes.append(f"{virtual} virtual stages assumed")
     chunks, ends = _chunks(raw, layers, pipeline, virtual if pipeline > 1 else 1, notes)
     expert = whole(raw.get("ep"), most=10**6) or 1
@@ -127,7 +130,7 @@ def _degrees(raw: Mapping[str, Any], hardware: Mapping[str, Any], notes: list[st
     return tensor, pipeline, context, data
 
 
-def _batches(raw: Mapping[str, Any], data: int, notes: list[str]) -> tuple[int, int]:
+def _batches(raw: Mapping[str, Any], data: int, notes: list[str], accumulates: bool) -> tuple[int, int]:
     """Return sequences to a micro-batch and micro-batches to a step: of three figures, any two give the third."""
     size = whole(raw.get("mbs"), most=10**6) or whole(raw.get("local_batch"), most=10**6)
     count = whole(raw.get("ga"), most=10**7)
@@ -146,8 +149,8 @@ def _batches(raw: Mapping[str, Any], data: int, notes: list[str]) -> tuple[int, 
     if size is None and count is not None:
         return max(each // count, 1), count
     if size is None:
-        size = 1
-        notes.append("micro-batch not stated: 1 sequence assumed")
+        size = 1 if accumulates else each
+        notes.append(f"micro-batch not stated: {size} sequence{'s' * (size > 1)} assumed")
     return size, max(each // size, 1)
 
 
@@ -190,28 +193,42 @@ _MODULES: Final[dict[str, RecomputeModule]] = {
     "mlp_act": "activation", "swiglu": "activation", "mla_up_proj": "up-projection", "mlp": "feed-forward",
     "moe": "experts", "experts": "experts", "shared_experts": "feed-forward",
 }  # fmt: skip
-_MEGATRON_SELECTIVE: Final[tuple[RecomputeModule, ...]] = ("attention",)
-"""What ``selective`` recomputes where a row names no module: the core of attention (arXiv:2205.05198, section 5)."""
+_NONE: Final = re.compile(r"(none|no|off|false|disabled|without)\b|0$")
+_FULL: Final = re.compile(
+    r"\b(full|fully|uniform|block|(gradient|activation)s?[ _-]checkpointing|true|yes|on|remat|all layers)\b"
+)
+
+
+def named_modules(raw: Any) -> tuple[RecomputeModule, ...]:
+    """Return the modules that selective recomputation names, in text or as a list.
+
+    >>> named_modules("selective: layernorm,moe_act"), named_modules("selective")
+    (('norm', 'expert-activation'), ())
+    """
+    words = " ".join(str(item) for item in raw) if isinstance(raw, list | tuple) else text(raw)
+    named = re.findall(r"[a-z_]+", words.casefold().partition("selective")[2] or words.casefold())
+    return tuple(dict.fromkeys(_MODULES[name] for name in named if name in _MODULES))
 
 
 def _recompute(raw: Any, layers: int, notes: list[str]) -> tuple[Mode, tuple[RecomputeModule, ...], float]:
     """Return the mode, the modules that are named, and the share of layers recomputed."""
     words = text(raw)
+    if isinstance(raw, list | tuple):
+        return ("selective" if named_modules(raw) else "none"), named_modules(raw), 1.0
     if isinstance(raw, bool) or raw is None or isinstance(raw, int | float):
         return ("full", (), 1.0) if raw else ("none", (), 1.0)
-    if words.startswith("selective"):
-        named = re.split(r"[,\s+]+", words.partition(":")[2])
-        found = tuple(dict.fromkeys(_MODULES[name] for name in named if name in _MODULES))
-        return "selective", found or _MEGATRON_SELECTIVE, 1.0
-    if words.startswith("full") or words in {"true", "yes", "remat"}:
+    if _NONE.match(words) and not unstated(raw):
+        return "none", (), 1.0
+    if "selective" in words:
+        return "selective", named_modules(raw), 1.0
+    if ("maxtext" in words or "remat" in words) and "full" not in words and words != "remat":
+        notes.append("remat policy not stated: all but the outputs of matmuls assumed recomputed")
+        return "selective", ("norm", "activation"), 1.0
+    if _FULL.search(words) and not unstated(raw):
         only = re.search(r"block\s+(\d+)", words)
         share = min(int(only[1]) / max(layers, 1), 1.0) if only else 1.0
         return "full", (), share
-    if "maxtext" in words or "remat" in words:
-        notes.append("remat policy not stated: all but the outputs of matmuls assumed recomputed")
-        return "selective", (), 1.0
-    if not words.startswith("none"):
-        notes.append("recomputation not stated: none assumed")
+    notes.append("recomputation not stated: none assumed")
     return "none", (), 1.0
 
 

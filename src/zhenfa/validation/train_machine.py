@@ -176,8 +176,8 @@ def _outer(raw: Mapping[str, Any], card: Accelerator, notes: list[str]) -> float
 
 _PRECISIONS: Final[tuple[tuple[str, Precision], ...]] = (
     ("nvfp4", "fp4"), ("mxfp4", "fp4"), ("fp4", "fp4"), ("mxfp8", "fp8"), ("hif8", "fp8"), ("fp8", "fp8"),
-    ("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16"), ("half", "fp16"), ("amp", "fp16"), ("tf32", "tf32"),
-    ("fp32", "fp32"),
+    ("float8", "fp8"), ("e4m3", "fp8"), ("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16"), ("float16", "fp16"),
+    ("half", "fp16"), ("amp", "fp16"), ("tf32", "tf32"), ("fp32", "fp32"),
 )  # fmt: skip
 
 

@@ -23,6 +23,11 @@ def model_of(record: Mapping[str, Any], notes: list[str]) -> Model:
     Raises :class:`InputError` where the row gives no sizes.
     """
     raw = part(record, "model")
+    if whole(raw.get("layers")) is None and whole(raw.get("hidden")) is None:
+        known = catalog.find_model(str(raw.get("name") or "")) if raw.get("name") else None
+        if known is not None:
+            notes.append(f"sizes of {known.name} as in the catalog")
+            return known
     sizes = _sizes(raw, notes)
     layers = _layers(raw, sizes, notes)
     data: dict[str, Any] = {
@@ -238,7 +243,12 @@ def _mamba(hybrid: Mapping[str, Any], sizes: dict[str, Any], notes: list[str]) -
 
 
 def sequence_of(record: Mapping[str, Any]) -> int | None:
-    """Return the tokens of a training sequence; of ``4096 (C500: 2048)`` the first."""
+    """Return the tokens of a training sequence; of ``4096 (C500: 2048)`` the first; ``8K`` are 8192."""
     raw = part(record, "model")
-    seq = number(raw.get("seq")) or number(part(record, "parallel").get("seq"))
-    return int(seq) if seq and 1 <= seq <= 10**8 else None
+    for value in (raw.get("seq"), part(record, "parallel").get("seq")):
+        seq = number(value)
+        if seq and re.match(r"\s*[\d.,]+\s*k\b", str(value), re.IGNORECASE):
+            seq *= 1024
+        if seq:
+            return int(seq) if 1 <= seq <= 10**8 else None
+    return None

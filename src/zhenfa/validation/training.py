@@ -26,6 +26,7 @@ from zhenfa.validation.train_memory import GIB, memory_of, shown, tool_of
 from zhenfa.validation.train_metric import Measured, out_of_memory, speed_of
 from zhenfa.validation.train_model import model_of, sequence_of
 from zhenfa.validation.train_plan import plan_of
+from zhenfa.validation.train_spelling import canonical
 from zhenfa.validation.train_words import number, part, text, unstated
 
 
@@ -63,8 +64,10 @@ def accepts(record: Mapping[str, Any]) -> bool:
     """Return whether a record is a training row: a model, a layout and metrics; or one of unequal cards."""
     if train_mixed.accepts(record):
         return True
-    parts = (part(record, key) for key in ("model", "parallel", "hardware", "metrics"))
-    return all(parts)
+    own = canonical(record)
+    return all(part(own, key) for key in ("model", "parallel", "hardware", "metrics")) and "layers" in part(
+        own, "model"
+    )
 
 
 def read(record: Mapping[str, Any]) -> Run:
@@ -72,16 +75,19 @@ def read(record: Mapping[str, Any]) -> Run:
     notes: list[str] = []
     if train_mixed.accepts(record):
         return _read_mixed(record, notes)
+    record = canonical(record)
     graph = model_of(record, notes).graph()
-    layout = layout_of(record, len(graph.layers), notes)
+    layout = layout_of(record, len(graph.layers), notes, accumulates=_named(record).traits.accumulates)
     formation = formation_of(record, layout.cards, notes)
     sequence = sequence_of(record)
     if sequence is None:
         sequence = 4096
         notes.append("sequences of 4096 tokens assumed")
     precision = precision_of(record, formation.pools[0].accelerator, notes)
-    plan = plan_of(record, layout, sequence, precision, notes)
     engine = engine_of(record, layout, formation.pools[0].accelerator.id, notes)
+    if layout.recompute == "selective" and not layout.modules:
+        layout = replace(layout, modules=engine.traits.selective)
+    plan = plan_of(record, layout, sequence, precision, notes)
     run = Run(graph, formation, plan, engine, speed_of(record, layout, sequence, graph), tuple(notes), layout)
     return _recomputed(run) if unstated(part(record, "parallel").get("recompute")) else run
 
@@ -121,6 +127,8 @@ def _read_mixed(record: Mapping[str, Any], notes: list[str]) -> Run:
 
 def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     """Return the step time (or rate) and the memory of a row beside what the laws say of them."""
+    if not train_mixed.accepts(record):
+        record = canonical(record)
     name, groups = str(record.get("id") or "unnamed"), groups_of(record)
     gate = text(record.get("tier")) == "a"
     try:
@@ -173,11 +181,17 @@ def groups_of(record: Mapping[str, Any]) -> tuple[str, ...]:
         first = "train / dense / NVIDIA / tier A"
     else:
         first = "train / other"
-    return (first, f"train / {family_of(record)}")
+    held_out = ("train / in no fit",) if text(record.get("split")) == "held-out" else ()
+    return (first, f"train / {family_of(record)}", *held_out)
 
 
 def family_of(record: Mapping[str, Any]) -> str:
     """Return the software family of a row."""
+    return _named(record).family
+
+
+def _named(record: Mapping[str, Any]) -> Engine:
+    """Return the engine that a row's software, or else its source and notes, name."""
     source = part(record, "source")
     hint = " ".join(str(item) for item in (source.get("title"), source.get("where"), record.get("notes")) if item)
-    return engines.find(str(record.get("software") or ""), hint=hint[:2000]).family
+    return engines.find(str(record.get("software") or ""), hint=hint[:2000])
