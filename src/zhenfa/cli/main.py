@@ -183,7 +183,7 @@ def run(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     "--rows",
     multiple=True,
     metavar="FILE",
-    help="Measured rows (JSON lines, YAML, gzip or not; Parquet "
+    help="Measured rows (JSON lines, YAML, CSV, gzip or not; Parquet "
     "tables of operators) instead of those that ship with Zhenfa. May be given several times.",
 )
 @click.option(

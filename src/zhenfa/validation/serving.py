@@ -283,7 +283,10 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
 
 
 def _beyond_peak(found: Case) -> str | None:
-    """Return why a row contradicts itself: its times and its load imply more arithmetic than its cards' peak."""
+    """Return why a row contradicts itself: its times and its load imply more arithmetic than its cards can do.
+
+    That is their peak, or what matmuls were measured to sustain on them.
+    """
     metrics, asked = found.row["metrics"], found.load.concurrency
     times = [measured(metrics.get(name)) for name in ("ttft_mean_ms", "tpot_mean_ms")]
     if asked is None or times[0] is None or times[1] is None or found.service.apart:
@@ -292,11 +295,14 @@ def _beyond_peak(found: Case) -> str | None:
     seconds = 1e-3 * (times[0] + times[1] * workload.mean_decoded)
     tokens = workload.mean_input * (1 - workload.cached_prefix) + workload.mean_output
     work = 2.0 * service.graph.active_parameters * tokens * asked / seconds
-    share = work / (service.decode.setup.cards.dense.peak * service.plan.cards)
-    if share <= 1.0:
+    chip = service.decode.setup.cards.dense
+    known = chip.tag == "fitted"
+    limit = chip.peak * (chip.achievable if known else 1.0) * service.plan.cards
+    if work <= limit:
         return None
+    what = "what matmuls sustain on" if known else "the peak of"
     return (
-        f"the row's load and times ask {share:.1f} times the peak of its {service.plan.cards} cards: it does not say "
+        f"the row's load and times ask {work / limit:.1f} times {what} its {service.plan.cards} cards: it does not say "
         "over how many replicas the load is spread"
     )
 
