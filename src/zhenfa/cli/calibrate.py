@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from zhenfa.live.calibrate.card import Calibrated
     from zhenfa.live.calibrate.check import Checked
 
-SHOWN: Final = ("matmul", "attention", "attention backward", "decode", "stream", "optimizer", "launch")
+SHOWN: Final = (
+    "matmul", "attention", "attention backward", "decode", "stream", "chain", "chain backward", "optimizer", "launch",
+    "eager decode", "eager step",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,38 +44,33 @@ def calibrate_device(wanted: Wanted, output: Output) -> None:
 
     if importlib.util.find_spec("torch") is None:
         raise CapabilityError("torch is not installed.", hint="pip install 'zhenfa[live]'.")
-    from zhenfa.live.calibrate import card, machine, session
+    from zhenfa.live.calibrate import card, check, machine, session
 
     if wanted.keep and not wanted.check:
         raise InputError("--keep keeps what --check measures.", hint="add --check.")
     device = session.find_device(wanted.device)
     path = Path(wanted.out or f"{card.slug(device.name)}.yaml")
     machine.refuse_to_overwrite(path, force=wanted.force)
+    cards = wanted.cards or 1
+    trials = check.trials_for(device.provider, cards) if wanted.check else ()
+    orders, joint = check.alone_and_together(trials)
     with output.working("calibrating"):
-        measured = session.measure(device, wanted.cards or 1, quick=wanted.quick, say=output.say)
+        measured = session.measure(device, cards, quick=wanted.quick, say=output.say, trials=orders, joint=joint)
         calibrated = card.card_of(measured)
+        checked = check.compare(calibrated, trials)
+        calibrated = check.with_spread(calibrated, checked)
     document = machine.machine_of(calibrated, path.stem)
     machine.write(document, path, force=wanted.force)
-    checked = _check(wanted, calibrated, output)
+    if wanted.keep:
+        kept = check.rows(checked, calibrated)
+        check.keep(kept, Path(wanted.keep))
+        output.say(f"{len(kept)} measured rows added to {wanted.keep}")
     if output.as_json:
         output.document(_document(document, calibrated, checked, path))
     else:
         _print(document, calibrated, checked, path, output)
     if output.cite and not output.as_json:
         output.sources([measured.source])
-
-
-def _check(wanted: Wanted, calibrated: Calibrated, output: Output) -> list[Checked]:
-    if not wanted.check:
-        return []
-    from zhenfa.live.calibrate import check
-
-    with output.working("checking"):
-        found = check.check(calibrated, say=output.say)
-    if wanted.keep:
-        check.keep(check.rows(found, calibrated), Path(wanted.keep))
-        output.say(f"{len(found)} measured rows added to {wanted.keep}")
-    return found
 
 
 def _document(document: Machine, calibrated: Calibrated, checked: list[Checked], path: Path) -> Calibration:
@@ -141,7 +139,7 @@ def _print(document: Machine, calibrated: Calibrated, checked: list[Checked], pa
 def _print_checks(checked: list[Checked], output: Output) -> None:
     if not checked:
         return
-    output.data.head("Predicted beside measured", "(whole models with random weights, on every card at once)")
+    output.data.head("Predicted beside measured", "(whole models with random weights, by turns with the timings)")
     columns = (
         Column("figure", style="strong"), Column("model"), Column("tokens", right=True),
         Column("predicted", right=True), Column("measured", right=True), Column("measured / predicted", right=True),

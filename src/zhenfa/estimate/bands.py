@@ -7,12 +7,13 @@ five measurements of rows that were left out of the fit. They are of times; a ra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
 from zhenfa.catalog import files
+from zhenfa.spec.machine import Accelerator
 from zhenfa.spec.result import Figure, Figures
 
 FILE: Final = files.ROOT / "bands.yaml"
@@ -98,9 +99,27 @@ def banded(figure: Figure, found: Band | None, *, rate: bool = False) -> Figure:
     return figure.model_copy(update={"p10": low, "p90": high})
 
 
-def training(figures: Figures, makers: Iterable[str], *, mixture: bool) -> Figures:
-    """Return the figures of a training plan with their bands: those of the step, of memory and of energy per token."""
-    step = training_band(makers, mixture=mixture)
+def calibrated(cards: Iterable[Accelerator]) -> Band | None:
+    """Return the band of steps on cards that were all calibrated beside steps of real models; None of any others.
+
+    Of several sorts of cards, the widest: the slowest one sets the pace.
+    """
+    spreads = [card.spread for card in cards]
+    if not spreads or any(one is None for one in spreads):
+        return None
+    known = [one for one in spreads if one is not None]
+    return Band(
+        "calibrated", min(one.low for one in known), max(one.high for one in known),
+        min(one.steps for one in known), 0.8,
+    )  # fmt: skip
+
+
+def training(figures: Figures, cards: Sequence[Accelerator], *, mixture: bool) -> Figures:
+    """Return the figures of a training plan with their bands: those of the step, of memory and of energy per token.
+
+    Cards that carry the spread of their own calibration have that; any others that of their makers' class.
+    """
+    step = calibrated(cards) or training_band({card.maker for card in cards}, mixture=mixture)
     return figures.model_copy(
         update={
             "step_time_s": banded(figures.step_time_s, step),

@@ -10,7 +10,7 @@ from zhenfa.errors import MissingFactError
 from zhenfa.estimate import priors
 from zhenfa.estimate.reached import Reached, reached
 from zhenfa.spec.fact import Tag, missing, weakest
-from zhenfa.spec.machine import BYTES, Accelerator, CardPool, Precision
+from zhenfa.spec.machine import BYTES, Accelerator, Achievable, CardPool, Precision
 
 ACTIVATION_BYTES: Final = 2.0
 """Bytes per element of what flows between kernels in 16-bit formats."""
@@ -26,12 +26,16 @@ _SUBSTITUTES: Final[dict[Precision, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Processor:
-    """What the laws need of a host's processor beyond a card's: FLOP/s of attention, B/s of operands that come from
-    memory, seconds of an attention kernel beyond its work."""
+    """What the laws need of a host's processor beyond a card's: FLOP/s of attention, B/s of keys and values and of
+    weights that come from memory, seconds of an attention kernel beyond its work and of automatic differentiation for
+    each kernel, and the speed of chains of element-wise operators over a stream's, forward and backward."""
 
     attention_rate: float
     cold_rate: float
     attention_launch: float
+    weight_rate: float
+    autograd: float = 0.0
+    chains: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Chip:
     kernels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     processor: Processor | None = None
     """Set where the card is a host's processor."""
+    lockstep: float = 1.0
+    """Seconds of work that cards do together over those of one card, where that was measured."""
 
     @property
     def usable(self) -> float:
@@ -125,15 +131,19 @@ def chip(
     size = BYTES[weights or precision]
     scaled = BYTES[precision] < ACTIVATION_BYTES
     tag = weakest(peak_tag, found.tag, accelerator.memory.bandwidth.tag, accelerator.memory.capacity.tag)
+    # on a processor the host's own time is part of every kernel's; on a card an engine counts it beside them
+    host = accelerator.achievable.host.value if on_processor(accelerator) else None
+    launch = found.kernels["stream"]["fixed"] + (host or 0.0)
     tile = tuple(
         fact.value or 128.0 for fact in (accelerator.achievable.tile_rows, accelerator.achievable.tile_outputs)
     )
     return Chip(
         name, accelerator.maker, precision, peak, attention, found.kernels["matmul"]["share"], bandwidth,
-        found.kernels["stream"]["memory_share"], found.kernels["stream"]["fixed"], capacity, accelerator.emulated, tag,
+        found.kernels["stream"]["memory_share"], launch, capacity, accelerator.emulated, tag,
         tuple(notes), found.cores, size,
         ACTIVATION_BYTES + 2 * BYTES[precision] if scaled else max(BYTES[precision], ACTIVATION_BYTES),
         (tile[0], tile[1]), found.kernels, _processor(accelerator, precision, peak, bandwidth, found),
+        accelerator.achievable.lockstep.value or 1.0,
     )  # fmt: skip
 
 
@@ -150,6 +160,9 @@ def _emulated(accelerator: Accelerator, precision: Precision) -> Reached:
     return Reached(kernels, 1.0, "derived" if own is None else own.tag)
 
 
+CHAINS: Final = ("norm", "activation", "rope", "cross-entropy")
+"""Chains of element-wise operators whose pace on a processor is measured one by one."""
+
 _ATTENTION_OF_MATMUL: Final = 0.5
 _COLD_OF_WARM: Final = 0.5
 """On a processor that nobody has measured. Assumed: the order that calibrated ones show."""
@@ -164,7 +177,8 @@ def on_processor(accelerator: Accelerator) -> bool:
 def _calibrated(accelerator: Accelerator, precision: Precision, found: Reached, notes: list[str]) -> Reached:
     """Return what is known of a processor with the tag of what calibration measured, or of the assumptions without."""
     stated = accelerator.achievable
-    facts = [stated.matmul.get(precision), stated.attention.get(precision), stated.memory, stated.decode, stated.launch]
+    cold = stated.decode if stated.decode.known else stated.weights
+    facts = [stated.matmul.get(precision), stated.attention.get(precision), stated.memory, cold, stated.launch]
     if all(fact is not None and fact.known for fact in facts):
         return replace(found, tag=weakest(*(fact.tag for fact in facts if fact is not None)))
     notes.append(f"{accelerator.id}: a processor that nobody has calibrated: the prior over chips stands in")
@@ -180,10 +194,21 @@ def _processor(
     stated = accelerator.achievable
     attention, cold = stated.attention.get(precision), stated.decode.value
     own = attention.value if attention is not None else None
-    longer = stated.attention_launch.value
+    longer, weights = stated.attention_launch.value, stated.weights.value
     rate, warm = peak * found.kernels["matmul"]["share"], bandwidth * found.kernels["stream"]["memory_share"]
+    cold = weights if cold is None else cold  # a cache that is read no faster than its arithmetic shows no rate
+    cold_rate = warm * _COLD_OF_WARM if cold is None else bandwidth * cold
+    chains = {name: (_pace(stated, name), _pace(stated, f"{name} backward")) for name in CHAINS}
     return Processor(
         rate * _ATTENTION_OF_MATMUL if own is None else peak * own,
-        warm * _COLD_OF_WARM if cold is None else bandwidth * cold,
-        found.kernels["stream"]["fixed"] if longer is None else longer,
+        cold_rate,
+        (found.kernels["stream"]["fixed"] if longer is None else longer) + (stated.host.value or 0.0),
+        cold_rate if weights is None else bandwidth * weights,
+        stated.autograd.value or 0.0,
+        {name: paces for name, paces in chains.items() if paces != (1.0, 1.0)},
     )
+
+
+def _pace(stated: Achievable, name: str) -> float:
+    found = stated.chains.get(name)
+    return 1.0 if found is None or found.value is None else found.value

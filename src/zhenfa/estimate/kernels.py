@@ -29,7 +29,8 @@ def matmul(chip: Chip, rows: Array, inputs: Array, outputs: Array, *, groups: Ar
     if chip.processor is not None:
         return processor.processor_matmul_time(
             rows, inputs, outputs, rate=chip.peak * chip.achievable, warm_rate=chip.bandwidth * chip.memory_share,
-            cold_rate=chip.processor.cold_rate, element_bytes=BYTES[chip.precision], launch=chip.launch, groups=groups,
+            cold_rate=chip.processor.weight_rate, element_bytes=BYTES[chip.precision], launch=chip.launch,
+            groups=groups,
         )  # fmt: skip
     return products.matmul_time(
         rows, inputs, outputs, peak=chip.peak, bandwidth=chip.bandwidth, cores=chip.cores,

@@ -84,7 +84,9 @@ def _operator_cost(operator: Operator, shape: Shape, card: Card) -> Cost:
 
 
 def _hosted(cost: Cost, card: Card, forward: float, backward: float) -> Cost:
-    """Add the host's time for so many kernels."""
+    """Add the host's time for so many kernels; on a processor, that of automatic differentiation."""
+    if card.chip.processor is not None:
+        cost = cost.but(backward=cost.backward + card.chip.processor.autograd * backward)
     each = card.traits.host_s_per_kernel * (1 - card.traits.graphed)
     return cost.but(host_forward=each * forward, host_backward=each * backward) if each else cost
 
@@ -133,6 +135,7 @@ def _matmul(operator: Operator, shape: Shape, card: Card) -> Cost:
     )
     if operator.shard == "vocabulary":
         chain = streams.loss(1.0, streams.width(card.wide), traits).times(rows * outputs)
+        chain = chain.paced(card.wide, "cross-entropy")
         lost, regained = chain.seconds(card.wide)
         cost = cost.but(forward=cost.forward + lost, backward=cost.backward + regained)
         return _hosted(cost, card, 1.0 + chain.kernels_forward, 2.0 + chain.kernels_backward)
@@ -195,7 +198,7 @@ def _streaming(operator: Operator, shape: Shape, card: Card) -> Cost:
     split = shape.tensor if traits.sequence_parallel or operator.shard != "none" else 1.0
     if operator.kind == "embedding":
         split = 1.0 if operator.shard == "vocabulary" else split
-    chain = streams.passes(operator, streams.width(chip), traits).times(shape.tokens / split)
+    chain = streams.chain_of(operator, streams.width(chip), traits, chip).times(shape.tokens / split)
     if operator.shard == "expert":
         chain = chain.times(traits.expert_imbalance)
     forward, backward = chain.seconds(chip)

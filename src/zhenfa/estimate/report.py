@@ -110,8 +110,8 @@ def _figures(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, e
     figures = figures.model_copy(
         update={"ettr": figures.ettr.model_copy(update={"p10": survived.p10, "p90": survived.p90})}
     )
-    makers = [setting.formation.pool(pool).accelerator.maker for pool in plan.cards_by_pool()]
-    return bands.training(figures, makers, mixture=any(_mixes(kind) for kind in setting.graph.kinds))
+    cards = [setting.formation.pool(pool).accelerator for pool in plan.cards_by_pool()]
+    return bands.training(figures, cards, mixture=any(_mixes(kind) for kind in setting.graph.kinds))
 
 
 def _mixes(kind: LayerKind) -> bool:

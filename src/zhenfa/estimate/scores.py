@@ -35,7 +35,9 @@ def attention_cost(operator: Operator, shape: Shape, chip: Chip, fabric: Fabric,
         operator, shape, chip, traits
     )  # fmt: skip
     chain = streams.rotary(operator, streams.width(chip), traits).times(shape.tokens / shape.tensor)
-    turned, back = chain.seconds(chip)
+    turned, back = chain.paced(chip, "rope").seconds(chip)
+    if chip.processor is not None:
+        back = back + chip.processor.autograd * (count[1] + chain.kernels_backward)
     out, home = _exchange(operator, shape, chip, fabric, traits)
     hidden = {"share": traits.context_overlap, "contention": traits.contention}
     each = traits.host_s_per_kernel * (1 - traits.graphed)

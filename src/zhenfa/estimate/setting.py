@@ -21,7 +21,7 @@ from zhenfa.laws.arrays import Array
 from zhenfa.laws.fabric import Fabric
 from zhenfa.spec.graph import Graph, Operator
 from zhenfa.spec.job import Workload
-from zhenfa.spec.machine import BYTES, Formation
+from zhenfa.spec.machine import BYTES, CardPool, Formation
 from zhenfa.spec.plan import Plan, RecomputeModule
 from zhenfa.spec.upkeep import Recovery
 
@@ -230,6 +230,11 @@ def _any_of(modules: tuple[RecomputeModule, ...]) -> Again:
     return lambda operator: any(_MODULES[name](operator) for name in modules)
 
 
+def _issuing(pool: CardPool) -> float | None:
+    """Return the measured seconds in which the host issues a kernel to a card; a processor's are its kernels' own."""
+    return None if chips.on_processor(pool.accelerator) else pool.accelerator.achievable.host.value
+
+
 def look_up(
     graph: Graph,
     workload: Workload,
@@ -254,7 +259,9 @@ def look_up(
     planned = (
         engines.for_machine(formation) if traits is None else engines.Planned(traits, {}, (f"engine: {traits.name}",))
     )
-    engine = planned.traits
+    engine, issued = planned.traits, {}
+    if traits is not None and traits.eager:
+        issued = {pool.name: {"host_s_per_kernel": host} for pool in formation.pools if (host := _issuing(pool))}
     notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
     for one in found.values():
         notes.extend(one.assumptions)
@@ -266,5 +273,5 @@ def look_up(
         engine = engine.but(rotary=False)
     return Setting(
         graph, workload, formation, engine, found, {name: table for name, (table, _) in fabrics.items()}, joint,
-        tuple(dict.fromkeys(notes)), wide, on_pool=planned.changes, recovery=recovery or Recovery(),
+        tuple(dict.fromkeys(notes)), wide, on_pool={**planned.changes, **issued}, recovery=recovery or Recovery(),
     )  # fmt: skip

@@ -46,6 +46,13 @@ class Passes(NamedTuple):
         """Return the same kernels over so many times the elements."""
         return self._replace(forward=self.forward * factor, backward=self.backward * factor)
 
+    def paced(self, chip: Chip, name: str) -> Passes:
+        """Return the chain of that name with its bytes as slow as a processor was measured to be with them."""
+        if chip.processor is None or name not in chip.processor.chains:
+            return self
+        forward, backward = chip.processor.chains[name]
+        return self._replace(forward=self.forward / forward, backward=self.backward / backward)
+
     def seconds(self, chip: Chip) -> tuple[Array, Array]:
         """Return the seconds forward and backward."""
         return _time(chip, self.forward, self.kernels_forward), _time(chip, self.backward, self.kernels_backward)
@@ -79,6 +86,15 @@ def passes(operator: Operator, size: float, traits: Traits) -> Passes:
         case _:
             both = float(operator.inputs + operator.outputs)
             return Passes(size * both, 2 * size * both, 1, 2)
+
+
+def chain_of(operator: Operator, size: float, traits: Traits, chip: Chip) -> Passes:
+    """Return the passes of one element-wise operator per token at the pace of a chip."""
+    found = passes(operator, size, traits)
+    if chip.processor is None:
+        return found
+    gate = operator.kind == "elementwise" and not adds(operator)
+    return found.paced(chip, "norm" if operator.kind == "norm" else "activation" if gate else "")
 
 
 def adds(operator: Operator) -> bool:

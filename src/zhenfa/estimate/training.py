@@ -80,6 +80,7 @@ def _group_cost(
     held = found if plan.schedule in SIMPLE else _merged(plan, found, order)
     ends = costs.ends(found, micro_batches, plan.schedule, virtual)
     parts = _tail(setting, held, ends)
+    parts["host"] += _lockstep(plan, setting, stages) * float(ends.max())
     return GroupCost(found, held, micro_batches, plan.schedule, float(ends.max()), sum(parts.values()), parts)
 
 
@@ -187,6 +188,13 @@ def _tail(setting: Setting, places: Sequence[StageCost], ends: npt.NDArray[np.fl
         "data": beyond - optimizer - bridge + start, "bridge": bridge, "optimizer": optimizer,
         "host": setting.traits.step_overhead_s,
     }  # fmt: skip
+
+
+def _lockstep(plan: Plan, setting: Setting, stages: tuple[Stage, ...]) -> float:
+    """Return what waiting for the last of several cards adds to their work, as far as that was measured of them."""
+    if plan.cards == 1:
+        return 0.0
+    return max(setting.chips[stage.pool].lockstep for stage in stages) - 1.0
 
 
 def _exposed_sum(setting: Setting, place: StageCost) -> float:

@@ -60,6 +60,7 @@ class Traits:
     ``rope_layout``: extra passes over queries, keys and values that only change layout, in tensors read and written.
     ``busy``: share of a pass in which the card has a kernel to run (eager engines and their hooks leave gaps).
     ``host_s_per_kernel``: host seconds to issue a kernel; a layer takes at least as long as its kernels take to issue.
+    ``eager``: operators are issued one by one, at the host's pace that was measured of a calibrated card.
     ``graphed``: share of the kernels that replay from a captured graph, at no host time.
     ``step_overhead_s``: seconds a step of host work that nothing hides (data, logging, scaling, synchronising).
     ``message_overhead_s``: host seconds added to every message between stages. ``host_bytes_per_s``: between a card and
@@ -120,6 +121,7 @@ class Traits:
     busy: float = 1.0
     host_s_per_kernel: float = 0.0
     graphed: float = 0.0
+    eager: bool = False
     step_overhead_s: float = 0.0
     message_overhead_s: float = 0.0
     host_bytes_per_s: float | None = None
@@ -182,6 +184,7 @@ OWN_RUNTIME: Final = Traits(
     gradient_overlap=0.0,
     gather_overlap=0.0,
     fused=frozenset(),
+    eager=True,
     sequence_parallel=False,
     tensor_parallel=False,
     expert_parallel=False,

@@ -116,7 +116,8 @@ class StageModule(nn.Module):  # type: ignore[misc]
     def forward(self, batch: Any) -> Any:
         """Take tokens ``[batch, sequence]`` (stem) or features; return features or logits (head)."""
         hidden = self.embedding(batch) if self.has_stem else batch
-        turn = turns(self.sizes, hidden.shape[1], hidden.device)
+        cosine, sine = turns(self.sizes, hidden.shape[1], hidden.device)
+        turn = (cosine.to(hidden.dtype), sine.to(hidden.dtype))
         for layer in self.layers.values():
             if self.full_recompute and torch.is_grad_enabled():
                 hidden = checkpoint(layer, hidden, turn, use_reentrant=False)

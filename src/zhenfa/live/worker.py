@@ -37,6 +37,7 @@ class CardWorker:
     def __init__(self) -> None:
         self._run: _Run | None = None
         self._device: Any = None
+        self._bench: Any = None
 
     def hello(self) -> dict[str, Any]:
         """Return who answers."""
@@ -67,27 +68,21 @@ class CardWorker:
         self._opened().save(Path(path))
 
     def measure(
-        self, rank: int, provider: str, tasks: list[dict[str, Any]], seconds: float, threads: int
-    ) -> dict[str, Any]:
-        """Time the tasks of a calibration; ``rank`` names the card to the driver alone."""
-        from zhenfa.live.calibrate.worker import measure
+        self, rank: int, provider: str, tasks: list[dict[str, Any]], trials: list[dict[str, Any]], seconds: float,
+        threads: int,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Time the tasks and trials of a calibration, or go on with them; ``rank`` names the card to the driver."""
+        from zhenfa.live.calibrate.worker import Bench
 
         del rank
         if self._device is None:
             self._device = PROVIDERS[provider].open()
         torch.set_num_threads(threads)
         linux.sharp_timers()
-        return measure(tasks, seconds, self._device)
-
-    def try_model(self, rank: int, provider: str, kind: str, threads: int, orders: dict[str, Any]) -> dict[str, Any]:
-        """Train or serve a whole model on this card alone; ``rank`` names the card to the driver alone."""
-        from zhenfa.live.calibrate.trial import trial
-
-        del rank
-        if self._device is None:
-            self._device = PROVIDERS[provider].open()
-        torch.set_num_threads(threads)
-        return trial(kind, orders, self._device)
+        if self._bench is None:
+            self._bench = Bench(tasks, trials, self._device)
+        found: dict[str, Any] = self._bench.run(seconds)
+        return found
 
     def measure_wires(self, **orders: Any) -> dict[str, Any]:
         """Time messages and sums between the cards, as :func:`zhenfa.live.calibrate.worker.measure_wires` says."""

@@ -68,6 +68,12 @@ class Achievable(Part):
     beyond its work; ``attention_launch`` and ``scan_launch``: those of an attention and a scan kernel. ``cores``: how
     many units the work is spread over, a tile of ``tile_rows`` by ``tile_outputs`` each; ``fill``: inner dimension at
     which a tile spends half its time on filling and draining.
+
+    Of engines that run operator by operator, ``host``: seconds that the host takes to issue a kernel; ``autograd``:
+    those that automatic differentiation adds to each of a backward pass. Of processors, ``weights``: share of the
+    memory bandwidth at which a matmul reads weights that lie in memory; ``chains``: speed of chains of element-wise
+    operators over that of a stream, by chain and pass. ``lockstep``: seconds of work that several cards do, waiting
+    for each other at its end, over those of one card.
     """
 
     matmul: dict[Precision, fact.Ratio] = {}
@@ -78,10 +84,26 @@ class Achievable(Part):
     launch: fact.Time = fact.empty("time")
     attention_launch: fact.Time = fact.empty("time")
     scan_launch: fact.Time = fact.empty("time")
+    host: fact.Time = fact.empty("time")
+    autograd: fact.Time = fact.empty("time")
+    weights: fact.Ratio = fact.empty("ratio")
+    chains: dict[str, fact.Ratio] = {}
+    lockstep: fact.Ratio = fact.empty("ratio")
     cores: fact.Count = fact.empty("count")
     tile_rows: fact.Count = fact.empty("count")
     tile_outputs: fact.Count = fact.empty("count")
     fill: fact.Count = fact.empty("count")
+
+
+class Spread(Part):
+    """How far measured steps lay from what the laws say on this card: four of five between ``low`` and ``high`` times
+    the predicted seconds, of ``steps`` steps of ``models`` models."""
+
+    low: Annotated[float, Field(gt=0, le=1)]
+    high: Annotated[float, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1, strict=True)]
+    models: Annotated[int, Field(ge=0, strict=True)]
+    note: str | None = None
 
 
 class Software(Part):
@@ -134,6 +156,7 @@ class Accelerator(Part):
     pcie: TextFact | None = None
     variants: tuple[Variant, ...] = ()
     software: Software | None = None
+    spread: Spread | None = None
     price: fact.Price = fact.empty("money/time")
     emulated: bool = False
     status: str | None = None

@@ -15,6 +15,7 @@ from zhenfa.estimate import serving, serving_engine, serving_flood
 from zhenfa.estimate.serving import Curves, Served, Service
 from zhenfa.estimate.serving_engine import Engine
 from zhenfa.spec.serving import ServingPlan, ServingWorkload
+from zhenfa.validation import serving_eager
 from zhenfa.validation import serving_rows as rows
 from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.serving_machine import (
@@ -270,6 +271,8 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
         return [Outcome(name, "serve", where, "?", "", gate=gate, skipped="no metric of a kind that the laws give")]
     value = measured(record["metrics"].get(first))
     try:
+        if serving_eager.accepts(record):
+            return [_eager(record, first, value, where)]
         found, figures = best(record)
     except ZhenfaError as problem:
         return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=problem.message)]
@@ -280,6 +283,15 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     if excess:
         return [Outcome(name, "serve", where, first, UNITS[first], measured=value, gate=gate, skipped=excess)]
     return _compared(record, found, figures, first, where, gate=gate)
+
+
+def _eager(record: Mapping[str, Any], first: str, value: float | None, where: tuple[str, ...]) -> Outcome:
+    figures, tag = serving_eager.predict(record)
+    why = None if first in figures else "the laws do not give this metric for such a row"
+    name = str(record.get("id") or "?")
+    return Outcome(
+        name, "serve", where, first, UNITS[first], measured=value, predicted=figures.get(first), tag=tag, skipped=why
+    )
 
 
 def _beyond_peak(found: Case) -> str | None:

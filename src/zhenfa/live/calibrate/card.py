@@ -11,7 +11,7 @@ import numpy as np
 from zhenfa import catalog, units
 from zhenfa.live.calibrate import predict
 from zhenfa.live.calibrate.fit import Fitted, Knob, fit
-from zhenfa.live.calibrate.samples import Sample, quantile
+from zhenfa.live.calibrate.samples import CHAINS, Sample, quantile
 from zhenfa.live.calibrate.session import Measurements
 from zhenfa.live.providers import Device
 from zhenfa.spec.fact import Fact
@@ -21,17 +21,27 @@ HEADROOM: Final = 2.0
 """Where no maker states a peak, the search takes twice the best that was measured; the result is then stated as the
 peak that the timings tend to, of which large kernels reach all."""
 
-FITTED_KINDS: Final = ("matmul", "attention", "attention backward", "decode", "stream", "launch", "optimizer")
-RATIOS: Final = ("matmul", "attention", "memory", "decode")
+FITTED_KINDS: Final = (
+    "matmul", "attention", "attention backward", "decode", "stream", "chain", "chain backward", "launch",
+    "eager decode", "eager step", "optimizer",
+)  # fmt: skip
+ON_PROCESSORS: Final = frozenset({"chain", "chain backward", "eager decode", "eager step"})
+"""Kinds that are fitted where the host's time is part of every kernel's; a card's host is told by them apart."""
+RATIOS: Final = ("matmul", "attention", "memory", "decode", "weights", "chains")
 DIMENSIONS: Final[dict[str, units.Dimension]] = {
-    "memory": "ratio", "decode": "ratio", "launch": "time", "attention_launch": "time", "fill": "count",
+    "memory": "ratio", "decode": "ratio", "launch": "time", "attention_launch": "time", "host": "time", "fill": "count",
+    "autograd": "time", "weights": "ratio", "lockstep": "ratio",
 }  # fmt: skip
 TELLS: Final = {
     "matmul": ("matmul",), "attention": ("attention", "attention backward"), "memory": ("stream", "optimizer"),
-    "decode": ("decode",), "launch": ("launch", "stream", "matmul"), "fill": ("matmul",),
-    "attention_launch": ("attention", "decode"),
+    "decode": ("decode",), "weights": ("matmul",), "chains": ("chain", "chain backward"),
+    "launch": ("launch", "stream", "matmul"), "host": ("eager decode",), "autograd": ("eager step",),
+    "fill": ("matmul",), "attention_launch": ("attention", "decode"),
 }  # fmt: skip
 """The kinds of timings that each coefficient is told by."""
+
+
+LOCKSTEP: Final = "the slowest card's seconds of each round of timings over the mean card's"
 
 
 @dataclass(frozen=True)
@@ -56,24 +66,30 @@ def card_of(measurements: Measurements) -> Calibrated:
     The maker's peaks and bandwidth are taken from the catalog where it knows the device by its name; else the peaks are
     those that the timings tend to.
     """
-    samples = [one for one in measurements.samples if one.task.kind in FITTED_KINDS and one.seconds]
+    fitted = [kind for kind in FITTED_KINDS if measurements.device.provider == "cpu" or kind not in ON_PROCESSORS]
+    samples = [one for one in measurements.samples if one.task.kind in fitted and one.seconds]
     words = measurements.source
     known = catalog.find_accelerator(measurements.device.name) if measurements.device.provider != "cpu" else None
     base = known or _unknown(measurements, samples, words)
     precisions = list(dict.fromkeys(one.task.precision for one in samples if one.task.kind == "matmul"))
     knobs = _knobs(samples, precisions)
     tasks = [one.task for one in samples]
+    measured = np.array([one.middle * measurements.stretch for one in samples])
 
     def predicted(values: Mapping[str, float]) -> Any:
         return predict.seconds(tasks, _with(base, {name: (value, "") for name, value in values.items()}, words))
 
-    found = fit(knobs, predicted, [one.median for one in samples], _weights(samples))
+    found = fit(knobs, predicted, list(measured), _weights(samples))
     kept = {name: found.values[name] for name in found.values if name in found.shown}
     if known is None:
         base, kept = _whole(base, kept)
     noted = {name: (value, _spread(name, value, samples, found)) for name, value in kept.items()}
+    if measurements.device.provider != "cpu" and (issued := predict.issuing(measurements.samples, base)):
+        noted["host"] = (issued, "the smaller of a decode and a training step with next to no work, by kernel")
     accelerator = _named(_with(base, noted, words), measurements, known)
-    ratios = predict.seconds(tasks, accelerator) / np.array([one.median for one in samples])
+    if measurements.cards > 1:
+        accelerator = _with(accelerator, {"lockstep": (measurements.lockstep, LOCKSTEP)}, words)
+    ratios = predict.seconds(tasks, accelerator) / measured
     return Calibrated(accelerator, measurements, tuple(samples), tuple(float(one) for one in ratios))
 
 
@@ -87,7 +103,21 @@ def _knobs(samples: Sequence[Sample], precisions: Sequence[Precision]) -> list[K
     kinds = {one.task.kind for one in samples}
     found += [Knob("memory", 0.5, 0.01, 1.0), Knob("launch", launch, launch / 5, launch * 5)]
     found += [Knob("fill", 32.0, 1.0, 1024.0), Knob("attention_launch", 2 * launch, launch / 5, launch * 200)]
+    if "eager step" in kinds:
+        found += [Knob(name, 2 * launch, launch / 20, launch * 50) for name in ("host", "autograd")]
+        found.append(Knob("weights", 0.3, 0.01, 1.0))
+    for name in dict.fromkeys(_chain_of(one) for one in samples if one.task.kind in {"chain", "chain backward"}):
+        found.append(Knob(name, 1.0, 0.05, 20.0))
     return found + ([Knob("decode", 0.5, 0.01, 1.0)] if "decode" in kinds else [])
+
+
+def _told(one: Sample) -> str:
+    return _chain_of(one) if one.task.kind.startswith("chain") else ""
+
+
+def _chain_of(one: Sample) -> str:
+    """Return the coefficient of the chain and pass that was timed."""
+    return "chains." + CHAINS[one.task.sizes["what"]] + (" backward" if one.task.kind == "chain backward" else "")
 
 
 def _weights(samples: Sequence[Sample]) -> list[float]:
@@ -101,7 +131,7 @@ def _weights(samples: Sequence[Sample]) -> list[float]:
 
 def _with(base: Accelerator, values: Mapping[str, tuple[float, str]], words: str) -> Accelerator:
     """Return the accelerator with coefficients put in, each with a note."""
-    changes: dict[str, Any] = {"matmul": dict(base.achievable.matmul), "attention": dict(base.achievable.attention)}
+    changes: dict[str, Any] = {name: dict(getattr(base.achievable, name)) for name in ("matmul", "attention", "chains")}
     for name, (value, note) in values.items():
         field, _, precision = name.partition(".")
         if precision:
@@ -131,7 +161,7 @@ def _spread(name: str, value: float, samples: Sequence[Sample], found: Fitted) -
     rest = [
         float(residual)
         for one, residual in zip(samples, found.residuals, strict=True)
-        if one.task.kind in kinds and (not precision or one.task.precision == precision)
+        if one.task.kind in kinds and (not precision or precision == one.task.precision or name == _told(one))
     ]
     rise = 1.0 if name.partition(".")[0] in RATIOS else -1.0
     low, high = sorted(value * float(np.exp(rise * quantile(rest, share))) for share in (0.1, 0.9))
@@ -180,7 +210,7 @@ def _whole(base: Accelerator, values: Mapping[str, float]) -> tuple[Accelerator,
     share = found.get("memory", 1.0)
     reach = "no maker states it: what the timed streams reach, one of three tensors from memory, two from cache"
     memory = base.memory.model_copy(update={"bandwidth": _times(base.memory.bandwidth, share, reach)})
-    for name in ("memory", "decode"):
+    for name in ("memory", "decode", "weights"):
         if name in found:
             found[name] /= share
     return base.model_copy(update={"peak": peak, "memory": memory}), found

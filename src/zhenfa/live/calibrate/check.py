@@ -1,74 +1,125 @@
-"""Prediction beside measurement: a real training step, prefill and decode on a calibrated card.
+"""Prediction beside measurement: real training steps, prefill and decode on calibrated cards.
 
-The models are in the catalog and carry random weights. All cards run them at once, each the whole model, as when they
-were calibrated. A check can be kept as measured rows in the forms that ``zhenfa validate`` reads.
+The models are in the catalog, or documents by their path, and carry random weights. They take turns with the timings of
+the calibration, so that both meet the same state of the machine: each card the whole model, all at once, and where
+there are several cards, plans on all of them together. A check can be kept as measured rows in the forms that
+``zhenfa validate`` reads.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from zhenfa import catalog
 from zhenfa.errors import RunError
 from zhenfa.estimate import chip as chips
-from zhenfa.estimate import kernels, serving_step, streams
-from zhenfa.estimate.chip import Chip
-from zhenfa.estimate.serving_cards import Cards
-from zhenfa.estimate.serving_step import Layout, Load, Setup, Step
+from zhenfa.estimate.eager import decoding, prefilling
 from zhenfa.estimate.setting import look_up
 from zhenfa.estimate.training import cost
 from zhenfa.estimate.traits import OWN_RUNTIME
-from zhenfa.estimate.wires import fabric
 from zhenfa.live.calibrate.card import Calibrated, slug
-from zhenfa.live.calibrate.machine import alone
+from zhenfa.live.calibrate.machine import alone, machine_of
 from zhenfa.live.calibrate.samples import quantile
-from zhenfa.live.calibrate.session import PATIENCE_S, Say, placed
-from zhenfa.live.engine import Engine, call_all
+from zhenfa.live.calibrate.session import Joint
 from zhenfa.live.model import sizes_of
 from zhenfa.spec import fact
-from zhenfa.spec.graph import Graph
 from zhenfa.spec.job import Workload
-from zhenfa.spec.machine import BYTES, CardPool, Formation, Precision
+from zhenfa.spec.machine import BYTES, CardPool, Formation, Precision, Spread
 from zhenfa.spec.model import Model, read_model
 from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.validation.serving_eager import ENGINE, issued
 
-ENGINE: Final = "zhenfa calibrate, torch eager"
 NARROW: Final = "16-bit states"
 """Said of the software where weights, gradients and optimizer state are all in 16 bits."""
 WEIGHTS_ONLY_BYTES: Final = 14.0
 """Bytes per parameter that AdamW moves where weights, gradients and states are all in 16 bits: 4 tensors read, 3
 written."""
+SHARES: Final = tuple((place + 0.5) / 20 for place in range(20))
+"""Quantiles that stand for the steps of one figure, so that each figure counts alike in a spread."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One thing to run: ``batch`` sequences of ``length`` tokens; ``steps`` timed."""
+    """One thing to run: ``batch`` sequences of ``length`` tokens; ``steps``: tokens decoded before it begins anew.
+
+    ``cards`` together if more than one: ``replicas`` of them, or else as many stages; ``batch`` is then a
+    micro-batch, of which each replica takes ``micro_batches``.
+    """
 
     kind: str
     model: str
     precision: Precision
     batch: int
     length: int
-    steps: int
+    steps: int = 1
+    cards: int = 1
+    replicas: int = 1
+    micro_batches: int = 1
+
+    @property
+    def document(self) -> Model:
+        """Return the model."""
+        path = Path(self.model)
+        return read_model(path if path.suffix else catalog.model_path(self.model))
+
+    @property
+    def orders(self) -> dict[str, Any]:
+        """Return what a card has to know, as plain data."""
+        keys = ("kind", "precision", "batch", "length", "steps")
+        return {key: getattr(self, key) for key in keys} | {"sizes": asdict(sizes_of(self.document))}
+
+    @property
+    def plan(self) -> Plan:
+        """Return the plan on as many cards as the trial wants, one stage on each card of a replica."""
+        model = self.document
+        layers, stages = len(model.graph().layers), self.cards // self.replicas
+        edges = [layers * place // stages for place in range(stages + 1)]
+        cut = tuple(Stage(pool="cards", first=first, last=last) for first, last in itertools.pairwise(edges))
+        one = Pipeline(
+            micro_batches=self.micro_batches, micro_batch_size=self.batch, stages=cut, count=self.replicas
+        )  # fmt: skip
+        return Plan(
+            job="check", model=slug(model.name), machine="check", sequence_length=self.length,
+            precision=self.precision, pipelines=(one,),
+        )  # fmt: skip
+
+    @property
+    def joint(self) -> Joint:
+        """Return the plan with the sizes of its model."""
+        return Joint(self.plan, sizes_of(self.document))
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One figure: seconds predicted and measured (the median over all cards and steps, with its spread)."""
+    """One figure: seconds predicted, and measured of every step on all cards."""
 
     what: str
     trial: Trial
     predicted: float
-    measured: float
-    p10: float
-    p90: float
-    waited: float
+    seconds: tuple[float, ...]
+    waited: float = 0.0
+
+    @property
+    def measured(self) -> float:
+        """Return the mean seconds of a step."""
+        return sum(self.seconds) / len(self.seconds)
+
+    @property
+    def p10(self) -> float:
+        """Return the seconds that a tenth of the steps undercut."""
+        return quantile(self.seconds, 0.1)
+
+    @property
+    def p90(self) -> float:
+        """Return the seconds that nine tenths of the steps undercut."""
+        return quantile(self.seconds, 0.9)
 
     @property
     def ratio(self) -> float:
@@ -76,155 +127,113 @@ class Checked:
         return self.measured / self.predicted
 
 
-def trials_for(device: str) -> tuple[Trial, ...]:
-    """Return what is tried on a device: a small model on a processor, one of the 1B class on a card."""
-    if device == "cpu":
-        return (
-            Trial("train", "small-byte-gpt", "fp32", 4, 256, 8),
-            Trial("serve", "small-byte-gpt", "fp32", 4, 256, 48),
-        )
-    return (Trial("train", "dense-1b", "bf16", 4, 2048, 12), Trial("serve", "dense-1b", "bf16", 8, 2048, 64))
+def trials_for(device: str, cards: int = 1) -> tuple[Trial, ...]:
+    """Return what is tried on a device: small models on processors, one of the 1B class on a card."""
+    if device != "cpu":
+        return (Trial("train", "dense-1b", "bf16", 4, 2048), Trial("serve", "dense-1b", "bf16", 8, 2048, 64))
+    found = [
+        Trial("train", "small-byte-gpt", "fp32", 4, 256),
+        Trial("train", "small-byte-gpt", "fp32", 1, 768),
+        Trial("train", "tiny-byte-gpt", "fp32", 8, 128),
+        Trial("serve", "small-byte-gpt", "fp32", 4, 256, 48),
+        Trial("serve", "tiny-byte-gpt", "fp32", 2, 64, 48),
+    ]
+    if cards > 1:
+        found += [
+            Trial("train", "small-byte-gpt", "fp32", 2, 256, cards=cards, replicas=cards, micro_batches=2),
+            Trial("train", "small-byte-gpt", "fp32", 2, 256, cards=2, micro_batches=4),
+        ]
+    return tuple(found)
 
 
-def check(calibrated: Calibrated, *, trials: Sequence[Trial] | None = None, say: Say | None = None) -> list[Checked]:
-    """Run every trial on the cards and return what was predicted beside what was measured.
+def alone_and_together(trials: Sequence[Trial]) -> tuple[list[dict[str, Any]], list[Joint]]:
+    """Return the orders of the trials that every card runs alone, and the plans that cards run together."""
+    return [one.orders for one in trials if one.cards == 1], [one.joint for one in trials if one.cards > 1]
 
-    Raises :class:`RunError`.
-    """
-    from zhenfa.live.engine_local import LocalEngine
 
-    measurements = calibrated.measurements
-    found: list[Checked] = []
-    with LocalEngine() as engine:
-        engine.place(placed(measurements.device, measurements.cards))
-        engine.start()
-        for trial in trials or trials_for(measurements.device.provider):
-            if say is not None:
-                say(f"{trial.kind}: {trial.model}, {trial.batch} x {trial.length} tokens, {trial.precision}")
-            found += _tried(engine, trial, calibrated)
+def compare(calibrated: Calibrated, trials: Sequence[Trial]) -> list[Checked]:
+    """Return what was predicted beside what the calibration measured of the same trials. Raises :class:`RunError`."""
+    measured, found = calibrated.measurements, []
+    each, joint = iter(measured.tried), iter(measured.joint)
+    for trial in trials:
+        rows = {"step": next(joint)} if trial.cards > 1 else next(each)
+        predicted = predict_training(trial, calibrated) if trial.kind == "train" else predict_serving(trial, calibrated)
+        for what, seconds in predicted.items():
+            if not rows[what] or not min(rows[what]) > 0:
+                raise RunError(f"{trial.model} gave no time for {what}.")
+            found.append(Checked(_named(what, trial), trial, seconds, tuple(rows[what]), measured.quiet.waited))
     return found
 
 
-def _tried(engine: Engine, trial: Trial, calibrated: Calibrated) -> list[Checked]:
-    model = read_model(catalog.model_path(trial.model))
-    orders = {key: value for key, value in asdict(trial).items() if key not in {"kind", "model"}}
-    arguments = [
-        {
-            "rank": place.rank, "provider": place.provider, "kind": trial.kind,
-            "threads": calibrated.measurements.threads, "orders": orders | {"sizes": asdict(sizes_of(model))},
-        }
-        for place in engine.places
-    ]  # fmt: skip
-    rows = call_all(engine, "try_model", arguments, PATIENCE_S)
-    waited = max(row["waited"] for row in rows)
-    predicted = (
-        predict_training(trial, model, calibrated)
-        if trial.kind == "train"
-        else predict_serving(trial, model, calibrated)
-    )
-    checked = []
-    for what, seconds in predicted.items():
-        every = [one for row in rows for one in row["found"][what]]
-        middle, low, high = (quantile(every, share) for share in (0.5, 0.1, 0.9))
-        if not middle > 0:
-            raise RunError(f"{trial.model} gave no time for {what}.")
-        checked.append(Checked(what, trial, seconds, middle, low, high, waited))
-    return checked
+def _named(what: str, trial: Trial) -> str:
+    if trial.cards == 1:
+        return what
+    return f"{what}, {trial.cards} replicas" if trial.replicas > 1 else f"{what}, {trial.cards} stages"
+
+
+def with_spread(calibrated: Calibrated, checked: Sequence[Checked]) -> Calibrated:
+    """Return the calibrated card with the spread of measured over predicted: of training steps if some were run, else
+    of the calls of all timings, which are off by more than the steps that they add up to."""
+    steps = [one for one in checked if one.what.startswith("step")]
+    if steps:
+        rows = [[quantile(one.seconds, share) / one.predicted for share in SHARES] for one in steps]
+        note, count = "training steps of the check, each figure counted alike", sum(len(one.seconds) for one in steps)
+    else:
+        rows = [
+            [quantile(one.seconds, share) / (one.middle * calibrated.measurements.stretch * ratio) for share in SHARES]
+            for one, ratio in zip(calibrated.samples, calibrated.ratios, strict=True)
+        ]  # fmt: skip
+        note, count = (
+            "no step was checked: the calls of all timings",
+            sum(len(one.seconds) for one in calibrated.samples),
+        )
+    pooled = [ratio for row in rows for ratio in row]
+    spread = Spread(
+        low=min(float(f"{quantile(pooled, 0.1):.3g}"), 1.0), high=max(float(f"{quantile(pooled, 0.9):.3g}"), 1.0),
+        steps=count, models=len({one.trial.model for one in steps}), note=note,
+    )  # fmt: skip
+    return replace(calibrated, accelerator=calibrated.accelerator.model_copy(update={"spread": spread}))
 
 
 def pool_of(calibrated: Calibrated) -> CardPool:
     """Return one calibrated card as a pool."""
-    tier = alone(calibrated)
-    return CardPool("cards", calibrated.accelerator, 1, (tier,), fact.undisclosed("power"))
+    return CardPool("cards", calibrated.accelerator, 1, (alone(calibrated),), fact.undisclosed("power"))
 
 
-def predict_training(trial: Trial, model: Model, calibrated: Calibrated) -> dict[str, float]:
-    """Return the seconds of one training step of one micro-batch on one card."""
-    graph = model.graph()
+def predict_training(trial: Trial, calibrated: Calibrated) -> dict[str, float]:
+    """Return the seconds of one training step, on one card or on several together."""
     formation = Formation("check", "one calibrated card", (pool_of(calibrated),), None, fact.undisclosed("ratio"))
-    stage = Stage(pool="cards", first=0, last=len(graph.layers))
-    plan = Plan(
-        job="check", model=trial.model, machine="check", sequence_length=trial.length, precision=trial.precision,
-        pipelines=(Pipeline(micro_batches=1, micro_batch_size=trial.batch, stages=(stage,)),),
-    )  # fmt: skip
-    workload = Workload(sequence_length=trial.length, global_batch=trial.batch, precision=trial.precision)
+    if trial.cards > 1:
+        formation = catalog.resolve(machine_of(calibrated))
+    plan = trial.plan
+    workload = Workload(sequence_length=trial.length, global_batch=plan.global_batch, precision=trial.precision)
     traits = OWN_RUNTIME
     if _narrow(trial):
         traits = traits.but(optimizer_bytes_moved=WEIGHTS_ONLY_BYTES, gradient_bytes=2.0)
-    return {"step": cost(plan, look_up(graph, workload, formation, traits)).step}
+    return {"step": cost(plan, look_up(trial.document.graph(), workload, formation, traits)).step}
 
 
-def predict_serving(trial: Trial, model: Model, calibrated: Calibrated) -> dict[str, float]:
+def predict_serving(trial: Trial, calibrated: Calibrated) -> dict[str, float]:
     """Return the seconds of one prefill and of one decode step half-way, on one card without an engine's own costs.
 
     The host issues every kernel itself, so that on a card a step takes at least as long as its kernels take to issue.
     """
-    graph = model.graph()
-    setup = _setup(graph, trial.precision, pool_of(calibrated))
-    whole = serving_step.step(setup, Load(prompts=trial.batch, chunk=trial.length, prompt_context=trial.length))
-    seen = trial.length + trial.steps / 2
-    one = serving_step.step(setup, Load(sequences=trial.batch, context=seen))
-    host, chip = _host(calibrated), setup.cards.dense
-    extra = {tokens: eager(graph, chip, tokens) for tokens in (trial.batch * trial.length, trial.batch)}
+    graph, pool = trial.document.graph(), pool_of(calibrated)
+    chip = chips.chip(pool, trial.precision)
     return {
-        "prefill": _issued(whole, extra[trial.batch * trial.length], host),
-        "decode": _issued(one, extra[trial.batch], host),
+        "prefill": issued(prefilling(graph, chip, trial.batch, trial.length), pool),
+        "decode": issued(decoding(graph, chip, trial.batch, trial.length + trial.steps / 2), pool),
     }
 
 
-def eager(graph: Graph, chip: Chip, tokens: int) -> tuple[float, float]:
-    """Return seconds and kernels that element-wise operators take beyond a serving engine's fused 16-bit ones.
-
-    The trial runs them one by one, as the own runtime does in training: see :mod:`zhenfa.estimate.streams`.
-    """
-    seconds = count = 0.0
-    size = streams.width(chip)
-    for index, kind in enumerate(graph.kinds):
-        times = graph.layers.count(index)
-        for operator in kind.operators:
-            fused = 0.0
-            if operator.kind in {"norm", "elementwise"}:
-                chain = streams.passes(operator, size, OWN_RUNTIME)
-                moved = 2.0 * tokens * (operator.inputs + operator.outputs)
-                fused = float(kernels.stream(chip, moved)) - (streams.adds(operator) and chip.launch)
-            elif operator.kind == "attention":
-                chain = streams.rotary(operator, size, OWN_RUNTIME)
-            else:
-                continue
-            seconds += times * (float(chain.times(tokens).seconds(chip)[0]) - fused)
-            count += times * (chain.kernels_forward - (fused > 0))
-    return seconds, count
-
-
-def _issued(step: Step, extra: tuple[float, float], host: float) -> float:
-    return max(float(step.total) + extra[0], (float(step.launches) + extra[1]) * host)
-
-
-def _host(calibrated: Calibrated) -> float:
-    """Return the seconds that the host needs for a kernel; on a processor they are part of the kernel's own time."""
-    if calibrated.measurements.device.provider == "cpu":
-        return 0.0
-    return min((one.median for one in calibrated.measurements.of("host")), default=0.0)
-
-
-def _setup(graph: Graph, precision: Precision, pool: CardPool) -> Setup:
-    chip: Chip = chips.chip(pool, precision)
-    width = BYTES[precision]
-    cards = Cards(
-        dense=chip, experts=chip, head=chip, dense_bytes=width, expert_bytes=width, cache_bytes=width, moe_only=False,
-        attention=chip, attention_bytes=width,
-    )  # fmt: skip
-    return Setup(graph, cards, fabric(pool)[0], Layout())
-
-
 def rows(checked: Sequence[Checked], calibrated: Calibrated) -> list[dict[str, Any]]:
-    """Return the checks as measured rows, in the forms of training and serving measurements."""
-    return [_training_row(one, calibrated) if one.what == "step" else _serving_row(one, calibrated) for one in checked]
+    """Return the checks of single cards as measured rows, in the forms of training and serving measurements."""
+    alone_ = [one for one in checked if one.trial.cards == 1]
+    return [_training_row(one, calibrated) if one.what == "step" else _serving_row(one, calibrated) for one in alone_]
 
 
 def _training_row(one: Checked, calibrated: Calibrated) -> dict[str, Any]:
-    model = read_model(catalog.model_path(one.trial.model))
-    sizes, accelerator = sizes_of(model), calibrated.accelerator
+    sizes, accelerator = sizes_of(one.trial.document), calibrated.accelerator
     memory = accelerator.memory.capacity.value or 0.0
     return {
         "id": _id(one, calibrated), "tier": "measured here", "evidence": "measured", "task": "pretrain",
@@ -271,7 +280,7 @@ def _serving_row(one: Checked, calibrated: Calibrated) -> dict[str, Any]:
         "batch": f"{trial.batch * trial.length:,} tok/card per step" if prefill else f"{trial.batch}/card",
         "input_len": trial.length, "kv_len": trial.length if prefill else trial.length + trial.steps // 2,
         "metrics": rate if prefill else {"tpot_ms": 1e3 * one.measured},
-        "use": "compare", "notes": f"random weights; {trial.steps} steps timed", "acc_id": accelerator.id,
+        "use": "compare", "notes": f"random weights; {len(one.seconds)} steps timed", "acc_id": accelerator.id,
         "vendor": accelerator.maker,
     }  # fmt: skip
 

@@ -43,6 +43,14 @@ class Clock(ABC):
         self.wait()
         return seconds
 
+    def whole(self, call: Call) -> float:
+        """Return the seconds from the first thing that the host does of a call until the device has ended it."""
+        self.wait()
+        begun = time.perf_counter()
+        call()
+        self.wait()
+        return time.perf_counter() - begun
+
     @abstractmethod
     def wait(self) -> None:
         """Return when the device is idle."""

@@ -76,7 +76,7 @@ def fit(knobs: Sequence[Knob], predict: Predict, measured: Sequence[float], weig
         there = np.clip(place + moved, low, high)
         after = residuals(there)
         if _loss(after, weigh, there - start) < _loss(here, weigh, place - start):
-            done = float(np.max(np.abs(there - place), initial=0.0)) < 1e-6
+            done = float(np.max(np.abs(there - place), initial=0.0)) < 1e-5
             place, here, damping = there, after, max(damping / 4, 1e-9)
             if done:
                 break

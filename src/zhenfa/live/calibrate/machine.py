@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from zhenfa import units
 from zhenfa.errors import InputError, RunError
 from zhenfa.live.calibrate.card import Calibrated, slug
 from zhenfa.live.calibrate.fit import line
-from zhenfa.live.calibrate.samples import quantile
+from zhenfa.live.calibrate.samples import middle, quantile
 from zhenfa.live.calibrate.session import Wires
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Machine, Pool, Tier
@@ -38,37 +37,31 @@ def alone(calibrated: Calibrated) -> Tier:
 
 
 def _tier(wires: Wires, cards: int, source: str) -> Tier:
-    """Return the tier between the cards: latency and bandwidth of messages and of sums together.
+    """Return the tier between the cards: latency and bandwidth of sums, which carry most of what cards exchange.
 
-    A sum of n cards moves 2 (n - 1)/n of its bytes through each card, in 2 (n - 1) messages, as a ring does.
+    A sum of n cards moves 2 (n - 1)/n of its bytes through each card, in 2 (n - 1) messages, as a ring does; laying
+    the tensors out and copying them back counts with it, as in a run.
     """
     rounds, moved = 2.0 * (cards - 1), 2.0 * (cards - 1) / cards
-    sizes: list[float] = []
-    seconds: list[float] = []
-    for size, messages, sums in zip(wires.sizes, wires.messages, wires.sums, strict=True):
-        sizes += [float(size), moved / rounds * size]
-        seconds += [quantile(messages, 0.5), quantile(sums, 0.5) / rounds]
-    latency, bandwidth = line(sizes, seconds)
-    count = sum(map(len, (*wires.messages, *wires.sums)))
-    words = f"{source}; {count} messages and sums over gloo"
-    biggest = _rates(wires.sizes[-1], (*wires.messages[-1], *(one / moved for one in wires.sums[-1])))
+    sizes = [moved / rounds * size for size in wires.sizes]
+    latency, bandwidth = line(sizes, [middle(row) / rounds for row in wires.sums])
+    words = f"{source}; {sum(map(len, wires.sums))} sums over gloo"
+    rates = [wires.sizes[-1] * moved / quantile(wires.sums[-1], share) for share in (0.9, 0.1)]
+    first = [units.show(quantile(wires.sums[0], share) / rounds, "time") for share in (0.1, 0.9)]
+    message = units.show(wires.sizes[-1] / middle(wires.messages[-1]), "rate")
     return Tier(
         name="host", size=cards,
         bandwidth=Fact(
             value=float(f"{bandwidth:.5g}"), dimension="rate", unit="B/s", source=words, confidence="calibrated",
-            note=f"10 to 90 % of the largest: {units.show(biggest[0], 'rate')} to {units.show(biggest[1], 'rate')}",
+            note=f"10 to 90 % of the largest sums: {units.show(rates[0], 'rate')} to {units.show(rates[1], 'rate')}; "
+            f"a message alone: {message}",
         ),
         latency=Fact(
             value=float(f"{latency:.5g}"), dimension="time", unit="s", source=words, confidence="calibrated",
-            note=f"10 to 90 % of the smallest messages: {units.show(quantile(wires.messages[0], 0.1), 'time')} "
-            f"to {units.show(quantile(wires.messages[0], 0.9), 'time')}",
+            note=f"10 to 90 % of a step of the smallest sums: {first[0]} to {first[1]}",
         ),
-        description="messages through the memory of the host, as `zhenfa run` sends them",
+        description="sums and messages through the memory of the host, as `zhenfa run` sends them",
     )  # fmt: skip
-
-
-def _rates(size: int, seconds: Sequence[float]) -> tuple[float, float]:
-    return size / quantile(seconds, 0.9), size / quantile(seconds, 0.1)
 
 
 def write(machine: Machine, path: Path, *, force: bool = False) -> None:

@@ -10,9 +10,17 @@ from typing import Any, Literal, Self
 from zhenfa.spec.machine import Precision
 
 Kind = Literal[
-    "matmul", "attention", "attention backward", "decode", "stream", "launch", "host", "optimizer", "yardstick"
-]
-"""``launch``: a kernel with next to no work, on the device. ``host``: the same, until the host may go on."""
+    "matmul", "attention", "attention backward", "decode", "stream", "chain", "chain backward", "launch", "host",
+    "eager decode", "eager step", "optimizer", "yardstick",
+]  # fmt: skip
+"""``launch``: a kernel with next to no work, on the device. ``host``: the same, until the host may go on. ``eager``: a
+model so small that nothing but the issuing of its kernels takes time."""
+
+CHAINS = ("norm", "activation", "rope", "cross-entropy")
+"""The chains of element-wise operators that are timed as the runtime runs them; a task's ``what`` counts from here."""
+
+Trials = Mapping[str, Sequence[float]]
+"""Seconds of each figure of one trial."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,8 @@ class Task:
     ``sizes`` are what the law of its kind takes, in elements: ``matmul`` rows, inputs, outputs and ``layout`` (0
     forward, 1 gradient of the input, 2 gradient of the weight); ``attention`` sequences, length, heads, dim,
     and ``decode`` the same with one query in each sequence;
-    ``stream`` elements, tensors read and written and ``cold`` of them that lie in memory; ``optimizer`` parameters in
-    ``tensors`` pieces.
+    ``stream`` elements, tensors read and written and ``cold`` of them that lie in memory; ``chain`` tokens, features
+    and ``what`` of :data:`CHAINS`; ``eager`` layers and length; ``optimizer`` parameters in ``tensors`` pieces.
     """
 
     kind: Kind
@@ -58,6 +66,17 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
+def middle(values: Sequence[float]) -> float:
+    """Return the mean of the values between the quartiles; NaN of nothing.
+
+    >>> middle([1, 2, 3, 100])
+    2.5
+    """
+    ordered = sorted(values)
+    kept = ordered[len(ordered) // 4 : len(ordered) - len(ordered) // 4]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
 @dataclass(frozen=True)
 class Sample:
     """A task with the seconds that each call took."""
@@ -69,6 +88,11 @@ class Sample:
     def median(self) -> float:
         """Return the middle one."""
         return quantile(self.seconds, 0.5)
+
+    @property
+    def middle(self) -> float:
+        """Return the mean of the calls between the quartiles."""
+        return middle(self.seconds)
 
     @property
     def p10(self) -> float:
@@ -97,3 +121,15 @@ def together(rows: Sequence[Sequence[Sample]]) -> list[Sample]:
         Sample(same[0].task, tuple(seconds for one in same for seconds in one.seconds))
         for same in zip(*rows, strict=True)
     ]
+
+
+def stretch(samples: Sequence[Sample]) -> float:
+    """Return the seconds of all calls over what they would be if each took its task's middle: what interruptions, which
+    hit long work and short in proportion, add to everything.
+
+    >>> stretch([Sample(Task("matmul", "fp32", {}), (1.0, 1.0, 1.0, 1.0, 1.4))])
+    1.08
+    """
+    timed = [one for one in samples if one.seconds and one.task.kind not in {"launch", "host", "yardstick"}]
+    usual = sum(one.middle * len(one.seconds) for one in timed)
+    return sum(sum(one.seconds) for one in timed) / usual if usual > 0 else 1.0

@@ -20,7 +20,7 @@ CPU_MATMULS: Final = (
     (2048, 512, 512), (2048, 384, 1024), (2048, 1024, 384), (1024, 256, 256), (1024, 256, 768), (512, 512, 1536),
     (512, 1536, 512), (2048, 128, 384), (2048, 64, 512), (256, 2048, 256), (256, 512, 2048), (777, 333, 555),
     (128, 768, 768), (64, 512, 2048), (16, 1024, 2048), (4, 1024, 2048), (1, 1024, 2048), (1, 2048, 4096),
-    (32, 64, 64),
+    (4, 384, 384), (4, 384, 1024), (8, 768, 768), (2, 512, 512), (32, 64, 64),
 )  # fmt: skip
 CARD_MATMULS: Final = (
     (8192, 8192, 8192), (16384, 4096, 4096), (8192, 4096, 14336), (8192, 14336, 4096), (4096, 4096, 4096),
@@ -38,8 +38,16 @@ CARD_ATTENTIONS: Final = ((1, 4096, 32, 128), (4, 2048, 32, 128), (1, 8192, 16, 
 CPU_DECODES: Final = ((1, 1024, 8, 64), (4, 512, 8, 64), (8, 1024, 6, 64))
 CARD_DECODES: Final = ((8, 4096, 16, 128), (32, 4096, 32, 128), (64, 1024, 32, 128))
 
-CPU_STREAMS: Final = (2**14, 2**16, 2**18, 2**19, 2**20, 2**21)
+CPU_STREAMS: Final = (2**14, 2**16, 2**17, 2**18, 2**19, 2**20)
 CARD_STREAMS: Final = (2**16, 2**20, 2**22, 2**24, 2**26, 2**28)
+
+# tokens, features, which of the chains
+CPU_CHAINS: Final = (
+    (1024, 384, 0), (512, 768, 0), (1024, 1024, 1), (512, 512, 1), (1024, 384, 2), (512, 512, 2), (1024, 256, 3),
+    (512, 2048, 3),
+)  # fmt: skip
+EAGER: Final = ((4, 16), (8, 16))
+"""Layers and tokens of models that have next to no work."""
 
 CPU_OPTIMIZERS: Final = ((4 * 2**20, 40), (12 * 2**20, 60))
 CARD_OPTIMIZERS: Final = ((64 * 2**20, 64), (256 * 2**20, 128))
@@ -61,9 +69,13 @@ def tasks_for(device: str, *, quick: bool = False) -> list[Task]:
             _task("decode", precision, HEADS, shape) for shape in _few(CPU_DECODES if cpu else CARD_DECODES, quick)
         ]
         found += [_task("launch", precision, (), ()), _task("host", precision, (), ())]
+        for layers in EAGER:
+            found += [_task(kind, precision, ("layers", "length"), layers) for kind in ("eager decode", "eager step")]
     wide: Precision = "fp32"
     for count in _few(CPU_STREAMS if cpu else CARD_STREAMS, quick):
-        found.append(_task("stream", wide, ("elements", "tensors", "cold"), (count, 3, 1 if cpu else 2)))
+        found.append(_task("stream", wide, ("elements", "tensors", "cold"), (count, 3, 2)))
+    for chain in _few(CPU_CHAINS, quick) if cpu else ():
+        found += [_task(kind, wide, ("tokens", "features", "what"), chain) for kind in ("chain", "chain backward")]
     for pieces in _few(CPU_OPTIMIZERS if cpu else CARD_OPTIMIZERS, quick):
         found.append(_task("optimizer", wide, ("parameters", "tensors"), pieces))
     return [*found, yardstick(device)]

@@ -8,46 +8,80 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 
-from zhenfa.live.calibrate.clock import Clock, clock_of
+from zhenfa.live.calibrate.clock import Call, clock_of
 from zhenfa.live.calibrate.work import TYPES
 from zhenfa.live.decoder import StageModule, loss_of, rotate, turns
-from zhenfa.live.quiet import Watch
 from zhenfa.live.sizes import Sizes
 
 WARM_UP: Final = 2
+A_ROUND_S: Final = 0.1
+"""Seconds of one figure in one round at least."""
 
 
-def train(sizes: Sizes, batch: int, length: int, steps: int, precision: str, device: Any) -> dict[str, list[float]]:
-    """Take training steps of one micro-batch and return the seconds of each: forward, backward, fused AdamW.
+class Trial:
+    """A real model on a device, asked for one round of its figures at a time."""
 
-    Weights, gradients and optimizer state are all in ``precision``.
+    def __init__(self, sizes: Sizes, batch: int, length: int, steps: int, precision: str, device: Any) -> None:
+        self.sizes, self.batch, self.length, self.steps, self.device = sizes, batch, length, steps, device
+        self.module, self.clock = _module(sizes, precision, device), clock_of(device)
+        self.tokens = _tokens(sizes, batch, length, device)
+
+    def round(self) -> dict[str, list[float]]:
+        """Return the seconds of one round, by figure."""
+        raise NotImplementedError
+
+    def _each(self, call: Call) -> list[float]:
+        """Return the seconds of each of some calls, as many as :data:`A_ROUND_S` allows."""
+        call()
+        found: list[float] = []
+        while sum(found) < A_ROUND_S:
+            found.append(self.clock.whole(call))
+        return found
+
+
+class Training(Trial):
+    """Training steps of one micro-batch: forward, backward, fused AdamW.
+
+    Weights, gradients and optimizer state are all in the precision of the trial.
     """
-    module = _module(sizes, precision, device)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
-    tokens = _tokens(sizes, batch, length, device)
-    targets = tokens.roll(-1, 1)
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss_of(module(tokens), targets, batch * length).backward()
-        optimizer.step()
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4, fused=True)
+        self._targets = self.tokens.roll(-1, 1)
+        for _ in range(WARM_UP):
+            self._step()
 
-    return {"step": _timed(step, steps, device)}
+    def round(self) -> dict[str, list[float]]:
+        """Take steps for a while, the first not counted: others have used the caches and the heap."""
+        return {"step": self._each(self._step)}
+
+    def _step(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss_of(self.module(self.tokens), self._targets, self.batch * self.length).backward()
+        self._optimizer.step()
 
 
-def serve(sizes: Sizes, batch: int, length: int, steps: int, precision: str, device: Any) -> dict[str, list[float]]:
-    """Prefill ``batch`` prompts of ``length`` tokens some times, then decode ``steps`` tokens of each.
+class Serving(Trial):
+    """Prefill of ``batch`` prompts of ``length`` tokens, and decoding of ``steps`` tokens of each after it."""
 
-    Returns the seconds of each prefill and of each decode step.
-    """
-    module = _module(sizes, precision, device)
-    tokens = _tokens(sizes, batch, length, device)
-    with torch.inference_mode():
-        cache = Cache(module, sizes, batch, length + steps + WARM_UP, device)
-        prefill = _timed(lambda: cache.forward(tokens, 0), max(3, min(steps, 8)), device)
-        places = iter(range(length, length + steps + WARM_UP))
-        decode = _timed(lambda: cache.forward(tokens[:, :1], next(places)), steps, device)
-    return {"prefill": prefill, "decode": decode}
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        with torch.inference_mode():
+            self._cache = Cache(self.module, self.sizes, self.batch, self.length + self.steps, self.device)
+            self._cache.forward(self.tokens, 0)
+        self._place = 0
+
+    def round(self) -> dict[str, list[float]]:
+        """Prefill and decode for a while each, the first not counted."""
+        with torch.inference_mode():
+            return {
+                "prefill": self._each(lambda: self._cache.forward(self.tokens, 0)), "decode": self._each(self._decode)
+            }  # fmt: skip
+
+    def _decode(self) -> None:
+        self._cache.forward(self.tokens[:, :1], self.length + self._place)
+        self._place = (self._place + 1) % self.steps
 
 
 class Cache:
@@ -87,13 +121,11 @@ class Cache:
         return attention.output(mixed.transpose(1, 2).reshape(batch, count, -1))
 
 
-def trial(kind: str, orders: Mapping[str, Any], device: Any) -> dict[str, Any]:
-    """Run ``train`` or ``serve`` with plain data and return plain data, with the share of time spent waiting."""
-    before = Watch.now()
+def trial_of(orders: Mapping[str, Any], device: Any) -> Trial:
+    """Return the trial that plain data describes."""
     sizes = Sizes(**orders["sizes"])
     rest = {key: orders[key] for key in ("batch", "length", "steps", "precision")}
-    found = train(sizes, **rest, device=device) if kind == "train" else serve(sizes, **rest, device=device)
-    return {"found": found, "waited": before.share(Watch.now())}
+    return (Training if orders["kind"] == "train" else Serving)(sizes, **rest, device=device)
 
 
 def _module(sizes: Sizes, precision: str, device: Any) -> StageModule:
@@ -104,10 +136,3 @@ def _module(sizes: Sizes, precision: str, device: Any) -> StageModule:
 
 def _tokens(sizes: Sizes, batch: int, length: int, device: Any) -> Any:
     return torch.randint(0, sizes.vocabulary, (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
-
-
-def _timed(call: Any, count: int, device: Any) -> list[float]:
-    clock: Clock = clock_of(device)
-    for _ in range(WARM_UP):
-        call()
-    return [clock.host(call, 1) for _ in range(count)]

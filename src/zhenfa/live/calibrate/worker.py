@@ -12,39 +12,56 @@ import torch.distributed as dist
 
 from zhenfa.live.calibrate.clock import Clock, EventClock, clock_of
 from zhenfa.live.calibrate.samples import Task
-from zhenfa.live.calibrate.work import call_of, seconds_of
+from zhenfa.live.calibrate.trial import trial_of
+from zhenfa.live.calibrate.work import BACKWARD, call_of, seconds_of
 from zhenfa.live.quiet import Watch
 
-LEAST_ROUNDS: Final = 3
+LEAST_ROUNDS: Final = 2
 MOST_ROUNDS: Final = 40
 TURN_S: Final = 0.02
 """Seconds that a task takes of one round at most, unless a single call is longer."""
 MOST_CALLS: Final = 8
+PIECES: Final = 16
+"""Tensors that a timed sum is made of."""
 
 
-def measure(tasks: Sequence[Mapping[str, Any]], seconds: float, device: Any) -> dict[str, Any]:
-    """Time every task in rounds for about ``seconds``; return its calls' seconds, and how much this process waited.
+class Bench:
+    """Tasks and whole models that take turns on one device, round after round, for as long as it is told.
 
     A task that the device cannot do has no seconds and says why under ``refused``.
     """
-    clock = clock_of(device)
-    if isinstance(clock, EventClock):
-        clock.heat()
-    calls, refused = _prepared([Task.from_data(data) for data in tasks], clock, device)
-    found: dict[int, list[float]] = {index: [] for index in calls}
-    before, end, done = Watch.now(), time.monotonic() + seconds, 0
-    while done < LEAST_ROUNDS or (done < MOST_ROUNDS and time.monotonic() < end):
-        for index, (task, call, count) in calls.items():
-            found[index] += seconds_of(task, call, clock, count)
-        done += 1
-    return {
-        "seconds": [found.get(index, []) for index in range(len(tasks))],
-        "refused": refused,
-        "waited": before.share(Watch.now()),
-        "rounds": done,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+
+    def __init__(self, tasks: Sequence[Mapping[str, Any]], trials: Sequence[Mapping[str, Any]], device: Any) -> None:
+        self._clock = clock_of(device)
+        if isinstance(self._clock, EventClock):
+            self._clock.heat()
+        self._calls, self.refused = _prepared([Task.from_data(data) for data in tasks], self._clock, device)
+        self._seconds: list[list[float]] = [[] for _ in tasks]
+        self._trials = [trial_of(orders, device) for orders in trials]
+        self._tried: list[dict[str, list[float]]] = [{} for _ in trials]
+        self._waited: list[float] = []
+        self._rounds: list[float] = []
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        """Go on for about ``seconds``; return all seconds since the beginning, and how much this process waited."""
+        before, end, done = Watch.now(), time.monotonic() + seconds, 0
+        while done < LEAST_ROUNDS or (done < MOST_ROUNDS and time.monotonic() < end):
+            total = 0.0
+            for index, (task, call, count) in self._calls.items():
+                found = seconds_of(task, call, self._clock, count)
+                self._seconds[index] += found
+                total += sum(found)
+            self._rounds.append(total)
+            for kept, one in zip(self._tried, self._trials, strict=True):
+                for what, seconds_ in one.round().items():
+                    kept.setdefault(what, []).extend(seconds_)
+            done += 1
+        self._waited.append(before.share(Watch.now()))
+        return {
+            "seconds": self._seconds, "tried": self._tried, "refused": self.refused,
+            "waited": sum(self._waited) / len(self._waited), "rounds": self._rounds,
+            "threads": torch.get_num_threads(), "torch": torch.__version__,
+        }  # fmt: skip
 
 
 def _prepared(
@@ -61,7 +78,7 @@ def _prepared(
         except (RuntimeError, TypeError) as problem:
             refused[str(task)] = str(problem).strip().splitlines()[0]
             continue
-        few = task.kind in {"launch", "host"}
+        few = task.kind in {"launch", "host"} or (task.kind in BACKWARD and device.type != "cpu")
         calls[index] = (task, call, 1 if few else min(max(int(TURN_S / once), 1), MOST_CALLS))
     return calls, refused
 
@@ -69,7 +86,8 @@ def _prepared(
 def measure_wires(
     rank: int, world: int, port: int, generation: str, sizes: Sequence[int], rounds: int
 ) -> dict[str, list[list[float]]]:
-    """Time messages to the next card and back, and sums over all cards, of ``sizes`` bytes, as a run does: over gloo.
+    """Time messages to the next card and back, and sums over all cards, of ``sizes`` bytes, as a run does: over gloo,
+    a sum of :data:`PIECES` tensors that are laid out in one and copied back.
 
     Returns, per size, the seconds of each message (half of there and back) and of each sum.
     """
@@ -108,7 +126,11 @@ def _there_and_back(rank: int, world: int, payload: Any) -> float:
 
 
 def _timed_sum(payload: Any) -> float:
+    pieces = [part.clone() for part in payload.chunk(PIECES)]
     dist.barrier()
     begun = time.perf_counter()
-    dist.all_reduce(payload)
+    flat = torch.cat(pieces)
+    dist.all_reduce(flat)
+    for piece, part in zip(pieces, flat.split([one.numel() for one in pieces]), strict=True):
+        piece.copy_(part)
     return time.perf_counter() - begun
