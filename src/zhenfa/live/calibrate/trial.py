@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ A_ROUND_S: Final = 0.1
 """Seconds of one figure in one round at least."""
 
 
-class Trial:
+class Trial(ABC):
     """A real model on a device, asked for one round of its figures at a time."""
 
     def __init__(self, sizes: Sizes, batch: int, length: int, steps: int, precision: str, device: Any) -> None:
@@ -26,9 +27,9 @@ class Trial:
         self.module, self.clock = _module(sizes, precision, device), clock_of(device)
         self.tokens = _tokens(sizes, batch, length, device)
 
+    @abstractmethod
     def round(self) -> dict[str, list[float]]:
         """Return the seconds of one round, by figure."""
-        raise NotImplementedError
 
     def _each(self, call: Call) -> list[float]:
         """Return the seconds of each of some calls, as many as :data:`A_ROUND_S` allows."""
