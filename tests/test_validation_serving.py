@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhenfa.validation import serving, serving_rows
+from zhenfa.validation import serving, serving_rows, serving_words
 from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.rows import MEASUREMENTS
 
@@ -129,3 +129,79 @@ def test_hostile_rows_are_skipped_with_a_reason(changes: dict[str, Any]) -> None
         for one in serving.outcomes(asked):
             assert isinstance(one, Outcome)
             assert one.skipped is not None or one.predicted is not None
+
+
+BY_HAND: dict[str, Any] = {
+    "id": "by hand", "kind": "online serving", "model": "Llama-3.1-8B-Instruct", "framework": "vLLM 0.11",
+    "hardware": "2x H100 SXM", "precision": "fp8", "parallelism": "tp2", "isl": "1k", "osl": 128, "concurrency": 16,
+    "metrics": {"Mean TTFT (ms)": 100, "tpot_s": 0.01, "tokens/s/GPU": "1,000 tok/s", "mean_e2el_ms": 1500},
+}  # fmt: skip
+
+
+def test_a_row_written_by_hand_is_read() -> None:
+    found = {one.metric: one for one in serving.outcomes(BY_HAND)}
+    assert serving.accepts(BY_HAND)
+    assert {name: one.measured for name, one in found.items()} == {
+        "tpot_ms": 10.0, "ttft_mean_ms": 100, "output_tok_s_per_acc": 1000.0, "e2e_mean_s": 1.5,
+    }  # fmt: skip
+    assert not [one.skipped for one in found.values() if one.skipped]
+    assert "serve / vllm" in found["tpot_ms"].groups
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hardware": {"gpu": "H100 SXM", "num_gpus": 2}}, {"hardware": "H100 SXM x2"}, {"parallelism": {"tp": 2}},
+        {"parallelism": {"tensor_parallel_size": "2"}}, {"parallelism": None}, {"concurrency": None, "batch": "bs=16"},
+        {"concurrency": None, "batch": "16 users"}, {"concurrency": None, "batch": {"concurrency": 16}},
+        {"isl": 1024, "osl": "128 tokens"}, {"precision": {"weights": "FP8"}}, {"kind": "serve"},
+    ],
+)  # fmt: skip
+def test_other_spellings_of_the_same_row_are_predicted_alike(changes: dict[str, Any]) -> None:
+    other = {key: value for key, value in {**BY_HAND, **changes}.items() if value is not None}
+    here, there = serving.outcomes(BY_HAND), serving.outcomes(other)
+    assert [one.predicted for one in there] == pytest.approx([one.predicted for one in here])
+
+
+@pytest.mark.parametrize("name", ["LMDeploy 0.9", "MindIE 2.0", "TGI 3.1", "xLLM", None])
+def test_an_unknown_engine_is_predicted_by_the_prior_and_says_so(name: str | None) -> None:
+    found = serving.outcomes({**BY_HAND, "framework": name})
+    assert all(one.predicted for one in found)
+    assert found[0].note is not None
+    assert "prior over engines" in found[0].note
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"metrics": {"goodput_req_s": 3}}, "no metric"), ({"concurrency": None}, "how many requests run at once"),
+        ({"isl": None}, "no length of its input"), ({"model": "Foo-7B"}, "no model 'Foo-7B'"),
+        ({"hardware": "2x Foo 9000"}, "no accelerator"),
+    ],
+)  # fmt: skip
+def test_what_a_row_by_hand_lacks_is_named(changes: dict[str, Any], reason: str) -> None:
+    asked = {key: value for key, value in {**BY_HAND, **changes}.items() if value is not None}
+    found = serving.outcomes(asked)
+    assert reason in str(found[0].skipped)
+
+
+def test_what_a_command_sets_is_heeded() -> None:
+    def case(notes: str, **changes: Any) -> serving.Case:
+        return serving.case(row(notes=notes, **changes))
+
+    assert case("--gpu-memory-utilization 0.8").service.engine.memory == 0.8
+    assert case("--mem-fraction-static=0.7 --max-running-requests=64").service.decode.instance.max_batch == 64
+    assert case("--scheduler-recv-interval 10").service.engine.polls == 10
+    slow = case("cmd: vllm serve Qwen/Qwen3-32B", engine="vLLM v0.9.1")
+    assert slow.service.engine.front > 2 * case("", engine="vLLM v0.9.1").service.engine.front
+    assert case("--num-prompts 300", batch=8).workload.total == 300
+    assert case("lengths as InferenceX", batch=8).workload.total == 80
+
+
+@pytest.mark.parametrize(
+    ("card", "chunk", "batch"),
+    [("A100 SXM 80GB", 2048, 256), ("H100 SXM", 8192, 1024), ("L40S", 2048, 256), ("MI300X", 8192, 1024)],
+)
+def test_vllm_has_smaller_defaults_on_smaller_cards(card: str, chunk: int, batch: int) -> None:
+    found = serving.case(serving_words.row_of({**BY_HAND, "hardware": f"2x {card}"})).service.engine
+    assert (found.chunk, found.max_batch) == (chunk, batch) or found.id == "atom"

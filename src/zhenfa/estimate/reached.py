@@ -65,6 +65,7 @@ def reached(
             tag = _shift(kernels, accelerator, precision, usual, notes)
         else:
             notes.append(f"{chip}: kernels as on the other chips of the {era} generation")
+            _slower(kernels, accelerator, era, notes)
     cores = generation(chip).cores
     if cores is None:
         for name in ("matmul", "experts", "prefill"):
@@ -101,6 +102,45 @@ def _fitted(
         kernel = shelf.best_kernel(op, kind, chip, maker) if maker is not None else None
         found[law] = shelf.find(op, kind, chip, maker if kernel else None, kernel)
     return found
+
+
+CUT: Final = 0.5
+"""Below this share of its generation's peak per core, a chip's matrix units are cut by design, and not clocked down."""
+
+
+def _slower(kernels: dict[str, dict[str, float]], accelerator: Accelerator, era: str, notes: list[str]) -> None:
+    """Let kernels reach more of the peak on a chip whose cores have fewer matrix units than their generation's.
+
+    What keeps a kernel from the peak (loads, scaling, softmax, filling a tile) takes the other parts of a core, which
+    are whole: the share ``s`` becomes ``1/(1 + (1/s - 1) ratio)``, and costs counted in FLOP shrink with the ratio.
+    """
+    peak, cores = accelerator.peak.get("bf16"), generation(accelerator.id).cores
+    usual = _peak_of_a_core(era)
+    if peak is None or peak.value is None or not cores or usual is None:
+        return
+    ratio = peak.value / cores / usual
+    if ratio >= CUT:
+        return
+    for one in kernels.values():
+        for name in ("share", "attention", "index"):
+            if one.get(name):
+                one[name] = 1.0 / (1.0 + (1.0 / min(one[name], 1.0) - 1.0) * ratio)
+        for name in ("fill", "softmax"):
+            if name in one:
+                one[name] *= ratio
+    notes.append(f"{accelerator.id}: matrix units cut to {ratio:.0%} of the generation's, of which kernels reach more")
+
+
+@cache
+def _peak_of_a_core(era: str) -> float | None:
+    """Return the median bf16 peak of a core of a generation's measured chips."""
+    found = []
+    for chip in library().factors:
+        one = catalog.accelerators().get(chip)
+        cores, peak = generation(chip).cores, one.peak.get("bf16") if one is not None else None
+        if generation(chip).name == era and cores and peak is not None and peak.value is not None:
+            found.append(peak.value / cores)
+    return median(found) if found else None
 
 
 def _stream(accelerator: Accelerator, notes: list[str]) -> float:

@@ -29,6 +29,12 @@ POINTS: Final = 28
 FINE: Final = 600
 """Points of the same grid on which the state is looked for."""
 
+BINARY: Final = 1024**3 / 1e9
+"""Memory is sold in GB that are GiB: 80 of an H100 are 81,559 MiB."""
+
+CONTEXT_BYTES: Final = 2.5e9
+"""What the driver's context, the collectives' buffers and captured graphs take on a card. Assumed."""
+
 TIGHT: Final = 0.97
 """Share of the device memory that an engine can be told to use where weights leave little room. Assumed."""
 
@@ -84,6 +90,8 @@ class Served:
     step without prompts; ``running``: requests that decode at once, per instance; ``waiting`` to be admitted, in all;
     ``capacity``: requests that one instance holds; ``prefill``: seconds of one prompt's prefill, alone;
     ``prefill_rate``: prompts per second at most; ``first``: how times to the first token are spread.
+    ``tpot_median`` over requests, and ``itl``, the mean seconds between a request's tokens, one burst of a speculating
+    step as one, where they differ from ``tpot``.
     """
 
     tpot: float
@@ -99,6 +107,8 @@ class Served:
     cards: int
     decode_cards: int
     first: FirstToken | None = None
+    tpot_median: float | None = None
+    itl: float | None = None
 
     def first_within(self, level: float) -> float:
         """Return the seconds within which a share ``level`` of the requests have their first token."""
@@ -151,7 +161,9 @@ def _group(
         float(instance.expert_parallel), float(instance.pipeline_parallel),
     )  # fmt: skip
     setup = Setup(graph, cards, fabric, layout, imbalance=engine.imbalance)
-    return Group(instance, setup, cards.dense.capacity * engine.memory, serving_memory.held(graph, cards, layout))
+    return Group(
+        instance, setup, cards.dense.capacity * BINARY * engine.memory, serving_memory.held(graph, cards, layout)
+    )
 
 
 @dataclass(frozen=True)
@@ -215,10 +227,11 @@ def capacity(service: Service, workload: ServingWorkload) -> float:
     kept = 1.0 if service.engine.reserves_output else 0.5
     tokens = workload.mean_input + kept * workload.mean_output
     chunk = float(decode.instance.chunk or service.engine.chunk)
-    active = chunk * service.graph.hidden * 2.0 * serving_memory.ACTIVATION_FEATURES
+    active = CONTEXT_BYTES + chunk * service.graph.hidden * 2.0 * serving_memory.ACTIVATION_FEATURES
+    active = 0.0 if service.engine.static_memory else active
     room = float(serving_memory.capacity(decode.kept, decode.usable - active, tokens))
     if room < 1:  # users raise the engine's share of the memory and cut its chunks before they give up
-        tight = decode.setup.cards.dense.capacity * TIGHT
+        tight = decode.setup.cards.dense.capacity * BINARY * TIGHT
         room = float(serving_memory.capacity(decode.kept, tight, tokens))
     limit = decode.instance.max_batch or service.engine.max_batch * decode.instance.data_parallel
     return min(room, float(limit))

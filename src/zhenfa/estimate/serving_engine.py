@@ -35,11 +35,15 @@ class Engine:
     front: float
     polls: float
     handover: float
+    acceptance: float
+    found: float
+    drafts: tuple[int, ...]
     chunk: int
     max_batch: int
     mixed: bool
     reserves_output: bool
     eager: bool
+    static_memory: bool
     kernels: str | None
     tag: Tag
 
@@ -88,8 +92,9 @@ def coefficients(engine: ServingEngine, card: Accelerator | None = None) -> Engi
     chunk, batch = defaults(engine, card)
     return Engine(
         id=engine.id, chunk=chunk, max_batch=batch, mixed=engine.mixed,
-        reserves_output=engine.reserves_output, eager=engine.eager, kernels=engine.kernels,
-        tag=weakest(*(one.tag for one in facts.values())), **values,
+        reserves_output=engine.reserves_output, eager=engine.eager, static_memory=engine.static_memory,
+        drafts=engine.drafts, kernels=engine.kernels,
+        tag=weakest(*(facts[name].tag for name in _OF_STEPS)), **values,
     )  # fmt: skip
 
 
@@ -104,7 +109,7 @@ def defaults(engine: ServingEngine, card: Accelerator | None) -> tuple[int, int]
     return (less.chunk, less.max_batch) if small else (engine.chunk, engine.max_batch)
 
 
-_FACTS = (
-    "step", "request", "overlap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory", "entry",
-    "front", "polls", "handover",
+_OF_STEPS = (
+    "step", "request", "overlap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory",
 )  # fmt: skip
+_FACTS = (*_OF_STEPS, "entry", "front", "polls", "handover", "acceptance", "found")

@@ -24,6 +24,9 @@ from zhenfa.spec.graph import Graph, Operator
 
 BYTES_16: Final = 2.0
 STATE_BYTES: Final = 4.0
+SELECTED_HEADS: Final = 64
+"""Query heads that NVIDIA's kernels of latent attention over selected keys work on at a time: fewer are padded.
+Source: FlashMLA's sparse kernels, as vLLM and SGLang call them."""
 DISPATCH_BYTES: Final = 1.0
 """Bytes per feature of a dispatched token: engines with a dispatch of their own send 8-bit numbers."""
 
@@ -258,15 +261,25 @@ def _attention(setup: Setup, operator: Operator, load: Load) -> Step:
     groups = layout.data * layout.context
     running, prompting = _some(load.decoded), _some(load.prefilled)
     latent = float(operator.cache) if operator.latent else 0.0
-    decode = kernels.attention_decode(
-        chip, np.maximum(load.sequences / groups, 1e-3), load.context, heads, operator.key_dim, operator.value_dim,
-        kv_heads=kv_heads, queries=load.queries, window=window, latent=latent, cache_bytes=setup.cards.cache_bytes,
-    )  # fmt: skip
-    prefill = kernels.attention_prefill(
-        chip, np.maximum(load.chunk / layout.context, 1.0), load.prompt_context, heads, operator.key_dim,
-        operator.value_dim, kv_heads=heads if operator.latent else kv_heads,
-        sequences=np.maximum(load.prompts / layout.data, 1e-3), window=window,
-    )  # fmt: skip
+    selected = bool(operator.latent) and operator.window is not None  # each query has keys of its own
+    if selected and chip.maker == "NVIDIA":
+        heads = np.ceil(heads / SELECTED_HEADS) * SELECTED_HEADS
+
+    def cached(sequences: Array, context: Array, queries: Array) -> Array:
+        return kernels.attention_decode(
+            chip, np.maximum(sequences / groups, 1e-3), context, heads, operator.key_dim, operator.value_dim,
+            kv_heads=kv_heads, queries=queries, window=window, latent=latent, cache_bytes=setup.cards.cache_bytes,
+        )  # fmt: skip
+
+    decode = cached(load.sequences, load.context, load.queries)
+    if selected:
+        prefill = cached(load.prefilled, load.prompt_context, 1.0)
+    else:
+        prefill = kernels.attention_prefill(
+            chip, np.maximum(load.chunk / layout.context, 1.0), load.prompt_context, heads, operator.key_dim,
+            operator.value_dim, kv_heads=heads if operator.latent else kv_heads,
+            sequences=np.maximum(load.prompts / layout.data, 1e-3), window=window,
+        )  # fmt: skip
     new = load.tokens / groups * (operator.inputs + operator.outputs) * BYTES_16 / split
     place = kernels.stream(chip, new)  # rotate and write to the cache
     return Step(running * decode + prompting * prefill + place, launches=running + prompting + 1.0)

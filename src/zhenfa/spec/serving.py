@@ -174,6 +174,15 @@ class SmallerDefaults(Part):
     max_batch: Degree
 
 
+class TemplateParsing(Part):
+    """What an engine's front end spent on the chat template of ``each`` request, in versions up to ``until``.
+
+    Models whose messages are not made by a template (gpt-oss) are spared."""
+
+    each: fact.Time
+    until: str
+
+
 class ServingEngine(Part):
     """What an engine adds to the cards' own time, and its defaults.
 
@@ -182,13 +191,17 @@ class ServingEngine(Part):
     layer where graphs are captured in pieces; ``dispatch``: host time to launch one kernel outside a graph (it matters
     where launching takes longer than running); ``collective``: start of one collective; ``exchange``: start of one
     dispatch or combine of experts, the wait for the last rank included; ``pace``: what kernels take in a running engine
-    over their time alone. ``memory``: share of the device memory that is used. ``chunk`` and ``max_batch``: tokens of
-    prompts in one step, and requests that run at once. ``mixed``: prompts share a step with running requests;
+    over their time alone. ``memory``: share of the device memory that is used, activations included unless it is
+    ``static_memory``, of weights and cache alone. ``chunk`` and ``max_batch``: tokens of prompts in one step, and
+    requests that run at once; ``smaller``: the same on small cards. ``mixed``: prompts share a step with running
+    requests;
     ``reserves_output``: a request is admitted when its whole output fits. ``eager``: steps are not captured.
     ``imbalance``: lasting excess of the busiest expert rank. ``entry``: what a request and its first token spend
     outside the steps (connection, template, tokenizer, and the way back); ``front``: what of it one process of the
     front end does for one request after the other; ``polls``: decode steps until a new request is looked at;
     ``handover``: from a prefill instance to the first token of a decode instance, the cache's way included.
+    Where a run does not say: its prediction layers draft one of ``drafts`` tokens, each accepted with the probability
+    ``acceptance``, given those before it; a look-up finds ``found`` of the tokens that it may draft.
     """
 
     id: Name
@@ -210,10 +223,15 @@ class ServingEngine(Part):
     front: fact.Time
     polls: fact.Ratio
     handover: fact.Time
+    acceptance: fact.Ratio
+    found: fact.Ratio
+    drafts: tuple[Degree, ...] = (1, 2, 3)
     chunk: Degree
     max_batch: Degree
     smaller: SmallerDefaults | None = None
+    template: TemplateParsing | None = None
     mixed: bool = True
     reserves_output: bool = False
     eager: bool = False
+    static_memory: bool = False
     note: str | None = None

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from zhenfa.errors import InputError, ZhenfaError
 from zhenfa.estimate import serving, serving_engine, serving_flood
 from zhenfa.estimate.serving import Curves, Served, Service
 from zhenfa.estimate.serving_engine import Engine
-from zhenfa.spec.serving import ServingPlan, ServingWorkload
+from zhenfa.spec.serving import ServingEngine, ServingPlan, ServingWorkload
 from zhenfa.validation import serving_eager
 from zhenfa.validation import serving_rows as rows
+from zhenfa.validation import serving_words
 from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.serving_machine import (
     counted_in_dies,
@@ -40,7 +41,8 @@ UNITS: Final[dict[str, str]] = {
     "decode_tok_s_per_node_tbo_on": "tok/s", "prefill_tok_s_per_acc": "tok/s", "prefill_tok_s_per_node": "tok/s",
     "prefill_tok_s_total": "tok/s", "input_tok_s_total": "tok/s", "input_tok_s": "tok/s", "total_tok_s": "tok/s",
     "total_tok_s_per_acc": "tok/s", "req_s": "1/s", "gen_s": "s", "prefill_s": "s", "total_s": "s", "ttft_ms": "ms",
-    "ttft_mean_ms": "ms", "ttft_median_ms": "ms", "ttft_p99_ms": "ms", "e2e_median_s": "s",
+    "ttft_mean_ms": "ms", "ttft_median_ms": "ms", "ttft_p99_ms": "ms", "e2e_median_s": "s", "e2e_mean_s": "s",
+    "e2e_s": "s",
 }  # fmt: skip
 """Every metric that the laws say something of, in the order in which a row's primary one is chosen."""
 
@@ -56,7 +58,8 @@ RATES_FIRST: Final = ("output_tok_s_total", "output_tok_s_per_acc")
 
 def accepts(record: Mapping[str, Any]) -> bool:
     """Return whether a record is a serving row."""
-    return record.get("kind") in KINDS and isinstance(record.get("metrics"), Mapping) and "engine" in record
+    kind = serving_words.KINDS.get(str(record.get("kind") or "").casefold().strip())
+    return kind in KINDS and isinstance(record.get("metrics"), Mapping) and ("engine" in record or "model" in record)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Case:
     notes: tuple[str, ...]
     package: float
     """Devices of the layout per accelerator of the row's figures."""
+    told: Mapping[str, float] = field(default_factory=dict)
+    """What the row says of its engine."""
 
 
 def case(row: Mapping[str, Any], *, engine: Engine | None = None, drafted: int | None = None) -> Case:
@@ -85,8 +90,11 @@ def case(row: Mapping[str, Any], *, engine: Engine | None = None, drafted: int |
         layout = rows.spread_attention(row, layout, routed=routed)
     dies = laid_out_in_dies(row)
     here = formation(row, layout.cards, dies=dies)
-    open_drafts = rows.drafts(row)
-    guess, guess_note = rows.speculation(row, drafted or open_drafts[0]) if open_drafts else (None, None)
+    costs = engine or serving_engine.coefficients(known, accelerator)
+    told, front_note = _as_started(row, known, costs)
+    costs = replace(costs, **told)  # type: ignore[arg-type]
+    open_drafts = rows.drafts(row, costs.drafts)
+    guess, guess_note = rows.speculation(row, drafted or open_drafts[0], costs) if open_drafts else (None, None)
     if row.get("spec_decode") and not open_drafts:
         guess_note = "whether it speculates is not recorded; taken as no"
     plan = ServingPlan(
@@ -96,10 +104,28 @@ def case(row: Mapping[str, Any], *, engine: Engine | None = None, drafted: int |
     )  # fmt: skip
     asked = rows.load(row, layout) if row.get("kind") != "prefill" else rows.RowLoad(concurrency=1.0)
     asked, run_note = rows.run_length(row, asked)
-    notes = tuple(filter(None, (cache_note, guess_note, *layout.notes, *asked.notes, run_note)))
-    service = serving.look_up(graph, plan, here, engine=engine or serving_engine.coefficients(known, accelerator))
+    strange = f"engine {row.get('engine')!r}: the prior over engines" if known.id == "other" else None
+    notes = tuple(filter(None, (strange, cache_note, guess_note, *layout.notes, *asked.notes, run_note, front_note)))
+    service = serving.look_up(graph, plan, here, engine=costs)
     package = accelerator.devices if dies and not counted_in_dies(row) else 1.0
-    return Case(row, service, _workload(row, asked), asked, notes, package)
+    return Case(row, service, _workload(row, asked), asked, notes, package, told)
+
+
+def _as_started(row: Mapping[str, Any], known: ServingEngine, costs: Engine) -> tuple[dict[str, float], str | None]:
+    """Return what a row's command, benchmark and version say of an engine, and a note where its front end is slower."""
+    found: dict[str, float] = {}
+    if memory := rows.memory_share(row):
+        found["memory"] = memory
+    if (polls := rows.polls(row, known.id)) is not None:
+        found["polls"] = polls
+    slow = known.template
+    version = re.search(r"(\d+)\.(\d+)\.(\d+)", str(row.get("engine") or ""))
+    if slow is None or version is None or "vllm serve" not in str(row.get("notes") or ""):
+        return found, None
+    if tuple(map(int, version.groups())) > tuple(map(int, slow.until.split("."))) or "gpt-oss" in rows.model_name(row):
+        return found, None
+    each = slow.each.require(f"engine.{known.id}.template.each")
+    return found | {"front": costs.front + each}, f"its version parses the chat template for {1e3 * each:.0f} ms"
 
 
 def _workload(row: Mapping[str, Any], asked: rows.RowLoad) -> ServingWorkload:
@@ -167,7 +193,9 @@ def _served(found: Case, drawn: Curves | None) -> Served:
 
 def best(row: Mapping[str, Any]) -> tuple[Case, dict[str, float]]:
     """Return a row and its figures; of the draft lengths that it leaves open, with the one that pays best."""
-    found = [case(row, drafted=one) for one in rows.drafts(row) or (None,)]
+    first = case(row)
+    open_drafts = rows.drafts(row, first.service.engine.drafts)
+    found = [first, *(case(row, drafted=one) for one in open_drafts[1:])]
     figures = [predict(one) for one in found]
     at = min(range(len(found)), key=lambda index: figures[index].get("tpot_ms", 0.0))
     return found[at], figures[at]
@@ -206,10 +234,11 @@ def _figures(found: Case, served: Served) -> dict[str, float]:
     package, out = found.package, served.output_rate
     node = float(part_of(found.row, "hardware").get("node_size") or 8)
     tpot, ttft = 1e3 * served.tpot, 1e3 * served.ttft
-    itl = 1e3 * served.tpot * found.service.accepted
+    itl = tpot * found.service.accepted if served.itl is None else 1e3 * served.itl
+    middle = tpot if served.tpot_median is None else 1e3 * served.tpot_median
     per_decode = out / served.decode_cards * package
     return {
-        "tpot_ms": tpot, "tpot_mean_ms": tpot, "tpot_median_ms": tpot, "tpot_p50_ms": tpot, "itl_mean_ms": itl,
+        "tpot_ms": tpot, "tpot_mean_ms": tpot, "tpot_median_ms": middle, "tpot_p50_ms": middle, "itl_mean_ms": itl,
         "itl_ms": itl, "iteration_ms": 1e3 * served.iteration, "user_tok_s": 1.0 / served.tpot,
         "output_tok_s_total": out, "decode_tok_s_total": out, "system_tok_s": out,
         "output_tok_s_per_acc": out / served.cards * package, "tok_s_per_acc_all": out / served.cards * package,
@@ -219,6 +248,7 @@ def _figures(found: Case, served: Served) -> dict[str, float]:
         "req_s": served.requests_per_second, "gen_s": served.workload.mean_decoded * served.tpot,
         "prefill_s": served.ttft, "total_s": served.latency, "ttft_ms": ttft, "ttft_mean_ms": ttft,
         "ttft_median_ms": 1e3 * served.first_within(0.5), "ttft_p99_ms": 1e3 * served.first_within(0.99),
+        "e2e_mean_s": served.latency, "e2e_s": served.latency,
         "e2e_median_s": served.latency - served.ttft + served.first_within(0.5),
     }  # fmt: skip
 
@@ -257,6 +287,7 @@ def groups(row: Mapping[str, Any], family: str, maker: str) -> tuple[str, ...]:
 
 def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     """Return every metric of a row beside what the laws say of it; a skip with its reason where they cannot."""
+    record = serving_words.row_of(record, UNITS)
     gate = record.get("use") == "gate"
     first = primary(record)
     name = str(record.get("id") or "?")

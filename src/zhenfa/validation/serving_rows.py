@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal
 
 from zhenfa import catalog
 from zhenfa.errors import InputError
+from zhenfa.estimate.serving_engine import Engine
 from zhenfa.laws.serving import accepted_tokens
 from zhenfa.spec.graph import Graph
 from zhenfa.spec.serving import CacheFormat, Instance, Speculation, WeightFormat
@@ -19,11 +21,6 @@ from zhenfa.validation.serving_machine import POOL, part_of
 COMMAND: Final = re.compile(
     r"(?:vllm serve|trtllm-serve(?: serve)?|--model-path|--model|lmdeploy serve api_server)\s+([\w./-]+)"
 )
-MTP_DRAFTS: Final = (1, 2, 3)
-MTP_RATE: Final = 0.75
-"""Where a row does not say: as many drafted tokens as pay under its load, each accepted with this probability given
-those before it. Published: 1.92 of 2 tokens at one draft and 2.82 of 4 at three (NVIDIA's latency study), 2.18 of 4 in
-SGLang's."""
 
 
 @cache
@@ -147,7 +144,13 @@ def deployment(row: Mapping[str, Any]) -> Deployment:
     if parts:
         only = next(iter(parts.values()))
         return Deployment(None, instance(only, 0, two_batch=overlap))
-    return Deployment(None, instance(layout, int(hardware.get("count") or 0), chunk=_chunk(row)))
+    limit = option(row, "max-running-requests", "max-num-seqs", "max-batch-size")
+    count, notes = int(hardware.get("count") or 0), tuple[str, ...]()
+    if count > 1 and not any(name in layout for name in ("TP", "DP", "PP", "EP", "GPUs", "layout", "instances")):
+        layout, notes = {**layout, "TP": count}, (f"tensor parallelism over its {count} cards assumed",)
+    only = instance(layout, count, chunk=_chunk(row))
+    only = only.model_copy(update={"max_batch": int(limit)}) if limit and limit >= 1 else only
+    return Deployment(None, only, notes)
 
 
 def _number(value: Any, default: int) -> int:
@@ -159,8 +162,21 @@ def _chunk(row: Mapping[str, Any]) -> int | None:
     label = re.search(r"label: --max-num-batched-tokens (\d+)|^chunk (\d+)", command)
     if label:
         return int(label[1] or label[2])
-    said = re.search(r"(?:--max-num-batched-tokens|--chunked-prefill-size|--max_num_tokens)[= ](\d+)", command)
-    return int(said[1]) if said else None
+    said = option(row, "max-num-batched-tokens", "chunked-prefill-size", "max-num-tokens")
+    return int(said) if said and said >= 1 else None
+
+
+def option(row: Mapping[str, Any], *names: str) -> float | None:
+    """Return the number that a row's quoted command gives an option of one of the names; the last one counts."""
+    either = "|".join(re.escape(name).replace("\\-", "[-_]") for name in names)
+    found = re.findall(rf"--(?:{either})[= ]+(\d+(?:\.\d+)?)", str(row.get("notes") or ""))
+    return float(found[-1]) if found else None
+
+
+def memory_share(row: Mapping[str, Any]) -> float | None:
+    """Return the share of the device memory that a row's command lets the engine use."""
+    said = option(row, "mem-fraction-static", "gpu-memory-utilization", "cache-max-entry-count")
+    return said if said and 0.0 < said <= 1.0 else None
 
 
 def instance(part: Mapping[str, Any], available: int, *, chunk: int | None = None, two_batch: bool = False) -> Instance:
@@ -241,7 +257,8 @@ def load(row: Mapping[str, Any], plan: Deployment) -> RowLoad:
     text = str(batch or "").lower().replace(",", "")
     decode = plan.decode
     if isinstance(batch, int | float) and not isinstance(batch, bool) and batch > 0:
-        return RowLoad(concurrency=float(batch))
+        held = row.get("kind") == "decode" and row.get("output_len") is None
+        return RowLoad(running=float(batch)) if held else RowLoad(concurrency=float(batch))
     if match := re.search(r"([\d.]+)\s*/\s*(gpu|die|npu|card)", text) or re.search(r"([\d.]+) req/(rank)", text):
         return RowLoad(running=float(match[1]) * decode.cards)
     if match := re.search(r"([\d.]+) req(?:uests)? @ ?([\d.]+) req/s", text):
@@ -250,8 +267,14 @@ def load(row: Mapping[str, Any], plan: Deployment) -> RowLoad:
         return RowLoad(concurrency=min(float(match[1]), float(match[2])))
     if match := re.search(r"([\d.]+) requests", text):
         return RowLoad(requests=float(match[1]))
-    if match := re.search(r"concurrency ([\d.]+)", text):
+    if match := re.search(r"(?:concurrency|concurrent|users|clients|bs|batch)(?: size)?\W{0,3}([\d.]+)", text):
         return RowLoad(concurrency=float(match[1]))
+    if match := re.search(r"([\d.]+) ?(?:users|clients|concurrent|in parallel|streams)", text):
+        return RowLoad(concurrency=float(match[1]))
+    if match := re.search(r"(?:qps|rps|rate)\W{0,3}([\d.]+)|([\d.]+) ?(?:qps|rps|req/s)", text):
+        return RowLoad(rate=float(match[1] or match[2]))
+    if re.fullmatch(r"[\d.]+", text) and float(text) > 0:
+        return RowLoad(concurrency=float(text))
     if match := re.search(r"([\d.]+) tok/\w+ per step", text):
         return RowLoad(concurrency=1.0, notes=("prefill steps of a stated size",))
     if "max" in text:
@@ -276,20 +299,37 @@ def run_length(row: Mapping[str, Any], asked: RowLoad) -> tuple[RowLoad, str | N
     done, duration = (part_of(row, "metrics").get(name) for name in ("req_s", "duration_s"))
     if isinstance(done, int | float) and isinstance(duration, int | float) and done * duration > asked.concurrency:
         return replace(asked, total=done * duration), None
-    known = "inferencex" in f"{row.get('source') or ''} {row.get('notes') or ''}".lower()
-    times = RUNS_OF_INFERENCEX if known else RUNS
-    note = None if known else f"{times:g} requests for each of the concurrent ones assumed"
+    times = RUNS_OF_INFERENCEX if _of_inferencex(row) else RUNS
+    note = None if _of_inferencex(row) else f"{times:g} requests for each of the concurrent ones assumed"
     return replace(asked, total=times * asked.concurrency), note
 
 
 RUNS_OF_INFERENCEX: Final = 10.0
 """Requests of a run over its concurrency, as InferenceX's benchmark scripts set them."""
 
+
+def _of_inferencex(row: Mapping[str, Any]) -> bool:
+    return "inferencex" in f"{row.get('source') or ''} {row.get('notes') or ''}".lower()
+
+
+def polls(row: Mapping[str, Any], engine: str) -> float | None:
+    """Return the steps between two looks at the queue that a row's command sets, or its benchmark's scripts do."""
+    stated = option(row, "scheduler-recv-interval")
+    if stated is not None or engine != "sglang" or not _of_inferencex(row):
+        return stated
+    batch = row.get("batch")
+    few = isinstance(batch, int | float) and batch < POLLS_OF_INFERENCEX[0]
+    return POLLS_OF_INFERENCEX[1] if few else POLLS_OF_INFERENCEX[2]
+
+
+POLLS_OF_INFERENCEX: Final = (16, 10.0, 30.0)
+"""Concurrent requests below which InferenceX's scripts set SGLang's scheduler-recv-interval, to what, and else."""
+
 RUNS: Final = 5.0
 """The same where a row does not say. Assumed."""
 
 
-def drafts(row: Mapping[str, Any]) -> tuple[int, ...]:
+def drafts(row: Mapping[str, Any], usual: tuple[int, ...]) -> tuple[int, ...]:
     """Return the draft lengths that a row leaves open: one that it states, else several; none without speculation."""
     said = row.get("spec_decode")
     if not isinstance(said, Mapping):
@@ -297,8 +337,8 @@ def drafts(row: Mapping[str, Any]) -> tuple[int, ...]:
     stated = _number(said.get("k"), _number(said.get("steps"), 0))
     length = _accepted(said)
     if stated or length is not None:
-        return (stated or max(int(length or 1.0), 1),)
-    return MTP_DRAFTS
+        return (stated or max(math.ceil((length or 1.0) - 1.0), usual[0]),)
+    return usual
 
 
 def _accepted(said: Mapping[str, Any]) -> float | None:
@@ -308,7 +348,7 @@ def _accepted(said: Mapping[str, Any]) -> float | None:
     return float(length) if isinstance(length, int | float) else None
 
 
-def speculation(row: Mapping[str, Any], drafted: int) -> tuple[Speculation, str | None]:
+def speculation(row: Mapping[str, Any], drafted: int, engine: Engine) -> tuple[Speculation, str | None]:
     """Return a row's speculation with ``drafted`` tokens, and a note where something was assumed."""
     said = part_of(row, "spec_decode")
     method: Literal["mtp", "ngram"] = "ngram" if "suffix" in str(said.get("method")).lower() else "mtp"
@@ -317,9 +357,9 @@ def speculation(row: Mapping[str, Any], drafted: int) -> tuple[Speculation, str 
     if length is not None:
         accepted = length
     elif isinstance(rate, int | float):
-        accepted = 1.0 + drafted * float(rate)
+        accepted = 1.0 + drafted * float(rate) * (engine.found if method == "ngram" else 1.0)
     else:
-        accepted = float(accepted_tokens(drafted, MTP_RATE))
+        accepted = float(accepted_tokens(drafted, engine.acceptance))
         note = f"{drafted} drafted tokens, {accepted:.2f} accepted assumed"
     drafted = max(drafted, int(-(-(accepted - 1) // 1)), 1)
     return Speculation(method=method, draft_tokens=drafted, accepted=max(accepted, 1.0)), note
