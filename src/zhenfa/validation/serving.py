@@ -15,9 +15,8 @@ from zhenfa.estimate import serving, serving_engine, serving_flood
 from zhenfa.estimate.serving import Curves, Served, Service
 from zhenfa.estimate.serving_engine import Engine
 from zhenfa.spec.serving import ServingEngine, ServingPlan, ServingWorkload
-from zhenfa.validation import serving_eager
+from zhenfa.validation import serving_eager, serving_words
 from zhenfa.validation import serving_rows as rows
-from zhenfa.validation import serving_words
 from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.serving_machine import (
     counted_in_dies,
