@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from zhenfa import units
 from zhenfa.errors import MissingFactError
 from zhenfa.estimate import priors
 from zhenfa.estimate.reached import Reached, reached
-from zhenfa.spec.fact import Tag, missing, weakest
+from zhenfa.estimate.traits import RUNTIME_BYTES
+from zhenfa.spec.fact import Fact, Tag, missing, weakest
 from zhenfa.spec.machine import BYTES, Accelerator, Achievable, CardPool, Precision
 
 ACTIVATION_BYTES: Final = 2.0
@@ -69,11 +71,28 @@ class Chip:
     """Set where the card is a host's processor."""
     lockstep: float = 1.0
     """Seconds of work that cards do together over those of one card, where that was measured."""
+    room: float = 1.0
+    """Bytes that a job may fill over ``capacity``."""
 
     @property
     def usable(self) -> float:
         """Return the bytes that a job may fill."""
-        return self.capacity if self.emulated else self.capacity * (1 - priors.MEMORY_RESERVE)
+        return self.capacity if self.emulated else self.capacity * self.room
+
+
+def room(capacity: Fact) -> float:
+    """Return the share of a card's memory that a job may fill: above 1 where a maker's gigabyte is a binary one.
+
+    Left free: what the runtime takes, and what fragmentation does.
+
+    >>> from zhenfa.spec.fact import read_fact
+    >>> round(80e9 * room(read_fact("80 GB", "data")) / 1e9, 1), round(80e9 * room(read_fact(80e9, "data")) / 1e9, 1)
+    (81.2, 75.4)
+    """
+    binary = capacity.unit == "GB" and capacity.confidence != "calibrated"
+    whole = priors.MAKERS_GIGABYTE if binary else 1.0
+    taken = RUNTIME_BYTES / capacity.value if capacity.value else 0.0
+    return whole - min(taken + priors.MEMORY_RESERVE * whole, priors.MOST_RESERVED * whole)
 
 
 def matmul_peak(accelerator: Accelerator, precision: Precision) -> tuple[float, Tag, str | None]:
@@ -134,6 +153,12 @@ def chip(
     # on a processor the host's own time is part of every kernel's; on a card an engine counts it beside them
     host = accelerator.achievable.host.value if on_processor(accelerator) else None
     launch = found.kernels["stream"]["fixed"] + (host or 0.0)
+    share = room(accelerator.memory.capacity)
+    if not accelerator.emulated and share > 1:
+        usable = units.show(capacity * share, "data")
+        notes.append(
+            f"{name}: {accelerator.memory.capacity.show()} of the maker are binary gigabytes; {usable} of them usable"
+        )
     tile = tuple(
         fact.value or 128.0 for fact in (accelerator.achievable.tile_rows, accelerator.achievable.tile_outputs)
     )
@@ -144,6 +169,7 @@ def chip(
         ACTIVATION_BYTES + 2 * BYTES[precision] if scaled else max(BYTES[precision], ACTIVATION_BYTES),
         (tile[0], tile[1]), found.kernels, _processor(accelerator, precision, peak, bandwidth, found),
         accelerator.achievable.lockstep.value or 1.0,
+        share,
     )  # fmt: skip
 
 

@@ -18,8 +18,15 @@ from zhenfa.spec.machine import Accelerator, Precision
 LAUNCH_S: Final = 4e-6
 """Seconds to start one kernel where nobody has measured: the order seen on CUDA devices without graph capture."""
 
-MEMORY_RESERVE: Final = 0.06
-"""Share of device memory kept for the driver, collective buffers and fragmentation."""
+MEMORY_RESERVE: Final = 0.02
+"""Share of device memory that a caching allocator loses to fragmentation."""
+
+MOST_RESERVED: Final = 0.06
+"""Share of device memory that a job leaves free at most: on small cards all takes less."""
+
+MAKERS_GIGABYTE: Final = 2.0**30 / 1e9
+"""Bytes of a gigabyte of device memory as makers print it over a decimal one: memory chips hold powers of two, and
+tools of every maker show 80 GB as 80 GiB."""
 
 
 @dataclass(frozen=True)

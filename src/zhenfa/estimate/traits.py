@@ -35,6 +35,11 @@ LowPrecision = Literal["tensor", "delayed", "block"]
 steps, or by blocks of 32 or 128 elements."""
 
 
+RUNTIME_BYTES: Final = 3.0e9
+"""What driver, loaded kernels and the buffers of collectives take of a card beside tensors: read from nvidia-smi beside
+the allocator on A100 and V100 with tensor parallelism (eth-easl/sailor, runtime_simulator.py; 2.0 GB without)."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """How a training engine overlaps communication, what it fuses, and what it adds.
@@ -141,7 +146,7 @@ class Traits:
     live_elements: float = 0.0
     bucket_elements: float = 0.0
     offloads_gradients: bool = False
-    runtime_bytes: float = 3.0e9
+    runtime_bytes: float = RUNTIME_BYTES
     lean: frozenset[Fusion] = frozenset()
     passing: bool = True
     sequence_parallel: bool = True

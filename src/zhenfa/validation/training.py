@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from zhenfa.errors import InputError, ZhenfaError
-from zhenfa.estimate import engines
+from zhenfa.estimate import engines, priors
 from zhenfa.estimate.engines import Engine
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import PlanCost, cost
@@ -22,7 +22,7 @@ from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.train_engine import engine_of
 from zhenfa.validation.train_layout import Layout, layout_of
 from zhenfa.validation.train_machine import formation_of, precision_of
-from zhenfa.validation.train_memory import GIB, memory_of, shown, tool_of
+from zhenfa.validation.train_memory import memory_of, shown, tool_of
 from zhenfa.validation.train_metric import Measured, out_of_memory, speed_of
 from zhenfa.validation.train_model import model_of, sequence_of
 from zhenfa.validation.train_plan import plan_of
@@ -57,7 +57,7 @@ class Run:
     def capacity(self) -> float:
         """Return the bytes of the largest card: makers' gigabytes of device memory are binary."""
         sizes = [pool.accelerator.memory.capacity.require("memory") for pool in self.formation.pools]
-        return max(sizes) * GIB / 1e9
+        return max(sizes) * priors.MAKERS_GIGABYTE
 
 
 def accepts(record: Mapping[str, Any]) -> bool:
