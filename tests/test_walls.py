@@ -125,5 +125,6 @@ def test_what_cannot_fit_names_the_nearest_miss() -> None:
     job = Job(name="case", model="deepseek-v3", workload=Workload(sequence_length=4096, global_batch=64))
     with pytest.raises(InfeasibleError, match="nearest miss") as caught:
         find_plans(make_request(job, on="hgx-h100"))
+    assert "optimizer " in str(caught.value)  # what fills the card, the largest part first
     assert caught.value.exit_code == 3
     assert caught.value.hint

@@ -177,8 +177,21 @@ def _nearest(setting: Setting, usable: float, layout: Layout) -> str:
     where = f" on {slot.pool}" if len(setting.formation.pools) > 1 else ""
     return (
         f"The nearest miss, {words} with {('no', 'selective', 'full')[slot.recompute]} recomputation{where}, needs "
-        f"{units.show(usable, 'data')} a card; {units.show(_usable(setting, slot.pool), 'data')} are usable."
+        f"{units.show(usable, 'data')} a card{_parts(setting, usable, layout)}; "
+        f"{units.show(_usable(setting, slot.pool), 'data')} are usable."
     )
+
+
+def _parts(setting: Setting, usable: float, layout: Layout) -> str:
+    """Return what fills the fullest card of a layout that so much memory holds, the largest part first."""
+    roomy = with_usable(setting, layout.slots[0].pool, usable)
+    splits = split_layers(roomy, layout)
+    if isinstance(splits, Refused):
+        return ""
+    entries = pipelines(layout, splits[0].ranges, max(layout.replicas, setting.workload.global_batch // layout.size))
+    memory = cost(make_plan(roomy, "nearest", layout, entries), roomy).fullest.memory
+    largest = sorted(memory.items(), key=lambda part: -part[1])
+    return " (" + ", ".join(f"{name} {units.show(held, 'data')}" for name, held in largest if held > 0) + ")"
 
 
 def _way_out(setting: Setting, pool: str, usable: float, limits: Limits) -> str:
