@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,7 @@ from zhenfa import catalog
 from zhenfa.estimate import serving_cards, serving_engine, serving_memory, wires
 from zhenfa.estimate.serving_step import Layout, Load, Setup, fused, step
 from zhenfa.spec.graph import Graph
+from zhenfa.spec.machine import Machine, Pool
 from zhenfa.spec.model import read_model
 from zhenfa.spec.serving import WeightFormat
 
@@ -146,3 +148,28 @@ def test_an_engine_adds_its_costs() -> None:
 )  # fmt: skip
 def test_engines_are_found_however_they_are_written(text: str, maker: str, found: str) -> None:
     assert serving_engine.find(text, maker).id == found
+
+
+def test_attention_over_selected_keys_pads_the_heads_of_a_card() -> None:
+    def kernels(tensor: int) -> float:
+        setup = setup_of("deepseek-v3.2", tensor=tensor)
+        core = next(one for one in setup.graph.kinds[-1].operators if one.name == "attention.core")
+        only = replace(setup.graph, stem=(core,), kinds=(), layers=(), head=())
+        alone = replace(setup, graph=only)
+        return float(step(alone, Load(prompts=1.0, chunk=4096.0, prompt_context=4096.0)).kernels)
+
+    assert kernels(2) == pytest.approx(kernels(8), rel=0.05)  # 64 and 16 heads a card
+    assert kernels(1) > 1.15 * kernels(2)  # the keys of each query are read whatever the heads
+
+
+def test_cut_matrix_units_are_filled_better() -> None:
+    def share(name: str) -> dict[str, float]:
+        pool = catalog.resolve(
+            Machine(name="m", pools=(Pool(name="p", accelerator=catalog.accelerators()[name], count=1, tiers=()),))
+        ).pools[0]
+        found = serving_cards.look_up(pool, graph_of(DENSE), "fp8", "bf16").dense
+        return {law: one["share"] for law, one in found.kernels.items() if "share" in one}
+
+    whole, cut = share("nvidia-h100-sxm"), share("nvidia-h20-sxm")
+    assert whole["matmul"] < cut["matmul"] < 1.0
+    assert all(whole[law] <= cut[law] <= 1.0 for law in whole)
