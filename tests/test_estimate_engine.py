@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plan_pools import dense, model, plan_of, sparse, stages_of, two_nodes
+from zhenfa.estimate import engines
 from zhenfa.estimate.report import step_parts
 from zhenfa.estimate.saving import checkpoint
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import cost
 from zhenfa.estimate.traits import MEGATRON_LIKE
-from zhenfa.laws import communication
+from zhenfa.laws import communication, recovery
 from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.spec.upkeep import Storage
 
 LAYERS = 8
 
@@ -233,11 +236,35 @@ def test_what_does_not_fit_says_what_fills_the_card() -> None:
 def test_a_checkpoint_counts_every_tensor_once() -> None:
     setting = setting_with()
     layout = plan(setting, stages_of(1, 1), count=4)
-    found = checkpoint(layout, setting, write_rate=1e9, asynchronous=False)
+    formation = dataclasses.replace(
+        setting.formation, storage=Storage.model_validate({"per_card": "1 GB/s", "write": "1 TB/s"})
+    )
+    setting = dataclasses.replace(setting, formation=formation)
+    found = checkpoint(layout, setting, asynchronous=False)
     assert found.bytes == 14.0 * setting.graph.parameters
     assert found.writers == 4
     assert found.stall == pytest.approx(found.bytes / 4 * (1 / 50.4e9 + 1 / 1e9))
-    later = checkpoint(layout, setting, write_rate=1e9)
+    later = checkpoint(layout, setting)
     assert later.stall == pytest.approx(found.bytes / 4 / 50.4e9)
-    few = checkpoint(plan(setting, stages_of(1, 1), count=4, trainable="lora"), setting, write_rate=1e9)
+    few = checkpoint(plan(setting, stages_of(1, 1), count=4, trainable="lora"), setting)
     assert few.bytes < 0.05 * found.bytes
+
+
+@given(st.floats(0.0, 0.05), st.floats(1, 4096))
+def test_a_step_waits_for_the_slowest_card(spread: float, fitted: float) -> None:
+    alike, apart = setting_with(), setting_with(card_spread=spread, spread_cards=fitted)
+    slow = recovery.slowest_card(alike.formation.cards, spread) / recovery.slowest_card(fitted, spread)
+    assert apart.traits.matmul_share == pytest.approx(alike.traits.matmul_share / slow)
+    stages = chunks(1, 1)
+    mine, other = (cost(plan(one, stages), one).step for one in (apart, alike))
+    least, most = sorted((1.0, float(slow)))
+    assert least * other * (1 - 1e-9) <= mine <= most * other * (1 + 1e-9)
+    assert slow <= 1 or alike.formation.cards > fitted
+
+
+def test_cards_of_a_generation_that_nobody_measured_reach_the_median_one() -> None:
+    assert engines.find("Megatron-LM", card="somebody-x1").traits.matmul_share == engines.usual_share()
+    known = {engines.generation(card) for card in ("nvidia-h100-sxm", "nvidia-a100-sxm-80g", "nvidia-b200-sxm")}
+    shares = [engines.fits()[name]["matmul_share"]["value"] for name in known]
+    assert min(shares) <= engines.usual_share() <= max(shares)
+    assert engines.find("zhenfa run").traits.card_spread == 0.0

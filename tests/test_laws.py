@@ -211,6 +211,7 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "recovery.goodput": {"scheduling": (0.8, 1.0), "runtime": (0.5, 0.9), "program": (0.3, 0.6)},
     "recovery.straggler_slowdown": {"nodes": (1, 64, 4096), "slow_share": (0.0, 0.005), "slow_by": (0.0, 0.1)},
+    "recovery.slowest_card": {"cards": (1, 8, 16384), "spread": (0.0, 0.03)},
     "recovery.lost_card_seconds": {
         "domains": (1, 256), "rate": (0.0, 1e-8), "cards": (1, 64), "repair": (60, 86400), "gang": (64, 16384),
         "detection": (0, 30), "down": (0, 60), "restart": (0, 180), "interval": (0.0, 600.0),

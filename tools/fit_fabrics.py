@@ -45,6 +45,16 @@ BOUNDS: Final = {
 
 COLLECTIVE: Final = ("share", "latency", "start", "own_copy", "fill", "fill_bytes", "exchange")
 SWITCH: Final = ("switch_share", "switch_gain", "switch_fill")
+EXITS: Final = (2, 4, 8, 16, 32, 72)
+"""How many cards of a domain a library's collectives may leave it through: a whole number, so that it is tried out."""
+FEW: Final = 2
+"""So many records or fewer do not decide a coefficient alone: the families that were measured do with them."""
+RECORD_SPREAD: Final = 0.09
+"""Standard deviation of one record from the law that holds for its family, as a natural logarithm: that of the records
+of families with many."""
+PRIOR_SPREAD: Final = 0.31
+"""Least standard deviation of a coefficient over families: that of the band of families that nobody has measured
+(0.4 holds four of five). The measured ones differ by less, but all have switches or one maker's libraries."""
 PEER: Final = ("peer_share", "peer_start", "peer_step")
 EXPERT: Final = ("forward_share", "forward_start", "low_latency_share", "low_latency_start")
 
@@ -123,6 +133,9 @@ MEASURED_RECORDS: Final = {
     "rdma": ("nvidia-hgx-h100-8", "nvidia-hgx-h800-8", "huawei-atlas800t-a2"),
 }  # fmt: skip
 
+ACROSS: Final = {"nvlink5": ("cw-gb200-144", "cw-gb200-1440")}
+"""Beginnings of the ids of rows whose collectives leave the domains of a family."""
+
 Values = dict[str, float]
 
 
@@ -146,9 +159,9 @@ def family(plan: Plan, values: Mapping[str, float], spread: Mapping[str, float] 
 
 def _fact(plan: Plan, name: str, value: float) -> dict[str, Any]:
     unit, base = UNITS.get(name, ("", 1.0))
-    known = name in plan.fitted and not plan.like
+    known = (name in plan.fitted or name == "exits") and not plan.like
     confidence = "bench-measured" if known else "estimate"
-    source = plan.sources.split(", ")[0]
+    source = "cwnccl" if name == "exits" else plan.sources.split(", ")[0]
     note = "fitted by tools/fit_fabrics.py" if known else "median of the measured families or that of a near one"
     return {
         "value": value / base, "unit": unit, "source": source, "confidence": confidence, "note": note,
@@ -238,13 +251,52 @@ def fit(plan: Plan, truth: Truth, fixed: Values, others: Mapping[str, LinkFamily
         found = errors(plan, family(plan, values), truth, others)
         return np.concatenate([WEIGHTS[key] * np.array(values) for key, values in found.items() if values])
 
+    priors = prior_of(plan, truth, others)
+
+    def with_prior(point: Any) -> Any:
+        away = [
+            WEIGHTS["records"] * RECORD_SPREAD / spread * (point[searched.index(name)] - math.log(middle))
+            for name, (middle, spread) in priors.items()
+        ]
+        return np.concatenate([residuals(point), away])
+
     low, high = np.log(np.array(bound)).T
     best = least_squares(
-        residuals, np.clip(np.log(start), low + 1e-6, high - 1e-6), bounds=(low, high), loss="soft_l1", f_scale=0.1,
+        with_prior, np.clip(np.log(start), low + 1e-6, high - 1e-6), bounds=(low, high), loss="soft_l1", f_scale=0.1,
         diff_step=1e-3, max_nfev=30,
     )  # fmt: skip
     found = {**fixed, **dict(zip(searched, np.exp(best.x).tolist(), strict=True))}
     return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def prior_of(plan: Plan, truth: Truth, others: Mapping[str, LinkFamily]) -> dict[str, tuple[float, float]]:
+    """Return median and spread over the measured families of each coefficient that only a few records tell."""
+    if truth.timings or len(truth.records) > FEW or plan.place != "scale-up":
+        return {}
+    found = {}
+    for name in names(plan):
+        values = [
+            math.log(getattr(item, name).value)
+            for item in others.values()
+            if item.measured and item.place == plan.place and getattr(item, name).value
+        ]
+        if len(values) > 2:
+            found[name] = (math.exp(float(np.median(values))), max(float(np.std(values, ddof=1)), PRIOR_SPREAD))
+    return found
+
+
+def exits_of(plan: Plan, values: Values, truth: Truth, others: Mapping[str, LinkFamily]) -> Values:
+    """Return the values with the number of exits that tells collectives over several domains best, if any is known."""
+    over = [row for row in truth.records if row["id"].startswith(ACROSS.get(plan.id, ())) and plan.id in ACROSS]
+    if not over:
+        return values
+    several = Truth([], [], over)
+
+    def error(exits: float) -> float:
+        found = errors(plan, family(plan, {**values, "exits": exits}), several, others)["records"]
+        return float(np.mean(np.abs(found)))
+
+    return {**values, "exits": float(min(EXITS, key=error))}
 
 
 def truth_of(plan: Plan, everything: Truth, systems: Iterable[str], *, newest: bool = True) -> Truth:
@@ -315,7 +367,7 @@ def fit_all(truth: Truth, report: Callable[[str, Mapping[str, list[float]]], Non
     known["rdma"] = family(Plan("rdma", (), "scale-out"), {"share": 0.95, "latency": 5e-6})
     for plan in PLANS:
         if plan.like:
-            values[plan.id] = values[plan.like]
+            values[plan.id] = dict(values[plan.like])
             known[plan.id] = family(plan, values[plan.like], {key: 2 * v for key, v in known[plan.like].spread.items()})
             continue
         links = [values[name] for name in ("nvlink3", "nvlink4", "nvlink5") if name in values]
@@ -339,6 +391,11 @@ def fit_all(truth: Truth, report: Callable[[str, Mapping[str, list[float]]], Non
             old = errors(plan, family(plan, values[plan.id]), truth_of(plan, truth, plan.systems, newest=False), known)
             report(f"{plan.id} other versions", {key: old[key] for key in ("large", "small")})
         known[plan.id] = family(plan, values[plan.id], widths)
+    for name in ("nvlink5", "nvlink"):  # the network that joins domains is fitted by now
+        (plan,) = (one for one in PLANS if one.id == name)
+        values[name] = exits_of(plan, values[name], truth, known) if name in ACROSS else values[name]
+        values[name].update({"exits": values["nvlink5"]["exits"]} if "exits" in values["nvlink5"] else {})
+        known[name] = family(plan, values[name], known[name].spread)
     typical_hosts(values, known)
     scale_up = [values[name] for name in ("nvlink3", "nvlink4", "nvlink5", "xgmi", "hccs", "ub")]
     plan = Plan("other", (), "scale-up", note="links that nobody has measured: medians over the families that were")

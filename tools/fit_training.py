@@ -1,9 +1,11 @@
 """Fit the few free traits of training engines to measured steps: ``python tools/fit_training.py [ROWS.jsonl]``.
 
 Each trait is physical, belongs to a generation of cards, an engine, or an engine on a generation, and never to a row.
-They are fitted one after the other, several rounds, to the mean of a loss that grows with the logarithm of predicted
-over measured time and forgives outliers. Rows of one engine and model count as one group, so that a table with many
-sizes of one model does not outweigh others. ``--check`` leaves out one engine family, then one model, at a time.
+How much cards of one kind differ comes first, from steps of one layout on growing numbers of cards: a step waits for
+the slowest. The others are fitted one after the other, several rounds, to the mean of a loss that grows with the
+logarithm of predicted over measured time and forgives outliers. Rows of one engine and model count as one group, so
+that a table with many sizes of one model does not outweigh others. ``--check`` leaves out one engine family, then one
+model, at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 from zhenfa.estimate import engines
 from zhenfa.estimate.traits import WIDE_BYTES
+from zhenfa.laws import recovery
 from zhenfa.spec.machine import BYTES
 from zhenfa.validation import training
 from zhenfa.validation.rows import MEASUREMENTS
@@ -52,7 +55,7 @@ class Free:
         engine, _, generation = self.key.partition("/")
         if self.trait == "matmul_share_low" and BYTES[row.run.plan.precision] >= WIDE_BYTES:
             return False
-        if self.key == row.generation:
+        if self.key in {row.generation, engines.EVERY}:
             return True
         return engine in row.lineage and generation in {"", row.generation}
 
@@ -70,7 +73,11 @@ class Row:
     error: float = math.nan
 
 
+WAITS = "cards of one kind differ, a step waits for the slowest"
+SPREAD = Free(engines.EVERY, "card_spread", 0.015, 0.0, 0.06, 0.01, why=WAITS)
+
 FREE: tuple[Free, ...] = (
+    SPREAD,
     Free("ampere", "matmul_share", 0.87, 0.6, 1.1, 0.1, why="clock under power"),
     Free("hopper", "matmul_share", 0.82, 0.6, 1.1, 0.1, why="clock under power"),
     Free("hopper", "matmul_share_low", 0.85, 0.6, 1.1, 0.1, why="clock under power, in 8 bits and fewer"),
@@ -125,10 +132,15 @@ def thin(rows: list[Row]) -> list[Row]:
         cut = pipeline.stages[0].cut
         if record.get("tier") != "A" and row.family in with_gate:
             continue
-        if len(pipeline.stages) * pipeline.micro_batches <= LONGEST:
+        if not _long(row):
             size = (len(pipeline.stages), pipeline.micro_batch_size, plan.sequence_length, plan.precision)
             found[row.family, row.model, row.generation, cut, size, plan.zero].append(row)
     return [row for group in found.values() for row in ([group[0], group[-1]] if len(group) > 1 else group)]
+
+
+def _long(row: Row) -> bool:
+    (pipeline,) = row.run.plan.pipelines
+    return len(pipeline.stages) * pipeline.micro_batches > LONGEST
 
 
 def _row(record: Mapping[str, Any], tiers: str) -> Row | None:
@@ -185,14 +197,14 @@ def penalty(free: Iterable[Free], count: int) -> float:
 def fit(free: list[Free], rows: list[Row], rounds: int, report: Callable[[str], None]) -> None:
     """Fit every trait in turn by a shrinking search around its present value."""
     for one in free:
-        one.value = one.start
+        one.value = one.start if one.trait != SPREAD.trait else one.value
     apply(free)
     predict(rows)
     groups = len({(row.family, row.model, row.generation) for row in rows})
     for turn in range(rounds):
         for one in free:
             touched = [row for row in rows if one.touches(row)]
-            if touched:
+            if touched and one.trait != SPREAD.trait:
                 _search(one, free, rows, touched, turn, groups)
         report(f"round {turn + 1}: loss {total(rows):.4f}")
 
@@ -263,6 +275,39 @@ def _generation(row: Row) -> str:
     return row.generation
 
 
+def slopes_of(free: list[Free], rows: list[Row]) -> dict[str, list[float]]:
+    """Return by generation how measured over predicted time grows with the expected largest of n normal numbers: one
+    slope for each layout that was measured on several numbers of cards, with cards of one kind taken as equal."""
+    for one in free:
+        one.value = 0.0 if one.trait == SPREAD.trait else one.value
+    apply(free)
+    predict(rows)
+    alike: dict[tuple[object, ...], list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        plan, (pipeline,) = row.run.plan, row.run.plan.pipelines
+        cut = (pipeline.stages[0].cut, len(pipeline.stages), pipeline.micro_batch_size, pipeline.micro_batches)
+        key = (str(row.record.get("software")), row.model, cut, plan.sequence_length, plan.precision, plan.zero)
+        if not math.isnan(row.error):
+            largest = recovery.slowest_card(row.run.formation.cards, 1.0) - 1.0
+            alike[row.generation, key, row.run.engine.traits].append((float(largest), -row.error))
+    found: dict[str, list[float]] = defaultdict(list)
+    for (generation, *_), points in alike.items():
+        middle = statistics.fmean(x for x, _ in points)
+        across = sum((x - middle) ** 2 for x, _ in points)
+        if across > 0.05:
+            found[str(generation)].append(sum((x - middle) * y for x, y in points) / across)
+    return found
+
+
+def spreads(free: list[Free], rows: list[Row]) -> None:
+    """Set how far cards of one kind differ: the median slope over all layouts, each counting once."""
+    slopes = [slope for found in slopes_of(free, rows).values() for slope in found]
+    for one in free:
+        if one.trait == SPREAD.trait:
+            one.value = min(max(statistics.median(slopes), one.low), one.high) if slopes else one.start
+            print(f"cards of one kind differ by {one.value:.4f}: median slope of {len(slopes)} layouts on growing jobs")
+
+
 def write(free: Iterable[Free], rows: list[Row]) -> None:
     """Write the fitted traits beside the engines."""
     lines = [
@@ -316,7 +361,7 @@ def check(free: list[Free], rows: list[Row], rounds: int) -> None:
         held: list[float] = []
         for value, group in by(rows, key).items():
             others = [row for row in rows if key(row) != value]
-            moved = [one for one in free if any(one.touches(row) for row in group)]
+            moved = [one for one in free if one.trait != SPREAD.trait and any(one.touches(row) for row in group)]
             for one in moved:
                 one.value = one.start
             apply(free)
@@ -350,9 +395,13 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--dry", action="store_true", help="do not write")
     given = parser.parse_args()
-    rows = thin(read(given.rows, given.tiers))
+    whole = read(given.rows, given.tiers)
+    rows = thin(whole)
     free = [Free(**{**vars(one)}) for one in FREE if sum(map(one.touches, rows)) >= LEAST_ROWS]
     if given.rounds:
+        for one in free:
+            one.value = one.start
+        spreads(free, [row for row in whole if not _long(row)])
         fit(free, rows, given.rounds, print)
     else:  # as packaged
         for one in free:

@@ -21,6 +21,8 @@ from zhenfa.spec.machine import Formation
 
 FILE: Final = files.ROOT / "training_engines.yaml"
 FITS: Final = files.ROOT / "training_fits.yaml"
+EVERY: Final = "every"
+"""The key of traits that are fitted to all engines and cards alike."""
 _LISTS: Final = ("fused", "lean", "zero_stages", "recompute", "summed_whole", "summed_alone", "selective")
 
 
@@ -80,8 +82,6 @@ def for_machine(formation: Formation) -> Planned:
         card = pool.accelerator.id
         here = _engine(default, "", card).traits
         known = "matmul_share" in (fits().get(generation(card)) or {})
-        if not known:
-            here = here.but(matmul_share=usual_share(), matmul_share_low=None)
         changes[pool.name] = {
             name: value for name in _FIELDS if (value := getattr(here, name)) != getattr(common, name)
         }
@@ -93,7 +93,10 @@ def for_machine(formation: Formation) -> Planned:
 
 
 def usual_share() -> float:
-    """Return the median over generations of the matmul speed in a long step over that of a single kernel."""
+    """Return the median over generations of the matmul speed in a long step over that of a single kernel.
+
+    It stands for cards of a generation on which no step has been measured.
+    """
     found = [
         entry["matmul_share"]
         for name in _document()["generations"]
@@ -158,7 +161,8 @@ def _engine(identifier: str, words: str, card: str) -> Engine:
     traits = dataclasses.replace(MEGATRON_LIKE, name=str(entry["family"]))
     family = generation(card)
     traits = _where(traits, _document()["cards"], card)
-    traits = _with(traits, fits().get(family) or {})
+    traits = _with(traits, fits().get(EVERY) or {})
+    traits = _with(traits, {"matmul_share": usual_share(), **(fits().get(family) or {})})
     for each in _lineage(identifier):
         traits = _with(traits, each.get("traits") or {})
         traits = _where(traits, each.get("versions") or (), words)

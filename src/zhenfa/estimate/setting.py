@@ -17,6 +17,7 @@ from zhenfa.estimate.shape import Cost, Shape
 from zhenfa.estimate.streams import adds
 from zhenfa.estimate.traits import Traits
 from zhenfa.estimate.wires import Bridge
+from zhenfa.laws import recovery as recovery_laws
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.fabric import Fabric
 from zhenfa.spec.graph import Graph, Operator
@@ -235,6 +236,22 @@ def _issuing(pool: CardPool) -> float | None:
     return None if chips.on_processor(pool.accelerator) else pool.accelerator.achievable.host.value
 
 
+def _slowness(formation: Formation, traits: Traits) -> float:
+    """Return how much longer the slowest card of a machine takes than that of as many as the speeds were fitted to."""
+    here, there = (
+        float(recovery_laws.slowest_card(cards, traits.card_spread)) for cards in (formation.cards, traits.spread_cards)
+    )
+    return here / there
+
+
+_SPEEDS: Final = ("matmul_share", "matmul_share_low", "attention_share")
+
+
+def _slower(said: Mapping[str, Any], slow: float) -> dict[str, Any]:
+    """Return traits by name with the speeds among them on a card that takes ``slow`` times as long."""
+    return {key: value / slow if key in _SPEEDS and value else value for key, value in said.items()}
+
+
 def look_up(
     graph: Graph,
     workload: Workload,
@@ -259,7 +276,10 @@ def look_up(
     planned = (
         engines.for_machine(formation) if traits is None else engines.Planned(traits, {}, (f"engine: {traits.name}",))
     )
-    engine, issued = planned.traits, {}
+    slow = _slowness(formation, planned.traits)
+    issued: dict[str, dict[str, Any]] = {}
+    engine = planned.traits.but(**_slower({name: getattr(planned.traits, name) for name in _SPEEDS}, slow))
+    changes = {pool: _slower(said, slow) for pool, said in planned.changes.items()}
     if traits is not None and traits.eager:
         issued = {pool.name: {"host_s_per_kernel": host} for pool in formation.pools if (host := _issuing(pool))}
     notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
@@ -269,9 +289,15 @@ def look_up(
         notes.extend(words)
     if not formation.emulated:
         notes.extend(planned.notes)
+        if slow != 1:
+            notes.append(
+                f"the slowest of {formation.cards:,} cards sets the pace: {slow - 1:+.1%} on that of "
+                f"{planned.traits.spread_cards:.0f} (cards of one kind differ by {planned.traits.card_spread:.1%}, "
+                "fitted to layouts on growing numbers of cards)"
+            )
     if any(operator.name == "positions" for operator in graph.stem):
         engine = engine.but(rotary=False)
     return Setting(
         graph, workload, formation, engine, found, {name: table for name, (table, _) in fabrics.items()}, joint,
-        tuple(dict.fromkeys(notes)), wide, on_pool={**planned.changes, **issued}, recovery=recovery or Recovery(),
+        tuple(dict.fromkeys(notes)), wide, on_pool={**changes, **issued}, recovery=recovery or Recovery(),
     )  # fmt: skip

@@ -60,6 +60,8 @@ class Traits:
     *Kernels.* ``matmul_share`` and ``attention_share``: speed of the engine's matmuls, and of its flash attention, in a
     long step over what the chip's laws say of one kernel on an idle card (clock under power; older kernels).
     ``matmul_share_low``: the same of matmuls in 8 and fewer bits (None: as of those in 16).
+    ``card_spread``: standard deviation of that speed between cards of one kind, a step waiting for the slowest of all;
+    the speeds hold for ``spread_cards`` that step together.
     ``attention``: ``flash`` never stores scores, ``unfused`` writes and reads them. ``fused``: chains run as
     one kernel. ``dropout``: hidden states and scores are dropped out in training (GPT-2's and GPT-3's habit).
     ``rope_layout``: extra passes over queries, keys and values that only change layout, in tensors read and written.
@@ -119,6 +121,8 @@ class Traits:
     matmul_share: float = 1.0
     matmul_share_low: float | None = None
     attention_share: float = 1.0
+    card_spread: float = 0.0
+    spread_cards: float = 64.0
     attention: Literal["flash", "unfused"] = "flash"
     fused: frozenset[Fusion] = EVERY_FUSION
     dropout: bool = False
@@ -177,13 +181,7 @@ class Traits:
         return change(self, **changes)
 
 
-SUSTAINED: Final = 0.85
-"""Speed of matmuls in a long step over that of one kernel on an idle card: the middle of what was fitted to measured
-steps on A100, H100, B200 and Ascend 910B (0.72 to 0.96, see training_fits.yaml). Cards draw less clock under power."""
-
-MEGATRON_LIKE: Final = Traits(
-    "Megatron-like: gradient sum overlapped, sequence parallel, flash attention", matmul_share=SUSTAINED
-)
+MEGATRON_LIKE: Final = Traits("Megatron-like: gradient sum overlapped, sequence parallel, flash attention")
 OWN_RUNTIME: Final = Traits(
     "zhenfa run: gradients summed after the last backward",
     gradient_overlap=0.0,

@@ -149,6 +149,7 @@ def assemble(wires: Sequence[Wire]) -> Fabric:
         switch_share=_value(adding.switch_share, 1.0),
         switch_gain=_value(adding.switch_gain, SWITCH_GAIN),
         switch_fill=_value(adding.switch_fill, 0.0),
+        exits=_value(adding.exits, np.inf),
         exchange=column("exchange", 1.0),
         peer_share=_value(inner.peer_share, 1.0),
         peer_start=inner.peer_start.value,

@@ -73,13 +73,30 @@ DIRECT: Final = cite.declare(
 )
 
 
-def _bottleneck(tiers: list[TierView], *, in_switch: bool = False) -> Any:
+def _bottleneck(tiers: list[TierView]) -> Any:
     """Seconds per byte of a stream that passes every card when all cards of an instance share its way out."""
     slowest: Any = 0.0
     for tier in tiers:
-        ways = tier.bandwidth * tier.ports * (tier.gain if in_switch else 1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            slowest = np.maximum(slowest, where_crossed(tier, 1.0 / ways))
+            slowest = np.maximum(slowest, where_crossed(tier, 1.0 / (tier.bandwidth * tier.ways)))
+    return slowest
+
+
+def _tree_bottleneck(tiers: list[TierView]) -> Any:
+    """Seconds per byte and direction of two trees.
+
+    Beyond the innermost domain, an inner node of one tree passes its half of the buffer to two others and is a leaf of
+    the other tree: it sends all of it twice in both directions together. Of two instances each is the root of one tree
+    and the leaf of the other, and sends half of that: so on domains that are left through few of many ports, where it
+    was measured; two nodes of four cards with four ports showed no more than a ring.
+    """
+    slowest: Any = 0.0
+    for tier in tiers:
+        instances = np.ceil(tiers[-1].inside / tier.below - 1e-12)
+        halved = (instances == 2) & np.asarray(tier.ways < tier.ports)
+        share = np.where(halved, 0.5, 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slowest = np.maximum(slowest, where_crossed(tier, share / (tier.bandwidth * tier.ways * tier.gain)))
     return slowest
 
 
@@ -118,14 +135,14 @@ def _once(count: Any, seconds: Any, fabric: Fabric) -> Any:
 
 def _scatter_phase(tier: TierView, payload: Any) -> Any:
     """Reduce-scatter or all-gather of what is left of the payload among the branches of one tier."""
-    share = (1 - 1 / tier.branches) * payload / tier.ports
+    share = (1 - 1 / tier.branches) * payload / tier.ways
     with np.errstate(divide="ignore", invalid="ignore"):
         return where_crossed(tier, share / tier.bandwidth + tier.steps * tier.latency)
 
 
 def _reduce_phase(tier: TierView, payload: Any) -> Any:
     """All-reduce of what is left of the payload among the branches of one tier."""
-    share = 2 * (1 - 1 / tier.branches) * payload / tier.ports
+    share = 2 * (1 - 1 / tier.branches) * payload / tier.ways
     with np.errstate(divide="ignore", invalid="ignore"):
         return where_crossed(tier, share / (tier.bandwidth * tier.gain) + 2 * tier.steps * tier.latency)
 
@@ -163,7 +180,7 @@ def all_reduce_time(
     count = np.asarray(group, float)
     carried = 2 * (1 - 1 / count) * bytes
     ring = carried * _bottleneck(tiers) + 2 * _ring_latency(tiers, count)
-    tree = 2 * (bytes * _bottleneck(tiers, in_switch=True) + _tree_latency(tiers))
+    tree = 2 * (bytes * _tree_bottleneck(tiers) + _tree_latency(tiers))
     hierarchical = added([_reduce_phase(tier, bytes) for tier in tiers])
     switched = np.minimum(tree, hierarchical) + _switch_fill(tiers, carried, count, fabric)
     library = _own_copy(bytes, count, fabric) + _fill(tiers, carried)

@@ -48,10 +48,12 @@ class Fabric:
     before the first byte (kernel start, meeting of the cards). ``own_copy``: B/s at which a card copies its own part.
     ``switch_share``: share of the wire that reduction in the switch reaches; ``switch_gain``: its speed over a ring at
     most; ``switch_fill``: seconds that it loses to filling, for each doubling of the group. ``exchange``: share of the
-    bandwidth that an all-to-all reaches. ``peer_share``, ``peer_start``, ``peer_step``: share of the bandwidth, seconds
-    to start and seconds for each peer of an all-reduce kernel that reads its peers' memory; without a start there is no
-    such kernel. ``expert_share`` and ``expert_start``: share of the bandwidth and seconds to start of the exchange
-    between experts, in two rows: kernels that forward, kernels of low latency; ``expert_peer``: seconds for each peer.
+    bandwidth that an all-to-all reaches. ``exits``: cards of an innermost switched domain through which the library's
+    collectives leave it at most, however many have a port. ``peer_share``, ``peer_start``, ``peer_step``: share of the
+    bandwidth, seconds to start and seconds for each peer of an all-reduce kernel that reads its peers' memory; without
+    a start there is no such kernel. ``expert_share`` and ``expert_start``: share of the bandwidth and seconds to start
+    of the exchange between experts, in two rows: kernels that forward, kernels of low latency; ``expert_peer``: seconds
+    for each peer.
     """
 
     sizes: npt.NDArray[np.float64]
@@ -66,6 +68,7 @@ class Fabric:
     switch_share: float = 1.0
     switch_gain: float = SWITCH_GAIN
     switch_fill: float = 0.0
+    exits: float = np.inf
     exchange: npt.NDArray[np.float64] | None = None
     peer_share: float = 1.0
     peer_start: float | None = None
@@ -101,6 +104,8 @@ class TierView:
     """Members inside one instance of the tier below."""
     ports: Any
     """Members inside the emptiest instance of the tier below: fewer than ``below`` where the group does not fill it."""
+    ways: Any
+    """Members through which a collective leaves that instance: as many as have ports, or as the library uses."""
     branches: Any
     """Instances of the tier below that one instance of this tier joins."""
     bandwidth: Any
@@ -168,6 +173,7 @@ def views(group: Array, stride: Array, fabric: Fabric, efficiency: Array = 1.0) 
     """
     members = reach(group, stride, fabric)
     below: Any = np.ones_like(members[0])
+    limited = np.isfinite(fabric.exits)
     size_below, base, seen = 1.0, below, []
     for tier, inside in enumerate(members):
         if tier and fabric.outermost[tier - 1] != fabric.outermost[tier]:
@@ -176,11 +182,13 @@ def views(group: Array, stride: Array, fabric: Fabric, efficiency: Array = 1.0) 
         if fabric.full_mesh[tier]:
             bandwidth = bandwidth * (inside - below) / max(fabric.sizes[tier] - size_below, 1.0)
         domain = fabric.outermost[tier]
+        ports = members[-1] - (ceil_ratio(members[-1], below) - 1) * below
         seen.append(
             TierView(
                 inside,
                 below,
-                members[-1] - (ceil_ratio(members[-1], below) - 1) * below,
+                ports,
+                np.minimum(ports, fabric.exits) if limited and tier > fabric.outermost[0] else ports,
                 ceil_ratio(inside, below),
                 bandwidth,
                 float(fabric.latencies[tier]),

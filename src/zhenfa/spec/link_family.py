@@ -43,6 +43,7 @@ class LinkFamily(Part):
     switch_gain: fact.Ratio = fact.empty("ratio")
     switch_fill: fact.Time = fact.empty("time")
     exchange: fact.Ratio = fact.empty("ratio")
+    exits: fact.Count = fact.empty("count")
     peer_share: fact.Ratio = fact.empty("ratio")
     peer_start: fact.Time = fact.empty("time")
     peer_step: fact.Time = fact.empty("time")
