@@ -172,4 +172,4 @@ def test_cut_matrix_units_are_filled_better() -> None:
 
     whole, cut = share("nvidia-h100-sxm"), share("nvidia-h20-sxm")
     assert whole["matmul"] < cut["matmul"] < 1.0
-    assert all(whole[law] <= cut[law] <= 1.0 for law in whole)
+    assert whole["latent_prefill"] < cut["latent_prefill"] < 1.0
