@@ -147,7 +147,8 @@ def _weight_pass(
 ) -> tuple[Array, Array]:
     """Return the seconds of the weight's gradient, and of an adapter's forward pass where only those are trained."""
     if card.adapter:
-        if operator.shard == "vocabulary":
+        only = card.traits.adapted
+        if operator.shard == "vocabulary" or (only and operator.name not in only):
             return 0.0, 0.0
         adapted = kernels.matmul(card.wide, rows, inputs, card.adapter) + kernels.matmul(
             card.wide, rows, card.adapter, outputs

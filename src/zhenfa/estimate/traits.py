@@ -96,6 +96,7 @@ class Traits:
     ``recompute``: what the engine can execute; ``selective``: what it computes again where a run asks for selective
     recomputation and names no module (the core of attention: arXiv:2205.05198, section 5). ``recompute_stops_early``:
     recomputing a layer ends at the last tensor that its backward needs, so the last matmul is not run again.
+    ``adapted``: the matmuls that get adapters where only those are trained (empty: all of the layers).
     ``accumulates``: a batch is split into micro-batches of one sequence where a run does not say how it is split.
     ``rotary``: positions are rotary (not where the model holds a table of them). ``expert_exchange``: ``all-to-all``
     sends a copy to every expert, ``forwarding`` one to every card (or node) that holds some of the token's;
@@ -168,6 +169,7 @@ class Traits:
     selective: tuple[RecomputeModule, ...] = ("attention",)
     recompute_stops_early: bool = False
     receives_apart: bool = False
+    adapted: tuple[str, ...] = ()
     accumulates: bool = True
 
     def sustained(self, element_bytes: float) -> float:
