@@ -1,21 +1,20 @@
-"""How near predicted step times come on a calibrated processor: calibrate, then run real training, several times.
+"""How near predicted times come on calibrated processors: calibrate with whole models by turns, then run, repeatedly.
 
-Run ``python benchmarks/calibrate.py [--cards N] [--repeats N] [--quick]``. Each repeat calibrates anew, predicts, runs
-``examples/cpu-pretrain.yaml`` and the trials of ``--check``, and says whether it was left alone: only figures of a run
-that was count.
+Run ``python benchmarks/calibrate.py [--cards N] [--repeats N] [--quick] [--steps N]``. Each repeat calibrates anew with
+the trials of ``--check``, and then runs ``examples/cpu-pretrain.yaml`` as ``zhenfa run`` does. It prints measured over
+predicted of every figure, how many steps of the run lay in the band of the plan, and whether the host was left alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.live.calibrate.card import card_of
-from zhenfa.live.calibrate.check import check
+from zhenfa.live.calibrate.check import alone_and_together, compare, trials_for, with_spread
 from zhenfa.live.calibrate.machine import machine_of, write
 from zhenfa.live.calibrate.session import find_device, measure
 from zhenfa.live.run import run_plan
@@ -25,24 +24,30 @@ ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "examples/cpu-pretrain.yaml"
 
 
-def once(cards: int, folder: Path, *, quick: bool) -> dict[str, float]:
+def once(cards: int, folder: Path, *, quick: bool, steps: int) -> dict[str, float]:
     """Calibrate, predict and run once; print what was found and return measured over predicted, by figure."""
-    found = card_of(measure(find_device("cpu"), cards, quick=quick))
+    trials = trials_for("cpu", cards)
+    orders, joint = alone_and_together(trials)
+    found = card_of(measure(find_device("cpu"), cards, quick=quick, trials=orders, joint=joint))
+    checked = compare(found, trials)
+    found, ratios = with_spread(found, checked), {}
+    print(f"calibrated, {found.measurements.quiet.words()}", flush=True)
+    for one in checked:
+        name = f"{one.what}, {one.trial.model} {one.trial.batch} x {one.trial.length}"
+        ratios[name] = one.ratio
+        print(f"  {name:<44} predicted {one.predicted:8.4f} s  measured {one.measured:8.4f} s  {one.ratio:.3f}")
     path = folder / "machine.yaml"
     write(machine_of(found), path, force=True)
-    print(f"calibrated, {found.measurements.quiet.words()}")
-    ratios = {}
-    for one in check(found):
-        print(f"  {one.what:<10} predicted {one.predicted:8.4f} s  measured {one.measured:8.4f} s  {one.ratio:.3f}")
-        ratios[one.what] = one.ratio
     request = replace(read_request(str(JOB), on=str(path)), traits=OWN_RUNTIME)
     best = find_plans(request).best
-    predicted = best.estimate.figures.step_time_s.value or float("nan")
-    run = run_plan(best.plan, request.formation, request.model, request.job.execution)
-    middle = statistics.median(run.step_times_s[1:])
-    words = run.fidelity.get("verdict")
-    print(f"  run        predicted {predicted:8.4f} s  measured {middle:8.4f} s  {middle / predicted:.3f}  ({words})")
-    ratios["run"] = middle / predicted
+    figure = best.estimate.figures.step_time_s
+    predicted, low, high = (one or float("nan") for one in (figure.value, figure.p10, figure.p90))
+    run = run_plan(best.plan, request.formation, request.model, request.job.execution, steps=steps)
+    kept = run.step_times_s[1:]
+    mean, inside = sum(kept) / len(kept), sum(low <= one <= high for one in kept)
+    print(f"  run: predicted {predicted:.4f} s, measured {mean:.4f} s, {mean / predicted:.3f}")
+    print(f"  {inside} of {len(kept)} steps in {low:.4f} to {high:.4f} s ({run.fidelity.get('verdict')})", flush=True)
+    ratios["run"] = mean / predicted
     return ratios
 
 
@@ -51,13 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cards", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [once(given.cards, Path(folder), quick=given.quick) for _ in range(given.repeats)]
+        rows = [once(given.cards, Path(folder), quick=given.quick, steps=given.steps) for _ in range(given.repeats)]
     for name in rows[0]:
         values = [row[name] for row in rows]
-        print(f"{name:<10} measured over predicted: {', '.join(f'{value:.3f}' for value in values)}")
+        print(f"{name:<44} measured over predicted: {', '.join(f'{value:.3f}' for value in values)}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from test_docs_laws import tool
 from zhenfa.estimate import bands
+from zhenfa.spec.machine import Accelerator
 from zhenfa.spec.result import Figure, Figures
 from zhenfa.validation.banding import banded, class_names, is_rate, residual
 from zhenfa.validation.outcome import Outcome
@@ -125,7 +126,8 @@ def test_every_plan_has_a_band(makers: list[str], mixture: bool) -> None:
         step_time_s=Figure(value=2.0, unit="s"), tokens_per_s=Figure(value=1e6, unit="tokens/s"),
         mfu=Figure(value=0.9),
     )  # fmt: skip
-    found = bands.training(figures, makers, mixture=mixture)
+    cards = [Accelerator(id=f"card-{place}", maker=maker, name=maker) for place, maker in enumerate(makers)]
+    found = bands.training(figures, cards, mixture=mixture)
     assert found.step_time_s.p10 is not None
     assert found.tokens_per_s.p10 is not None
     assert found.step_time_s.p90 is not None

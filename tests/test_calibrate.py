@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cli_runner import ROOT, Outcome
 from zhenfa import catalog
 from zhenfa.cli.main import invoke
-from zhenfa.errors import InputError
+from zhenfa.errors import InputError, RunError
 from zhenfa.estimate import bands
 from zhenfa.live.calibrate import check, clock, predict
 from zhenfa.live.calibrate.card import Calibrated, card_of, slug
@@ -246,6 +246,14 @@ def test_check_sets_predicted_beside_measured(calibrated: Calibrated) -> None:
     assert alone.predicted < together_.predicted  # as much work on each card, and waiting, and the sum
 
 
+def test_check_leaves_out_what_a_device_refused(calibrated: Calibrated) -> None:
+    trials = check.trials_for("cpu")[:2]
+    some = replace(calibrated, measurements=replace(calibrated.measurements, tried=({}, {"step": [1.0]})))
+    assert [one.trial for one in check.compare(some, trials)] == [trials[1]]
+    with pytest.raises(RunError, match="no time"):
+        check.compare(replace(calibrated, measurements=replace(some.measurements, tried=({"step": []},))), trials[:1])
+
+
 def test_spread_of_the_check_is_the_band_of_plans(calibrated: Calibrated) -> None:
     spread = check.with_spread(calibrated, tried(calibrated)).accelerator.spread
     assert spread is not None
@@ -391,6 +399,42 @@ def test_card_clock_times_each_call_apart_from_the_emptying_of_its_cache(lent: E
     assert 2e-3 <= lent.batch(call, 3) < 0.5
     assert 2e-3 <= lent.host(call, 2) < 0.5
     lent.heat(0.001)
+
+
+@pytest.mark.live
+def test_bench_goes_on_where_it_stopped_and_says_what_it_cannot_do() -> None:
+    torch = pytest.importorskip("torch")
+    from zhenfa.live.calibrate.worker import Bench
+
+    tasks = [
+        {"kind": "stream", "precision": "fp32", "sizes": {"elements": 1024, "tensors": 3, "cold": 2}},
+        {"kind": "attention", "precision": "fp32", "sizes": {"sequences": 1, "length": -1, "heads": 1, "dim": 8}},
+    ]
+    sizes = {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "intermediate": 32, "vocabulary": 32}
+    trial = {"kind": "serve", "precision": "fp32", "batch": 2, "length": 8, "steps": 4, "sizes": sizes}
+    wrong = trial | {"kind": "train", "length": -1}
+    bench = Bench(tasks, [trial, wrong], torch.device("cpu"))
+    first = len(bench.run(0.0)["seconds"][0])
+    found = bench.run(0.0)
+    assert len(found["seconds"][0]) == 2 * first
+    assert not found["seconds"][1]
+    assert set(found["tried"][0]) == {"prefill", "decode"}
+    assert found["tried"][1] == {}
+    assert len(found["refused"]) == 2
+
+
+@pytest.mark.live
+def test_operands_from_memory_rotate_over_more_than_the_last_cache() -> None:
+    torch = pytest.importorskip("torch")
+    from zhenfa.live.calibrate import work
+
+    rows = work._rotating(torch.device("cpu"), torch.float32, 512, 512)
+    seen = {next(rows).data_ptr() for _ in range(200)}
+    assert len(seen) * 2**20 >= 0.95 * max(work.COLD_BYTES, 3 * work.last_cache())
+    call = call_of(Task("stream", "fp32", {"elements": 2**18, "tensors": 3, "cold": 2}), torch.device("cpu"))
+    for _ in range(400):
+        call()
+    assert work.arena(torch.float32).abs().median() > 0.5  # no products of products
 
 
 @pytest.mark.live

@@ -152,14 +152,17 @@ def alone_and_together(trials: Sequence[Trial]) -> tuple[list[dict[str, Any]], l
 
 
 def compare(calibrated: Calibrated, trials: Sequence[Trial]) -> list[Checked]:
-    """Return what was predicted beside what the calibration measured of the same trials. Raises :class:`RunError`."""
+    """Return what was predicted beside what the calibration measured of the same trials, those left out that the
+    device refused. Raises :class:`RunError` where it said nothing of one that it ran."""
     measured, found = calibrated.measurements, []
     each, joint = iter(measured.tried), iter(measured.joint)
     for trial in trials:
         rows = {"step": next(joint)} if trial.cards > 1 else next(each)
+        if not rows:
+            continue
         predicted = predict_training(trial, calibrated) if trial.kind == "train" else predict_serving(trial, calibrated)
         for what, seconds in predicted.items():
-            if not rows[what] or not min(rows[what]) > 0:
+            if not rows.get(what) or not min(rows[what]) > 0:
                 raise RunError(f"{trial.model} gave no time for {what}.")
             found.append(Checked(_named(what, trial), trial, seconds, tuple(rows[what]), measured.quiet.waited))
     return found

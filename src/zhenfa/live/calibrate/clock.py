@@ -1,8 +1,8 @@
 """How long a call takes on a device: the host's clock for a processor, events in the device's queue for a card.
 
 On a card the host only queues work, so a call is enclosed by two events of the device's own clock. Before each call
-the second-level cache is filled with something else, and since filling it takes longer than queueing, the host stays
-ahead of the card and its own time is not counted; the time of the host is measured apart.
+the second-level cache is filled with something else. All is queued behind matmuls that last longer than the queueing,
+so that the host stays ahead of the card and its own time is not counted; the time of the host is measured apart.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ class EventClock(Clock):
         self._work = torch.randn(SIDE, SIDE, device=device).to(torch.bfloat16)
 
     def times(self, call: Call, count: int) -> list[float]:
-        """Return the seconds of each call, the cache replaced before it."""
+        """Return the seconds of each call, the cache replaced before it, all queued behind work that lasts so long."""
         call()
         pairs = [(self._event(), self._event()) for _ in range(count)]
-        self.wait()
+        ahead = self.host(lambda: (self._sink.zero_(), call()), 1) * count
+        self._keep_busy(2 * ahead)
         for before, after in pairs:
             self._sink.zero_()
             before.record()
@@ -104,9 +105,7 @@ class EventClock(Clock):
         call()
         ahead = self.host(call, count) * count
         begun, ended = self._event(), self._event()
-        self.wait()
-        for _ in range(self._lasting(2 * ahead)):
-            self._work @ self._work
+        self._keep_busy(2 * ahead)
         begun.record()
         for _ in range(count):
             call()
@@ -128,6 +127,12 @@ class EventClock(Clock):
 
     def _event(self) -> Any:
         return self._torch.Event(self._device, enable_timing=True)
+
+    def _keep_busy(self, seconds: float) -> None:
+        """Queue matmuls that last so long, so that the host is ahead of the device."""
+        count = self._lasting(seconds)
+        for _ in range(count):
+            self._work @ self._work
 
     def _lasting(self, seconds: float) -> int:
         """Return how many of the clock's own matmuls last so long, 1 at least and as many as a queue may hold."""

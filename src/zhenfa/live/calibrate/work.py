@@ -176,9 +176,14 @@ def _heads(sizes: Mapping[str, int], kind: Any, device: Any) -> list[Any]:
 
 
 def _stream(sizes: Mapping[str, int], kind: Any, device: Any) -> Call:
-    """Multiply two tensors: one comes from memory, the other has just been used, and the product goes to memory."""
-    far, near = _rotating(device, kind, sizes["elements"]), _normal(device, kind, sizes["elements"])
-    return lambda: torch.mul(next(far), near, out=next(far))
+    """Multiply two tensors: one comes from memory, the other has just been used, and the product goes to memory.
+
+    The one at hand is all ones: products of products would end in numbers so small that processors slow down.
+    """
+    far, out = (_rotating(device, kind, sizes["elements"]) for _ in range(2))
+    near = torch.ones(sizes["elements"], dtype=kind, device=device)
+    next(out)
+    return lambda: torch.mul(next(far), near, out=next(out))
 
 
 def _launch(sizes: Mapping[str, int], kind: Any, device: Any) -> Call:

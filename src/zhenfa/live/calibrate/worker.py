@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from zhenfa.live.calibrate.clock import Clock, EventClock, clock_of
 from zhenfa.live.calibrate.samples import Task
-from zhenfa.live.calibrate.trial import trial_of
-from zhenfa.live.calibrate.work import BACKWARD, call_of, seconds_of
+from zhenfa.live.calibrate.trial import Trial, trial_of
+from zhenfa.live.calibrate.work import call_of, seconds_of
 from zhenfa.live.quiet import Watch
 
 LEAST_ROUNDS: Final = 2
@@ -37,10 +37,19 @@ class Bench:
             self._clock.heat()
         self._calls, self.refused = _prepared([Task.from_data(data) for data in tasks], self._clock, device)
         self._seconds: list[list[float]] = [[] for _ in tasks]
-        self._trials = [trial_of(orders, device) for orders in trials]
+        self._trials = {index: one for index, orders in enumerate(trials) if (one := self._built(orders, device))}
         self._tried: list[dict[str, list[float]]] = [{} for _ in trials]
         self._waited: list[float] = []
         self._rounds: list[float] = []
+
+    def _built(self, orders: Mapping[str, Any], device: Any) -> Trial | None:
+        """Return a trial, or None where the device cannot hold it."""
+        try:
+            return trial_of(orders, device)
+        except RuntimeError as problem:
+            name = f"{orders['kind']} {orders['precision']} {orders['batch']} x {orders['length']} tokens"
+            self.refused[name] = str(problem).strip().splitlines()[0]
+            return None
 
     def run(self, seconds: float) -> dict[str, Any]:
         """Go on for about ``seconds``; return all seconds since the beginning, and how much this process waited."""
@@ -52,9 +61,9 @@ class Bench:
                 self._seconds[index] += found
                 total += sum(found)
             self._rounds.append(total)
-            for kept, one in zip(self._tried, self._trials, strict=True):
+            for index, one in self._trials.items():
                 for what, seconds_ in one.round().items():
-                    kept.setdefault(what, []).extend(seconds_)
+                    self._tried[index].setdefault(what, []).extend(seconds_)
             done += 1
         self._waited.append(before.share(Watch.now()))
         return {
@@ -78,7 +87,7 @@ def _prepared(
         except (RuntimeError, TypeError) as problem:
             refused[str(task)] = str(problem).strip().splitlines()[0]
             continue
-        few = task.kind in {"launch", "host"} or (task.kind in BACKWARD and device.type != "cpu")
+        few = task.kind in {"launch", "host"} or (task.kind.startswith("eager") and device.type != "cpu")
         calls[index] = (task, call, 1 if few else min(max(int(TURN_S / once), 1), MOST_CALLS))
     return calls, refused
 
