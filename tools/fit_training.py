@@ -93,7 +93,6 @@ FREE: tuple[Free, ...] = (
     Free("fsdp", "gather_overlap", 0.95, 0.0, 1.0, 0.1, why="gathers behind arithmetic"),
     Free("llm-foundry/ampere", "attention_share", 0.6, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
     Free("llm-foundry/hopper", "attention_share", 0.38, 0.1, 1.5, 0.2, why="FlashAttention-1 in Triton"),
-    Free("jax/hopper", "gather_overlap", 0.6, 0.0, 1.0, 0.3, why="gathers behind arithmetic"),
     Free("jax/hopper", "busy", 0.95, 0.6, 1.0, 0.1, why="gaps between kernels"),
     Free("tpu", "matmul_share", 1.1, 0.8, 1.6, 0.15, why="XLA's kernels against the prior over chips"),
     Free("deepspeed", "busy", 0.85, 0.5, 1.0, 0.15, why="gaps between eager kernels and in hooks"),
