@@ -1,11 +1,13 @@
-"""Write the packaged serving rows: ``python tools/pack_serving_rows.py ROWS.jsonl``.
+"""Write the packaged serving rows: ``python tools/pack_serving_rows.py [--later] ROWS.jsonl``.
 
 Kept are rows whose figures stand in a licensed repository, in a maker's documentation, or in a paper; left out are
-those of public benchmark runs, of web logs and of sources whose licence is not stated.
+those of public benchmark runs, of web logs and of sources whose licence is not stated. ``--later`` writes rows that
+were found after the coefficients were fitted, marked ``split: held-out``: they are used in no fit of a law.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 from zhenfa.validation.rows import MEASUREMENTS
 
 TARGET = MEASUREMENTS / "serving.jsonl"
+LATER = MEASUREMENTS / "serving_later.jsonl.gz"
 
 NOT_QUOTED = (
     "InferenceX public run", "lmsys.org", "ROCm/ATOM", "third-party GitHub report", "EXO Labs", "DeepEP README",
@@ -45,11 +48,22 @@ def packed(row: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read the rows named on the command line and write the packaged file."""
-    lines = [line for name in sys.argv[1:] for line in Path(name).read_text(encoding="utf-8").splitlines()]
+    later = "--later" in sys.argv
+    names = [name for name in sys.argv[1:] if name != "--later"]
+    lines = [line for name in names for line in Path(name).read_text(encoding="utf-8").splitlines()]
     rows = [json.loads(line) for line in lines if line.strip()]
     kept = [packed(row) for row in rows if may_be_packaged(row)]
-    TARGET.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
-    sys.stderr.write(f"{len(kept)} of {len(rows)} rows kept in {TARGET.name}\n")
+    if later:
+        kept = [row | {"split": "held-out", "group": _alike(row)} for row in kept]
+    target = LATER if later else TARGET
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept).encode()
+    target.write_bytes(gzip.compress(text, mtime=0) if later else text)
+    sys.stderr.write(f"{len(kept)} of {len(rows)} rows kept in {target.name}\n")
+
+
+def _alike(row: dict[str, Any]) -> str:
+    """Return what rows that are likely to be off together share."""
+    return "|".join(str(one) for one in (row["hardware"]["accelerator"], row["model"], row.get("engine")))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ FAMILIES: Final = (
 """Metrics of different accuracy within a kind, by a part of their name, the first that fits."""
 
 
+IN_NO_FIT: Final = {"serve / in no fit": "serve / gate / no speculation"}
+"""The class of rows that no law was fitted to, by their group: what they show of a class widens its band."""
+
 CURVE: Final = 3
 """Other measured points from which a curve tells what a law missed."""
 
@@ -50,8 +53,9 @@ def class_names(outcome: Outcome) -> tuple[str, ...]:
     collective are one time in many forms, so they have no families. Reliability and energy hold test vectors of
     formulas, and points between measured ones of a curve, beside laws with coefficients: classes of their own.
     """
+    first = IN_NO_FIT.get(outcome.group, outcome.group)
     others = (_basis(outcome),) if outcome.kind in {"reliability", "energy"} else outcome.groups[1:2]
-    names = [f"{outcome.group} & {other}" for other in others] + [outcome.group, outcome.kind]
+    names = [f"{first} & {other}" for other in others] + [first, outcome.kind]
     found = family(outcome.metric) if outcome.kind not in {"train", "fabric", "op"} else None
     if found is None:
         return tuple(dict.fromkeys(names))

@@ -276,6 +276,8 @@ def primary(row: Mapping[str, Any]) -> str | None:
 def groups(row: Mapping[str, Any], family: str, maker: str) -> tuple[str, ...]:
     """Return every group in which a row's primary metric counts."""
     own = f"serve / {family}"
+    if row.get("split") == "held-out":
+        return ("serve / in no fit", own)
     if row.get("use") != "gate":
         return ("serve / compare", own)
     if isinstance(row.get("spec_decode"), Mapping):
