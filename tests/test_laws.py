@@ -285,6 +285,7 @@ NOT_ELEMENTWISE = {
     "memory.training_state_bytes",  # returns three: test_laws_memory
     "memory.one_of",  # a check
     "partition.partition",
+    "partition.alike_partition",
     "pipeline.pipeline_bound",  # have a stage axis: test_laws_pipeline
     "pipeline.pipeline_time",
     "pipeline.pipeline_events",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from zhenfa.laws.partition import partition
+from zhenfa.laws.partition import alike_partition, partition
 
 
 def _judge(boundaries: list[int], problem: dict[str, Any]) -> tuple[float, float] | None:
@@ -84,3 +84,26 @@ def test_more_stages_than_layers_need_leave() -> None:
 
 def test_undisclosed_capacity_holds_nothing() -> None:
     assert partition([[1.0]], 0, 0, layer_memory=[[1.0]], memory_extra=0, capacity=np.nan) is None
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=9), st.integers(1, 5), st.floats(0, 9), st.floats(0, 9))
+@settings(max_examples=300, deadline=None)
+def test_equal_stages_are_split_as_by_trying_every_split(
+    layers: list[float], stages: int, first: float, last: float
+) -> None:
+    found = alike_partition(layers, stages, first, last)
+    if stages > len(layers):
+        assert found is None
+        return
+    assert found is not None
+
+    def longest(borders: list[int]) -> float:
+        loads = [sum(layers[start:end]) for start, end in pairwise(borders)]
+        loads[0] += first
+        loads[-1] += last
+        return max(loads)
+
+    assert (found[0], found[-1]) == (0, len(layers))
+    assert all(start < end for start, end in pairwise(found))
+    tried = [longest([0, *cut, len(layers)]) for cut in combinations(range(1, len(layers)), stages - 1)]
+    assert longest(found) == pytest.approx(min(tried), rel=1e-9)

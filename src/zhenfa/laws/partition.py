@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any, Final
 
 import numpy as np
@@ -57,6 +58,55 @@ def partition(
         return None
     costs[costs > slowest * (1 + ROUNDING)] = np.inf
     return _best(costs, np.add)[1]
+
+
+def alike_partition(
+    layer_cost: npt.ArrayLike, stages: int, first_extra: float = 0.0, last_extra: float = 0.0
+) -> list[int] | None:
+    """Return the boundaries of the contiguous split over equal stages whose largest stage cost is smallest.
+
+    Arguments: ``layer_cost`` of each layer, shape ``[layers]``, any unit, finite and not negative; ``stages``;
+    ``first_extra`` and ``last_extra`` what stem and head add to the first and the last stage.
+    Returns: ``stages + 1`` boundaries from 0 to ``layers``, every stage holding a layer or more, or ``None`` when there
+    are fewer layers than stages. Among equals, the first stages hold the most.
+    Counts what :func:`partition` counts, without memory. Exact to the rounding of sums, in stages times the logarithm
+    of layers for each of sixty halvings.
+
+    >>> alike_partition([1, 1, 1, 1], 2, last_extra=1)
+    [0, 3, 4]
+
+    Source: bokhari1988; by probing (a bound on the largest, and whether greedy stages reach the end).
+    """
+    cite.use(CHAINS)
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(layer_cost, float))]).tolist()
+    layers = len(sums) - 1
+    if stages > layers:
+        return None
+    low, high = max(sums[-1] / stages, 0.0), sums[-1] + first_extra + last_extra
+    best = _reach(sums, stages, high, first_extra, last_extra)
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = _reach(sums, stages, middle, first_extra, last_extra)
+        if found is None:
+            low = middle
+        else:
+            best, high = found, middle
+        if high - low <= ROUNDING * high:
+            break
+    return best
+
+
+def _reach(sums: list[float], stages: int, most: float, first: float, last: float) -> list[int] | None:
+    """Return the boundaries where each stage takes all that it can within ``most``; None where that is too little."""
+    layers, borders = len(sums) - 1, [0]
+    for stage in range(stages):
+        room = most - (first if stage == 0 else 0.0) - (last if stage == stages - 1 else 0.0)
+        here = borders[-1]
+        reach = min(bisect_right(sums, sums[here] + room + ROUNDING * most) - 1, layers - (stages - 1 - stage))
+        if reach <= here:
+            return None
+        borders.append(reach)
+    return borders if borders[-1] == layers else None
 
 
 def _spans(per_layer: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from zhenfa.estimate import traffic
 from zhenfa.estimate.setting import Setting
 from zhenfa.laws import memory
-from zhenfa.laws.partition import ROUNDING, partition
+from zhenfa.laws.partition import ROUNDING, alike_partition, partition
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Layout, Rows, Slot, rows_for
 from zhenfa.plan.space import Bools, Ints
@@ -97,6 +97,11 @@ class Problem:
             capacity=np.array([setting.chips[slot.pool].usable for slot in layout.slots]),
             hops=_hops(setting, layout),
         )  # fmt: skip
+
+    @cached_property
+    def alike(self) -> bool:
+        """Return whether every stage takes the same seconds for a layer."""
+        return bool((self.seconds == self.seconds[:1]).all())
 
     @cached_property
     def ends(self) -> Floats:
@@ -206,6 +211,11 @@ def _all_borders(layers: int, stages: int) -> Ints:
 
 def _shortest(problem: Problem, micro_batches: int) -> list[Split] | Refused:
     """Return the split with the shortest busiest stage, and the one as short whose busy stages come early."""
+    if problem.alike:
+        both = _without_memory(tuple(problem.seconds[0].tolist()), len(problem.seconds), problem.first, problem.last)
+        if problem.fits(both).all():
+            bound = problem.bound(both, micro_batches)
+            return [_split(both[index], bound[index]) for index in np.argsort(bound, kind="stable")]
     least = problem.peak.min(axis=1)
     constant = bool((problem.peak.max(axis=1) == least).all())
     found = partition(
@@ -220,6 +230,17 @@ def _shortest(problem: Problem, micro_batches: int) -> list[Split] | Refused:
     both = borders[None] if early is None or (early == borders).all() else np.stack([borders, early])
     bound = problem.bound(both, micro_batches)
     return [_split(both[index], bound[index]) for index in np.argsort(bound, kind="stable")]
+
+
+@lru_cache(maxsize=1024)
+def _without_memory(seconds: tuple[float, ...], stages: int, first: float, last: float) -> Ints:
+    """Return the shortest splits over equal stages, their memory aside: with the busy stages early, and late."""
+    early = alike_partition(seconds, stages, first, last)
+    late = alike_partition(seconds[::-1], stages, last, first)
+    assert early is not None  # noqa: S101
+    assert late is not None  # noqa: S101
+    mirrored = [len(seconds) - border for border in reversed(late)]
+    return np.array([early] if early == mirrored else [early, mirrored])
 
 
 def _early(problem: Problem, borders: Ints) -> Ints | None:
