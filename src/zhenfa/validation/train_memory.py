@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from zhenfa.estimate.training import PlanCost
 from zhenfa.estimate.traits import Traits
-from zhenfa.validation.train_words import number, part, text, unstated
+from zhenfa.validation.train_words import number, part, positive, text
 
 GIB: Final = float(2**30)
 
@@ -36,7 +36,7 @@ def memory_of(record: Mapping[str, Any]) -> tuple[str, float] | None:
     """Return the key and the bytes of the peak memory of the fullest card that a row measured, or None."""
     metrics = part(record, "metrics") or part(record, "measured")
     for key in ("mem_max_gib", "mem_gib"):
-        size = _positive(metrics, key)
+        size = positive(metrics, key)
         if size:
             return key, size * GIB
     printed = metrics.get("mem_used_over_total_gib")
@@ -60,11 +60,3 @@ def shown(cost: PlanCost, tool: Tool, traits: Traits, capacity: float) -> float:
     """
     held = max(stage.bytes + stage.cached for stage in cost.stages)
     return min(held + (traits.runtime_bytes if tool == "card" else 0.0), capacity)
-
-
-def _positive(values: Mapping[str, Any], key: str) -> float | None:
-    value = values.get(key)
-    if unstated(value):
-        return None
-    read = number(value)
-    return read if read else None

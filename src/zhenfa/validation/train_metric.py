@@ -8,7 +8,7 @@ from typing import Any
 
 from zhenfa.spec.graph import Graph
 from zhenfa.validation.train_layout import Layout
-from zhenfa.validation.train_words import number, part, text, unstated
+from zhenfa.validation.train_words import number, part, positive, text
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ def speed_of(record: Mapping[str, Any], layout: Layout, sequence: int, graph: Gr
     Step time comes first, then tokens per second and card, then of all cards, sequences per second, FLOP/s and MFU.
     """
     metrics, tokens = part(record, "metrics"), layout.sequences * sequence
-    step = _positive(metrics, "iter_s") or _positive(metrics, "step_s")
+    step = positive(metrics, "iter_s") or positive(metrics, "step_s")
     if step:
         return Measured("iter_s", "s", step, step)
     rates = (("tok_s_dev", "tok/s", layout.cards), ("tok_s_total", "tok/s", 1))
     for key, unit, cards in rates:
-        rate = _positive(metrics, key)
+        rate = positive(metrics, key)
         if rate:
             return Measured(key, unit, rate, tokens / (rate * cards))
-    sequences = _positive(metrics, "samples_s_total")
+    sequences = positive(metrics, "samples_s_total")
     if sequences:
         return Measured("samples_s_total", "1/s", sequences, layout.sequences / sequences)
     return _from_flops(record, metrics, layout, tokens, sequence, graph)
@@ -51,17 +51,17 @@ def _from_flops(
 ) -> Measured | None:
     check = part(record, "check")
     convention = text(record.get("flops_convention"))
-    derived = _positive(check, "tok_s_dev_from_tf") or _positive(check, "tok_s_dev_derived")
+    derived = positive(check, "tok_s_dev_from_tf") or positive(check, "tok_s_dev_derived")
     if derived:
         note = f"tokens/s and card from the row's FLOP/s ({convention or 'convention not stated'})"
         return Measured("tok_s_dev", "tok/s", derived, tokens / (derived * layout.cards), note)
-    speed = _positive(metrics, "tflops_dev")
+    speed = positive(metrics, "tflops_dev")
     if speed is None:
-        share = _positive(metrics, "mfu_pct")
-        peak = _positive(part(record, "hardware"), "peak_bf16_tf")
+        share = positive(metrics, "mfu_pct")
+        peak = positive(part(record, "hardware"), "peak_bf16_tf")
         if share is None or peak is None:
             return None
-        if "6n" not in convention and "hfu" not in convention and _positive(metrics, "hfu_pct") is None:
+        if "6n" not in convention and "hfu" not in convention and positive(metrics, "hfu_pct") is None:
             convention = convention or "model_full"
         speed = peak * share / 100
         convention = convention.replace("hfu", "")
@@ -100,11 +100,3 @@ def out_of_memory(record: Mapping[str, Any]) -> bool:
     """Return whether the row says that the run did not fit."""
     words = " ".join(str(value) for value in part(record, "metrics").values())
     return "OOM" in words or "out of memory" in f"{words} {text(record.get('notes'))[:60]}".casefold()
-
-
-def _positive(values: Mapping[str, Any], key: str) -> float | None:
-    value = values.get(key)
-    if unstated(value):
-        return None
-    read = number(value)
-    return read if read else None

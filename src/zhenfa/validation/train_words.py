@@ -81,6 +81,14 @@ _SCALE: Final = {"T": 1e12, "G": 1e9, "M": 1e6}
 _ONE_WAY: Final = re.compile(r"per direction|unidirectional|each way|one.way|/dir|uni-dir")
 
 
+def positive(values: Mapping[str, Any], key: str) -> float | None:
+    """Return a number above zero; None where none is stated."""
+    value = values.get(key)
+    if unstated(value):
+        return None
+    return number(value) or None
+
+
 def bandwidth(words: Any, per_node: int) -> tuple[float, bool] | None:
     """Return bytes per second of one card that a phrase gives, and whether it was written in bits.
 
