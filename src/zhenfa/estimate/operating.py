@@ -11,7 +11,7 @@ from zhenfa import cite
 from zhenfa.catalog import operation
 from zhenfa.errors import UnknownNameError
 from zhenfa.estimate.energy_wall import EnergyWall
-from zhenfa.estimate.failing import PER_NODE, Cause, node_rate, node_repair
+from zhenfa.estimate.failing import PER_NODE, WHOLE_JOB, Cause, node_rate, node_repair
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.survival import Survival
 from zhenfa.laws import energy, recovery, redundancy, reliability
@@ -21,7 +21,7 @@ from zhenfa.spec.result import Figure, Operating
 from zhenfa.spec.upkeep import Grid
 
 DAY: Final = 86400.0
-SECONDS_SHARE: Final = 0.99
+STANDBY_SUFFICES: Final = 0.99
 """Share of the time in which the standby nodes suffice."""
 
 
@@ -100,7 +100,7 @@ def _cards_out(plan: Plan, survived: Survival) -> Figure:
     alone = plan.cards / policy.replicas if policy.replicas else float(plan.cards)
     total = 0.0
     for cause in survived.failing.causes:
-        gang = float(plan.cards) if cause.name == "software" else alone
+        gang = float(plan.cards) if cause.name == WHOLE_JOB else alone
         total += float(
             recovery.lost_card_seconds(
                 domains=cause.units, rate=cause.rate, cards=cause.cards, repair=cause.repair, gang=gang,
@@ -118,8 +118,8 @@ def _standby(plan: Plan, setting: Setting, survived: Survival) -> Figure:
     total = 0.0
     for pool, cards in plan.cards_by_pool().items():
         rate = node_rate(survived.failing, pool)
-        total += float(redundancy.standby_nodes(max(cards / each, 1.0), rate, refill, quantile=SECONDS_SHARE))
-    words = f"{SECONDS_SHARE:.0%} of the time enough, each replaced after {refill / 3600:.3g} h"
+        total += float(redundancy.standby_nodes(max(cards / each, 1.0), rate, refill, quantile=STANDBY_SUFFICES))
+    words = f"{STANDBY_SUFFICES:.0%} of the time enough, each replaced after {refill / 3600:.3g} h"
     return _assumed(total, "nodes", words)
 
 
@@ -133,7 +133,7 @@ def _scheduling(plan: Plan, setting: Setting, survived: Survival) -> tuple[float
         share *= float(redundancy.usable_probability(there, needed, down))
         said.append(f"{needed:,} of {there:,} nodes of {pool}")
     for cause in survived.failing.causes:
-        if cause.name not in ("card", *PER_NODE, "software"):
+        if cause.name not in ("card", *PER_NODE, WHOLE_JOB):
             share *= float(np.power(redundancy.availability(1.0 / cause.rate, cause.repair), cause.units))
     return share, f"time in which {', '.join(said)} are up, with no spares beyond those"
 
