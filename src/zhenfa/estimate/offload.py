@@ -7,8 +7,8 @@ from typing import Final
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.traits import Traits
 from zhenfa.estimate.wires import PCIE_BYTES_PER_S
+from zhenfa.laws.arrays import Array
 from zhenfa.laws.overlap import exposed_time
-from zhenfa.spec.plan import Plan, Stage
 
 HOST_LINK_SHARE: Final = 0.8
 """Share of the host link's rate that large copies from pinned memory reach. Assumed: 50 to 55 of 63 GB/s on PCIe 5."""
@@ -27,23 +27,19 @@ def link(traits: Traits) -> float:
     return traits.host_bytes_per_s or PCIE_BYTES_PER_S * HOST_LINK_SHARE
 
 
-def update(elements: float, traits: Traits) -> float:
+def update(elements: Array, traits: Traits) -> Array:
     """Return the seconds to update ``elements`` weights in host memory: gradients down, AdamW, weights up.
 
     The copies run beside the update, piece by piece, so that the slowest of the three sets the pace.
     """
-    down, up = elements * traits.gradient_bytes / link(traits), elements * 2.0 / link(traits)
-    return max(elements * UPDATE_BYTES / HOST_MEMORY_BYTES_PER_S, down, up)
+    slowest = max(UPDATE_BYTES / HOST_MEMORY_BYTES_PER_S, max(traits.gradient_bytes, 2.0) / link(traits))
+    return elements * slowest
 
 
 def activations(
-    plan: Plan, stage: Stage, setting: Setting, held: float, forward: float, backward: float
-) -> tuple[tuple[float, float], float]:
-    """Return the seconds that moving activations adds to both passes, and the bytes of a micro-batch that stay."""
-    if plan.offload not in ("activations", "both"):
-        return (0.0, 0.0), held
-    layers = max(stage.layers, 1)
-    moved = held * min(layers if stage.offload_layers is None else stage.offload_layers, layers) / layers
+    setting: Setting, held: Array, moved: Array, forward: Array, backward: Array
+) -> tuple[tuple[Array, Array], Array]:
+    """Return the seconds that moving ``moved`` of a micro-batch's ``held`` bytes adds to both passes, and the bytes
+    that stay."""
     seconds = moved / link(setting.traits)
-    out, home = (float(exposed_time(seconds, one)) for one in (forward, backward))
-    return (out, home), held - moved
+    return (exposed_time(seconds, forward), exposed_time(seconds, backward)), held - moved

@@ -3,121 +3,138 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from zhenfa.estimate.holding import Holding
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.traffic import expert_peers, wide
+from zhenfa.estimate.shape import Shape, alone
+from zhenfa.estimate.traffic import wide
 from zhenfa.laws import communication
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.fabric import Fabric
-from zhenfa.spec.plan import Plan, Stage
+from zhenfa.spec.machine import Precision
+from zhenfa.spec.plan import Offload, Plan, Reshard
 
 
 class Exchange(NamedTuple):
     """Seconds to reduce gradients once and to gather weights once inside the pool, and a step between pools."""
 
-    reduce: float
-    gather: float
-    across: float
+    reduce: Array
+    gather: Array
+    across: Array
 
 
-class Rounds(NamedTuple):
-    """How often in a step: whether gradients are reduced with every micro-batch, and how often weights are gathered for
-    each (0: once a step, where they are shared out at all)."""
+@dataclass(frozen=True)
+class Terms:
+    """What a plan says of the step as a whole, whatever its stages are.
 
-    every_reduce: bool
-    gathers: int
+    ``every_reduce``: gradients are reduced with every micro-batch; ``gathers``: how often weights are gathered for each
+    (0: once a step, where they are shared out at all).
+    """
+
+    precision: Precision
+    zero: int = 0
+    shard_group: int | None = None
+    every_reduce: bool = False
+    gathers: int = 0
+    offload: Offload = "none"
+    replicas: int = 1
+    """Of all groups of pipelines together."""
 
     @classmethod
-    def of(cls, plan: Plan) -> Rounds:
-        """Return the rounds of a plan."""
-        every = plan.zero >= 2 if plan.reduce_every is None else plan.reduce_every == "micro-batch"
-        reshard = plan.reshard or "layer"
-        gathers = {"layer": 2, "micro-batch": 1, "step": 0}[reshard] if plan.zero == 3 else 0
-        return cls(every, gathers)
+    def of(cls, plan: Plan) -> Terms:
+        """Return the terms of a plan."""
+        every = None if plan.reduce_every is None else plan.reduce_every == "micro-batch"
+        usual = cls.usual(plan.precision, plan.zero, plan.shard_group, plan.offload, plan.reshard, every)
+        return replace(usual, replicas=plan.replicas)
+
+    @classmethod
+    def usual(
+        cls,
+        precision: Precision,
+        zero: int,
+        shard_group: int | None = None,
+        offload: Offload = "none",
+        reshard: Reshard | None = None,
+        every_reduce: bool | None = None,
+    ) -> Terms:
+        """Return terms with what a plan leaves open filled in."""
+        gathers = {"layer": 2, "micro-batch": 1, "step": 0}[reshard or "layer"] if zero == 3 else 0
+        return cls(precision, zero, shard_group, zero >= 2 if every_reduce is None else every_reduce, gathers, offload)
 
 
 class _Group(NamedTuple):
     """Cards that hold the same: ``peers`` of them ``stride`` apart, sharing out state over ``shards`` neighbours."""
 
-    peers: int
-    stride: int
-    shards: int
+    peers: Array
+    stride: Array
+    shards: Array
 
     def reduce(self, volume: Array, scatter: bool, fabric: Fabric) -> Array:
         """Return the seconds to sum ``volume`` bytes of gradients; ``scatter``: each card gets its part alone."""
-        peers, stride = float(self.peers), float(self.stride)
-        if self.peers == 1:
+        if alone(self.peers):
             return 0.0 * volume
         if not scatter:
-            return communication.all_reduce_time(volume, peers, stride, fabric)
-        shards = float(self.shards)
-        seconds = communication.reduce_scatter_time(volume, shards, stride, fabric)
-        if self.peers > self.shards:
-            part, copies = volume / shards, float(max(self.peers // self.shards, 1))
-            seconds = seconds + communication.all_reduce_time(part, copies, stride * shards, fabric)
+            return communication.all_reduce_time(volume, self.peers, self.stride, fabric)
+        seconds = communication.reduce_scatter_time(volume, self.shards, self.stride, fabric)
+        if np.any(np.greater(self.peers, self.shards)):
+            part, copies = volume / self.shards, np.maximum(self.peers // self.shards, 1.0)
+            seconds = seconds + communication.all_reduce_time(part, copies, self.stride * self.shards, fabric)
         return seconds
 
     def gather(self, volume: Array, zero: int, fabric: Fabric) -> Array:
         """Return the seconds to gather ``volume`` bytes of weights."""
-        if self.peers == 1 or zero == 0:
+        if alone(self.peers) or zero == 0:
             return 0.0 * volume
-        return communication.all_gather_time(volume, float(self.shards), float(self.stride), fabric)
+        return communication.all_gather_time(volume, self.shards, self.stride, fabric)
 
 
-def _groups(plan: Plan, stage: Stage, replicas: int) -> tuple[_Group, _Group]:
+def _groups(terms: Terms, shape: Shape) -> tuple[_Group, _Group]:
     """Return the cards that hold the same weights outside of experts, and the same experts."""
-    peers, alike = replicas * stage.context_parallel, expert_peers(stage, replicas)
-    most = plan.shard_group or peers
-    inside = stage.expert_parallel * stage.expert_tensor_parallel
+    peers, alike = shape.peers, shape.expert_peers
+    most = peers if terms.shard_group is None else float(terms.shard_group)
+    inside = shape.expert * shape.expert_tensor
     return (
-        _Group(peers, stage.tensor_parallel, min(most, peers)),
-        _Group(alike, inside, max(min(most * stage.tensor_parallel // inside, alike), 1)),
+        _Group(peers, shape.tensor, np.minimum(most, peers)),
+        _Group(alike, inside, np.maximum(np.minimum(most * shape.tensor // inside, alike), 1.0)),
     )
 
 
-def exchanges(
-    plan: Plan, setting: Setting, stage: Stage, held: Sequence[Holding], replicas: int, owners: int
-) -> list[Exchange]:
-    """Return what the replicas of several stages that are cut like ``stage`` exchange.
+def exchange(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Holding, owners: int) -> Exchange:
+    """Return what the replicas of stages exchange: floats, or arrays over stages or candidates.
 
-    ``held`` is what one card holds, one entry for each; ``owners`` groups of pipelines share the model.
+    ``held`` is what one card holds; ``owners`` groups of pipelines share the model.
     """
-    fabric, traits = setting.fabrics[stage.pool], setting.traits
+    fabric, traits = setting.fabrics[pool], setting.traits
     size = traits.gradient_bytes if traits.reduced_bytes is None else traits.reduced_bytes
-    weight = wide(plan.precision) if traits.gathered_bytes is None else traits.gathered_bytes
-    shared, routed, trained, trained_routed = (
-        np.array([getattr(one, name) for one in held], dtype=float)
-        for name in ("shared", "routed", "trained", "trained_routed")
-    )
-    whole, expert = _groups(plan, stage, replicas)
-    spread = (shared, routed) if plan.zero == 3 else (trained, trained_routed)
-    scatter = plan.zero > 0 and plan.zero not in traits.summed_whole
+    weight = wide(terms.precision) if traits.gathered_bytes is None else traits.gathered_bytes
+    whole, expert = _groups(terms, shape)
+    spread = (held.shared, held.routed) if terms.zero == 3 else (held.trained, held.trained_routed)
+    scatter = terms.zero > 0 and terms.zero not in traits.summed_whole
     reduce, gather = (
-        whole.reduce(trained * size, scatter, fabric),
-        whole.gather(spread[0] * weight, plan.zero, fabric),
+        whole.reduce(held.trained * size, scatter, fabric),
+        whole.gather(spread[0] * weight, terms.zero, fabric),
     )
-    if routed.any():
-        reduce = reduce + expert.reduce(trained_routed * size, scatter, fabric)
-        gather = gather + expert.gather(spread[1] * weight, plan.zero, fabric)
-    across: Array = np.zeros(len(held))
+    if np.any(held.routed):
+        reduce = reduce + expert.reduce(held.trained_routed * size, scatter, fabric)
+        gather = gather + expert.gather(spread[1] * weight, terms.zero, fabric)
+    across: Array = 0.0 * reduce
     if owners > 1 and traits.one_ring and setting.bridge is not None:
         reduce = 0.0 * reduce
-        across = _ring(setting, size * (trained + trained_routed), plan.replicas)
+        across = _ring(setting, size * (held.trained + held.trained_routed), terms.replicas)
     elif owners > 1:
-        across = _between(setting, stage.pool, size * (trained / whole.peers + trained_routed / expert.peers), owners)
-    parts = (np.broadcast_to(part, len(held)).tolist() for part in (reduce, gather, across))
-    return [Exchange(*row) for row in zip(*parts, strict=True)]
+        mine = held.trained / whole.peers + held.trained_routed / expert.peers
+        across = _between(setting, pool, size * mine, owners)
+    return Exchange(reduce, gather, across)
 
 
 def _ring(setting: Setting, volumes: Array, replicas: int) -> Array:
     """Return the seconds to sum each card's gradients in one ring over all replicas, at the pace of the bridge."""
-    moved = 2 * (replicas - 1) / replicas * np.ravel(volumes)
-    return np.array([setting.bridge.time(one) if setting.bridge else math.nan for one in moved.tolist()])
+    moved = 2 * (replicas - 1) / replicas * volumes
+    return setting.bridge.time(moved) if setting.bridge else math.nan * moved
 
 
 def _between(setting: Setting, pool: str, volumes: Array, owners: int) -> Array:
@@ -128,5 +145,5 @@ def _between(setting: Setting, pool: str, volumes: Array, owners: int) -> Array:
     if setting.bridge is None and len(setting.formation.pools) == 1:
         stride = float(setting.formation.pools[0].count // owners)
         return communication.all_reduce_time(volumes, float(owners), stride, setting.fabrics[pool])
-    moved = 2 * (owners - 1) / owners * np.ravel(volumes)
-    return np.array([setting.bridge.time(one) if setting.bridge else math.nan for one in moved.tolist()])
+    moved = 2 * (owners - 1) / owners * volumes
+    return setting.bridge.time(moved) if setting.bridge else math.nan * moved

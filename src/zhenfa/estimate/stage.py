@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from zhenfa.estimate import offload, traffic
+from zhenfa.estimate import offload
 from zhenfa.estimate.costs import SUMMED, StageCost
 from zhenfa.estimate.holding import Holding, buffered
-from zhenfa.estimate.reduction import Exchange, Rounds, exchanges
+from zhenfa.estimate.reduction import Exchange, Terms, exchange
 from zhenfa.estimate.setting import RECOMPUTE, Cut, Setting, Unit, Units
+from zhenfa.estimate.shape import Shape
 from zhenfa.laws import compute
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.overlap import exposed_time
@@ -50,14 +51,21 @@ def units_of_stage(setting: Setting, stage: Stage, size: int, replicas: int, zer
 
 @dataclass(frozen=True)
 class Blocks:
-    """The building blocks of a stage with how many of each, and what they make a card hold together."""
+    """The building blocks of a stage with how many of each, and what they make a card hold together.
 
-    stage: Stage
-    blocks: list[tuple[Unit, int]]
+    One stage, or one stage of every candidate: ``shape`` and what rests on it are floats or arrays. ``offloaded``: the
+    share of its layers whose activations go to host memory where the plan offloads them.
+    """
+
+    pool: str
+    shape: Shape
+    blocks: list[tuple[Unit, Array]]
+    layers: Array
     held: Holding
-    working: float
-    cached: float
+    working: Array
+    cached: Array
     """Bytes of the other working sets: of layers where the head's is the largest, or the other way round."""
+    offloaded: Array = 1.0
 
     @classmethod
     def of(
@@ -68,7 +76,7 @@ class Blocks:
         layers = setting.graph.layers[stage.first : stage.last]
         again = stage.recomputed_layers
         parts = [(layers[:again], RECOMPUTE.index(stage.recompute)), (layers[again:], 0)]
-        blocks: list[tuple[Unit, int]] = []
+        blocks: list[tuple[Unit, Array]] = []
         for part, mode in parts:
             if part:
                 built = units_of_stage(setting, stage, size, replicas, plan.zero, mode)
@@ -76,129 +84,173 @@ class Blocks:
         if index == 0 or index == len(stages) - 1:
             ends = units_of_stage(setting, stage, size, replicas, plan.zero, 0)
             blocks += [(ends.stem, 1)] * (index == 0) + [(ends.head, 1)] * (index == len(stages) - 1)
+        shape = Shape(
+            float(size), float(plan.sequence_length), float(stage.tensor_parallel), float(stage.expert_parallel),
+            float(replicas), float(stage.context_parallel), float(stage.expert_tensor_parallel),
+        )  # fmt: skip
+        held = max(stage.layers, 1)
+        offloaded = min(held if stage.offload_layers is None else stage.offload_layers, held) / held
+        return cls.made(stage.pool, shape, blocks, held, head=index == len(stages) - 1, offloaded=offloaded)
+
+    @classmethod
+    def made(
+        cls,
+        pool: str,
+        shape: Shape,
+        blocks: list[tuple[Unit, Array]],
+        layers: Array,
+        *,
+        head: bool,
+        offloaded: Array = 1.0,
+    ) -> Blocks:
+        """Put blocks together; ``head``: the last of them is the head."""
         names = Holding.__dataclass_fields__
-        sums = (sum(float(getattr(unit.holding, name)) * count for unit, count in blocks) for name in names)
-        last = blocks[-1:] if index == len(stages) - 1 else []
-        layers_and_head = (blocks[: -len(last) or None], last)
-        sets = [max((float(unit.working) for unit, _ in part), default=0.0) for part in layers_and_head]
-        return cls(stage, blocks, Holding(*sums), max(sets), min(sets))
+        sums = (sum(getattr(unit.holding, name) * count for unit, count in blocks) for name in names)
+        last = blocks[-1:] if head else []
+        body, end = _largest(blocks[: -len(last) or None]), _largest(last)
+        held = Holding(*(one + 0.0 for one in sums))
+        return cls(pool, shape, blocks, layers, held, np.maximum(body, end), np.minimum(body, end), offloaded)
 
-    def sum(self, part: Callable[[Unit], Array]) -> float:
+    def sum(self, part: Callable[[Unit], Array]) -> Array:
         """Return the sum of one part over the blocks."""
-        return float(sum(float(part(unit)) * count for unit, count in self.blocks))
+        return sum(part(unit) * count for unit, count in self.blocks) + 0.0
 
 
-def exchanged(
-    plan: Plan, setting: Setting, alike: dict[Key, Blocks], replicas: int, owners: int
-) -> dict[Key, list[Exchange]]:
-    """Return what the replicas of every distinct stage exchange: as a whole and, where that is done with every
-    micro-batch, block by block. Stages cut alike are computed as one array."""
-    rounds = Rounds.of(plan)
-    cuts: dict[tuple[object, ...], list[Key]] = {}
-    for key, blocks in alike.items():
-        cuts.setdefault(blocks.stage.cut, []).append(key)
-    found: dict[Key, list[Exchange]] = {}
-    for keys in cuts.values():
-        rows = [[alike[key].held] for key in keys]
-        if rounds.gathers or rounds.every_reduce:
-            rows = [
-                [*row, *(unit.holding for unit, _ in alike[key].blocks)] for row, key in zip(rows, keys, strict=True)
-            ]
-        held = [one for row in rows for one in row]
-        each = iter(exchanges(plan, setting, alike[keys[0]].stage, held, replicas, owners))
-        found.update({key: [next(each) for _ in row] for key, row in zip(keys, rows, strict=True)})
-    return found
+def _largest(blocks: list[tuple[Unit, Array]]) -> Array:
+    """Return the bytes of the largest working set of the blocks of which there are any."""
+    largest: Array = 0.0
+    for unit, count in blocks:
+        largest = np.maximum(largest, np.where(np.greater(count, 0), unit.working, 0.0))
+    return largest
 
 
-def stage_cost(plan: Plan, setting: Setting, blocks: Blocks, exchanged_: list[Exchange], replicas: int) -> StageCost:
-    """Return what a stage costs, wherever it stands in the pipeline."""
-    held, stage, once = blocks.held, blocks.stage, exchanged_[0]
-    ahead, behind, reduce, gather = _beside_passes(plan, setting, blocks, once, exchanged_[1:])
-    cost = _parts(blocks)
+@dataclass(frozen=True)
+class Parts:
+    """What one stage costs and holds, wherever it stands in the pipeline: the fields of :class:`StageCost`, each a
+    float or an array over candidates."""
+
+    forward: Array
+    backward: Array
+    weight: Array
+    arithmetic: Array
+    recomputed: Array
+    tensor: Array
+    expert: Array
+    context: Array
+    waited: Array
+    ideal: Array
+    reduce: Array
+    gather: Array
+    across: Array
+    optimizer: Array
+    memory: dict[str, Array]
+    activation: Array
+    working: Array
+    cached: Array
+
+
+def parts_of(terms: Terms, setting: Setting, blocks: Blocks, owners: int = 1) -> Parts:
+    """Return what a stage costs and holds. ``owners`` groups of pipelines share the model."""
+    held, shape = blocks.held, blocks.shape
+    once = exchange(terms, setting, blocks.pool, shape, held, owners)
+    each: list[Exchange] = []
+    if terms.gathers or terms.every_reduce:
+        each = [exchange(terms, setting, blocks.pool, shape, unit.holding, 1) for unit, _ in blocks.blocks]
+    ahead, behind, reduce, gather = _beside_passes(terms, setting, blocks, once, each)
+    cost = _passes(blocks)
     forward, backward = cost["forward"] + ahead, cost["backward"] + behind
-    seconds, bytes_ = offload.activations(plan, stage, setting, float(held.activation), forward, backward)
-    forward, backward, waited = forward + seconds[0], backward + seconds[1], ahead + behind + sum(seconds)
+    moved = held.activation * blocks.offloaded if terms.offload in ("activations", "both") else 0.0
+    seconds, kept = offload.activations(setting, held.activation, moved, forward, backward)
+    waiting = buffered(held, terms.precision, replace(setting.sharding, zero=terms.zero), setting.traits)
     memory = {
-        "weights": float(held.weights),
-        "gradients": float(held.gradients),
-        "optimizer": float(held.optimizer),
+        "weights": held.weights, "gradients": held.gradients, "optimizer": held.optimizer,
         "activations": blocks.working,
-    }
-    waiting = float(buffered(held, plan.precision, replace(setting.sharding, zero=plan.zero), setting.traits))
-    if waiting:
-        memory["buffers"] = waiting
-    return StageCost(
-        stage=stage, forward=forward, backward=backward, weight=cost["weight"], arithmetic=cost["arithmetic"],
-        recomputed=cost["recomputed"], tensor=cost["tensor"], expert=cost["expert"], context=cost["context"],
-        waited=waited + cost["host"], ideal=cost["ideal"], transfer=0.0, crosses=False, reduce=reduce, gather=gather,
-        across=once.across, optimizer=_optimizer(plan, setting, stage, held, replicas), memory=memory,
-        capacity=setting.chips[stage.pool].usable, activation=bytes_, working=blocks.working, cached=blocks.cached,
+    } | ({"buffers": waiting} if np.any(waiting) else {})  # fmt: skip
+    return Parts(
+        forward=forward + seconds[0], backward=backward + seconds[1], weight=cost["weight"],
+        arithmetic=cost["arithmetic"], recomputed=cost["recomputed"], tensor=cost["tensor"], expert=cost["expert"],
+        context=cost["context"], waited=ahead + behind + seconds[0] + seconds[1] + cost["host"], ideal=cost["ideal"],
+        reduce=reduce, gather=gather, across=once.across, optimizer=_optimizer(terms, setting, blocks),
+        memory=memory, activation=kept, working=blocks.working, cached=blocks.cached,
     )  # fmt: skip
 
 
-def _parts(blocks: Blocks) -> dict[str, float]:
+def stage_cost(terms: Terms, setting: Setting, stage: Stage, blocks: Blocks, owners: int) -> StageCost:
+    """Return what one stage costs, wherever it stands in the pipeline."""
+    parts = vars(parts_of(terms, setting, blocks, owners))
+    memory = {name: float(held) for name, held in parts.pop("memory").items()}
+    plain = {name: float(value) for name, value in parts.items()}
+    capacity = setting.chips[stage.pool].usable
+    return StageCost(stage=stage, transfer=0.0, crosses=False, memory=memory, capacity=capacity, **plain)
+
+
+_PASSES: Final[dict[str, Callable[[Unit], Array]]] = {
+    "forward": lambda unit: unit.forward,
+    "backward": lambda unit: unit.backward,
+    "weight": lambda unit: unit.cost.weight,
+    "arithmetic": lambda unit: unit.cost.forward + unit.cost.backward,
+    "recomputed": lambda unit: unit.recomputed,
+    "tensor": lambda unit: unit.cost.tensor_forward + unit.cost.tensor_backward,
+    "expert": lambda unit: unit.cost.expert_forward + unit.cost.expert_backward,
+    "context": lambda unit: unit.cost.context_forward + unit.cost.context_backward,
+    "ideal": lambda unit: unit.cost.ideal,
+}
+
+
+def _passes(blocks: Blocks) -> dict[str, Array]:
     """Return the seconds of a stage's micro-batch by part; ``host`` is what the card waits for the host."""
-    parts: dict[str, Callable[[Unit], Array]] = {
-        "forward": lambda unit: unit.forward,
-        "backward": lambda unit: unit.backward,
-        "weight": lambda unit: unit.cost.weight,
-        "arithmetic": lambda unit: unit.cost.forward + unit.cost.backward,
-        "recomputed": lambda unit: unit.recomputed,
-        "tensor": lambda unit: unit.cost.tensor_forward + unit.cost.tensor_backward,
-        "expert": lambda unit: unit.cost.expert_forward + unit.cost.expert_backward,
-        "context": lambda unit: unit.cost.context_forward + unit.cost.context_backward,
-        "ideal": lambda unit: unit.cost.ideal,
-    }
-    found = {name: blocks.sum(part) for name, part in parts.items()}
+    found = {name: blocks.sum(part) for name, part in _PASSES.items()}
     known = sum(found[name] for name in ("arithmetic", "recomputed", "tensor", "expert", "context"))
-    found["host"] = max(found["forward"] + found["backward"] - known, 0.0)
+    found["host"] = np.maximum(found["forward"] + found["backward"] - known, 0.0)
     return found
 
 
 def _beside_passes(
-    plan: Plan, setting: Setting, blocks: Blocks, once: Exchange, each: list[Exchange]
-) -> tuple[float, float, float, float]:
+    terms: Terms, setting: Setting, blocks: Blocks, once: Exchange, each: list[Exchange]
+) -> tuple[Array, Array, Array, Array]:
     """Return what gathers add to a forward and, with reductions, to a backward pass, and the seconds a step to reduce
     and to gather that are left for its end and its start.
 
     Gathered with every micro-batch, a layer's weights come beside the layer before; the first ones once a step beside
     nothing. Reduced with every micro-batch, gradients leave beside the layer behind, the last ones beside nothing.
     """
-    rounds = Rounds.of(plan)
-    if not rounds.gathers and not rounds.every_reduce:
+    if not each:
         return 0.0, 0.0, once.reduce, once.gather
     traits = setting.traits
-    ahead = behind = 0.0
+    ahead: Array = 0.0
+    behind: Array = 0.0
     for (unit, count), one in zip(blocks.blocks, each, strict=True):
-        out = one.gather if rounds.gathers else 0.0
-        home = one.gather if rounds.gathers == 2 else 0.0
-        sent = one.reduce if rounds.every_reduce else 0.0
-        beside = {"share": traits.gather_overlap, "contention": traits.contention}
-        ahead += count * float(exposed_time(out, unit.forward, **beside))
-        shares = np.array([traits.gather_overlap * home + traits.gradient_overlap * sent, home + sent])
-        share = float(shares[0] / shares[1]) if shares[1] else 1.0
-        behind += count * float(exposed_time(home + sent, unit.backward, share=share, contention=traits.contention))
-    pieces = max(blocks.stage.layers, 1)
-    reduce = once.reduce / pieces if rounds.every_reduce else once.reduce
-    gather = once.gather / pieces if rounds.gathers else once.gather
+        out = one.gather if terms.gathers else 0.0
+        home = one.gather if terms.gathers == 2 else 0.0 * one.gather
+        sent = one.reduce if terms.every_reduce else 0.0 * one.reduce
+        ahead = ahead + count * exposed_time(
+            out, unit.forward, share=traits.gather_overlap, contention=traits.contention
+        )
+        both = np.where(np.equal(home + sent, 0), 1.0, home + sent)
+        share = np.where(
+            np.equal(home + sent, 0), 1.0, (traits.gather_overlap * home + traits.gradient_overlap * sent) / both
+        )
+        behind = behind + count * exposed_time(home + sent, unit.backward, share=share, contention=traits.contention)
+    pieces = np.maximum(blocks.layers, 1)
+    reduce = once.reduce / pieces if terms.every_reduce else once.reduce
+    gather = once.gather / pieces if terms.gathers else once.gather
     return ahead, behind, reduce, gather
 
 
-def _optimizer(plan: Plan, setting: Setting, stage: Stage, held: Holding, replicas: int) -> float:
-    peers = [replicas * stage.context_parallel, traffic.expert_peers(stage, replicas)]
-    if plan.shard_group:
-        peers = [min(one, plan.shard_group) for one in peers]
-    over = peers if plan.zero else [1, 1]
-    elements = float(held.trained) / over[0] + float(held.trained_routed) / over[1]
+def _optimizer(terms: Terms, setting: Setting, blocks: Blocks) -> Array:
+    held, shape = blocks.held, blocks.shape
+    over: list[Array] = [1.0, 1.0]
+    if terms.zero:
+        most = np.inf if terms.shard_group is None else terms.shard_group
+        over = [np.minimum(one, most) for one in (shape.peers, shape.expert_peers)]
+    elements = held.trained / over[0] + held.trained_routed / over[1]
     if setting.sharding.offload:
         return offload.update(elements, setting.traits)
-    chip = setting.chips[stage.pool]
-    counted = OPTIMIZER_BYTES_FP32 if plan.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES
+    chip = setting.chips[blocks.pool]
+    counted = OPTIMIZER_BYTES_FP32 if terms.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES
     moved = setting.traits.optimizer_bytes_moved or counted
-    return float(
-        compute.optimizer_time(
-            elements, bytes_per_parameter=moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share
-        )
+    return compute.optimizer_time(
+        elements, bytes_per_parameter=moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share
     )
 
 

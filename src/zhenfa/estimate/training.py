@@ -13,8 +13,9 @@ import numpy.typing as npt
 from zhenfa import units
 from zhenfa.estimate import costs, traffic
 from zhenfa.estimate.costs import SIMPLE, GroupCost, PlanCost, StageCost
+from zhenfa.estimate.reduction import Terms
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.stage import Blocks, Key, exchanged, key_of, stage_cost, together
+from zhenfa.estimate.stage import Blocks, Key, key_of, stage_cost, together
 from zhenfa.laws import memory, schedules
 from zhenfa.laws.overlap import exposed_time
 from zhenfa.spec.plan import Pipeline, Plan, Stage
@@ -70,8 +71,10 @@ def _group_cost(
     hops = traffic.transfers(setting, places, size, replicas, order if virtual > 1 else None)
     keys = [key_of(setting, stages, index) for index in range(len(stages))]
     alike = {key: Blocks.of(plan, setting, stages, index, size, replicas) for index, key in _first(keys)}
-    sums = exchanged(plan, setting, alike, replicas, owners)
-    known = {key: stage_cost(plan, setting, blocks, sums[key], replicas) for key, blocks in alike.items()}
+    terms = Terms.of(plan)
+    known = {
+        key: stage_cost(terms, setting, stages[keys.index(key)], blocks, owners) for key, blocks in alike.items()
+    }
     found = tuple(
         replace(known[key], stage=stage, transfer=seconds, crosses=crosses)
         for key, stage, (seconds, crosses) in zip(keys, stages, hops, strict=True)
