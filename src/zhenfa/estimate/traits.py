@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from zhenfa.spec.machine import Formation
-from zhenfa.spec.plan import ContextExchange, RecomputeModule
+from zhenfa.spec.plan import ContextExchange, RecomputeModule, Schedule
 
 Fusion = Literal[
     "norm",
@@ -92,8 +92,8 @@ class Traits:
 
     *Layout.* ``sequence_parallel``: norms and residuals are split over the tensor-parallel cards.
     ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
-    card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``zero_stages``,
-    ``recompute``: what the engine can execute; ``selective``: what it computes again where a run asks for selective
+    card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``context_parallel``,
+    ``zero_stages``, ``recompute``, ``schedules``: what the engine can execute; ``selective``: what it computes again where a run asks for selective
     recomputation and names no module (the core of attention: arXiv:2205.05198, section 5). ``recompute_stops_early``:
     recomputing a layer ends at the last tensor that its backward needs, so the last matmul is not run again.
     ``adapted``: the matmuls that get adapters where only those are trained (empty: all of the layers).
@@ -164,8 +164,10 @@ class Traits:
     rotary: bool = True
     tensor_parallel: bool = True
     expert_parallel: bool = True
+    context_parallel: bool = True
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     recompute: tuple[int, ...] = (0, 1, 2)
+    schedules: tuple[Schedule, ...] = get_args(Schedule)
     selective: tuple[RecomputeModule, ...] = ("attention",)
     recompute_stops_early: bool = False
     receives_apart: bool = False
@@ -193,8 +195,10 @@ OWN_RUNTIME: Final = Traits(
     sequence_parallel=False,
     tensor_parallel=False,
     expert_parallel=False,
+    context_parallel=False,
     zero_stages=(0,),
     recompute=(0, 2),
+    schedules=("gpipe", "1f1b"),
     recompute_stops_early=True,
     loss_bytes=0.0,
     lean=frozenset({"norm", "activation"}),

@@ -36,15 +36,19 @@ Floats = npt.NDArray[np.float64]
 
 class Work(NamedTuple):
     """Seconds of one micro-batch, forward and backward: over the whole model, shape ``[candidates]``, of one layer of
-    each kind, shape ``[kinds, candidates]``, and of stem and head, shape ``[2, candidates]``."""
+    each kind, shape ``[kinds, candidates]``, and of stem and head, shape ``[2, candidates]``; and of a layer's forward
+    pass, of its gradients of weights, and of its exchange of tokens, ``[kinds, candidates]``."""
 
     whole: Floats
     layers: Floats
     ends: Floats
+    forward: Floats
+    weight: Floats
+    expert: Floats
 
     def take(self, index: Ints) -> Work:
         """Return the work of the candidates that an index selects."""
-        return Work(self.whole[index], self.layers[:, index], self.ends[:, index])
+        return Work(self.whole[index], *(part[:, index] for part in self[1:]))
 
 
 def step_bound(setting: Setting, work: Work, depth: Ints, micro_batches: Ints) -> Floats:
@@ -68,25 +72,38 @@ def ramp(depth: Ints, micro_batches: Ints) -> Floats:
 def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> Work:
     """Return the seconds of one micro-batch over the whole model and of each kind of layer, per candidate."""
     first, back = _distinct(candidates)
-    size, tensor, expert = (one[first].astype(float) for one in (candidates.size, candidates.tensor, candidates.expert))
-    shape = Shape(size, float(setting.workload.sequence_length), tensor, expert, np.ones_like(size))
+    shape = shape_of(setting, candidates.where(first))
+    size = np.asarray(shape.sequences)
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     card = setting.card(pool)
     blocks = (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
     ends = np.stack([_spread(layer_cost(block, shape, card), size.shape)[0][back] for block in blocks])
     total = ends.sum(axis=0)
-    layers = np.empty((len(counts), len(candidates)))
+    layers, forward, weight, expert = np.empty((4, len(counts), len(candidates)))
     for kind, operators in enumerate(setting.graph.kinds):
-        plain, light, full = _spread(layer_cost(operators.operators, shape, card), size.shape)
+        found = layer_cost(operators.operators, shape, card)
+        plain, light, full = _spread(found, size.shape)
         by_mode = np.stack([plain, plain + light, plain + full])
         layers[kind] = by_mode[candidates.recompute, back]
         total = total + counts[kind] * layers[kind]
-    return Work(total, layers, ends)
+        parts = (found.forward_total, found.weight, found.expert_forward + found.expert_backward)
+        for table, part in zip((forward, weight, expert), parts, strict=True):
+            table[kind] = np.broadcast_to(np.asarray(part, dtype=float), size.shape)[back]
+    return Work(total, layers, ends, forward, weight, expert)
+
+
+def shape_of(setting: Setting, candidates: Candidates) -> Shape:
+    """Return how candidates cut their layers."""
+    return Shape(
+        candidates.size.astype(float), float(setting.workload.sequence_length), candidates.tensor.astype(float),
+        candidates.expert.astype(float), candidates.data.astype(float), candidates.context.astype(float),
+        candidates.expert_tensor.astype(float),
+    )  # fmt: skip
 
 
 def _distinct(candidates: Candidates) -> tuple[Ints, Ints]:
     """Return one candidate of each micro-batch size, tensor and expert degree, and where each candidate's kind is."""
-    names = (candidates.size, candidates.tensor, candidates.expert)
+    names = candidates.shape
     key = np.ravel_multi_index(names, tuple(int(one.max(initial=0)) + 1 for one in names))
     _, first, back = np.unique(key, return_index=True, return_inverse=True)
     return first, back
@@ -107,13 +124,10 @@ def may_fit(setting: Setting, pool: str, candidates: Candidates) -> Bools:
 
 def room(setting: Setting, pool: str, candidates: Candidates) -> Floats:
     """Return how many times over the stages could hold the layers of the most numerous kind: 0 where one holds none."""
-    shape = Shape(
-        candidates.size.astype(float), float(setting.workload.sequence_length), candidates.tensor.astype(float),
-        candidates.expert.astype(float), candidates.data.astype(float),
-    )  # fmt: skip
+    shape = shape_of(setting, candidates)
     usable = setting.chips[pool].usable * (1 + 1e-9)
     state, activation = main_layer(setting, shape, candidates)
-    least_state, least_activation = _least_layer(setting, shape, candidates)
+    least_state, least_activation = least_layer(setting, shape, candidates)
     stem, head = (
         _ends(setting, ends, shape, candidates.zero)
         for ends in (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
@@ -154,7 +168,7 @@ def main_layer(setting: Setting, shape: Shape, found: Candidates) -> tuple[Array
     return _layer(setting, main_kind(setting)[0], shape, found)
 
 
-def _least_layer(setting: Setting, shape: Shape, found: Candidates) -> tuple[Array, Array]:
+def least_layer(setting: Setting, shape: Shape, found: Candidates) -> tuple[Array, Array]:
     """Return at most the bytes of state and of activations of any layer."""
     every = [_layer(setting, kind.operators, shape, found) for kind in setting.graph.kinds]
     state, activation = (np.min(np.broadcast_arrays(*parts), axis=0) for parts in zip(*every, strict=True))

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from zhenfa.estimate.holding import Holding
-from zhenfa.estimate.setting import RECOMPUTE, Setting, Unit, Units
-from zhenfa.estimate.shape import Shape
+from zhenfa.estimate.setting import RECOMPUTE, Cut, Setting, Unit, Units
 from zhenfa.laws.arrays import Array
-from zhenfa.plan.bounds import Work
+from zhenfa.plan.bounds import Work, shape_of
 from zhenfa.plan.space import Candidates
-from zhenfa.spec.plan import Pipeline, Plan, Recompute, Schedule, Stage
+from zhenfa.spec.plan import PLACED_AS_V, Offload, Pipeline, Plan, Recompute, Schedule, Stage
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,6 +30,8 @@ class Slot:
     tensor: int
     expert: int
     recompute: int
+    context: int = 1
+    expert_tensor: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Layout:
     micro_batches: int
     zero: int
     schedule: Schedule = "1f1b"
+    virtual: int = 1
+    """Stages to a place; ``slots`` are places."""
+    offload: Offload = "none"
 
 
 class Rows(NamedTuple):
@@ -61,10 +65,7 @@ def rows_of(units: Units) -> Rows:
 
 def rows_of_many(setting: Setting, candidates: Candidates, work: Work) -> Rows:
     """Return the costs of many layouts' building blocks, with a last axis of ``[candidates]``."""
-    shape = Shape(
-        candidates.size.astype(float), float(setting.workload.sequence_length), candidates.tensor.astype(float),
-        candidates.expert.astype(float), candidates.data.astype(float),
-    )  # fmt: skip
+    shape = shape_of(setting, candidates)
     bytes_ = [_three(*parts, shape.tokens) for parts in setting.memory(shape, candidates.zero, candidates.recompute)]
     seconds = [*work.layers, *work.ends]
     *kinds, stem, head = (np.stack([time, *parts]) for time, parts in zip(seconds, bytes_, strict=True))
@@ -90,8 +91,11 @@ def rows_for(setting: Setting, layout: Layout) -> dict[Slot, Rows]:
     """Return the costs of every slot of one layout."""
     return {
         slot: rows_of(
-            setting.cached_units(
-                slot.pool, layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute
+            setting.units_of(
+                Cut(
+                    slot.pool, layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute,
+                    slot.context, slot.expert_tensor,
+                )
             )
         )
         for slot in set(layout.slots)
@@ -102,18 +106,28 @@ def pipelines(layout: Layout, ranges: Sequence[tuple[int, int]], total: int) -> 
     """Return the replicas with ``total`` micro-batches shared out as evenly as whole numbers allow."""
     stages = tuple(
         Stage(
-            pool=slot.pool, first=first, last=last, tensor_parallel=slot.tensor, expert_parallel=slot.expert,
-            recompute=CODES[slot.recompute],
+            pool=slot.pool, first=first, last=last, tensor_parallel=slot.tensor, context_parallel=slot.context,
+            expert_parallel=slot.expert, expert_tensor_parallel=slot.expert_tensor, recompute=CODES[slot.recompute],
         )
-        for slot, (first, last) in zip(layout.slots, ranges, strict=True)
+        for slot, (first, last) in zip(_over_places(layout), ranges, strict=True)
     )  # fmt: skip
     few, more = divmod(total, layout.replicas)
     shares = [(more, few + 1), (layout.replicas - more, few)]
     return tuple(
-        Pipeline(count=count, micro_batches=times, micro_batch_size=layout.size, stages=stages)
+        Pipeline(
+            count=count, micro_batches=times, micro_batch_size=layout.size, virtual_stages=layout.virtual,
+            stages=stages,
+        )
         for count, times in shares
         if count and times
-    )
+    )  # fmt: skip
+
+
+def _over_places(layout: Layout) -> list[Slot]:
+    """Return the place of each stage, in the order of the model."""
+    there = list(layout.slots)
+    back = there[::-1] if layout.schedule in PLACED_AS_V else there
+    return [slot for turn in range(layout.virtual) for slot in (back if turn % 2 else there)]
 
 
 def make_plan(setting: Setting, job: str, layout: Layout, entries: tuple[Pipeline, ...]) -> Plan:
@@ -121,5 +135,5 @@ def make_plan(setting: Setting, job: str, layout: Layout, entries: tuple[Pipelin
     return Plan(
         job=job, model=setting.graph.name, machine=setting.formation.name,
         sequence_length=setting.workload.sequence_length, precision=setting.workload.precision,
-        schedule=layout.schedule, zero=layout.zero, pipelines=entries,
+        schedule=layout.schedule, zero=layout.zero, offload=layout.offload, pipelines=entries,
     )  # fmt: skip

@@ -121,9 +121,9 @@ class Family:
         """Return the candidates as one pool sees them."""
         one, pick = self.options[pool], self.chosen[pool]
         same = np.ones_like(self.replicas)
-        return Candidates(
-            one.tensor[pick], self.depth[pool], self.replicas, one.expert[pick], self.size * same, self.total * same,
-            self.zeros, one.recompute[pick],
+        return Candidates.of(
+            one.tensor[pick], pipeline=self.depth[pool], data=self.replicas, expert=one.expert[pick],
+            size=self.size * same, total=self.total * same, zero=self.zeros, recompute=one.recompute[pick],
         )  # fmt: skip
 
 
@@ -348,9 +348,10 @@ def _options(setting: Setting, name: str, size: int, limits: Limits) -> Options:
     rows = list(itertools.product(degrees, divisors(experts(setting), 512), setting.traits.recompute))
     tensor, expert, again = np.array(rows, dtype=np.int64).T
     ones = np.ones_like(tensor)
-    work = bounds.work_per_micro_batch(
-        setting, name, Candidates(tensor, ones, ones, expert, size * ones, ones, 0 * ones, again)
+    cut = Candidates.of(
+        tensor, pipeline=ones, data=ones, expert=expert, size=size * ones, total=ones, zero=0 * ones, recompute=again
     )
+    work = bounds.work_per_micro_batch(setting, name, cut)
     keep = np.isfinite(work.whole) & (expert <= count * degrees[-1])
     if keep.sum() > FEW_OPTIONS:
         keep &= expert >= min(32, experts(setting))

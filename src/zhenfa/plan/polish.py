@@ -69,7 +69,10 @@ def layout_of_plan(plan: Plan) -> Layout:
     """Return the layout of a plan whose replicas are all alike."""
     first = plan.pipelines[0]
     slots = tuple(
-        Slot(stage.pool, stage.tensor_parallel, stage.expert_parallel, CODES.index(stage.recompute))
+        Slot(
+            stage.pool, stage.tensor_parallel, stage.expert_parallel, CODES.index(stage.recompute),
+            stage.context_parallel, stage.expert_tensor_parallel,
+        )  # fmt: skip
         for stage in first.stages
     )
     times = max(entry.micro_batches for entry in plan.pipelines)

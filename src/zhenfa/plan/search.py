@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,8 +57,9 @@ class Tally:
 
 
 Family = tuple[object, ...]
-"""What makes two plans the same to a reader: pools, TP, stages and micro-batch size. They may still differ in replicas,
-EP, ZeRO, recomputation or the order of pools; only the quickest of them is listed."""
+"""What makes two plans the same to a reader: pools, TP, stages, and sequences of a micro-batch over context-parallel
+cards. They may still differ in replicas, CP, EP, ZeRO, recomputation, schedule or the order of pools; only the quickest
+of them is listed."""
 
 
 class Best:
@@ -114,7 +115,10 @@ class Best:
 def family_of(plan: Plan) -> Family:
     """Return the family of a plan."""
     entries = {
-        (entry.micro_batch_size, *_blocks([(stage.pool, stage.tensor_parallel) for stage in entry.stages])): 0
+        (
+            entry.micro_batch_size / entry.stages[0].context_parallel,
+            *_blocks([(stage.pool, stage.tensor_parallel) for stage in entry.stages[: entry.places]]),
+        ): 0
         for entry in plan.pipelines
     }
     return tuple(entries)
@@ -122,7 +126,8 @@ def family_of(plan: Plan) -> Family:
 
 def family_of_layout(layout: Layout) -> Family:
     """Return the family of the plan that a layout becomes."""
-    return ((layout.size, *_blocks([(slot.pool, slot.tensor) for slot in layout.slots])),)
+    share = layout.size / layout.slots[0].context
+    return ((share, *_blocks([(slot.pool, slot.tensor) for slot in layout.slots])),)
 
 
 def _blocks(stages: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
@@ -133,11 +138,11 @@ Hopeful = tuple[float, Layout, int, Mapping[Slot, Rows]]
 """A layout with its bound, the micro-batches of all its replicas, and what its slots cost."""
 
 
-def search_pool(
+def search_simple(
     setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally,
     zero: int | None = None,
 ) -> None:  # fmt: skip
-    """Offer to ``best`` every layout of one pool that can be among the best. Exact over the enumerated space.
+    """Offer to ``best`` every layout of one pool under 1F1B that can be among the best. Exact over the enumerated space.
 
     ``zero`` restricts the search to one ZeRO stage.
     """
@@ -154,11 +159,17 @@ def search_pool(
     _evaluate_pool(setting, job, pool, widest, work, bound, best, tally)
     hope = np.flatnonzero(bound < best.last)
     hope = hope[bounds.may_fit(setting, pool, widest.where(hope))]
-    fewer, work, bound = _fewer(setting, widest.where(hope), work.take(hope), best)
+    fewer, work, bound = fewer_replicas_of(setting, widest.where(hope), work.take(hope), best, bounds.step_bound)
     _evaluate_pool(setting, job, pool, fewer, work, bound, best, tally)
 
 
-def _fewer(setting: Setting, widest: Candidates, work: Work, best: Best) -> tuple[Candidates, Work, Floats]:
+Bound = Callable[[Setting, Work, Ints, Ints], Floats]
+"""Seconds that cannot be beaten, from the work of a micro-batch, the stages and the micro-batches."""
+
+
+def fewer_replicas_of(
+    setting: Setting, widest: Candidates, work: Work, best: Best, bound: Bound
+) -> tuple[Candidates, Work, Floats]:
     """Return the layouts with fewer replicas whose bound leaves them a chance.
 
     The bound and the memory needed only grow on the way, so that those without a chance lead to none.
@@ -169,7 +180,7 @@ def _fewer(setting: Setting, widest: Candidates, work: Work, best: Best) -> tupl
     while len(here):
         here, left = fewer_replicas(here)
         work = work.take(left)
-        floor = bounds.step_bound(setting, work, here.pipeline, here.micro_batches)
+        floor = bound(setting, work, here.pipeline, here.micro_batches)
         hope = np.flatnonzero(floor < best.last)
         here, work = here.where(hope), work.take(hope)
         layouts.append(here)
@@ -266,7 +277,8 @@ def consider(
 
 def layout_of(candidates: Candidates, index: int, pool: str) -> Layout:
     """Return one candidate as a layout."""
-    slot = Slot(pool, int(candidates.tensor[index]), int(candidates.expert[index]), int(candidates.recompute[index]))
+    columns = (candidates.tensor, candidates.expert, candidates.recompute, candidates.context, candidates.expert_tensor)
+    slot = Slot(pool, *(int(column[index]) for column in columns))
     return Layout(
         (slot,) * int(candidates.pipeline[index]), int(candidates.data[index]), int(candidates.size[index]),
         int(candidates.micro_batches[index]), int(candidates.zero[index]),

@@ -22,6 +22,10 @@ Bools = npt.NDArray[np.bool_]
 MAX_MICRO_BATCH: Final = 16
 MAX_TENSOR: Final = 64
 MAX_EXPERT: Final = 4096
+MAX_CONTEXT: Final = 64
+
+SHORTEST_PIECE: Final = 256
+"""Tokens of a sequence below which no card is given a piece of its own: a few tiles of a flash kernel."""
 
 NO_CARDS: Final = "more cards than the pool has"
 NO_EXPERTS: Final = "experts over more cards than a stage has"
@@ -46,6 +50,14 @@ class Candidates:
     total: Ints
     zero: Ints
     recompute: Ints
+    context: Ints
+    expert_tensor: Ints
+
+    @classmethod
+    def of(cls, tensor: Ints, *, context: Ints | int = 1, expert_tensor: Ints | int = 1, **columns: Ints) -> Candidates:
+        """Return candidates; what is not said is 1."""
+        ones = np.ones_like(tensor)
+        return cls(tensor=tensor, context=context * ones, expert_tensor=expert_tensor * ones, **columns)
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -58,7 +70,14 @@ class Candidates:
     @cached_property
     def step(self) -> Ints:
         """Return the number of which every data-parallel degree is a multiple: expert groups must be whole."""
-        return self.expert // np.gcd(self.expert, self.tensor)
+        held, cards = self.expert * self.expert_tensor, self.tensor * self.context
+        groups: Ints = held // np.gcd(held, cards)
+        return groups
+
+    @property
+    def shape(self) -> tuple[Ints, ...]:
+        """Return what a layer's time depends on: sequences, tensor, expert, context and expert tensor degrees."""
+        return self.size, self.tensor, self.expert, self.context, self.expert_tensor
 
     def where(self, mask: Bools | Ints) -> Candidates:
         """Return the candidates that a mask or an index selects."""
@@ -107,6 +126,17 @@ def experts(setting: Setting) -> int:
     return math.gcd(*counts) if counts and setting.traits.expert_parallel else 1
 
 
+def context_degrees(setting: Setting, pool: str, limits: Limits) -> list[int]:
+    """Return the context-parallel degrees: powers of two that leave each card two pieces of :data:`SHORTEST_PIECE`
+    tokens or more (two, so that every card has as much of the causal triangle to do)."""
+    if not setting.traits.context_parallel:
+        return [1]
+    most = min(limits.max_context_parallel or MAX_CONTEXT, MAX_CONTEXT, setting.formation.pool(pool).count)
+    length = setting.workload.sequence_length
+    degrees = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
+    return [one for one in degrees if one == 1 or (length % (2 * one) == 0 and length // (2 * one) >= SHORTEST_PIECE)]
+
+
 def micro_batch_sizes(sequences: int, limits: Limits) -> list[int]:
     """Return the micro-batch sizes, powers of two that divide the batch."""
     if limits.micro_batch_size:
@@ -138,24 +168,40 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
     layers = len(setting.graph.layers)
     deepest = min(layers, limits.max_pipeline_parallel or layers)
     modes = list(itertools.product(sorted({0, *zero_stages(setting)}), setting.traits.recompute))
+    degrees = divisors(experts(setting), MAX_EXPERT)
+    routed = [(expert, split) for expert in degrees for split in ((False, True) if degrees[-1] > 1 else (False,))]
     axes = (
         tensor_degrees(setting, pool, limits),
         range(1, deepest + 1),
         micro_batch_sizes(sequences, limits),
-        divisors(experts(setting), MAX_EXPERT),
+        range(len(routed)),
+        context_degrees(setting, pool, limits),
     )
     grid = np.meshgrid(*(np.array(axis, dtype=np.int64) for axis in axes), indexing="ij")
-    tensor, depth, size, expert = (axis.reshape(-1) for axis in grid)
-    total = sequences // size
-    most = np.minimum(cards // (tensor * depth), total)
-    rejected[NO_BANDWIDTH] += int((np.minimum(wanted // (tensor * depth), total) > most).sum())
-    step = expert // np.gcd(expert, tensor)
+    tensor, depth, size, way, context = (axis.reshape(-1) for axis in grid)
+    expert, split = np.array(routed, dtype=np.int64)[way].T
+    twice = (split == 1) & (tensor == 1)
+    tensor, depth, size, expert, split, context = (
+        one[~twice] for one in (tensor, depth, size, expert, split, context)
+    )
+    pieces = np.where(split == 1, tensor, 1)
+    total, width = sequences // size, tensor * context
+    most = np.minimum(cards // (width * depth), total)
+    rejected[NO_BANDWIDTH] += int((np.minimum(wanted // (width * depth), total) > most).sum())
+    step = expert * pieces // np.gcd(expert * pieces, width)
     data = most // step * step
-    rejected[NO_CARDS] += int(((wanted // (tensor * depth)) == 0).sum())
+    rejected[NO_CARDS] += int(((wanted // (width * depth)) == 0).sum())
     rejected[NO_EXPERTS] += int(((most > 0) & (data == 0)).sum())
     rows = np.stack([tensor, depth, data, expert, size, total])[:, data > 0]
+    ways = np.stack([context, pieces])[:, data > 0]
     zero, again = np.array(modes, dtype=np.int64).T
-    table = np.concatenate([np.repeat(rows, len(modes), axis=1), np.tile([zero, again], rows.shape[1])])
+    table = np.concatenate(
+        [
+            np.repeat(rows, len(modes), axis=1),
+            np.tile([zero, again], rows.shape[1]),
+            np.repeat(ways, len(modes), axis=1),
+        ]
+    )
     found = Candidates(*table)
     return found.where(_can_shard(setting, found))
 
@@ -163,9 +209,10 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
 def _can_shard(setting: Setting, found: Candidates) -> Bools:
     """Return which candidates have a ZeRO stage that makes sense: gradients and weights are sharded without a pipeline
     only, and where nothing is replicated, nothing is."""
-    replicated = found.data > 1
+    peers = found.data * found.context
+    replicated = peers > 1
     if experts(setting) > 1:
-        replicated |= found.data * found.tensor > found.expert
+        replicated |= peers * found.tensor > found.expert * found.expert_tensor
     tried = np.isin(found.zero, zero_stages(setting))
     sensible = tried & ((found.zero < 2) | (found.pipeline == 1))
     mask: Bools = np.where(replicated, sensible, found.zero == 0)

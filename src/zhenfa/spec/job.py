@@ -28,6 +28,7 @@ class Limits(Part):
     max_cards: Annotated[int, Field(ge=1, strict=True)] | None = None
     max_tensor_parallel: Annotated[int, Field(ge=1, strict=True)] | None = None
     max_pipeline_parallel: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_context_parallel: Annotated[int, Field(ge=1, strict=True)] | None = None
     micro_batch_size: Annotated[int, Field(ge=1, strict=True)] | None = None
 
 
