@@ -61,6 +61,10 @@ class Holding:
         """Return the bytes held whatever the micro-batches do."""
         return self.weights + self.gradients + self.optimizer
 
+    def times(self, count: Array) -> Holding:
+        """Return what so many of it hold."""
+        return Holding(*(getattr(self, name) * count for name in self.__dataclass_fields__))
+
     def plus(self, other: Holding) -> Holding:
         """Return the sum of two holdings."""
         return Holding(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))

@@ -17,6 +17,7 @@ from zhenfa.estimate.reduction import Terms
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.stage import Blocks, Key, key_of, stage_cost, together
 from zhenfa.laws import memory, schedules
+from zhenfa.laws.arrays import Array
 from zhenfa.laws.overlap import exposed_time
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 
@@ -216,10 +217,12 @@ def _late_start(setting: Setting, places: Sequence[StageCost]) -> float:
 
 
 def _at_an_end(setting: Setting, place: StageCost, seconds: float, work: float, share: float) -> float:
+    return float(at_an_end(setting, seconds, work, place.stage.layers, share))
+
+
+def at_an_end(setting: Setting, seconds: Array, work: Array, layers: Array, share: float) -> Array:
     """Return what communication of a whole stage adds where it goes layer by layer beside one pass, all but one layer's
-    part of it."""
-    if not seconds or not share:
-        return seconds
-    beside = 1 - 1 / max(place.stage.layers, 1)
+    part of it: floats or arrays."""
+    beside = 1 - 1 / np.maximum(layers, 1)
     hidden = exposed_time(seconds * beside, work * beside, share=share, contention=setting.traits.contention)
-    return float(hidden) + seconds * (1 - beside)
+    return hidden + seconds * (1 - beside)

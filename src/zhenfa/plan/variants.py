@@ -10,7 +10,10 @@ a place holds ``v`` stages, ``m`` micro-batches run over ``p`` places and ``T`` 
   forward, and after it has ended, a backward; and ``X >= (m v + p - 1) c``, the makespan of equal stages, because no
   schedule with a fixed order gets shorter when an operation gets longer;
 * zero-bubble: ``X >= (m + p - 1)(c - w) + head``: in the last place, with the gradients of weights put off;
-* ZB-V: ``X >= m 2 c + (p - 1) f``: the last place starts after a forward of each place before it.
+* ZB-V: ``X >= 2 m c + (p - 1) f``: the place at the turn starts after a forward of each place before it; and
+  ``X >= (2 m + p - 1)(c - w)``, gradients of weights aside, because all of its work has to come back;
+* any: ``X >= T - W``: a micro-batch goes there and back, gradients of weights ``W`` aside; and ``X >= m ceil(L/p) l``,
+  with ``l`` the quickest layer: some place holds at least its share of whole layers.
 
 Memory: a place holds the state of its stages and, at the fullest, so many micro-batches as the schedules' laws say
 (:func:`zhenfa.laws.schedules.held_micro_batches`), of the layers that every stage holds at least.
@@ -26,8 +29,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from zhenfa.estimate.reduction import Terms, exchange
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.training import cost
+from zhenfa.estimate.training import at_an_end, cost
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import make_plan, pipelines
@@ -96,11 +100,42 @@ def bound(setting: Setting, variant: Variant, found: Candidates, work: Work) -> 
         case "zero-bubble":
             best = (times + places - 1) * (one - weight) + head
         case "zero-bubble-v":
-            best = 2 * times * one + (places - 1) * forward
+            best = np.maximum(2 * times * one + (places - 1) * forward, (2 * times + places - 1) * (one - weight))
         case _:
             share = best = _share(setting, work, places, times)
-    found_bound: Floats = np.maximum(share, best)
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    hidden = counts @ work.expert if variant.schedule == "dualpipe" else 0.0
+    once = work.whole - counts @ work.weight - hidden
+    quickest = (work.layers - (work.expert if variant.schedule == "dualpipe" else 0.0)).min(axis=0)
+    busiest = times * -(-len(setting.graph.layers) // places) * quickest
+    found_bound: Floats = np.max([share, best, once, busiest], axis=0)
     return found_bound
+
+
+def tail(setting: Setting, pool: str, variant: Variant, found: Candidates, work: Work) -> Floats:
+    """Return seconds that summing gradients adds at least behind the last backward of any place.
+
+    A place holds ``held`` stages of at least ``floor(L/n)`` layers; what a sum takes beyond the backward pass that hides
+    it only grows with the layers.
+    """
+    seconds = np.zeros(len(found))
+    layers = variant.held * (len(setting.graph.layers) // (found.pipeline * variant.virtual))
+    behind = (work.layers - work.forward).max(axis=0)
+    for zero in np.unique(found.zero).tolist():
+        rows = np.flatnonzero(found.zero == zero)
+        part = found.where(rows)
+        shape = bounds.shape_of(setting, part)
+        terms = Terms.usual(setting.workload.precision, zero)
+        least = None
+        for held, _ in setting.memory(shape, zero, part.recompute)[: len(setting.graph.kinds)]:
+            stage = held.times(layers[rows])
+            reduce = exchange(terms, setting, pool, shape, stage, 1).reduce
+            if terms.every_reduce:
+                reduce = reduce / np.maximum(layers[rows], 1)
+            one = at_an_end(setting, reduce, layers[rows] * behind[rows], layers[rows], setting.traits.gradient_overlap)
+            least = one if least is None else np.minimum(least, one)
+        seconds[rows] = least
+    return seconds
 
 
 def may_fit(setting: Setting, pool: str, variant: Variant, found: Candidates) -> Bools:
@@ -190,6 +225,10 @@ def _hopeful(
     tally.considered += int(deep.sum())
     tally.rejected[UNEVEN] += int((deep & ~even).sum())
     floor = bound(setting, variant, base.where(rows), work.take(rows))
+    hope = floor < best.last
+    tally.rejected[SLOWER] += int((~hope).sum())
+    rows, floor = rows[hope], floor[hope]
+    floor = floor + tail(setting, pool, variant, base.where(rows), work.take(rows))
     quick = floor < best.last
     tally.rejected[SLOWER] += int((~quick).sum())
     rows, floor = rows[quick], floor[quick]
