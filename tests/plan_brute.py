@@ -14,8 +14,8 @@ from zhenfa.spec.plan import Pipeline, Plan, Stage
 
 MODES = ("none", "selective", "full")
 
-Cut = tuple[str, int, int, str]
-"""Pool, tensor and expert degree, recomputation."""
+Cut = tuple[str, int, int, str, int, int]
+"""Pool, tensor and expert degree, recomputation, context degree, and cards that split one expert."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,27 @@ def _experts(setting: Setting) -> list[int]:
     return _divisors(math.gcd(*counts)) if counts else [1]
 
 
+def _contexts(setting: Setting) -> list[int]:
+    length = setting.workload.sequence_length
+    return [1, *(one for one in (2, 4, 8, 16, 32, 64) if length % (2 * one) == 0 and length // (2 * one) >= 256)]
+
+
 def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
     """Yield every layout of one pool: no replica count, no ZeRO stage is left out."""
     cards = setting.formation.pool(pool).count
-    for tensor, depth, size in itertools.product(
-        _tensor(setting, pool), range(1, len(setting.graph.layers) + 1), _sizes(setting)
+    for tensor, context, depth, size in itertools.product(
+        _tensor(setting, pool), _contexts(setting), range(1, len(setting.graph.layers) + 1), _sizes(setting)
     ):
         total = setting.workload.global_batch // size
-        for replicas, expert in itertools.product(
-            range(1, min(cards // (tensor * depth), total) + 1), _experts(setting)
+        for replicas, expert, pieces in itertools.product(
+            range(1, min(cards // (tensor * context * depth), total) + 1),
+            _experts(setting),
+            sorted({1, tensor if len(_experts(setting)) > 1 else 1}),
         ):
-            if replicas * tensor % expert == 0:
+            if replicas * tensor * context % (expert * pieces) == 0:
                 for zero, mode in itertools.product((0, 1, 2, 3) if depth == 1 else (0, 1), MODES):
-                    yield Layout(((pool, tensor, expert, mode),) * depth, replicas, size, total, zero)
+                    cut = (pool, tensor, expert, mode, context, pieces)
+                    yield Layout((cut,) * depth, replicas, size, total, zero)
 
 
 def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
@@ -80,7 +88,10 @@ def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
     names = [pool.name for pool in setting.formation.pools]
     for count in range(2, len(names) + 1):
         for order, size in itertools.product(itertools.permutations(names, count), _sizes(setting)):
-            cuts = [list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES)) for one in order]
+            cuts = [
+                list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES, [1], [1]))
+                for one in order
+            ]
             for chosen in itertools.product(*cuts):
                 yield from _depths(setting, chosen, size)
 
@@ -89,8 +100,8 @@ def _depths(setting: Setting, chosen: tuple[Cut, ...], size: int) -> Iterator[La
     total = setting.workload.global_batch // size
     cards = [setting.formation.pool(name).count for name, *_ in chosen]
     for replicas in range(1, total + 1):
-        most = [count // (tensor * replicas) for count, (_, tensor, _, _) in zip(cards, chosen, strict=True)]
-        if any(replicas * tensor % expert for _, tensor, expert, _ in chosen):
+        most = [count // (tensor * replicas) for count, (_, tensor, *_) in zip(cards, chosen, strict=True)]
+        if any(replicas * tensor % expert for _, tensor, expert, *_ in chosen):
             continue
         for depth in itertools.product(*(range(1, one + 1) for one in most)):
             if sum(depth) <= len(setting.graph.layers):
@@ -108,8 +119,17 @@ def splits(layers: int, stages: int) -> Iterator[list[tuple[int, int]]]:
 def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> Plan:
     """Return the plan of a layout and a split."""
     stages = tuple(
-        Stage(pool=pool, first=first, last=last, tensor_parallel=tensor, expert_parallel=expert, recompute=mode)
-        for (pool, tensor, expert, mode), (first, last) in zip(layout.cuts, ranges, strict=True)
+        Stage(
+            pool=pool,
+            first=first,
+            last=last,
+            tensor_parallel=tensor,
+            context_parallel=context,
+            expert_parallel=expert,
+            expert_tensor_parallel=pieces,
+            recompute=mode,
+        )
+        for (pool, tensor, expert, mode, context, pieces), (first, last) in zip(layout.cuts, ranges, strict=True)
     )
     few, more = divmod(layout.total, layout.replicas)
     shares = [(more, few + 1), (layout.replicas - more, few)]

@@ -16,8 +16,7 @@ from hypothesis.extra.numpy import arrays
 from plan_brute import Layout as Every
 from plan_brute import splits, to_plan
 from plan_pools import random_setting
-from zhenfa.estimate.layer import Shape
-from zhenfa.estimate.setting import Setting, Unit
+from zhenfa.estimate.setting import Cut, Setting, Unit
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.laws.pipeline import pipeline_time
 from zhenfa.plan import bounds, family
@@ -33,7 +32,10 @@ SLACK = 1 + 1e-9
 
 def all_splits(setting: Setting, layout: Layout, total: int) -> list[PlanCost]:
     """Cost every split of a layout."""
-    cuts = tuple((slot.pool, slot.tensor, slot.expert, CODES[slot.recompute]) for slot in layout.slots)
+    cuts = tuple(
+        (slot.pool, slot.tensor, slot.expert, CODES[slot.recompute], slot.context, slot.expert_tensor)
+        for slot in layout.slots
+    )
     every = Every(cuts, layout.replicas, layout.size, total, layout.zero)
     ranges = splits(len(setting.graph.layers), len(cuts))
     return [cost(to_plan(setting, every, one), setting) for one in ranges]
@@ -120,6 +122,14 @@ def test_the_schedule_is_never_quicker_than_its_bound(data: st.DataObject) -> No
     assert bound <= float(pipeline_time(forward, backward, hops, times)) * SLACK + 1e-12
 
 
+def cut_of(found: Candidates, index: int) -> Cut:
+    columns = (
+        found.size, found.tensor, found.expert, found.data, found.zero, found.recompute, found.context,
+        found.expert_tensor,
+    )  # fmt: skip
+    return Cut("p0", *(int(column[index]) for column in columns))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_work_of_arrays_is_the_sum_of_single_blocks(seed: int) -> None:
     setting = random_setting(seed, 1)
@@ -127,10 +137,7 @@ def test_work_of_arrays_is_the_sum_of_single_blocks(seed: int) -> None:
     work = bounds.work_per_micro_batch(setting, "p0", found)
     counts = Counter(setting.graph.layers)
     for index in random.Random(seed).sample(range(len(found)), min(8, len(found))):
-        units = setting.cached_units(
-            "p0", int(found.size[index]), int(found.tensor[index]), int(found.expert[index]), int(found.data[index]),
-            int(found.zero[index]), int(found.recompute[index]),
-        )  # fmt: skip
+        units = setting.units_of(cut_of(found, index))
         seconds = [float(unit.forward + unit.backward) for unit in units.kinds]
         ends = [float(unit.forward + unit.backward) for unit in (units.stem, units.head)]
         assert work.layers[:, index].tolist() == pytest.approx(seconds, rel=1e-12)
@@ -143,18 +150,12 @@ def test_work_of_arrays_is_the_sum_of_single_blocks(seed: int) -> None:
 def test_arrays_and_single_layouts_go_through_one_law(seed: int) -> None:
     setting = random_setting(seed, 1)
     found = candidates_of(setting, "p0")
-    shape = Shape(
-        found.size.astype(float), float(setting.workload.sequence_length), found.tensor.astype(float),
-        found.expert.astype(float), found.data.astype(float),
-    )  # fmt: skip
-    units = setting.units("p0", shape, found.zero, found.recompute)
+    units = setting.units("p0", bounds.shape_of(setting, found), found.zero, found.recompute)
     rows = rows_of_many(setting, found, bounds.work_per_micro_batch(setting, "p0", found))
     for index in random.Random(seed).sample(range(len(found)), min(8, len(found))):
         layout = layout_of(found, index, "p0")
         slot = layout.slots[0]
-        single = setting.cached_units(
-            "p0", layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute
-        )
+        single = setting.units_of(cut_of(found, index))
         blocks = [*zip(units.kinds, single.kinds, strict=True), (units.stem, single.stem), (units.head, single.head)]
         for many, one in blocks:
             assert at(many, index, len(found)) == pytest.approx(at(one, 0, 1), rel=1e-12)
@@ -178,7 +179,10 @@ def test_replicas_go_down_to_one_expert_group() -> None:
         step = expert // math.gcd(expert, tensor)
         groups, total = rng.randint(1, 400), rng.randint(1, 5000)
         one = np.ones(1, dtype=np.int64)
-        here = Candidates(tensor * one, one, groups * step * one, expert * one, one, total * one, one, one)
+        here = Candidates.of(
+            tensor * one, pipeline=one, data=groups * step * one, expert=expert * one, size=one, total=total * one,
+            zero=one, recompute=one,
+        )  # fmt: skip
         seen, times = [int(here.data[0])], [int(here.micro_batches[0])]
         while len(here):
             here, _ = fewer_replicas(here)

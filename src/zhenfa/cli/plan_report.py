@@ -64,9 +64,7 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
     workload = answer.request.job.workload
     batch = f"{workload.global_batch:,}"
     legend = {
-        "layout": "tensor x pipeline x data parallel = cards"
-        if len(answer.request.formation.pools) == 1
-        else "degrees of tensor, pipeline and data parallelism; a range where replicas differ",
+        "layout": _degrees(answer, top),
         "batches": f"replicas x micro-batches x sequences = {batch}" if "batches" not in left_out else "",
         "p10-p90": "four of five measured steps of such jobs lay in this band" if _banded(answer, left_out) else "",
         "tokens/s": f"{batch} x {workload.sequence_length:,} tokens / step",
@@ -81,6 +79,14 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
     if len(answer.plans) > 1:
         out.text(f"Plan 2 is behind by {answer.plans[1].lost_by}. ({answer.plans[1].layout})")
     return left_out
+
+
+def _degrees(answer: Answer, top: int) -> str:
+    """Return what the letters of a layout multiply to, or that they are degrees where replicas may differ."""
+    if len(answer.request.formation.pools) > 1:
+        return "degrees of tensor, pipeline, data and context parallelism; a range where replicas differ"
+    cut = any(stage.context_parallel > 1 for one in answer.plans[:top] for stage in one.plan.pipelines[0].stages)
+    return f"tensor x pipeline x data{' x context' if cut else ''} parallel = cards"
 
 
 def _banded(answer: Answer, left_out: list[str]) -> bool:

@@ -58,19 +58,25 @@ def _window(operator: Operator) -> float:
 
 def _flash(operator: Operator, shape: Shape, chip: Chip, traits: Traits) -> tuple[Array, Array, tuple[Any, Any]]:
     heads, keys = operator.heads / shape.tensor, np.maximum(_key_heads(operator) / shape.tensor, 1.0)
-    queries, causal, context = shape.sequence, operator.causal, shape.sequence  # type: Any, Any, Any
+    split = not alone(shape.context) and bool(np.any(np.not_equal(shape.context, 1)))
+
+    def pieces(heads: Array, keys: Array, queries: Array, context: Array, *, causal: bool, window: float) -> Array:
+        seconds = kernels.attention_prefill(
+            chip, queries, context, heads, operator.key_dim, operator.value_dim, kv_heads=keys,
+            sequences=shape.sequences, causal=causal, window=window,
+        )  # fmt: skip
+        return seconds / traits.attention_share
+
     window = _window(operator)
-    if not alone(shape.context) and np.any(np.not_equal(shape.context, 1)):
-        if traits.context_exchange == "all-to-all":
-            heads, keys = heads / shape.context, np.maximum(keys / shape.context, 1.0)
-        else:  # as many pairs as every card's share of the mask leaves
-            pairs = compute.attention_pairs(context, context, causal=causal, window=window)
-            queries, context, causal, window = queries / shape.context, pairs / shape.sequence, False, float("inf")
-    forward = kernels.attention_prefill(
-        chip, queries, context, heads, operator.key_dim, operator.value_dim, kv_heads=keys, sequences=shape.sequences,
-        causal=causal, window=window,
-    )  # fmt: skip
-    forward = forward / traits.attention_share
+    if split and traits.context_exchange == "all-to-all":
+        heads, keys = heads / shape.context, np.maximum(keys / shape.context, 1.0)
+    forward = pieces(heads, keys, shape.sequence, shape.sequence, causal=operator.causal, window=window)
+    if split and traits.context_exchange != "all-to-all":  # as many pairs as every card's share of the mask leaves
+        pairs = compute.attention_pairs(shape.sequence, shape.sequence, causal=operator.causal, window=window)
+        shared = pieces(
+            heads, keys, shape.sequence / shape.context, pairs / shape.sequence, causal=False, window=float("inf")
+        )
+        forward = np.where(np.equal(shape.context, 1), forward, shared)
     steps = 1.0 if traits.context_exchange != "ring" else shape.context
     return forward, forward * backward_ratio(chip), (steps, 3 * steps)
 

@@ -73,9 +73,7 @@ def _group_cost(
     keys = [key_of(setting, stages, index) for index in range(len(stages))]
     alike = {key: Blocks.of(plan, setting, stages, index, size, replicas) for index, key in _first(keys)}
     terms = Terms.of(plan)
-    known = {
-        key: stage_cost(terms, setting, stages[keys.index(key)], blocks, owners) for key, blocks in alike.items()
-    }
+    known = {key: stage_cost(terms, setting, stages[keys.index(key)], blocks, owners) for key, blocks in alike.items()}
     found = tuple(
         replace(known[key], stage=stage, transfer=seconds, crosses=crosses)
         for key, stage, (seconds, crosses) in zip(keys, stages, hops, strict=True)

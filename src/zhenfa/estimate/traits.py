@@ -93,9 +93,10 @@ class Traits:
     *Layout.* ``sequence_parallel``: norms and residuals are split over the tensor-parallel cards.
     ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
     card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``context_parallel``,
-    ``zero_stages``, ``recompute``, ``schedules``: what the engine can execute; ``selective``: what it computes again where a run asks for selective
-    recomputation and names no module (the core of attention: arXiv:2205.05198, section 5). ``recompute_stops_early``:
-    recomputing a layer ends at the last tensor that its backward needs, so the last matmul is not run again.
+    ``zero_stages``, ``recompute``, ``schedules``: what the engine can execute; ``selective``: what it computes again
+    where a run asks for selective recomputation and names no module (the core of attention: arXiv:2205.05198, section
+    5). ``recompute_stops_early``: recomputing a layer ends at the last tensor that its backward needs, so the last
+    matmul is not run again.
     ``adapted``: the matmuls that get adapters where only those are trained (empty: all of the layers).
     ``accumulates``: a batch is split into micro-batches of one sequence where a run does not say how it is split.
     ``rotary``: positions are rotary (not where the model holds a table of them). ``expert_exchange``: ``all-to-all``

@@ -93,8 +93,15 @@ def rows_for(setting: Setting, layout: Layout) -> dict[Slot, Rows]:
         slot: rows_of(
             setting.units_of(
                 Cut(
-                    slot.pool, layout.size, slot.tensor, slot.expert, layout.replicas, layout.zero, slot.recompute,
-                    slot.context, slot.expert_tensor,
+                    slot.pool,
+                    layout.size,
+                    slot.tensor,
+                    slot.expert,
+                    layout.replicas,
+                    layout.zero,
+                    slot.recompute,
+                    slot.context,
+                    slot.expert_tensor,
                 )
             )
         )

@@ -36,8 +36,7 @@ from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Look
 from zhenfa.plan.polish import polish
-from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider
-from zhenfa.plan.variants import search_pool
+from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_simple
 from zhenfa.spec.job import Limits
 
 FIRST_LOOK: Final = 1024
@@ -62,7 +61,7 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
     alone: dict[str, Best] = {}
     for name in names:
         alone[name] = Best(1, also=best)
-        search_pool(setting, job, name, sequences, limits, alone[name], tally)
+        search_simple(setting, job, name, sequences, limits, alone[name], tally)
     if len(names) > 1:
         quickest = {name: found.ranked()[0] for name, found in alone.items() if found.ranked()}
         replicas_over_pools(setting, job, quickest, sequences, limits, best, tally)

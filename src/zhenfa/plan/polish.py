@@ -70,9 +70,13 @@ def layout_of_plan(plan: Plan) -> Layout:
     first = plan.pipelines[0]
     slots = tuple(
         Slot(
-            stage.pool, stage.tensor_parallel, stage.expert_parallel, CODES.index(stage.recompute),
-            stage.context_parallel, stage.expert_tensor_parallel,
-        )  # fmt: skip
+            stage.pool,
+            stage.tensor_parallel,
+            stage.expert_parallel,
+            CODES.index(stage.recompute),
+            stage.context_parallel,
+            stage.expert_tensor_parallel,
+        )
         for stage in first.stages
     )
     times = max(entry.micro_batches for entry in plan.pipelines)

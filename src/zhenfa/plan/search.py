@@ -142,7 +142,7 @@ def search_simple(
     setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally,
     zero: int | None = None,
 ) -> None:  # fmt: skip
-    """Offer to ``best`` every layout of one pool under 1F1B that can be among the best. Exact over the enumerated space.
+    """Offer to ``best`` every layout of one pool under 1F1B that can be among the best: exact over those enumerated.
 
     ``zero`` restricts the search to one ZeRO stage.
     """

@@ -181,9 +181,7 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
     tensor, depth, size, way, context = (axis.reshape(-1) for axis in grid)
     expert, split = np.array(routed, dtype=np.int64)[way].T
     twice = (split == 1) & (tensor == 1)
-    tensor, depth, size, expert, split, context = (
-        one[~twice] for one in (tensor, depth, size, expert, split, context)
-    )
+    tensor, depth, size, expert, split, context = (one[~twice] for one in (tensor, depth, size, expert, split, context))
     pieces = np.where(split == 1, tensor, 1)
     total, width = sequences // size, tensor * context
     most = np.minimum(cards // (width * depth), total)
