@@ -67,7 +67,8 @@ def test_the_arithmetic_stands_in_the_cells(zhenfa: Call) -> None:
         assert replicas * micro_batches * size == 64
         tensor, depth, data = (int(re.search(rf"\b{name}(\d+)", row)[1]) for name in ("TP", "PP", "DP"))  # type: ignore[index]
         cards = int(re.search(rf"{replicas} x {micro_batches} x {size} +(\d+) ", row)[1])  # type: ignore[index]
-        assert tensor * depth * data == cards
+        context = int((re.search(r"\bCP(\d+)", row) or [0, 1])[1])
+        assert tensor * depth * data * context == cards
         assert re.search(r" [\d.]+ of [\d.]+ GB ", row)
     assert rows[0].endswith("best")
     assert re.search(r"\+[\d.]+%  .* more ", rows[1])
