@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from zhenfa import catalog
-from zhenfa.cli.plan import to_document
 from zhenfa.errors import DocumentError, InputError, UnknownNameError
 from zhenfa.estimate.survival import leaving
 from zhenfa.plan import Answer, estimate_plan, find_plans, make_request
+from zhenfa.plan.documents import to_document
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Machine
 from zhenfa.spec.plan import Plan

@@ -6,66 +6,14 @@ in ``docs/schemas``, written by :mod:`zhenfa.cli.schemas`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final
-
-from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from typing import Any, ClassVar
 
 from zhenfa.live.providers import Device
-from zhenfa.spec.result import Figures, Operating, Run, StageFigures, Walls
+from zhenfa.plan.documents import Plans, RankedPlan
+from zhenfa.spec.printed import EMBEDDED, Item, PlanData, Printed
+from zhenfa.spec.result import Run
 
-EMBEDDED: Final = "x-zhenfa"
-"""Marks, in a raw schema, where the schema of a class of :mod:`zhenfa.spec` goes."""
-
-
-PlanData = Annotated[dict[str, Any], WithJsonSchema({EMBEDDED: "Plan"})]
-
-
-class Item(BaseModel):
-    """A part of a printed document."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Printed(Item):
-    """A document that a command prints. ``schema`` names kind and version."""
-
-    schema_name: ClassVar[str]
-
-    def to_data(self) -> dict[str, Any]:
-        """Return the document as JSON data."""
-        return {"schema": self.schema_name, **self.model_dump(mode="json")}
-
-
-class RankedPlan(Item):
-    """One plan of the answer. ``plan`` can be saved as a file; ``lost_by`` is empty for the first."""
-
-    rank: int
-    layout: str
-    lost_by: str
-    plan: PlanData
-    estimate: Figures
-    parts_s: dict[str, float]
-    stages: tuple[StageFigures, ...]
-    walls: Walls
-    operating: Operating
-    assumptions: tuple[str, ...]
-    sources: tuple[str, ...]
-
-
-class Plans(Printed):
-    """``zhenfa plan``: the quickest plans found, best first. All figures are estimates."""
-
-    schema_name: ClassVar[str] = "zhenfa.plans/1"
-
-    job: str
-    machine: str
-    emulated: bool
-    cards: int
-    plans: tuple[RankedPlan, ...]
-    considered: int
-    costed: int
-    rejected: dict[str, int]
-    seconds: float
+__all__ = ["EMBEDDED", "Devices", "Item", "PlanData", "Plans", "Printed", "RankedPlan", "RunReport", "Term"]
 
 
 class RunReport(Run):

@@ -11,7 +11,6 @@ from zhenfa.cli.console import Output
 from zhenfa.errors import InputError
 
 if TYPE_CHECKING:
-    from zhenfa.cli.documents import Plans
     from zhenfa.plan import Answer
 
 
@@ -38,6 +37,8 @@ def plan_job(wanted: Wanted, output: Output) -> None:
         write_plan(wanted.out, answer)
         output.say(f"plan 1 written to {wanted.out}")
     if output.as_json:
+        from zhenfa.plan.documents import to_document
+
         output.document(to_document(answer, wanted.top))
         return
     from zhenfa.cli.plan_report import print_answer
@@ -67,24 +68,3 @@ def write_plan(path: str, answer: Answer) -> None:
     except OSError as problem:
         words = f"{path!r} cannot be written: {os.strerror(problem.errno or 0)}."
         raise InputError(words, hint="name a file in a folder that exists with --out.") from None
-
-
-def to_document(answer: Answer, top: int) -> Plans:
-    """Return the answer as the published JSON document ``zhenfa.plans/1``."""
-    from zhenfa.cli.documents import Plans, RankedPlan
-
-    plans = [
-        RankedPlan(
-            rank=one.rank, layout=one.layout, lost_by=one.lost_by, plan=one.plan.to_data(),
-            estimate=one.estimate.figures, parts_s=one.estimate.parts_s, stages=one.estimate.stages,
-            walls=one.estimate.walls, operating=one.estimate.operating,
-            assumptions=one.estimate.assumptions, sources=one.estimate.sources,
-        )
-        for one in answer.plans[:top]
-    ]  # fmt: skip
-    formation = answer.request.formation
-    return Plans(
-        job=answer.request.job.name, machine=formation.name, emulated=formation.emulated, cards=formation.cards,
-        plans=tuple(plans), considered=answer.considered, costed=answer.costed, rejected=answer.rejected,
-        seconds=answer.seconds,
-    )  # fmt: skip

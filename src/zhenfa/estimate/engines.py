@@ -131,7 +131,7 @@ def use_fits(table: Mapping[str, Mapping[str, Any]]) -> None:
     """Use these fitted traits instead of the packaged ones, as the tool that fits them does."""
     global _fits  # noqa: PLW0603
     _fits = table
-    _engine.cache_clear()
+    _made.cache_clear()
 
 
 def lineage(identifier: str) -> tuple[str, ...]:
@@ -155,8 +155,15 @@ def _lineage(identifier: str) -> list[Mapping[str, Any]]:
     return [*(_lineage(entry["like"]) if "like" in entry else []), entry]
 
 
-@cache
 def _engine(identifier: str, words: str, card: str) -> Engine:
+    """Return an engine on a card, and note its source: a cache must not keep that from a second answer."""
+    found = _made(identifier, words, card)
+    cite.use(found.source)
+    return found
+
+
+@cache
+def _made(identifier: str, words: str, card: str) -> Engine:
     entry = _lineage(identifier)[-1]
     traits = dataclasses.replace(MEGATRON_LIKE, name=str(entry["family"]))
     family = generation(card)
@@ -169,7 +176,6 @@ def _engine(identifier: str, words: str, card: str) -> Engine:
         traits = _with(traits, fits().get(each["id"]) or {})
         traits = _where(traits, each.get("cards") or (), card)
         traits = _with(traits, fits().get(f"{each['id']}/{family}") or {})
-    cite.use(str(entry["source"]))
     return Engine(entry["id"], entry["family"], traits, entry["source"], entry["confidence"])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from zhenfa import cite, units
 from zhenfa.estimate.report import report, step_parts, summary
@@ -17,7 +19,7 @@ from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranked:
     """One plan of the answer."""
 
@@ -29,10 +31,14 @@ class Ranked:
     lost_by: str
     """Why it is not the first (empty for the first)."""
 
+    def __repr__(self) -> str:
+        behind = f", {self.lost_by}" if self.lost_by else ""
+        return f"<plan {self.rank}: {self.layout}, {units.show(self.cost.step, 'time')} a step{behind}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Answer:
-    """What the planner found."""
+    """What the planner found. In a notebook it shows itself as a table."""
 
     request: Request
     setting: Setting
@@ -46,6 +52,26 @@ class Answer:
     def best(self) -> Ranked:
         """Return the first plan."""
         return self.plans[0]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``zhenfa plan --json`` prints, as data: the document ``zhenfa.plans/1``."""
+        from zhenfa.plan.documents import to_document
+
+        return to_document(self).to_data()
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return what ``zhenfa plan --json`` prints."""
+        return json.dumps(self.to_data(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def __repr__(self) -> str:
+        from zhenfa.plan.notebook import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from zhenfa.plan.notebook import as_html
+
+        return as_html(self)
 
 
 def find_plans(request: Request, *, top: int = 5) -> Answer:
