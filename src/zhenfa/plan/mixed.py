@@ -60,7 +60,7 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
     names = [pool.name for pool in setting.formation.pools]
     alone: dict[str, Best] = {}
     for name in names:
-        alone[name] = Best(1, also=best)
+        alone[name] = Best(1, also=best, goal=best.goal)
         search_simple(setting, job, name, sequences, limits, alone[name], tally)
     if len(names) > 1:
         quickest = {name: found.ranked()[0] for name, found in alone.items() if found.ranked()}

@@ -1,12 +1,13 @@
 """Search one pool: bound everything as arrays, then cost exactly in order of the bound until nothing can win.
 
-The objective, of every search here, is the step time of :func:`zhenfa.estimate.training.cost` over the layouts of
-:mod:`zhenfa.plan.space` and the splits of their layers. Where a layout's layers can be split in few ways
-(:data:`zhenfa.plan.split.EVERY_SPLIT`), that is exact. Elsewhere two splits stand for all: the exact min-max split of
-the layers' seconds, and one as short with busy stages early; they leave out transfers and gradient sums, so that the
-plans kept are then improved layer by layer (:mod:`zhenfa.plan.polish`). Measured on random small pipelines over slow
-links: the better of the two is the best split in 54 of 100 cases and 1.6 % longer in the mean; improved, it is the best
-in 81 and 0.6 % longer in the mean, 11 % at most.
+The objective of every search is the score of a :class:`zhenfa.plan.goal.Goal`, by default the step time of
+:func:`zhenfa.estimate.training.cost`, over the layouts of :mod:`zhenfa.plan.space` and the splits of their layers.
+Where a layout's layers can be split in few ways (:data:`zhenfa.plan.split.EVERY_SPLIT`), that is exact. Elsewhere two
+splits stand for all: the exact min-max split of the layers' seconds, and one as short with busy stages early; they
+leave out transfers and gradient sums, so that the plans kept are then improved layer by layer
+(:mod:`zhenfa.plan.polish`). Measured on random small pipelines over slow links: the better of the two is the best split
+in 54 of 100 cases and 1.6 % longer in the mean; improved, it is the best in 81 and 0.6 % longer in the mean, 11 % at
+most.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
+from zhenfa.plan.goal import QUICKEST, Goal
 from zhenfa.plan.space import NO_BANDWIDTH, Candidates, Ints, enumerate_pool, fewer_replicas
 from zhenfa.plan.split import Refused, split_layers
 from zhenfa.spec.job import Limits
@@ -39,12 +41,17 @@ LARGEST_LOOK = 8192
 
 @dataclass(order=True)
 class Found:
-    """One costed plan, ordered by step time."""
+    """One costed plan, ordered by its score."""
 
-    step: float
+    score: float
     order: int
     plan: Plan = field(compare=False)
     cost: PlanCost = field(compare=False)
+
+    @property
+    def step(self) -> float:
+        """Return the step time."""
+        return self.cost.step
 
 
 @dataclass
@@ -63,49 +70,52 @@ of them is listed."""
 
 
 class Best:
-    """The quickest plan of each of the ``keep`` best families so far.
+    """The best plan of each of the ``keep`` best families so far, by the score of ``goal``.
 
     ``also`` is another such list that is offered the same plans; the limits then are those of the looser of the two.
     """
 
-    def __init__(self, keep: int, also: Best | None = None) -> None:
-        self.keep, self.also = keep, also
+    def __init__(self, keep: int, also: Best | None = None, goal: Goal = QUICKEST) -> None:
+        self.keep, self.also, self.goal = keep, also, goal
         self._found: dict[Family, Found] = {}
         self._order = itertools.count()
 
     def limit(self, family: Family) -> float:
-        """Return the step time that a plan of this family must beat to be kept."""
-        limit = self.also.limit(family) if self.also else 0.0
+        """Return the score that a plan of this family must beat to be kept."""
+        limit = self.also.limit(family) if self.also else -np.inf
         if family in self._found:
-            return max(limit, self._found[family].step)
+            return max(limit, self._found[family].score)
         if len(self._found) < self.keep:
             return np.inf
-        return max(limit, *(found.step for found in self._found.values()))
+        return max(limit, *(found.score for found in self._found.values()))
 
     @property
     def last(self) -> float:
-        """Return the step time that no plan of any family may exceed to be kept."""
+        """Return the score that no plan of any family may exceed to be kept."""
         return self.limit(())
 
     @property
     def first(self) -> float:
-        """Return the shortest step so far."""
-        return min((found.step for found in self._found.values()), default=np.inf)
+        """Return the best score so far."""
+        return min((found.score for found in self._found.values()), default=np.inf)
 
-    def offer(self, plan: Plan, found: PlanCost) -> None:
-        """Keep a plan if it is among the best."""
-        if self.also:
-            self.also.offer(plan, found)
+    def offer(self, plan: Plan, found: PlanCost) -> str:
+        """Keep a plan if it is among the best; return why it is not allowed (empty where it is)."""
+        above = self.also.offer(plan, found) if self.also else ""
+        refusal = self.goal.refusal(plan, found)
+        if refusal:
+            return refusal
         family = family_of(plan)
         known = self._found.get(family)
-        if found.step >= (known.step if known else self._worst()):
-            return
-        self._found[family] = Found(found.step, next(self._order), plan, found)
-        if len(self._found) > self.keep:
-            del self._found[max(self._found, key=lambda one: self._found[one])]
+        score = self.goal.score(plan, found)
+        if score < (known.score if known else self._worst()):
+            self._found[family] = Found(score, next(self._order), plan, found)
+            if len(self._found) > self.keep:
+                del self._found[max(self._found, key=lambda one: self._found[one])]
+        return above
 
     def _worst(self) -> float:
-        return np.inf if len(self._found) < self.keep else max(found.step for found in self._found.values())
+        return np.inf if len(self._found) < self.keep else max(found.score for found in self._found.values())
 
     def ranked(self) -> list[Found]:
         """Return the plans, best first."""
@@ -135,7 +145,7 @@ def _blocks(stages: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
 
 
 Hopeful = tuple[float, Layout, int, Mapping[Slot, Rows]]
-"""A layout with its bound, the micro-batches of all its replicas, and what its slots cost."""
+"""A layout with a score that it cannot beat, the micro-batches of all its replicas, and what its slots cost."""
 
 
 def search_simple(
@@ -157,10 +167,23 @@ def search_simple(
     work = bounds.work_per_micro_batch(setting, pool, widest)
     bound = bounds.step_bound(setting, work, widest.pipeline, widest.micro_batches)
     _evaluate_pool(setting, job, pool, widest, work, bound, best, tally)
-    hope = np.flatnonzero(bound < best.last)
+    hope = np.flatnonzero(floor_of_fewer(best.goal, pool, widest, work, bound) < best.last)
     hope = hope[bounds.may_fit(setting, pool, widest.where(hope))]
-    fewer, work, bound = fewer_replicas_of(setting, widest.where(hope), work.take(hope), best, bounds.step_bound)
+    chosen, work = widest.where(hope), work.take(hope)
+    fewer, work, bound = fewer_replicas_of(setting, pool, chosen, work, best, bounds.step_bound)
     _evaluate_pool(setting, job, pool, fewer, work, bound, best, tally)
+
+
+def floor_of(goal: Goal, pool: str, found: Candidates, bound: Floats) -> Floats:
+    """Return scores that no plan of these layouts can beat, from the bound of their steps."""
+    return bound if goal.only_step else goal.floor(bound, {pool: found.cards})
+
+
+def floor_of_fewer(goal: Goal, pool: str, found: Candidates, work: Work, bound: Floats) -> Floats:
+    """Return scores that no plan of these layouts can beat, whether with as many replicas or fewer."""
+    if goal.only_step:
+        return bound
+    return goal.floor_of_fewer(bound, {pool: found.cards}, work.whole * found.total * found.tensor * found.context)
 
 
 Bound = Callable[[Setting, Work, Ints, Ints], Floats]
@@ -168,9 +191,9 @@ Bound = Callable[[Setting, Work, Ints, Ints], Floats]
 
 
 def fewer_replicas_of(
-    setting: Setting, widest: Candidates, work: Work, best: Best, bound: Bound
+    setting: Setting, pool: str, widest: Candidates, work: Work, best: Best, bound: Bound
 ) -> tuple[Candidates, Work, Floats]:
-    """Return the layouts with fewer replicas whose bound leaves them a chance.
+    """Return the layouts with fewer replicas whose bound leaves them, or those with fewer still, a chance.
 
     The bound and the memory needed only grow on the way, so that those without a chance lead to none.
     """
@@ -181,7 +204,7 @@ def fewer_replicas_of(
         here, left = fewer_replicas(here)
         work = work.take(left)
         floor = bound(setting, work, here.pipeline, here.micro_batches)
-        hope = np.flatnonzero(floor < best.last)
+        hope = np.flatnonzero(floor_of_fewer(best.goal, pool, here, work, floor) < best.last)
         here, work = here.where(hope), work.take(hope)
         layouts.append(here)
         works.append(work)
@@ -196,15 +219,16 @@ def _evaluate_pool(
     tally.considered += len(candidates)
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
-    queue = _in_order(setting, pool, candidates, work, bound, known, tally)
+    floor = floor_of(best.goal, pool, candidates, bound)
+    queue = _in_order(setting, pool, candidates, work, floor, known, tally)
     evaluate(queue, len(known), setting, job, best, tally)
 
 
 def _in_order(
-    setting: Setting, pool: str, candidates: Candidates, work: Work, bound: Floats, known: Ints, tally: Tally
+    setting: Setting, pool: str, candidates: Candidates, work: Work, floor: Floats, known: Ints, tally: Tally
 ) -> Iterator[Hopeful | int]:
-    """Yield the candidates that may fit in order of their bound, and the number of those that do not."""
-    for chunk in chunks(bound, known):
+    """Yield the candidates that may fit in order of their floor, and the number of those that do not."""
+    for chunk in chunks(floor, known):
         part = candidates.where(chunk)
         fit = bounds.may_fit(setting, pool, part)
         yield int((~fit).sum())
@@ -214,7 +238,7 @@ def _in_order(
         rows = rows_of_many(setting, hopeful, work.take(chunk[fit]))
         for index, place in enumerate(chunk[fit].tolist()):
             layout = layout_of(hopeful, index, pool)
-            yield float(bound[place]), layout, int(hopeful.total[index]), {layout.slots[0]: take(rows, index)}
+            yield float(floor[place]), layout, int(hopeful.total[index]), {layout.slots[0]: take(rows, index)}
 
 
 def chunks(bound: Floats, known: Ints, first: int = FIRST_LOOK) -> Iterator[Ints]:
@@ -253,26 +277,37 @@ def consider(
     layout: Layout, total: int, known: Mapping[Slot, Rows], setting: Setting, job: str, best: Best, tally: Tally
 ) -> None:
     """Split, cost and offer one layout."""
-    family = family_of_layout(layout)
-    splits = split_layers(setting, layout, best.limit(family), known)
+    family, cards = family_of_layout(layout), cards_of_layout(layout)
+
+    def longest() -> float:
+        return best.goal.step_within(best.limit(family), cards)
+
+    splits = split_layers(setting, layout, longest(), known)
     if isinstance(splits, Refused):
         tally.rejected[NO_MEMORY if splits is Refused.MEMORY else SLOWER] += 1
         return
     outcome = SLOWER
     for split in splits:
-        if split.bound >= best.limit(family):
+        if split.bound >= longest():
             break
         plan = make_plan(setting, job, layout, pipelines(layout, split.ranges, total))
         found = cost(plan, setting)
         if found.problem:
             outcome = NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY
             continue
-        outcome = ""
-        best.offer(plan, found)
+        outcome = best.offer(plan, found)
     if outcome:
         tally.rejected[outcome] += 1
     else:
         tally.costed += 1
+
+
+def cards_of_layout(layout: Layout) -> dict[str, int]:
+    """Return the cards of a layout by pool."""
+    cards = Counter[str]()
+    for slot in layout.slots:
+        cards[slot.pool] += slot.tensor * slot.context * layout.replicas
+    return dict(cards)
 
 
 def layout_of(candidates: Candidates, index: int, pool: str) -> Layout:

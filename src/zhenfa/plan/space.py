@@ -75,6 +75,12 @@ class Candidates:
         return groups
 
     @property
+    def cards(self) -> Ints:
+        """Return the cards that work."""
+        cards: Ints = self.tensor * self.context * self.pipeline * self.data
+        return cards
+
+    @property
     def shape(self) -> tuple[Ints, ...]:
         """Return what a layer's time depends on: sequences, tensor, expert, context and expert tensor degrees."""
         return self.size, self.tensor, self.expert, self.context, self.expert_tensor
