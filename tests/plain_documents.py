@@ -7,7 +7,7 @@ import typing
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, MaxLen, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from hypothesis import strategies as st
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -17,6 +17,7 @@ from zhenfa.spec.fact import Confidence
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Zl", "Zp")), max_size=20)
+POSITIVE = st.floats(1e-6, 1e6)
 NUMBERS = st.floats(0, 1e15) | st.integers(0, 10**15) | st.floats(0, 1)
 
 
@@ -54,6 +55,8 @@ def _draw(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[
     if origin is typing.Annotated:
         return _draw(arguments[0], (*arguments[1:], *metadata))
     for item in metadata:
+        if isinstance(item, BeforeValidator) and item.func.func is units.parse:  # type: ignore[union-attr]
+            return POSITIVE | st.builds(lambda number: f"{number!r} ms", POSITIVE)
         if isinstance(item, BeforeValidator):
             return quantities(item.func.keywords["dimension"])  # type: ignore[union-attr]
         if isinstance(item, FieldInfo):
@@ -84,11 +87,14 @@ def _scalar(annotation: Any, metadata: tuple[Any, ...]) -> st.SearchStrategy[Any
     low = next((item.ge for item in metadata if isinstance(item, Ge)), None)
     above = next((item.gt for item in metadata if isinstance(item, Gt)), None)
     high = next((item.le for item in metadata if isinstance(item, Le)), 10**6)
+    below = next((item.lt for item in metadata if isinstance(item, Lt)), None)
     assert not any(isinstance(item, MaxLen) for item in metadata)
     if annotation is int:
         return st.integers(low if low is not None else -(10**6), high)
     assert annotation is float, annotation
     least = above if above is not None else low
+    if below is not None:
+        return st.floats(least, float(below), exclude_min=above is not None, exclude_max=True)
     return st.floats(-1e9 if least is None else least, float(high), exclude_min=above is not None) | st.integers(
         1, int(high)
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -16,9 +16,10 @@ from zhenfa.errors import DocumentError, InputError, MissingFactError
 from zhenfa.spec import fact
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.fact import Fact, read_fact
-from zhenfa.spec.job import Job
+from zhenfa.spec.job import Job, Workload
 from zhenfa.spec.machine import Accelerator, Machine, System
 from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.spec.serving import ServingWorkload
 
 MACHINE = """\
 schema: zhenfa.machine/1
@@ -135,7 +136,10 @@ FAULTS: list[tuple[type[Document], str, str, str, Any]] = [
     (Job, "tokens: 1e12", "precision: bf61", "8:14: workload.precision is 'bf61'. Did you mean 'bf16'?",
      "it is one of fp64, fp32, tf32, bf16, fp16, fp8, fp6, fp4, int8, int4."),
     (Job, "tokens: 1e12", "precision: 16", "8:14: workload.precision is 16. Did you mean 'fp16'?", ...),
-    (Job, "tokens: 1e12", "task: serve", "8:9: workload.task is 'serve'.", "it is one of train."),
+    (Job, "tokens: 1e12", "task: srve", "8:9: workload.task is 'srve'. Did you mean 'serve'?",
+     "it is one of train, serve."),
+    (Job, "tokens: 1e12", "task: serve", "6:3: 'workload.sequence_length' is not a key here. "
+     "(3 more problems in this document.)", ...),
     (Plan, "precision: bf16", "precision: [x]", "6:12: precision is a list.", ...),
     (Machine, "{bandwidth: 400 Gb/s}", "{host_staged: no}", "18:24: network.host_staged is 'no': "
      "true or false is wanted.", "write false."),
@@ -403,7 +407,11 @@ def test_every_machine_survives_a_round_trip(data: dict[str, Any]) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(documents(Job))
 def test_every_job_survives_a_round_trip(data: dict[str, Any]) -> None:
-    job = Job.from_data(data)
+    try:
+        job = Job.from_data(data)
+    except DocumentError as problem:
+        assume("how requests come" not in problem.message and "no load" not in problem.message)
+        raise
     assert Job.from_text(job.to_yaml()) == job
 
 
@@ -531,3 +539,37 @@ def test_the_weakest_input_tags_the_result() -> None:
     assert fact.weakest("measured", "datasheet") == "datasheet"
     assert fact.weakest("measured", "assumed", "fitted") == "assumed"
     assert set(fact.TAG_OF.values()) <= set(fact.WEAKNESS)
+
+
+SERVING = """\
+schema: zhenfa.job/1
+name: chat
+model: deepseek-v3
+machine: hgx-h20
+workload: {task: serve, input_length: 4096, output_length: 1024, ttft_target: 2 s, tpot_target: 50 ms}
+"""
+
+
+def test_a_job_that_serves_is_told_apart_and_its_targets_have_units() -> None:
+    workload = Job.from_text(SERVING).workload
+    assert isinstance(workload, ServingWorkload)
+    assert (workload.ttft_target, workload.tpot_target) == (2.0, 0.05)
+    assert workload.open_ended
+    assert Job.from_text(SERVING.replace("task: serve, ", "")) == Job.from_text(SERVING)
+    assert isinstance(Job.from_text(JOB.replace("  task: train\n", "")).workload, Workload)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("50 ms", "50 m", "workload.tpot_target is '50 m': 'm' is not a unit of time."),
+        ("ttft_target: 2 s, tpot_target: 50 ms", "cached_prefix: 0.5", "it gives no load and no target"),
+        ("ttft_target: 2 s", "concurrency: 4, request_rate: 1", "it gives concurrency and request_rate"),
+        ("ttft_target", "ttft", "'workload.ttft' is not a key here. Did you mean 'ttft_target'?"),
+        ("ttft_target: 2 s", "weights: [fp7]", "workload.weights.0 is 'fp7'. Did you mean 'fp8'?"),
+    ],
+)
+def test_a_fault_in_a_serving_workload_is_named(old: str, new: str, message: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        Job.from_text(SERVING.replace(old, new))
+    assert message in caught.value.message

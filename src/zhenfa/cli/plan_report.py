@@ -45,7 +45,7 @@ def print_answer(answer: Answer, wanted: Wanted, output: Output) -> None:
 
 def _print_subject(answer: Answer, output: Output) -> None:
     request = answer.request
-    graph, workload, formation = request.graph, request.job.workload, request.formation
+    graph, workload, formation = request.graph, request.training, request.formation
     output.data.text(
         f"{graph.name}, {parameters(graph.parameters)} parameters, {parameters(graph.active_parameters)} active; "
         f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision}",
@@ -61,7 +61,7 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
     emulated = " for emulated cards" if answer.request.formation.emulated else ""
     out.head("Plans", f"(estimated{emulated}, quickest first)")
     left_out = out.table(plan_table(answer.plans[:top]))
-    workload = answer.request.job.workload
+    workload = answer.request.training
     batch = f"{workload.global_batch:,}"
     legend = {
         "layout": _degrees(answer, top),

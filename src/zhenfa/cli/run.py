@@ -43,6 +43,11 @@ def run_job(wanted: Wanted, output: Output) -> None:
     begun = time.monotonic()
     with output.working("planning"):
         request = replace(read_request(wanted.job, on=wanted.on, assume=wanted.assume), traits=OWN_RUNTIME)
+        if request.serves:
+            raise CapabilityError(
+                f"job {request.job.name!r} serves, and `zhenfa run` executes training only.",
+                hint=f"plan it with `zhenfa plan {wanted.job}`; the engine named in the plan runs it.",
+            )
         answer = find_plans(request)
     result, folder = _execute(wanted, request, answer, output)
     result = result.model_copy(update={"estimate": answer.best.estimate})

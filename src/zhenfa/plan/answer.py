@@ -83,9 +83,9 @@ def find_plans(request: Request, *, top: int = 5) -> Answer:
     begun = time.perf_counter()
     job = request.job
     with cite.collect() as used:
-        setting = look_up(request.graph, job.workload, request.formation, request.traits, job.recovery)
+        setting = look_up(request.graph, request.training, request.formation, request.traits, job.recovery)
         best, tally = Best(top), Tally()
-        search_mixed(setting, job.name, job.workload.global_batch, job.limits, best, tally)
+        search_mixed(setting, job.name, request.training.global_batch, job.limits, best, tally)
         ranked = best.ranked()
         if not ranked:
             raise nothing_fits(setting, tally, job.limits)
@@ -102,7 +102,7 @@ def estimate_plan(request: Request, plan: Plan) -> Estimate:
     """Return the estimate of a plan that is given, feasible or not."""
     with cite.collect() as used:
         job = request.job
-        setting = look_up(request.graph, job.workload, request.formation, request.traits, job.recovery)
+        setting = look_up(request.graph, request.training, request.formation, request.traits, job.recovery)
         return report(plan, setting, cost(plan, setting), list(used))
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zhenfa import catalog
-from zhenfa.errors import InputError, UnknownNameError
+from zhenfa.errors import CapabilityError, InputError, UnknownNameError
 from zhenfa.estimate.traits import Traits
 from zhenfa.spec.document import safe_join
 from zhenfa.spec.graph import Graph
-from zhenfa.spec.job import Job
+from zhenfa.spec.job import Job, Workload
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.model import Model, read_model
+from zhenfa.spec.serving import ServingWorkload
 from zhenfa.spec.upkeep import zero_in
 
 
@@ -27,6 +28,31 @@ class Request:
     formation: Formation
     traits: Traits | None = None
     """What the software does that will run the plan; None: what is usual for the machine."""
+
+    @property
+    def serves(self) -> bool:
+        """Return whether the job serves and does not train."""
+        return isinstance(self.job.workload, ServingWorkload)
+
+    @property
+    def training(self) -> Workload:
+        """Return the workload of a job that trains. Raises :class:`CapabilityError` for one that serves."""
+        if isinstance(self.job.workload, ServingWorkload):
+            raise CapabilityError(
+                f"job {self.job.name!r} serves (workload.task), and only training is executed or laid out here.",
+                hint="`zhenfa plan` plans it; `--out PLAN` writes the plan for the engine that runs it.",
+            )
+        return self.job.workload
+
+    @property
+    def serving(self) -> ServingWorkload:
+        """Return the workload of a job that serves. Raises :class:`CapabilityError` for one that trains."""
+        if not isinstance(self.job.workload, ServingWorkload):
+            raise CapabilityError(
+                f"job {self.job.name!r} trains (workload.task); a job that serves is wanted here.",
+                hint="write workload: {task: serve, input_length: 4096, output_length: 1024, tpot_target: 50 ms}.",
+            )
+        return self.job.workload
 
 
 def read_request(path: str, *, on: str | None = None, assume: Sequence[str] = ()) -> Request:

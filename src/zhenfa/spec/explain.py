@@ -218,7 +218,9 @@ def _meant(members: tuple[Any, ...], value: Any) -> Any:
         return plain[0]
     models = [member for member in members if _is_model(member)]
     if isinstance(value, dict) and models:
-        tagged = [model for model in models if value.get("kind") in _literals(_inside(model, "kind"))]
+        tagged = [
+            model for model in models for key in ("kind", "task") if value.get(key) in _literals(_inside(model, key))
+        ]
         return max(tagged or models, key=lambda model: len(set(model.model_fields) & set(value)))
     return None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.machine import Machine, Name, Precision
+from zhenfa.spec.serving import ServingWorkload
 from zhenfa.spec.upkeep import Recovery
 
 
@@ -48,6 +49,8 @@ class Execution(Part):
 class Job(Document):
     """A model and a workload with an owner and a priority.
 
+    ``workload`` trains or serves, told apart by ``task``; where that is left out, a workload with an ``input_length``
+    serves and any other trains.
     ``model`` is a catalog name, or the path of a model document or a Hugging Face ``config.json``. ``machine`` is a
     catalog name, the path of a machine document, or a machine written out. ``assume`` supplies values that makers
     have not published, by dotted name; what rests on them is tagged assumed. ``recovery`` is what is done about
@@ -61,8 +64,16 @@ class Job(Document):
     priority: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
     model: str
     machine: str | Machine | None = None
-    workload: Workload
+    workload: Annotated[Workload | ServingWorkload, Field(discriminator="task")]
     limits: Limits = Limits()
     execution: Execution = Execution()
     recovery: Recovery = Recovery()
     assume: dict[str, str | float] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_task(cls, data: Any) -> Any:
+        workload = data.get("workload") if isinstance(data, dict) else None
+        if not isinstance(workload, dict) or "task" in workload:
+            return data
+        return {**data, "workload": {"task": "serve" if "input_length" in workload else "train", **workload}}

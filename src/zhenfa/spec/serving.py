@@ -7,10 +7,12 @@ either the same instances (aggregated) or apart (disaggregated).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from zhenfa import units
 from zhenfa.spec import fact
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.machine import Name
@@ -31,13 +33,22 @@ WEIGHT_BYTES: Final[dict[WeightFormat, float]] = {
 CACHE_BYTES: Final[dict[CacheFormat, float]] = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 
+Seconds = Annotated[float, BeforeValidator(partial(units.parse, dimension="time")), Field(gt=0)]
+"""A time as people write it (``50 ms``), or a number of seconds."""
+
+
 class ServingWorkload(Part):
-    """Requests to serve. Exactly one of ``concurrency``, ``request_rate`` and ``requests`` says how they come.
+    """Requests to serve. One of ``concurrency``, ``request_rate`` and ``requests`` says how they come; none of them
+    asks for the most requests per second that meet the targets.
 
     ``concurrency`` requests are in the system at all times; ``request_rate`` arrive per second; ``requests`` come all
     at once. Lengths are drawn evenly from ``shortest`` to 1 times the nominal ones; ``cached_prefix`` is the share of
     the input that is found in the cache. ``total`` requests make up a run that starts with as many at once as
-    ``concurrency`` says (None: the steady state, without a start). Targets are in seconds.
+    ``concurrency`` says (None: the steady state, without a start). Targets are of the mean times to the first token
+    (``ttft_target``) and per output token after it (``tpot_target``).
+
+    A plan may store weights in one of ``weights`` and keys and values in one of ``cache`` (empty: as the model's own
+    checkpoint does, and in 16 bits), and may draft tokens if ``speculation`` allows it. ``engine`` runs it.
     """
 
     task: Literal["serve"] = "serve"
@@ -49,16 +60,32 @@ class ServingWorkload(Part):
     shortest: Annotated[float, Field(gt=0, le=1)] = 1.0
     cached_prefix: Annotated[float, Field(ge=0, lt=1)] = 0.0
     total: Annotated[float, Field(gt=0, le=1e12)] | None = None
-    ttft_target: Annotated[float, Field(gt=0)] | None = None
-    tpot_target: Annotated[float, Field(gt=0)] | None = None
+    ttft_target: Seconds | None = None
+    tpot_target: Seconds | None = None
+    weights: tuple[WeightFormat, ...] = ()
+    cache: tuple[CacheFormat, ...] = ()
+    speculation: bool = False
+    engine: str = "vllm"
 
     @model_validator(mode="after")
     def _one_load(self) -> Self:
         given = [name for name in ("concurrency", "request_rate", "requests") if getattr(self, name) is not None]
-        if len(given) != 1:
-            said = f"it gives {' and '.join(given)}" if given else "it gives none of them"
-            raise ValueError(f"one of concurrency, request_rate and requests says how requests come, but {said}")
+        if len(given) > 1:
+            raise ValueError(
+                f"one of concurrency, request_rate and requests says how requests come, but it gives "
+                f"{' and '.join(given)}"
+            )
+        if not given and self.ttft_target is None and self.tpot_target is None:
+            raise ValueError(
+                "it gives no load and no target: write concurrency or request_rate, or a ttft_target or tpot_target "
+                "under which the most requests per second are wanted"
+            )
         return self
+
+    @property
+    def open_ended(self) -> bool:
+        """Return whether no load is given, so that the most that meets the targets is wanted."""
+        return self.concurrency is None and self.request_rate is None and self.requests is None
 
     @property
     def first_share(self) -> float:
