@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
 from zhenfa.plan.space import Bools, Ints
+
+
+ROUNDS: Final = 3
+"""How often the longest a stage may work is sharpened by what the others can take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +67,7 @@ class Look:
         low, high = self.part.bound, np.minimum(2 * self.part.bound, limit)
         for middle in itertools.chain([high], itertools.repeat(None, 7)):
             now = (low + high) / 2 if middle is None else middle
-            found = self._possible(stages, rest, hops, now)
+            found = self._possible(order, stages, rest, hops, now)
             low, high = np.where(found, low, np.maximum(low, now)), np.where(found, now, high)
         return np.where(fits, low, np.nan)
 
@@ -104,16 +109,31 @@ class Look:
             found[pool] = (np.where(place < depth, held, 0.0), busy)
         return found
 
-    def _possible(self, stages: list[tuple[Floats, Floats]], rest: Floats, hops: Floats, step: Floats) -> Bools:
+    def _possible(
+        self, order: Sequence[int], stages: list[tuple[Floats, Floats]], rest: Floats, hops: Floats, step: Floats
+    ) -> Bools:
         """Return where a step may be as short: its stages have room for all layers, and time to fill and drain, and as
         many times as a micro-batch can set out only when another has come back, there is time for there and back."""
         times, deep = self.part.micro_batches, self.part.depth.sum(axis=0)
-        longest = step / times
-        free = [
-            np.minimum(held, np.floor(np.maximum(longest - busy, 0.0) / one + 1e-9)).sum(axis=0)
-            for (held, busy), one in zip(stages, self.layer, strict=True)
-        ]
-        room = np.stack(free)
+        longest = [np.where(held > 0, step / times, 0.0) for held, _ in stages]
+        possible = np.ones(len(self.part), dtype=bool)
+        for _ in range(ROUNDS):
+            room = np.stack(
+                [
+                    np.minimum(held, np.floor(np.maximum(most - busy, 0.0) / one + 1e-9)).sum(axis=0)
+                    for (held, busy), one, most in zip(stages, self.layer, longest, strict=True)
+                ]
+            )
+            left, work = self._least_work(room, rest)
+            possible &= left <= 0
+            longest = self._longest(order, longest, work, step)
+        ramp = bounds.ramp(deep, times)
+        trips = -(-times // deep) * (work + 2 * hops)
+        possible &= np.maximum(ramp * work, trips) <= step * (1 + 1e-9)
+        return possible
+
+    def _least_work(self, room: Floats, rest: Floats) -> tuple[Floats, Floats]:
+        """Return how many layers find no place, and the least work of a micro-batch, with room for so many on each."""
         others = self.counts.sum() - self.counts[self.kind]
         taken = np.minimum(np.maximum(self.part.depth - others, 0), room)
         left, work = self.counts[self.kind] - taken.sum(axis=0), rest + (taken * self.layer).sum(axis=0)
@@ -122,7 +142,30 @@ class Look:
         for one, more in zip(quick, np.take_along_axis(room - taken, order, 0), strict=True):
             now = np.clip(left, 0, more)
             left, work = left - now, work + now * one
-        ramp = bounds.ramp(deep, times)
-        trips = -(-times // deep) * (work + 2 * hops)
-        possible: Bools = (left <= 0) & (np.maximum(ramp * work, trips) <= step * (1 + 1e-9))
-        return possible
+        return left, work
+
+    def _longest(self, order: Sequence[int], longest: list[Floats], work: Floats, step: Floats) -> list[Floats]:
+        """Return the most seconds that each stage can work on a micro-batch, given the most of the others.
+
+        With ``T`` the work of a micro-batch, at least ``T`` less what the others can take stands before a stage (``P``)
+        and behind it (``R``). Then ``X >= P + m c``, and ``X >= T + R + (m - k) c`` where ``m`` is more than the ``k``
+        micro-batches in flight (:func:`zhenfa.plan.split.schedule_bound`).
+        """
+        times, deep = self.part.micro_batches, self.part.depth.sum(axis=0)
+        found = list(longest)
+        total = sum(most.sum(axis=0) for most in longest)
+        after, behind = np.zeros(len(self.part), dtype=np.int64), np.zeros(len(self.part))
+        for pool in reversed(order):
+            most = longest[pool]
+            flight = after + np.arange(len(most))[:, None] + 1
+            later = behind + np.cumsum(most, axis=0)
+            before = np.maximum(work - later, 0.0)
+            follows = np.maximum(work - (total - later + most), 0.0)
+            free = times - flight
+            cap = (step - before) / times
+            steady = (step - work - follows) / np.maximum(free, 1)
+            cap = np.minimum(cap, np.where(free > 0, steady, np.inf))
+            found[pool] = np.minimum(most, np.maximum(cap, 0.0) * (1 + 1e-9))
+            after = after + self.part.depth[pool]
+            behind = later[-1] if len(later) else behind
+        return found
