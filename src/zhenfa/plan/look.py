@@ -151,7 +151,7 @@ class Look:
         and behind it (``R``). Then ``X >= P + m c``, and ``X >= T + R + (m - k) c`` where ``m`` is more than the ``k``
         micro-batches in flight (:func:`zhenfa.plan.split.schedule_bound`).
         """
-        times, deep = self.part.micro_batches, self.part.depth.sum(axis=0)
+        times = self.part.micro_batches
         found = list(longest)
         total = sum(most.sum(axis=0) for most in longest)
         after, behind = np.zeros(len(self.part), dtype=np.int64), np.zeros(len(self.part))
