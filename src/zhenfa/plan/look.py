@@ -18,7 +18,6 @@ from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
 from zhenfa.plan.space import Bools, Ints
 
-
 ROUNDS: Final = 3
 """How often the longest a stage may work is sharpened by what the others can take."""
 
