@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ZhenfaError(Exception):
@@ -36,6 +36,16 @@ class ZhenfaError(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.__dict__)
+
+
+def _again(kind: type[ZhenfaError], state: dict[str, Any]) -> ZhenfaError:
+    """Return an error as it was before it went from one process to another."""
+    error = kind.__new__(kind, state["message"])
+    error.__dict__.update(state)
+    return error
 
 
 class InputError(ZhenfaError, ValueError):
