@@ -11,10 +11,7 @@ from zhenfa.cli.console import Output
 from zhenfa.errors import InfeasibleError
 
 if TYPE_CHECKING:
-    from zhenfa.cli.contest_documents import Cards, ComparisonDocument, Contestant
-    from zhenfa.plan.compare import Comparison, Entry
     from zhenfa.plan.merit import By
-    from zhenfa.spec.machine import Formation
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,8 @@ def compare_machines(wanted: Wanted, output: Output) -> None:
             job, contenders, by=wanted.by, processes=wanted.jobs, cards=wanted.cards, progress=progress
         )  # fmt: skip
     if output.as_json:
+        from zhenfa.plan.contest_documents import to_document
+
         output.document(to_document(found))
     else:
         from zhenfa.cli.compare_report import print_comparison
@@ -63,45 +62,3 @@ def compare_machines(wanted: Wanted, output: Output) -> None:
         from zhenfa.cli.compare_picture import draw
 
         output.say(f"picture written to {draw(found, Path(wanted.picture))}")
-
-
-def to_document(found: Comparison) -> ComparisonDocument:
-    """Return the answer as the published JSON document ``zhenfa.comparison/1``."""
-    from zhenfa.cli.contest_documents import ComparisonDocument
-
-    return ComparisonDocument(
-        job=found.job.name, task=found.job.workload.task, by=found.by, cards=found.cards,
-        equal_cards=found.equal_cards, equal_power_w=found.equal_power_w,
-        machines=tuple(_contestant(found, entry) for entry in found.entries), seconds=found.seconds,
-    )  # fmt: skip
-
-
-def _contestant(found: Comparison, entry: Entry) -> Contestant:
-    from zhenfa.cli.contest_documents import Contestant, NoPlan
-    from zhenfa.spec.result import Figures, Operating
-
-    estimate, problem = entry.estimate, entry.problem
-    return Contestant(
-        machine=entry.name, title=entry.title,
-        rank=found.ranked.index(entry) + 1 if entry in found.ranked else None,
-        level_with=tuple(one.name for one in found.level_with(entry)),
-        emulated=bool(entry.formation and entry.formation.emulated), cards=cards_of(entry.formation),
-        cards_used=estimate.plan.cards if estimate else None, layout=entry.layout,
-        plan=estimate.plan.to_data() if estimate else None, figures=estimate.figures if estimate else Figures(),
-        per_kw=entry.per_kilowatt, per_cny=entry.per_money, equal_cards=found.at_equal_cards(entry),
-        equal_power=found.at_equal_power(entry), walls=estimate.walls if estimate else None,
-        parts_s=estimate.parts_s if estimate else {}, operating=estimate.operating if estimate else Operating(),
-        assumptions=estimate.assumptions if estimate else (), sources=estimate.sources if estimate else (),
-        no_plan=NoPlan(kind=problem.kind, message=problem.message, hint=problem.hint) if problem else None,
-        considered=entry.considered, seconds=entry.seconds,
-    )  # fmt: skip
-
-
-def cards_of(formation: Formation | None) -> tuple[Cards, ...]:
-    """Return the cards of a machine, pool by pool."""
-    from zhenfa.cli.contest_documents import Cards
-
-    return tuple(
-        Cards(pool=pool.name, accelerator=pool.accelerator.id, maker=pool.maker, count=pool.count)
-        for pool in (formation.pools if formation else ())
-    )

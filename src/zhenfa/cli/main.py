@@ -94,16 +94,19 @@ def output_options(command: F) -> F:
     return command
 
 
+assume_option = click.option(
+    "--assume",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Supply a value that a maker has not published, such as "
+    'scalex-card.memory.capacity="64 GB". May be given several times.',
+)
+
+
 def machine_options(command: F) -> F:
     """Add ``--on`` and ``--assume``."""
     for option in (
-        click.option(
-            "--assume",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Supply a value that a maker has not published, such as "
-            'scalex-card.memory.capacity="64 GB". May be given several times.',
-        ),
+        assume_option,
         click.option("--on", metavar="MACHINE", help="A catalog machine or a machine file, instead of the job's own."),
     ):
         command = option(command)
@@ -162,6 +165,36 @@ def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     from zhenfa.cli.plan import Wanted, plan_job
 
     plan_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+
+
+@cli.command(short_help="Lay the best plans of several machines for one job side by side.")
+@click.argument("job", metavar="JOB")
+@click.option("--on", multiple=True, metavar="MACHINES", help="Catalog machines or machine files, with commas between "
+              "them. May be given several times.")  # fmt: skip
+@assume_option
+@click.option(
+    "--by",
+    type=click.Choice(["throughput", "card", "power", "cost"]),
+    default="throughput",
+    show_default=True,
+    help="Rank by tokens/s: of the machine, per card, per kW; or by tokens per CNY.",
+)
+@click.option(
+    "--cards", type=Whole(1, 10_000_000), help="Plan on so many cards of each machine, joined as its own are."
+)
+@click.option("--jobs", type=Whole(1, 1024), help="Processes that plan at once; by default as many as help.")
+@click.option("--picture", type=click.Path(), help="Draw the contest to this PNG file.")
+@click.option("--detail", is_flag=True, help="Also what each estimate rests on.")
+@output_options
+def compare(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """Plan a JOB file on several machines and lay their best plans side by side.
+
+    Throughput, per card, per kW and per CNY, step time, MFU, ETTR and the four walls of each; which machines cannot be
+    told apart, and on which there is no plan, and why.
+    """
+    from zhenfa.cli.compare import Wanted, compare_machines
+
+    compare_machines(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command(short_help="Plan a job, run it with PyTorch, compare with the plan.")

@@ -82,6 +82,13 @@ class Entry:
             return Figure(unit="tokens/CNY")
         return merit.per_money(self.estimate, self.formation)
 
+    @property
+    def power_without_building(self) -> bool:
+        """Return whether facility power is that of the equipment alone, its PUE being undisclosed."""
+        if self.formation is None or self.per_kilowatt.value is None:
+            return False
+        return self.formation.pue.value is None and not self.formation.facility.known
+
     def measure(self, by: By) -> Figure:
         """Return the figure that the machine is ranked by; empty where it has none."""
         if self.estimate is None or self.formation is None:
@@ -109,6 +116,36 @@ class Comparison:
         """Return the machines that have the figure that is ranked by."""
         return tuple(entry for entry in self.planned if entry.measure(self.by).value is not None)
 
+    def rank(self, entry: Entry) -> int | None:
+        """Return the place of a machine; None where the figure that is ranked by is unknown."""
+        return next((place for place, one in enumerate(self.ranked, 1) if one is entry), None)
+
+    @property
+    def level(self) -> tuple[tuple[Entry, Entry], ...]:
+        """Return the pairs that cannot be told apart, the better one first."""
+        return tuple(
+            (one, other)
+            for place, one in enumerate(self.ranked)
+            for other in self.ranked[place + 1 :]
+            if merit.overlap(one.measure(self.by), other.measure(self.by))
+        )
+
+    @property
+    def without_pue(self) -> tuple[Entry, ...]:
+        """Return the machines whose facility power leaves the building out, because nobody has published a PUE."""
+        return tuple(entry for entry in self.planned if entry.power_without_building)
+
+    @property
+    def priced(self) -> tuple[Entry, ...]:
+        """Return the machines of which the tokens for money are known."""
+        return tuple(entry for entry in self.planned if entry.per_money.value is not None)
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Return the cards whose price is undisclosed, so that nothing can be said of tokens for money."""
+        found = (name for entry in self.planned if entry.formation for name in merit.unpriced(entry.formation))
+        return tuple(dict.fromkeys(found))
+
     def level_with(self, entry: Entry) -> tuple[Entry, ...]:
         """Return the machines that cannot be told apart from one: their bands overlap with its own."""
         own = entry.measure(self.by)
@@ -124,6 +161,10 @@ class Comparison:
         """Return the facility power at which throughput is compared: that of the plan that draws least."""
         known = (entry.estimate.operating.facility_power_w.value for entry in self.planned if entry.estimate)
         return min((value for value in known if value is not None), default=None)
+
+    def shares(self, entry: Entry) -> dict[str, float]:
+        """Return the parts of a machine's wall-clock time, what failures take among them: they add up to one."""
+        return {} if entry.estimate is None else merit.shares_of_time(entry.estimate)
 
     def at_equal_cards(self, entry: Entry) -> Figure:
         """Return tokens/s of as many cards as the smallest plan has, at the same throughput per card."""
@@ -247,12 +288,18 @@ def sized(machine: Machine, cards: int) -> Machine:
     return machine.model_copy(update={"pools": (machine.pools[0].model_copy(update={"count": cards}),)})
 
 
-def problem_of(error: ZhenfaError) -> Problem:
-    """Return an error as the reason for which there is no plan; raise it if it is no such reason."""
+def problem_of(error: ZhenfaError, formation: Formation | None = None) -> Problem:
+    """Return an error as the reason for which there is no plan; raise it if it is no such reason.
+
+    Values to assume are named by the card: a pool's name may be that of other machines' pools.
+    """
     kind = next((kind for known, kind in KINDS.items() if isinstance(error, known)), None)
     if kind is None:
         raise error
-    return Problem(kind, error.message, error.hint)
+    hint = error.hint
+    for pool in formation.pools if formation and hint else ():
+        hint = str(hint).replace(f"--assume {pool.name}.memory.", f"--assume {pool.accelerator.id}.memory.")
+    return Problem(kind, error.message, hint)
 
 
 def compare(
@@ -314,7 +361,7 @@ def plan_one(contender: Contender) -> Entry:
     try:
         answer = find_plans(contender.request, top=1)
     except ZhenfaError as error:
-        return replace(entry, problem=problem_of(error), seconds=time.perf_counter() - begun)
+        return replace(entry, problem=problem_of(error, formation), seconds=time.perf_counter() - begun)
     best = answer.best
     return replace(
         entry, estimate=best.estimate, layout=best.layout, considered=answer.considered, seconds=answer.seconds

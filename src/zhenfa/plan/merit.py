@@ -30,6 +30,12 @@ def per_kilowatt(estimate: Estimate) -> Figure:
     return Figure(value=value, unit="tokens/s/kW", tag=weakest(rate.tag, power.tag), p10=low, p90=high, note=power.note)
 
 
+def unpriced(formation: Formation) -> tuple[str, ...]:
+    """Return the cards of a machine whose price is undisclosed."""
+    cards = (pool.accelerator for pool in formation.pools)
+    return tuple(dict.fromkeys(card.id for card in cards if card.price.value is None))
+
+
 def hourly_price(estimate: Estimate, formation: Formation) -> Figure:
     """Return the CNY an hour of the cards that work; empty, naming what to supply, where a price is undisclosed."""
     total, tags = 0.0, list[Tag]()
@@ -61,6 +67,17 @@ def useful(estimate: Estimate) -> Figure:
     if rate.value is None or ettr.value is None:
         return rate
     return scaled(rate, ettr.value).model_copy(update={"tag": weakest(rate.tag, ettr.tag), "note": "throughput x ETTR"})
+
+
+LOST: Final = "lost to failures"
+
+
+def shares_of_time(estimate: Estimate) -> dict[str, float]:
+    """Return the parts of wall-clock time: those of the step along its busiest stage, and what failures take."""
+    lasting = 1.0 if estimate.figures.ettr.value is None else estimate.figures.ettr.value
+    step = sum(estimate.parts_s.values())
+    parts = {name: lasting * seconds / step for name, seconds in estimate.parts_s.items()} if step > 0 else {}
+    return {**parts, LOST: 1.0 - lasting}
 
 
 def scaled(figure: Figure, times: float, unit: str | None = None) -> Figure:

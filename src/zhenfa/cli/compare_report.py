@@ -1,0 +1,270 @@
+"""The answer of ``zhenfa compare`` in words: the contest, at equal size, the four walls, who cannot be told apart."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
+from zhenfa import units
+from zhenfa.cli.compare import Wanted
+from zhenfa.cli.console import Output
+from zhenfa.cli.tables import Column, Table, table
+from zhenfa.cli.walls import NAMES
+from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, of, ratio
+from zhenfa.plan.compare import Comparison, Entry
+from zhenfa.plan.merit import By
+from zhenfa.spec.result import Estimate, Figure
+
+ASKED: Final[dict[By, str]] = {
+    "throughput": "most tokens/s", "card": "most tokens/s per card", "power": "most tokens/s per kW",
+    "cost": "most tokens per CNY",
+}  # fmt: skip
+UNITS: Final[dict[By, str]] = {
+    "throughput": "tokens/s",
+    "card": "tokens/s per card",
+    "power": "tokens/s per kW",
+    "cost": "tokens per CNY",
+}
+
+
+def print_comparison(found: Comparison, wanted: Wanted, output: Output) -> None:
+    """Print the contest as far as it was asked for."""
+    out = output.data
+    _print_subject(found, output)
+    left_out: list[str] = []
+    if found.planned:
+        out.head("Contest", f"(estimated, {ASKED[found.by]} first)")
+        left_out += out.table(contest_table(found))
+        _print_legend(found, output)
+        _print_level(found, output)
+        out.head("At equal size", "(throughput per card and per kW taken as constant)")
+        left_out += out.table(equal_table(found))
+        out.head("Four walls", "(estimated; > binds)")
+        left_out += out.table(walls_table(found))
+        out.head("Best plans")
+        left_out += out.table(plan_table(found))
+    _print_without(found, output)
+    _print_ground(found, wanted, output)
+    if output.cite:
+        output.sources(line for entry in found.planned if entry.estimate for line in entry.estimate.sources)
+    _suggest(found, wanted, output)
+    output.left_out(left_out)
+
+
+def _print_subject(found: Comparison, output: Output) -> None:
+    job, workload = found.job, found.job.workload
+    each = f", {found.cards:,} cards of each" if found.cards is not None else ""
+    output.data.text(
+        f"{job.model}; {workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, "
+        f"{workload.precision}; on {len(found.entries)} machines{each}",
+        first=f"{job.name}: ",
+    )  # fmt: skip
+
+
+def marked(figure: Figure) -> str:
+    """Return a figure without its unit, with the mark of its tag; ``-`` where it is unknown."""
+    return "-" if figure.value is None else f"{bare(figure.value)}{MARKS[figure.tag]}"
+
+
+def share(figure: Figure) -> str:
+    """Return a share with the mark of its tag; ``-`` where it is unknown."""
+    return "-" if figure.value is None else f"{units.show(figure.value, 'ratio')}{MARKS[figure.tag]}"
+
+
+def title(entry: Entry) -> str:
+    """Return a machine's name, marked where its cards are emulated."""
+    emulated = entry.formation is not None and entry.formation.emulated
+    return f"{entry.name} [{EMULATED}]" if emulated else entry.name
+
+
+def contest_table(found: Comparison) -> Table:
+    """Return one row for each machine, the best first, those without a plan last."""
+    columns = (
+        Column("#", right=True), Column("machine"), Column("cards", right=True, drop=1),
+        Column("tokens/s", right=True), Column("p10-p90", right=True, drop=6), Column("per card", right=True),
+        Column("per kW", right=True), Column("per CNY", right=True, drop=2), Column("step", right=True, drop=5),
+        Column("p10-p90", right=True, drop=9), Column("MFU", right=True, drop=3), Column("ETTR", right=True, drop=7),
+        Column("goodput", right=True, drop=8), Column("binds", drop=4), Column("level with", drop=10),
+    )  # fmt: skip
+    rows = [_row(found, entry) for entry in found.entries]
+    return table(columns, rows, strong=[0] if found.ranked else [])
+
+
+def _row(found: Comparison, entry: Entry) -> tuple[str, ...]:
+    if entry.estimate is None:
+        reason = entry.problem.kind if entry.problem else ""
+        return ("-", title(entry), _count(entry), "no plan", "", "-", "-", "", "", "", "", "", "", reason, "")
+    figures, operating = entry.estimate.figures, entry.estimate.operating
+    place = found.rank(entry)
+    money = marked(entry.per_money) if found.priced else ""
+    return (
+        "-" if place is None else str(place), title(entry), _count(entry), marked(figures.tokens_per_s),
+        band(figures.tokens_per_s), marked(figures.tokens_per_s_per_card), _power(entry), money,
+        units.show(figures.step_time_s.value, "time"), band(figures.step_time_s), share(figures.mfu),
+        share(figures.ettr), share(operating.goodput), entry.estimate.walls.binding,
+        ", ".join(str(found.rank(one)) for one in found.level_with(entry)),
+    )  # fmt: skip
+
+
+def _count(entry: Entry) -> str:
+    return f"{entry.formation.cards:,}" if entry.formation else ""
+
+
+def _power(entry: Entry) -> str:
+    return marked(entry.per_kilowatt) + ("*" if entry.power_without_building else "")
+
+
+def _print_legend(found: Comparison, output: Output) -> None:
+    out = output.data
+    lines = {
+        "p10-p90": "four of five measured steps of such jobs lay in this band",
+        "per kW": "tokens/s per kW of facility power while the cards work",
+        "per CNY": _words_on_prices(found),
+        "ETTR": "share of wall-clock time that is not lost to failures; goodput: scheduling x ETTR x MFU",
+        "tags": LEGEND,
+    }
+    out.line()
+    for label, words in lines.items():
+        out.text(words, first=f"   {label:<8} ", style="dim")
+    without = found.without_pue
+    if without:
+        names = ", ".join(entry.name for entry in without)
+        words = f"{names}: PUE undisclosed and not counted, which flatters them beside the others"
+        if len(without) == len(found.planned):
+            words = f"{names}: PUE undisclosed; power of the equipment alone"
+        out.text(f"{words}; supply --assume {without[0].name}.pue=1.2 (your value)", first="   *        ", style="dim")
+
+
+def _words_on_prices(found: Comparison) -> str:
+    missing = found.unpriced
+    words = ["useful tokens per CNY of rent, lost time paid for"] if found.priced else []
+    if missing:
+        words.append(f'no price of {", ".join(missing)}: supply --assume {missing[0]}.price="18 CNY/h" (your values)')
+    return "; ".join(words)
+
+
+def _print_level(found: Comparison, output: Output) -> None:
+    pairs = found.level
+    if not pairs:
+        return
+    named = "; ".join(f"{one.name} and {other.name}" for one, other in pairs)
+    output.data.line()
+    output.data.text(f"{named}: their bands of {UNITS[found.by]} overlap.", first="Cannot be told apart: ")
+
+
+def equal_table(found: Comparison) -> Table:
+    """Return throughput at as many cards, and as much power, as the smallest plan has."""
+    power = units.show(found.equal_power_w, "power")
+    columns = (
+        Column("machine"), Column(f"{found.equal_cards or 0:,} cards of each", right=True), Column("of #1", right=True),
+        Column("p10-p90", right=True, drop=1), Column(f"{power} of each", right=True), Column("of #1", right=True),
+        Column("p10-p90", right=True, drop=2), Column("takes", right=True, drop=3),
+    )  # fmt: skip
+    first = (found.ranked or found.planned)[0]
+    cards_first, power_first = found.at_equal_cards(first).value, found.at_equal_power(first).value
+    rows = []
+    for entry in found.planned:
+        by_cards, by_power = found.at_equal_cards(entry), found.at_equal_power(entry)
+        watts = entry.estimate.operating.facility_power_w.value if entry.estimate else None
+        known = by_power.value is not None
+        rows.append((
+            entry.name, marked(by_cards), ratio(by_cards.value, cards_first), band(by_cards),
+            marked(by_power) if known else "", ratio(by_power.value, power_first) if known else "", band(by_power),
+            units.show(watts, "power") if watts is not None else "",
+        ))  # fmt: skip
+    return table(columns, rows)
+
+
+def walls_table(found: Comparison) -> Table:
+    """Return the four walls of each machine, the binding one marked, and what would move it."""
+    columns = (
+        Column("machine"), *(Column(name, right=True) for name in NAMES), Column("J/token", right=True, drop=2),
+        Column("most of the step", drop=1),
+    )  # fmt: skip
+    rows = [_walls(entry, entry.estimate) for entry in found.planned if entry.estimate]
+    notes = [getattr(one.walls, one.walls.binding).advice for one in _estimates(found)]
+    return Table(columns, tuple(rows), tuple(notes), "to move it", room=44)
+
+
+def _estimates(found: Comparison) -> list[Estimate]:
+    return [entry.estimate for entry in found.planned if entry.estimate]
+
+
+def _walls(entry: Entry, estimate: Estimate) -> tuple[str, ...]:
+    cells = []
+    for name in NAMES:
+        wall = getattr(estimate.walls, name).share
+        shown = "-" if wall is None else f"{wall:.1%}"
+        cells.append(f"> {shown}" if estimate.walls.binding == name else shown)
+    largest = max(estimate.parts_s, key=lambda part: estimate.parts_s[part], default="")
+    return (entry.name, *cells, marked(estimate.figures.energy_j_per_token), largest)
+
+
+def plan_table(found: Comparison) -> Table:
+    """Return the layout of each machine's best plan."""
+    columns = (
+        Column("machine"), Column("layout", wrap=20), Column("schedule", drop=2), Column("cards used", right=True),
+        Column("memory", right=True, drop=1),
+    )  # fmt: skip
+    rows = [
+        (
+            entry.name, entry.layout, entry.estimate.plan.schedule,
+            f"{entry.estimate.plan.cards:,} of {_count(entry)}", _memory(entry.estimate),
+        )
+        for entry in found.planned
+        if entry.estimate
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def _memory(estimate: Estimate) -> str:
+    fullest = max(estimate.stages, key=lambda one: one.memory_bytes / (one.capacity_bytes or 1.0), default=None)
+    if fullest is None or fullest.capacity_bytes is None:
+        return ""
+    return of(fullest.memory_bytes, fullest.capacity_bytes)
+
+
+def _print_without(found: Comparison, output: Output) -> None:
+    out = output.data
+    without = [(entry, entry.problem) for entry in found.entries if entry.problem is not None]
+    if not without:
+        return
+    out.head("No plan")
+    for entry, problem in without:
+        out.text(problem.message, first=f"  {entry.name} ({problem.kind}): ")
+        if problem.hint:
+            out.text(problem.hint, first="    way out: ", style="dim")
+
+
+def _print_ground(found: Comparison, wanted: Wanted, output: Output) -> None:
+    out = output.data
+    if wanted.detail:
+        for entry in found.planned:
+            out.head(f"Rests on, {entry.name}")
+            out.items(entry.estimate.assumptions if entry.estimate else ())
+        return
+    yours = dict.fromkeys(
+        f"{name} = {value} (yours)"
+        for entry in found.entries
+        if entry.formation
+        for name, value in entry.formation.assumed.items()
+    )
+    if yours:
+        out.head("Rests on", "(--detail lists the rest)")
+        out.items(yours)
+
+
+def _suggest(found: Comparison, wanted: Wanted, output: Output) -> None:
+    """Say on stderr which commands lead on from here."""
+    names: Sequence[str] = [entry.name for entry in found.ranked]
+    if not names:
+        return
+    given = [part for text in wanted.assume for part in ("--assume", text)]
+    output.talk.line()
+    output.talk.line("Next:", "dim")
+    output.talk.line(f"  {shlex.join(['zhenfa', 'plan', wanted.job, '--on', names[0], *given])}")
+    if not wanted.picture:
+        machines = ",".join(wanted.machines)
+        words = ["zhenfa", "compare", wanted.job, "--on", machines, *given, "--picture", "contest.png"]
+        output.talk.line(f"  {shlex.join(words)}")
