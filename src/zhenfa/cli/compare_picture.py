@@ -34,6 +34,7 @@ def draw(found: Comparison, path: Path) -> Path:
         )  # fmt: skip
         _bars(left, found, entries)
         _dots(right, found, entries)
+        shown.legend(fontsize=8, ncols=7, loc="outside lower left", frameon=False)
         shown.suptitle(f"{found.job.name}: {found.job.model}, estimated", fontsize=11)
         save(shown, path, "--picture")
     return path
@@ -55,7 +56,6 @@ def _bars(axis: Any, found: Comparison, entries: Sequence[Entry]) -> None:
     axis.set_xlim(0, 1.24)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=8)
     axis.set_xlabel("share of wall-clock time, busiest stage", fontsize=9)
-    axis.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.45, -0.14 - 0.5 / len(entries)))
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
 

@@ -14,7 +14,9 @@ from zhenfa.cli.walls import NAMES
 from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, of, ratio
 from zhenfa.plan.compare import Comparison, Entry
 from zhenfa.plan.merit import By
+from zhenfa.spec.job import Job
 from zhenfa.spec.result import Estimate, Figure
+from zhenfa.spec.serving import ServingWorkload
 
 ASKED: Final[dict[By, str]] = {
     "throughput": "most tokens/s", "card": "most tokens/s per card", "power": "most tokens/s per kW",
@@ -53,13 +55,20 @@ def print_comparison(found: Comparison, wanted: Wanted, output: Output) -> None:
 
 
 def _print_subject(found: Comparison, output: Output) -> None:
-    job, workload = found.job, found.job.workload
     each = f", {found.cards:,} cards of each" if found.cards is not None else ""
-    output.data.text(
-        f"{job.model}; {workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, "
-        f"{workload.precision}; on {len(found.entries)} machines{each}",
-        first=f"{job.name}: ",
-    )  # fmt: skip
+    words = f"{found.job.model}; {workload_words(found.job)}; on {len(found.entries)} machines{each}"
+    output.data.text(words, first=f"{found.job.name}: ")
+
+
+def workload_words(job: Job) -> str:
+    """Return what a job asks for, in one line."""
+    workload = job.workload
+    if isinstance(workload, ServingWorkload):
+        words = f"prompts of {workload.input_length:,} tokens, answers of {workload.output_length:,}"
+        for name, target in (("TTFT", workload.ttft_target), ("TPOT", workload.tpot_target)):
+            words += "" if target is None else f", {name} {units.show(target, 'time')}"
+        return words
+    return f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision}"
 
 
 def marked(figure: Figure) -> str:

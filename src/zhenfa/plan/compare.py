@@ -24,6 +24,7 @@ from zhenfa.plan.request import Request, find_machine, make_request, read_assump
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.result import Estimate, Figure
+from zhenfa.spec.serving import ServingWorkload
 
 Kind = Literal["missing fact", "does not fit", "cannot run", "too small"]
 
@@ -202,6 +203,11 @@ def enter(
 
     Raises :class:`InputError` for no machine, one alone, or one given twice, and what looking them up raises.
     """
+    if isinstance(job.workload, ServingWorkload):
+        raise CapabilityError(
+            f"job {job.name!r} serves, and machines are compared on jobs that train.",
+            hint="`zhenfa plan` plans it on one machine at a time.",
+        )
     if len(machines) < 2:
         words = "no machine is given" if not machines else "one machine alone is no contest"
         raise InputError(
