@@ -39,7 +39,7 @@ def plan_job(wanted: Wanted, output: Output) -> None:
     if output.as_json:
         from zhenfa.plan.documents import to_document
 
-        output.document(to_document(answer, wanted.top))
+        output.document(to_document(answer, wanted.top, detailed=wanted.detail))
         return
     from zhenfa.cli.plan_report import print_answer
 

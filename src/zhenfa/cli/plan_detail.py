@@ -10,8 +10,9 @@ from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, render, table
 from zhenfa.cli.words import bare, difference, figure
+from zhenfa.estimate.detail import Detail, detail, with_memory
 from zhenfa.estimate.report import step_parts
-from zhenfa.plan import Answer, Ranked
+from zhenfa.plan import Answer
 from zhenfa.spec.result import Figure, Figures, Operating, StageFigures
 
 LABELS: Final = {
@@ -38,9 +39,10 @@ OPERATING: Final = {
 NEGLIGIBLE_S: Final = 1e-9
 
 
-def print_detail(best: Ranked, output: Output) -> list[str]:
-    """Print figures, parts of the step and stages of a plan; return the columns for which there was no room."""
-    out, left_out = output.data, []
+def print_detail(answer: Answer, output: Output) -> list[str]:
+    """Print figures, parts of the step, operators, links, and stages of the best plan; return the columns for which
+    there was no room."""
+    out, left_out, best = output.data, list[str](), answer.best
     out.head("Figures of plan 1", "(estimated)")
     left_out += out.table(figure_table(best.estimate.figures), indent=2)
     out.head("Where the step goes", "(busiest stage, estimated)")
@@ -48,6 +50,9 @@ def print_detail(best: Ranked, output: Output) -> list[str]:
     for name, seconds in best.estimate.parts_s.items():
         share = seconds / step
         out.line(f"  {name:<18} {_seconds(seconds):>8} {share:>6.1%} {out.bar(share)}")
+    found = detail(best.plan, answer.setting, best.cost)
+    left_out += _print_operators(found, output)
+    left_out += _print_links(found, output)
     if best.estimate.operating.mtbf_s.value is not None:
         out.head("How a long run fares", "(estimated)")
         left_out += out.table(operating_table(best.estimate.operating), indent=2)
@@ -56,8 +61,60 @@ def print_detail(best: Ranked, output: Output) -> list[str]:
         if best.estimate.operating.not_counted:
             out.text(", ".join(best.estimate.operating.not_counted), first="  not counted, no rate known: ")
     out.head("Stages", "(seconds per micro-batch, memory per card, estimated)")
-    left_out += out.table(_stages_that_fit(best.estimate.stages, out.width - 2), indent=2)
+    stages = with_memory(best.estimate.stages, found)
+    left_out += out.table(_stages_that_fit(stages, out.width - 2), indent=2)
     return left_out
+
+
+def _print_operators(found: Detail, output: Output) -> list[str]:
+    """Print the operators of the busiest stage with their share of the step and of the speed of light."""
+    out = output.data
+    shown = found.largest()
+    out.head("Operators", f"(place {found.place} on {found.pool}, {found.layers} layers; one run, estimated)")
+    rows = [
+        (
+            one.name, bare(one.count), _seconds(one.forward), _seconds(one.backward),
+            _seconds(one.again) if one.again else "", f"{found.share(one.step):.1%}",
+            "-" if one.share is None else f"{one.share:.0%}", one.bound, one.origin.tag,
+        )
+        for one in shown
+    ]  # fmt: skip
+    rest = found.others(shown)
+    if abs(rest) > NEGLIGIBLE_S:
+        rows.append(("all others", "", "", "", "", f"{found.share(rest):.1%}", "", "", ""))
+    columns = (
+        Column("operator", style="strong"), Column("runs", right=True), Column("forward", right=True),
+        Column("backward", right=True), Column("again", right=True, drop=2), Column("of step", right=True),
+        Column("of light", right=True), Column("bound by", drop=3), Column("tag", drop=1),
+    )  # fmt: skip
+    left_out = out.table(table(columns, rows), indent=2)
+    tags: dict[str, dict[str, None]] = {}
+    for one in shown:
+        tags.setdefault(one.origin.tag, {})[one.origin.words] = None
+    out.text("ideal seconds (at peak, or at the memory's bandwidth where that is longer) over those predicted",
+             first="   of light  ", style="dim")  # fmt: skip
+    out.text("; ".join(f"{tag}: {', '.join(words)}" for tag, words in tags.items()), first="   tags      ", style="dim")
+    return left_out
+
+
+def _print_links(found: Detail, output: Output) -> list[str]:
+    """Print what each kind of communication runs on, and how much of it is exposed."""
+    if not found.links:
+        return []
+    output.data.head("Links", "(what arithmetic does not hide, seconds of a step, estimated)")
+    rows = [
+        (
+            one.kind, f"{one.cards:,}", one.link, "-" if one.bandwidth is None else units.show(one.bandwidth, "rate"),
+            one.tag, _seconds(one.exposed), f"{found.share(one.exposed):.1%}",
+        )
+        for one in found.links
+    ]  # fmt: skip
+    columns = (
+        Column("communication", style="strong"), Column("cards", right=True), Column("over", wrap=16),
+        Column("bandwidth", right=True, drop=1), Column("tag", drop=2), Column("exposed", right=True),
+        Column("of step", right=True),
+    )  # fmt: skip
+    return output.data.table(table(columns, rows), indent=2)
 
 
 def figure_table(figures: Figures) -> Table:

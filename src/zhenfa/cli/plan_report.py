@@ -33,7 +33,7 @@ def print_answer(answer: Answer, wanted: Wanted, output: Output) -> None:
     out.head("Four walls of plan 1", f"(estimated; {walls.binding} binds)")
     print_walls(out, walls, empty="undisclosed")
     if wanted.detail:
-        left_out += plan_detail.print_detail(answer.best, output)
+        left_out += plan_detail.print_detail(answer, output)
     if wanted.why is not None:
         plan_detail.print_why(answer, wanted.why, output)
     _print_ground(answer, output)

@@ -17,7 +17,7 @@ from zhenfa.spec.machine import BYTES, Accelerator, Achievable, CardPool, Precis
 ACTIVATION_BYTES: Final = 2.0
 """Bytes per element of what flows between kernels in 16-bit formats."""
 
-_SUBSTITUTES: Final[dict[Precision, tuple[str, ...]]] = {
+SUBSTITUTES: Final[dict[Precision, tuple[str, ...]]] = {
     "bf16": ("bf16_cube", "bf16", "fp16", "aggregate_dtype_unstated"),
     "fp16": ("fp16_cube", "fp16", "bf16_cube", "bf16", "aggregate_dtype_unstated"),
     "fp8": ("fp8_cube", "fp8"),
@@ -100,7 +100,7 @@ def matmul_peak(accelerator: Accelerator, precision: Precision) -> tuple[float, 
 
     Raises :class:`MissingFactError` if nobody has published one.
     """
-    for key in _SUBSTITUTES.get(precision, (precision,)):
+    for key in SUBSTITUTES.get(precision, (precision,)):
         fact = accelerator.peak.get(key)
         if fact is not None and fact.value is not None:
             note = None

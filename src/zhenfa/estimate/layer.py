@@ -50,7 +50,7 @@ def layer_cost(operators: Sequence[Operator], shape: Shape, card: Card) -> Cost:
     tensor, context and expert parallelism take beyond the arithmetic that hides them; host time per kernel. Omits
     jitter, and waits of cards for each other.
     """
-    parts = [(operator, _operator_cost(operator, shape, card)) for operator in operators]
+    parts = [(operator, operator_cost(operator, shape, card)) for operator in operators]
     found = total(cost for _, cost in parts)
     routed = [operator for operator in operators if operator.kind == "grouped_matmul"]
     if routed:
@@ -67,7 +67,8 @@ def _last(parts: Sequence[tuple[Operator, Cost]]) -> Array:
     return 0.0
 
 
-def _operator_cost(operator: Operator, shape: Shape, card: Card) -> Cost:
+def operator_cost(operator: Operator, shape: Shape, card: Card) -> Cost:
+    """Return the cost of one operator; what experts exchange belongs to the layer."""
     match operator.kind:
         case "matmul":
             return _matmul(operator, shape, card)
@@ -100,21 +101,29 @@ def _attention_ideal(operator: Operator, shape: Shape, card: Card) -> Array:
     return 3 * shape.sequences * work / shape.context / card.chip.peak
 
 
-def _chip_of(operator: Operator, card: Card) -> Chip:
+def chip_of(operator: Operator, card: Card) -> Chip:
     """Return the chip in the precision in which a matmul runs: routers, and as a rule the logits, stay in 16 bits."""
     if operator.name.endswith("router"):
         return card.wide
     return card.wide if operator.shard == "vocabulary" and not card.traits.low_precision_head else card.chip
 
 
-def _matmul(operator: Operator, shape: Shape, card: Card) -> Cost:
-    # a matmul that is not split runs on each card's own part of the sequence
-    traits, chip = card.traits, _chip_of(operator, card)
+def matmul_sizes(operator: Operator, shape: Shape, traits: Traits) -> tuple[Array, Array, Array]:
+    """Return the rows, inputs and outputs of one card's part of a matmul.
+
+    A matmul that is not split runs on each card's own part of the sequence.
+    """
     whole = operator.shard != "none" or not traits.sequence_parallel
     rows = shape.tokens if whole else shape.tokens / shape.tensor
     split_outputs = operator.shard in {"column", "vocabulary", "heads"}
     inputs = operator.inputs / shape.tensor if operator.shard == "row" else operator.inputs
     outputs = operator.outputs / shape.tensor if split_outputs else operator.outputs
+    return rows, inputs, outputs
+
+
+def _matmul(operator: Operator, shape: Shape, card: Card) -> Cost:
+    traits, chip = card.traits, chip_of(operator, card)
+    rows, inputs, outputs = matmul_sizes(operator, shape, traits)
     pace = traits.sustained(BYTES[chip.precision])
     forward = kernels.matmul(chip, rows, inputs, outputs) / pace
     through = kernels.matmul(chip, rows, outputs, inputs) / pace

@@ -56,7 +56,7 @@ def reached(
     kernels["stream"] = {"fixed": kernels["stream"]["fixed"], "memory_share": _stream(accelerator, notes)}
     known = chip in library().factors
     stated = accelerator.achievable
-    usual = _catalog(chip)
+    usual = measured_of(chip)
     tag: Tag = "fitted"
     if not known:
         era = generation(chip).name
@@ -153,7 +153,7 @@ def _stream(accelerator: Accelerator, notes: list[str]) -> float:
     return prior.value
 
 
-def _catalog(chip: str) -> Achievable:
+def measured_of(chip: str) -> Achievable:
     """Return what the catalog has measured of a chip."""
     name = catalog.accelerators().get(chip)
     return name.achievable if name is not None else Achievable()
@@ -164,7 +164,7 @@ def _usual(what: str) -> float:
     """Return the median, over the chips that the laws were fitted to, of the best share that others measured."""
     shares = []
     for chip in library().factors:
-        one = _catalog(chip)
+        one = measured_of(chip)
         fact = one.memory if what == "memory" else one.matmul.get(what)  # type: ignore[call-overload]
         shares += [fact.value] if fact is not None and fact.value is not None else []
     return median(shares) if shares else 0.8
@@ -204,7 +204,7 @@ def _shift(
     return weakest(*tags)
 
 
-def _own(fact: Fact | None, usual: Fact | None) -> Fact | None:
+def own_fact(fact: Fact | None, usual: Fact | None) -> Fact | None:
     """Return a stated fact that says something else than the catalog."""
     if fact is None or fact.value is None or (usual is not None and usual.value == fact.value):
         return None
@@ -224,15 +224,15 @@ def _stated(
                 kernels[law][name] = fact.value
 
     for key in (precision, *_SIBLINGS.get(precision, ())):
-        share = _own(stated.matmul.get(key), usual.matmul.get(key))
+        share = own_fact(stated.matmul.get(key), usual.matmul.get(key))
         if share is not None and share.value is not None:
             factor = share.value / kernels["matmul"]["share"]
             for law in ("experts", "prefill", "latent_prefill", "scan"):
                 kernels[law]["share"] = min(kernels[law]["share"] * factor, 1.0)
             put(share, "share", "matmul")
             break
-    put(_own(stated.attention.get(precision), usual.attention.get(precision)), "share", "prefill", "latent_prefill")
-    put(_own(stated.scan, usual.scan), "share", "scan")
+    put(own_fact(stated.attention.get(precision), usual.attention.get(precision)), "share", "prefill", "latent_prefill")
+    put(own_fact(stated.scan, usual.scan), "share", "scan")
     streams = (
         "stream",
         "matmul",
@@ -245,8 +245,8 @@ def _stated(
         "decode8",
         "latent",
     )
-    put(_own(stated.memory, usual.memory), "memory_share", *streams)
-    put(_own(stated.decode, usual.decode), "memory_share", "decode", "decode8", "latent")
+    put(own_fact(stated.memory, usual.memory), "memory_share", *streams)
+    put(own_fact(stated.decode, usual.decode), "memory_share", "decode", "decode8", "latent")
     every = (
         "stream",
         "matmul",
@@ -259,9 +259,9 @@ def _stated(
         "scan",
         "scan_step",
     )
-    put(_own(stated.launch, usual.launch), "fixed", *every)
+    put(own_fact(stated.launch, usual.launch), "fixed", *every)
     put(
-        _own(stated.attention_launch, usual.attention_launch),
+        own_fact(stated.attention_launch, usual.attention_launch),
         "fixed",
         "prefill",
         "latent_prefill",
@@ -269,8 +269,8 @@ def _stated(
         "decode8",
         "latent",
     )
-    put(_own(stated.scan_launch, usual.scan_launch), "fixed", "scan", "scan_step")
-    put(_own(stated.fill, usual.fill), "fill", "matmul", "experts")
+    put(own_fact(stated.scan_launch, usual.scan_launch), "fixed", "scan", "scan_step")
+    put(own_fact(stated.fill, usual.fill), "fill", "matmul", "experts")
     return weakest(*tags) if tags else None
 
 

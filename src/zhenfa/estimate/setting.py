@@ -162,7 +162,7 @@ class Setting:
                 float(cut.data), float(cut.context), float(cut.expert_tensor),
             )  # fmt: skip
             kinds, stem, head = self._blocks
-            again = _any_of(cut.modules)
+            again = any_of(cut.modules)
             found = [
                 self._unit(block, self._cost(index, block, cut.pool, shape), shape, cut.zero, mode, again, cut.pool)
                 for index, (block, mode) in enumerate(
@@ -225,7 +225,8 @@ def recomputed(cost: Cost, light: Array, mode: Array) -> Array:
     return np.select([np.equal(mode, 0), np.equal(mode, 1)], [0.0 * cost.forward_total, light], cost.full_again)
 
 
-def _any_of(modules: tuple[RecomputeModule, ...]) -> Again:
+def any_of(modules: tuple[RecomputeModule, ...]) -> Again:
+    """Return the test of whether selective recomputation runs an operator again; None where no module is named."""
     if not modules:
         return None
     return lambda operator: any(_MODULES[name](operator) for name in modules)

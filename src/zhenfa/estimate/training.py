@@ -139,8 +139,11 @@ def _buffers(setting: Setting, stages: int, micro_batches: int, size: int) -> li
     return [one * ((index > 0) + (index < stages - 1)) for index in range(stages)]
 
 
-def _homes(plan: Plan, count: int, order: Sequence[int]) -> list[list[int]]:
-    """Return the stages that each place holds. Under DualPipe a place holds one of each direction."""
+def homes_of(plan: Plan, count: int, order: Sequence[int]) -> list[list[int]]:
+    """Return the stages that each place holds, from the place of each stage (``order``).
+
+    Under DualPipe a place holds one of each direction.
+    """
     if plan.schedule == "dualpipe":
         return [sorted({place, count - 1 - place}) for place in range(count)]
     return [[index for index in range(count) if order[index] == place] for place in range(max(order) + 1)]
@@ -150,7 +153,7 @@ def _held_together(
     plan: Plan, stages: tuple[StageCost, ...], order: Sequence[int], micro_batches: int
 ) -> list[dict[str, float]]:
     count = len(stages)
-    homes = _homes(plan, count, order)
+    homes = homes_of(plan, count, order)
     kept = schedules.held_micro_batches(len(homes), micro_batches, plan.schedule, virtual_stages=count // len(homes))
     activation = np.array([stage.activation for stage in stages])
     totals = []
@@ -163,7 +166,7 @@ def _held_together(
 
 def _merged(plan: Plan, stages: tuple[StageCost, ...], order: Sequence[int]) -> tuple[StageCost, ...]:
     share = 0.5 if plan.schedule == "dualpipe" else 1.0
-    homes = _homes(plan, len(stages), order)
+    homes = homes_of(plan, len(stages), order)
     return tuple(
         together([stages[index] for index in home], stages[home[0]].memory, share if len(home) > 1 else 1.0)
         for home in homes

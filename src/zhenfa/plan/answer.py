@@ -9,11 +9,11 @@ from typing import Any
 
 from zhenfa import cite, units
 from zhenfa.estimate.report import report, step_parts, summary
-from zhenfa.estimate.setting import Setting, look_up
+from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.misfit import nothing_fits
 from zhenfa.plan.mixed import search_mixed
-from zhenfa.plan.request import Request
+from zhenfa.plan.request import Request, setting_of
 from zhenfa.plan.search import Best, Found, Tally
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate
@@ -83,7 +83,7 @@ def find_plans(request: Request, *, top: int = 5) -> Answer:
     begun = time.perf_counter()
     job = request.job
     with cite.collect() as used:
-        setting = look_up(request.graph, request.training, request.formation, request.traits, job.recovery)
+        setting = setting_of(request)
         best, tally = Best(top), Tally()
         search_mixed(setting, job.name, request.training.global_batch, job.limits, best, tally)
         ranked = best.ranked()
@@ -101,8 +101,7 @@ def find_plans(request: Request, *, top: int = 5) -> Answer:
 def estimate_plan(request: Request, plan: Plan) -> Estimate:
     """Return the estimate of a plan that is given, feasible or not."""
     with cite.collect() as used:
-        job = request.job
-        setting = look_up(request.graph, request.training, request.formation, request.traits, job.recovery)
+        setting = setting_of(request)
         return report(plan, setting, cost(plan, setting), list(used))
 
 

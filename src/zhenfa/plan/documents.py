@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from zhenfa.estimate.detail import Detail, detail
+from zhenfa.spec.fact import Tag
 from zhenfa.spec.printed import Item, PlanData, Printed
 from zhenfa.spec.result import Figures, Operating, StageFigures, Walls
 
@@ -11,8 +13,56 @@ if TYPE_CHECKING:
     from zhenfa.plan.answer import Answer
 
 
+class OperatorPart(Item):
+    """One operator of the busiest stage: seconds of one run forward, backward and again (recomputation); ``runs`` a
+    step take ``step_s``. ``light_share``: the ideal seconds of forward and backward (at peak, or at the memory's
+    bandwidth where that is longer: ``bound``) over those predicted. ``tag`` and ``rests_on``: of the weakest
+    coefficient that carries it."""
+
+    name: str
+    kind: str
+    runs: float
+    forward_s: float
+    backward_s: float
+    again_s: float
+    step_s: float
+    share: float
+    light_share: float | None
+    bound: str
+    tag: Tag
+    rests_on: str
+
+
+class LinkPart(Item):
+    """Communication of one kind: exposed seconds of a step, cards that take part, the outermost link it crosses."""
+
+    kind: str
+    exposed_s: float
+    share: float
+    cards: int
+    link: str
+    bandwidth_bytes_per_s: float | None
+    tag: Tag
+
+
+class PlanDetail(Item):
+    """``--detail``: the busiest place of the plan, operator by operator and link by link, and the bytes of a card of
+    each stage by part. The operators and the seconds between them are the parts arithmetic at peak, below peak and
+    recomputation of ``parts_s``; the links those of communication."""
+
+    pool: str
+    place: int
+    layers: int
+    micro_batches: int
+    operators: tuple[OperatorPart, ...]
+    between_operators_s: float
+    links: tuple[LinkPart, ...]
+    memory_bytes: tuple[dict[str, float], ...]
+
+
 class RankedPlan(Item):
-    """One plan of the answer. ``plan`` can be saved as a file; ``lost_by`` is empty for the first."""
+    """One plan of the answer. ``plan`` can be saved as a file; ``lost_by`` is empty for the first. ``detail`` is there
+    for the first where it is asked for."""
 
     rank: int
     layout: str
@@ -25,6 +75,7 @@ class RankedPlan(Item):
     operating: Operating
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
+    detail: PlanDetail | None = None
 
 
 class Plans(Printed):
@@ -43,7 +94,31 @@ class Plans(Printed):
     seconds: float
 
 
-def to_document(answer: Answer, top: int | None = None) -> Plans:
+def detail_part(found: Detail) -> PlanDetail:
+    """Return the detail of a plan as a part of a document."""
+    return PlanDetail(
+        pool=found.pool, place=found.place, layers=found.layers, micro_batches=found.micro_batches,
+        operators=tuple(
+            OperatorPart(
+                name=one.name, kind=one.kind, runs=one.count, forward_s=one.forward, backward_s=one.backward,
+                again_s=one.again, step_s=one.step, share=found.share(one.step), light_share=one.share,
+                bound=one.bound, tag=one.origin.tag, rests_on=one.origin.words,
+            )
+            for one in found.operators
+        ),
+        between_operators_s=found.between,
+        links=tuple(
+            LinkPart(
+                kind=one.kind, exposed_s=one.exposed, share=found.share(one.exposed), cards=one.cards, link=one.link,
+                bandwidth_bytes_per_s=one.bandwidth, tag=one.tag,
+            )
+            for one in found.links
+        ),
+        memory_bytes=found.memory,
+    )  # fmt: skip
+
+
+def to_document(answer: Answer, top: int | None = None, *, detailed: bool = False) -> Plans:
     """Return the first ``top`` plans of an answer (default: all) as a document."""
     plans = [
         RankedPlan(
@@ -51,6 +126,7 @@ def to_document(answer: Answer, top: int | None = None) -> Plans:
             estimate=one.estimate.figures, parts_s=one.estimate.parts_s, stages=one.estimate.stages,
             walls=one.estimate.walls, operating=one.estimate.operating,
             assumptions=one.estimate.assumptions, sources=one.estimate.sources,
+            detail=detail_part(detail(one.plan, answer.setting, one.cost)) if detailed and one.rank == 1 else None,
         )
         for one in answer.plans[:top]
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zhenfa import catalog
 from zhenfa.errors import CapabilityError, InputError, UnknownNameError
+from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.traits import Traits
 from zhenfa.spec.document import safe_join
 from zhenfa.spec.graph import Graph
@@ -53,6 +54,11 @@ class Request:
                 hint="write workload: {task: serve, input_length: 4096, output_length: 1024, tpot_target: 50 ms}.",
             )
         return self.job.workload
+
+
+def setting_of(request: Request) -> Setting:
+    """Return the request with everything looked up that an estimate needs. Raises :class:`MissingFactError`."""
+    return look_up(request.graph, request.training, request.formation, request.traits, request.job.recovery)
 
 
 def read_request(path: str, *, on: str | None = None, assume: Sequence[str] = ()) -> Request:
