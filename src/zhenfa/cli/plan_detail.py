@@ -71,7 +71,7 @@ def _print_operators(found: Detail, output: Output) -> list[str]:
     out = output.data
     shown = found.largest()
     out.head("Operators", f"(place {found.place} on {found.pool}, {found.layers} layers; one run, estimated)")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             one.name, bare(one.count), _seconds(one.forward), _seconds(one.backward),
             _seconds(one.again) if one.again else "", f"{found.share(one.step):.1%}",
