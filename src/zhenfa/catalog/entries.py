@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ FAMILIES: Final = Shelf("link family", LinkFamily, "fabrics", file="fabrics.yaml
 _DOCUMENTS: Final = (".yaml", ".yml", ".json")
 
 
-def accelerators() -> dict[str, Accelerator]:
+def accelerators() -> Mapping[str, Accelerator]:
     """Return every accelerator by id."""
     return ACCELERATORS.all()
 
@@ -32,7 +33,7 @@ def accelerator(name: str) -> Accelerator:
     return ACCELERATORS.get(name)
 
 
-def systems() -> dict[str, System]:
+def systems() -> Mapping[str, System]:
     """Return every system by id."""
     return SYSTEMS.all()
 
@@ -42,7 +43,7 @@ def system(name: str) -> System:
     return SYSTEMS.get(name)
 
 
-def links() -> dict[str, Link]:
+def links() -> Mapping[str, Link]:
     """Return every link technology by id."""
     return LINKS.all()
 
@@ -52,7 +53,7 @@ def link(name: str) -> Link:
     return LINKS.get(name)
 
 
-def link_families() -> dict[str, LinkFamily]:
+def link_families() -> Mapping[str, LinkFamily]:
     """Return every family of links, the most particular first."""
     return FAMILIES.all()
 

@@ -1,8 +1,8 @@
 """The packaged data files, read once.
 
 The YAML files are the data. Because reading all of them takes a second, ``compiled.json`` holds the same data ready to
-load, each file under the digest of its text. A file whose digest has changed is read from its YAML, so the compiled
-form can be out of date but never wrong. ``python -m zhenfa.catalog.compile`` writes it anew.
+load, each file on a line of its own under the digest of its text. A file whose digest has changed is read from its
+YAML, so the compiled form can be out of date but never wrong. ``python -m zhenfa.catalog.compile`` writes it anew.
 """
 
 from __future__ import annotations
@@ -42,18 +42,21 @@ def parse(path: Path, text: bytes) -> Any:
 def read(path: Path) -> Any:
     """Return the plain data of a packaged file; callers do not change it."""
     text = path.read_bytes()
-    known = _compiled().get(path.relative_to(ROOT).as_posix())
+    line = _compiled().get(path.relative_to(ROOT).as_posix())
+    known = None if line is None else json.loads(line)
     if known is not None and known["digest"] == digest(text):
         return known["data"]
     return parse(path, text)
 
 
 @cache
-def _compiled() -> dict[str, Any]:
+def _compiled() -> dict[str, str]:
+    """Return the entry of each file, a line of the compiled form, as text: few are needed of the many."""
     if not COMPILED.exists():
         return {}
-    files: dict[str, Any] = json.loads(COMPILED.read_bytes())
-    return files
+    lines = COMPILED.read_text(encoding="utf-8").split("\n")[1:-2]
+    parts = (line.rstrip(",").partition(": ") for line in lines)
+    return {name.strip('"'): entry for name, _, entry in parts}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -50,6 +51,24 @@ class Shelf(Generic[P]):
             self._taken[key] = self.model.model_validate(self._raw[key])
         return self._taken[key]
 
-    def all(self) -> dict[str, P]:
+    def all(self) -> Mapping[str, P]:
         """Return every entry by id, in the order of the files."""
-        return {key: self.get(key) for key in self._raw}
+        return _Entries(self, self._raw)
+
+
+class _Entries(Mapping[str, P]):
+    """The entries of a shelf by id: each is checked when it is first asked for, so that few cost little."""
+
+    def __init__(self, shelf: Shelf[P], ids: Collection[str]) -> None:
+        self._shelf, self._ids = shelf, ids
+
+    def __getitem__(self, key: str) -> P:
+        if key not in self._ids:
+            raise KeyError(key)
+        return self._shelf.get(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)

@@ -12,7 +12,6 @@ from pydantic_core import CoreSchema
 
 from zhenfa.errors import DocumentError, InputError, UnitError, near_misses, quote
 from zhenfa.spec import yaml
-from zhenfa.spec.explain import explain, kind_of, path_name
 
 T = TypeVar("T", bound="Document")
 
@@ -45,6 +44,8 @@ class Part(BaseModel):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /) -> CoreSchema:
         schema = handler(source)
+        if cls.__dict__.get("__pydantic_complete__"):  # a part of another: made strict when it was built
+            return schema
         _make_strict(schema, inside=False)
         return schema
 
@@ -72,9 +73,13 @@ class Document(Part):
             positions = yaml.Positions(source)
             fault = yaml.unreadable(data)
             if fault is not None:
+                from zhenfa.spec.explain import path_name
+
                 name = path_name(fault[0])
                 raise DocumentError(f"{name}: {fault[1]}", source=source, key=name)
         if not isinstance(data, dict):
+            from zhenfa.spec.explain import kind_of
+
             line, column = positions.find(())
             raise DocumentError(
                 f"a {cls.kind()} is a mapping of keys, not {kind_of(data)}.", source=source, line=line, column=column
@@ -82,6 +87,8 @@ class Document(Part):
         try:
             return cls.model_validate(data)
         except ValidationError as problem:
+            from zhenfa.spec.explain import explain
+
             raise explain(cls, cls.kind(), problem, data, positions) from None
 
     @classmethod

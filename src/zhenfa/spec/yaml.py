@@ -2,8 +2,9 @@
 
 Only plain data is read: mappings with text keys, lists, text, numbers, yes/no as ``true``/``false``, null. Tags,
 duplicate keys, non-finite numbers, control characters and documents that unfold without end are refused in words.
-JSON is read by the standard library, and the places of its keys are looked up when a message needs them. A YAML file
-may be a quarter of the size of a JSON file, because reading it takes some ten seconds a megabyte at worst.
+JSON is read by the standard library and plain YAML by :mod:`~zhenfa.spec.yaml_plain`; the places of their keys are
+looked up when a message needs them. A YAML file may be a quarter of the size of a JSON file, because reading it takes
+some ten seconds a megabyte at worst.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zhenfa.errors import DocumentError, InputError, quote
+from zhenfa.spec.yaml_plain import read_plain
+from zhenfa.spec.yaml_scalars import MAX_DIGITS
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_NODES: Final = 400_000
@@ -25,15 +28,28 @@ MAX_YAML_NODES: Final = 100_000
 MAX_DEPTH: Final = 40
 MAX_TEXT: Final = 64 * 1024
 MAX_KEY: Final = 256
-MAX_DIGITS: Final = 100
 
 Path = tuple[str | int, ...]
 Data = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 # Beside control characters, the line breaks of YAML 1.1 that YAML 1.2 and JSON take for text.
-_UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
-"""What no value may hold, not even where an escape writes it."""
+_UNPRINTABLE: Final = (
+    "[^\t\n\r\x20-\x7e]", "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]",
+)  # fmt: skip
+_CONTROL: Final = (
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]",
+)
+
+
+def _search(patterns: tuple[str, str], text: str) -> re.Match[str] | None:
+    """Search for the first pattern in ASCII text, for the second in any other: that one takes long to compile."""
+    return re.search(patterns[not text.isascii()], text)
+
+
+def find_control(text: str) -> re.Match[str] | None:
+    """Return the first character that no value may hold, not even where an escape writes it."""
+    return _search(_CONTROL, text)
 
 
 @dataclass
@@ -74,6 +90,9 @@ def read(text: str | bytes, source: str) -> tuple[Data, Positions]:
             if len(text) > MAX_YAML_BYTES:
                 raise _not_json(problem, source) from None
             # otherwise it is flow YAML, or JSON at fault: the YAML reader says what and where
+    plain = read_plain(text)
+    if plain is not None:
+        return plain, Positions(source, later=lambda: _places(text, source))
     return _read_yaml(text, source)
 
 
@@ -99,7 +118,7 @@ def _decode(text: bytes, source: str) -> str:
 
 
 def _refuse_unprintable(text: str, source: str) -> None:
-    found = _UNPRINTABLE.search(text)
+    found = _search(_UNPRINTABLE, text)
     if found is None:
         return
     start = found.start()
@@ -122,7 +141,7 @@ def unreadable(data: Data) -> tuple[Path, str] | None:
                 continue
             if len(words) > longest:
                 return path, f"a text of {len(words):,} characters is longer than {longest:,}."
-            control = CONTROL.search(words)
+            control = find_control(words)
             if control:
                 return path, f"the character U+{ord(control[0]):04X} is not read."
     return None

@@ -1,12 +1,8 @@
-"""The parser's events become plain data, bounded in depth and size, with the place of every key.
-
-Values are resolved by the core schema of YAML 1.2 (section 10.3.2): ``no`` and ``12:30`` are text, ``1e9`` is a number.
-"""
+"""The parser's events become plain data, bounded in depth and size, with the place of every key."""
 
 from __future__ import annotations
 
 import io
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -15,16 +11,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml import events as parsed
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from zhenfa.errors import DocumentError, quote
-from zhenfa.spec.yaml import CONTROL, MAX_DEPTH, MAX_DIGITS, MAX_KEY, MAX_TEXT, MAX_YAML_NODES, Data, Path, Positions
+from zhenfa.errors import DocumentError, InputError, quote
+from zhenfa.spec.yaml import MAX_DEPTH, MAX_KEY, MAX_TEXT, MAX_YAML_NODES, Data, Path, Positions, find_control
+from zhenfa.spec.yaml_scalars import resolve
 
-_INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_REAL: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_NOT_FINITE: Final = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-_WORDS: Final[dict[str, bool | None]] = {
-    "": None, "~": None, "null": None, "Null": None, "NULL": None,
-    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
-}  # fmt: skip
 _HINTS: Final = (
     ("'\\t'", "indent with spaces, not with tabs."),
     ("mapping values are not allowed", "check the indentation, and put text that holds ': ' in quotes."),
@@ -152,7 +142,7 @@ class Reader:
     def _check_text(self, node: _Node) -> None:
         if len(node.text) > MAX_TEXT:
             raise self._fail(node, f"a text of {len(node.text):,} characters is longer than {MAX_TEXT:,}.")
-        control = CONTROL.search(node.text)
+        control = find_control(node.text)
         if control:
             raise self._fail(node, f"the character U+{ord(control[0]):04X} is not read.", "delete it.")
 
@@ -192,21 +182,10 @@ class Reader:
         return result
 
     def _resolve(self, node: _Node) -> Data:
-        text = node.text
-        if text in _WORDS:
-            return _WORDS[text]
-        if _INTEGER.fullmatch(text):
-            if len(text) > MAX_DIGITS:
-                raise self._fail(node, f"a number of {len(text):,} digits is longer than {MAX_DIGITS}.")
-            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-        if not _REAL.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
-            return text
-        value = float(text.replace(".i", "i").replace(".I", "I").replace(".n", "n").replace(".N", "N"))
-        if not math.isfinite(value):
-            raise self._fail(
-                node, f"{quote(text)} is not a finite number.", "leave the key out, or write null, if it is unknown."
-            )
-        return value
+        try:
+            return resolve(node.text)
+        except InputError as problem:
+            raise self._fail(node, problem.message, problem.hint) from None
 
 
 def _at(event: Any, kind: Literal["mapping", "list", "plain", "quoted"], text: str = "") -> _Node:
