@@ -197,6 +197,39 @@ def compare(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> No
     compare_machines(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
+@cli.command(short_help="Write a plan as files of the system that will run it.")
+@click.argument("plan", metavar="PLAN")
+@click.option(
+    "--to",
+    required=True,
+    metavar="TARGET",
+    help="megatron, mindspeed or torchtitan (training), vllm or sglang (serving), ray, slurm or k8s (where it runs).",
+)
+@click.option("--job", metavar="JOB", help="The job of the plan: run length, and model and machine files of one's own.")
+@click.option("--out", type=click.Path(), metavar="FOLDER", help="Write the files here instead of to stdout.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option(
+    "--nearest", is_flag=True, help="Where the target cannot express the plan, write the nearest that it can."
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME[.POOL]=VALUE",
+    help="What only your cluster knows, such as cards-per-node=8 or image.POOL=REGISTRY/IMAGE. Several times.",
+)
+@click.option("--assume", multiple=True, metavar="NAME=VALUE", help="As in `zhenfa plan`.")
+@output_options
+def emit(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """Write a PLAN (from `zhenfa plan JOB --out PLAN`) as files of the system that will run it.
+
+    What the target cannot express is refused with the reason and the nearest plan that it can.
+    """
+    from zhenfa.cli.emit import Wanted, emit_plan
+
+    emit_plan(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+
+
 @cli.command(short_help="Plan a job, run it with PyTorch, compare with the plan.")
 @click.argument("job", metavar="JOB")
 @machine_options

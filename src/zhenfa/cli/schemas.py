@@ -25,6 +25,7 @@ from zhenfa.cli.catalog_documents import (
     Terms,
 )
 from zhenfa.cli.documents import EMBEDDED, Devices, Plans, Printed, RunReport, Term
+from zhenfa.cli.emit_documents import Emitted
 from zhenfa.cli.validation_documents import Validation
 from zhenfa.plan.contest_documents import ComparisonDocument
 from zhenfa.spec.document import Document
@@ -35,7 +36,7 @@ from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Run
 
 PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
-    Plans, ComparisonDocument, RunReport, Validation, Calibration, Devices, Term, Catalog, Accelerators,
+    Plans, Emitted, ComparisonDocument, RunReport, Validation, Calibration, Devices, Term, Catalog, Accelerators,
     AcceleratorEntry, Systems, SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models, ModelEntry, Terms,
 )  # fmt: skip
 """Every document that a command prints."""
