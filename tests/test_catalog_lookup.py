@@ -91,8 +91,11 @@ def test_entries_do_not_change_and_are_checked_once() -> None:
     assert catalog.accelerator("nvidia-h100-sxm") is first
     with pytest.raises(ValueError, match="frozen"):
         first.name = "another"  # type: ignore[misc]
-    catalog.accelerators().clear()
+    assert not hasattr(catalog.accelerators(), "clear")
+    assert not hasattr(catalog.accelerators(), "__setitem__")
     assert len(catalog.accelerators()) > 50
+    assert catalog.accelerators()["nvidia-h100-sxm"] is first
+    assert catalog.accelerators().get("h100") is None, "by id only"
 
 
 def test_importing_the_catalog_reads_no_file() -> None:
