@@ -197,6 +197,28 @@ def compare(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> No
     compare_machines(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
+@cli.command(short_help="How many cards of another kind replace those of a machine for one job.")
+@click.argument("job", metavar="JOB")
+@click.option("--from", "machine", metavar="MACHINE", required=True, help="A catalog machine or a machine file.")
+@click.option("--to", metavar="CARD", required=True, help="An accelerator, or a system or machine made of it.")
+@click.option("--cards", type=Whole(1, 10_000_000), help="Replace so many cards of MACHINE instead of all it has.")
+@click.option("--shape", metavar="SYSTEM", help="The system that carries CARD, where several do.")
+@click.option("--step", type=Whole(1, 1_000_000), help="Count in steps of so many cards instead of whole nodes.")
+@assume_option
+@click.option("--detail", is_flag=True, help="Also every count that was planned, and what both estimates rest on.")
+@output_options
+def swap(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """Say how many cards of another kind replace those of a machine for a JOB file, at equal throughput.
+
+    The job is planned on the machine that is there; then the least number of the other cards is searched for whose best
+    plan makes as many tokens/s at the same batch, sequence length and precision. With the band of that count, power,
+    price, and the wall that makes the difference.
+    """
+    from zhenfa.cli.swap import Wanted, swap_cards
+
+    swap_cards(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+
+
 @cli.command(short_help="Write a plan as files of the system that will run it.")
 @click.argument("plan", metavar="PLAN")
 @click.option(

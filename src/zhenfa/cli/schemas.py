@@ -27,7 +27,7 @@ from zhenfa.cli.catalog_documents import (
 from zhenfa.cli.documents import EMBEDDED, Devices, Plans, Printed, RunReport, Term
 from zhenfa.cli.emit_documents import Emitted
 from zhenfa.cli.validation_documents import Validation
-from zhenfa.plan.contest_documents import ComparisonDocument
+from zhenfa.plan.contest_documents import ComparisonDocument, SwapDocument
 from zhenfa.spec.document import Document
 from zhenfa.spec.fact import TAG_OF, Fact
 from zhenfa.spec.machine import Accelerator, Claim, Link, Machine, Network, System, Tier
@@ -36,8 +36,8 @@ from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Run
 
 PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
-    Plans, Emitted, ComparisonDocument, RunReport, Validation, Calibration, Devices, Term, Catalog, Accelerators,
-    AcceleratorEntry, Systems, SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models, ModelEntry, Terms,
+    Plans, Emitted, ComparisonDocument, SwapDocument, RunReport, Validation, Calibration, Devices, Term, Catalog,
+    Accelerators, AcceleratorEntry, Systems, SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models, ModelEntry, Terms,
 )  # fmt: skip
 """Every document that a command prints."""
 
