@@ -37,7 +37,8 @@ from zhenfa.spec.result import Estimate, Run
 
 PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
     Plans, Emitted, ComparisonDocument, SwapDocument, RunReport, Validation, Calibration, Devices, Term, Catalog,
-    Accelerators, AcceleratorEntry, Systems, SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models, ModelEntry, Terms,
+    Accelerators, AcceleratorEntry, Systems, SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models,
+    ModelEntry, Terms,
 )  # fmt: skip
 """Every document that a command prints."""
 
