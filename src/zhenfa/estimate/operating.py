@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -11,10 +12,11 @@ from zhenfa import cite
 from zhenfa.catalog import operation
 from zhenfa.errors import UnknownNameError
 from zhenfa.estimate.energy_wall import EnergyWall
-from zhenfa.estimate.failing import PER_NODE, WHOLE_JOB, Cause, node_rate, node_repair
+from zhenfa.estimate.failing import PER_NODE, WHOLE_JOB, Cause, Failing, node_rate, node_repair
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.survival import Survival
 from zhenfa.laws import energy, recovery, redundancy, reliability
+from zhenfa.laws.arrays import Array, plain
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure, Operating
@@ -73,7 +75,7 @@ def _by_cause(causes: tuple[Cause, ...]) -> dict[str, float]:
     found: dict[str, float] = {}
     for cause in causes:
         name = f"{cause.pool}: {cause.name}" if cause.pool else cause.name
-        found[name] = found.get(name, 0.0) + cause.total * DAY
+        found[name] = found.get(name, 0.0) + float(cause.total) * DAY
     return found
 
 
@@ -125,17 +127,30 @@ def _standby(plan: Plan, setting: Setting, survived: Survival) -> Figure:
 
 def _scheduling(plan: Plan, setting: Setting, survived: Survival) -> tuple[float, str]:
     """Return how often every pool has as many nodes up as the plan uses, were its own spare nodes all there are."""
-    each, repair = operation.failures().cards_per_node, node_repair()
-    share, said = 1.0, []
-    for pool, cards in plan.cards_by_pool().items():
-        there, needed = (math.ceil(count / each) for count in (setting.formation.pool(pool).count, cards))
-        down = 1.0 - float(redundancy.availability(1.0 / max(node_rate(survived.failing, pool), 1e-30), repair))
-        share *= float(redundancy.usable_probability(there, needed, down))
-        said.append(f"{needed:,} of {there:,} nodes of {pool}")
-    for cause in survived.failing.causes:
-        if cause.name not in ("card", *PER_NODE, WHOLE_JOB):
-            share *= float(np.power(redundancy.availability(1.0 / cause.rate, cause.repair), cause.units))
+    each, cards = operation.failures().cards_per_node, plan.cards_by_pool()
+    said = [
+        f"{math.ceil(count / each):,} of {math.ceil(setting.formation.pool(pool).count / each):,} nodes of {pool}"
+        for pool, count in cards.items()
+    ]
+    share = float(up_share(cards, setting, survived.failing))
     return share, f"time in which {', '.join(said)} are up, with no spares beyond those"
+
+
+def up_share(cards: Mapping[str, Array], setting: Setting, failing: Failing) -> Array:
+    """Return the share of time in which every pool has as many nodes up as so many cards of it need, floats or arrays
+    over plans, were its own spare nodes all there are."""
+    each, repair = operation.failures().cards_per_node, node_repair()
+    share: Array = 1.0
+    for pool, count in cards.items():
+        there, needed = math.ceil(setting.formation.pool(pool).count / each), np.ceil(np.true_divide(count, each))
+        down = 1.0 - redundancy.availability(1.0 / np.maximum(node_rate(failing, pool), 1e-30), repair)
+        alike, back = np.unique(np.stack(np.broadcast_arrays(needed, down)).reshape(2, -1), axis=1, return_inverse=True)
+        found = np.asarray(redundancy.usable_probability(there, alike[0], alike[1]))
+        share = plain(share * found[back.ravel()].reshape(np.shape(needed)))
+    for cause in failing.causes:
+        if cause.name not in ("card", *PER_NODE, WHOLE_JOB):
+            share = plain(share * np.power(redundancy.availability(1.0 / cause.rate, cause.repair), cause.units))
+    return share
 
 
 def _carbon(setting: Setting, power: EnergyWall) -> Figure:

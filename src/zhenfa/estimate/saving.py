@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
+
+import numpy as np
 
 from zhenfa import units
 from zhenfa.catalog import operation
 from zhenfa.estimate import offload
 from zhenfa.estimate.setting import Setting
 from zhenfa.laws import saving
+from zhenfa.laws.arrays import Array, plain
+from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Plan
 
 
@@ -62,25 +67,46 @@ def checkpoint(plan: Plan, setting: Setting, *, interval: float = math.inf, asyn
     weights are not written.
     """
     setting = setting.for_plan(plan)
-    trained = _trained(plan, setting)
-    wide = plan.precision in {"fp32", "tf32"}
-    size = float(saving.checkpoint_bytes(trained, weight_bytes=4 if wide else 2, optimizer_bytes=8 if wide else 12))
-    copy = min(offload.link(setting.card(pool).traits) for pool in plan.cards_by_pool())
-    there = store(setting)
+    size = state_bytes(_trained(plan, setting), plan.precision)
+    cards = plan.cards_by_pool()
+    stall, written, load = (
+        float(one) for one in saving_times(cards, setting, size, interval=interval, asynchronous=asynchronous)
+    )
+    return Saving(size, plan.cards, stall, written, load, store(setting).words)
+
+
+def saving_times(
+    cards: Mapping[str, Array], setting: Setting, size: float, *, interval: Array = math.inf, asynchronous: bool = True
+) -> tuple[Array, Array, Array]:
+    """Return the seconds of a checkpoint of ``size`` bytes from so many cards of each pool, floats or arrays over
+    plans: in which training stands still, until it is safe after that, and to read it back."""
+    copy = min(offload.link(setting.card(pool).traits) for pool in cards)
+    there, count = store(setting), sum(cards.values())
     stall = saving.checkpoint_stall(
-        size, writers=plan.cards, copy_rate=copy, write_rate=there.per_card, store_rate=there.write,
+        size, writers=count, copy_rate=copy, write_rate=there.per_card, store_rate=there.write,
         interval=interval, asynchronous=asynchronous,
     )  # fmt: skip
-    written = max(size / plan.cards / there.per_card, size / there.write)
-    load = saving.load_time(size, readers=plan.cards, copy_rate=copy, read_rate=there.per_card, store_rate=there.read)
-    return Saving(size, plan.cards, float(stall), written, float(load), there.words)
+    written = plain(np.maximum(np.true_divide(size, count) / there.per_card, size / there.write))
+    load = saving.load_time(size, readers=count, copy_rate=copy, read_rate=there.per_card, store_rate=there.read)
+    return stall, written, load
+
+
+def state_bytes(trained: float, precision: Precision) -> float:
+    """Return the bytes of a checkpoint of so many trained parameters."""
+    wide = precision in {"fp32", "tf32"}
+    return float(saving.checkpoint_bytes(trained, weight_bytes=4 if wide else 2, optimizer_bytes=8 if wide else 12))
+
+
+def all_parameters(setting: Setting) -> float:
+    """Return the parameters of the model."""
+    return float(setting.graph.parameters + setting.graph.extra_parameters)
 
 
 def _trained(plan: Plan, setting: Setting) -> float:
     """Return the parameters that are trained: all, or adapters on every matmul of the layers."""
     graph = setting.graph
     if plan.trainable == "full":
-        return float(graph.parameters + graph.extra_parameters)
+        return all_parameters(setting)
     blocks = [graph.kinds[kind].operators for kind in graph.layers]
     return float(
         sum(

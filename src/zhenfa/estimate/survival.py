@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
+
+import numpy as np
 
 from zhenfa import cite, units
 from zhenfa.catalog import operation
 from zhenfa.estimate import saving
-from zhenfa.estimate.failing import WHOLE_JOB, Failing, failing
+from zhenfa.estimate.failing import WHOLE_JOB, Failing, failing, failing_cards
 from zhenfa.estimate.saving import Saving
 from zhenfa.estimate.setting import Setting
 from zhenfa.laws import failure, recovery, reliability
+from zhenfa.laws.arrays import Array, plain
 from zhenfa.spec.plan import Plan
 
 LOST: Final = ("checkpoint", "rework", "down", "restart")
@@ -21,6 +24,33 @@ LOST: Final = ("checkpoint", "rework", "down", "restart")
 
 DEFAULT_RATES: Final = "llama3-405b"
 """The cluster in whose run the default failure rates were counted."""
+
+
+class Times(NamedTuple):
+    """Seconds of one way to live with failures, floats or arrays over plans: the fields of :class:`Policy`."""
+
+    interval: Array
+    checkpoint: Array
+    lag: Array
+    down: Array
+    reload: Array
+    restart: Array
+    replicas: Array = 0
+    whole: Array = 1.0
+
+    def shares(self, mtbf: Array) -> dict[str, Array]:
+        """Return where the wall clock goes at a mean time between failures, ``work`` first."""
+        found = recovery.time_account(
+            self.interval, mtbf=mtbf, checkpoint=self.checkpoint, down=self.down, restart=self.restart, lag=self.lag
+        )
+        if not np.any(self.replicas):
+            return found
+        elastic = recovery.elastic_account(
+            mtbf=mtbf, stall=self.down, degraded=self.restart, replicas=np.maximum(self.replicas, 1),
+            interval=self.interval, checkpoint=self.checkpoint, restart=self.restart, lag=self.lag,
+            full_restart=self.whole,
+        )  # fmt: skip
+        return {name: plain(np.where(self.replicas, elastic[name], found[name])) for name in found}
 
 
 @dataclass(frozen=True)
@@ -41,15 +71,7 @@ class Policy:
 
     def shares(self, mtbf: float) -> dict[str, float]:
         """Return where the wall clock goes at a mean time between failures, ``work`` first."""
-        if self.replicas:
-            found = recovery.elastic_account(
-                mtbf=mtbf, stall=self.down, degraded=self.restart, replicas=self.replicas, interval=self.interval,
-                checkpoint=self.checkpoint, restart=self.restart, lag=self.lag, full_restart=self.whole,
-            )  # fmt: skip
-        else:
-            found = recovery.time_account(
-                self.interval, mtbf=mtbf, checkpoint=self.checkpoint, down=self.down, restart=self.restart, lag=self.lag
-            )
+        found = Times(*(getattr(self, name) for name in Times._fields)).shares(mtbf)
         return {name: float(share) for name, share in found.items()}
 
 
@@ -81,8 +103,8 @@ def survival(plan: Plan, setting: Setting) -> Survival:
     strike several parts at once beyond the domains that are stated.
     """
     found = failing(plan, setting)
-    mtbf = found.mtbf
-    policy, kept = _policy(plan, setting, found, mtbf)
+    mtbf = float(found.mtbf)
+    policy, kept = _policy(plan, setting, found)
     shares = policy.shares(mtbf)
     lost = ", ".join(f"{name} {shares[name]:.1%}" for name in LOST)
     note = (
@@ -94,26 +116,54 @@ def survival(plan: Plan, setting: Setting) -> Survival:
     return Survival(shares["work"], mtbf, policy, kept, found, shares, note, assumptions, low, high)
 
 
-def _policy(plan: Plan, setting: Setting, found: Failing, mtbf: float) -> tuple[Policy, Saving]:
-    """Return the recovery policy of a plan: what the job asks for, and what follows from bytes, links and cards."""
-    asked, table = setting.recovery, operation.failures()
+def _policy(plan: Plan, setting: Setting, found: Failing) -> tuple[Policy, Saving]:
+    """Return the recovery policy of a plan, and what its checkpoints take."""
+    asynchronous = setting.recovery.checkpoint == "asynchronous"
+    size = saving.checkpoint(plan, setting, asynchronous=asynchronous).bytes
+    alone = leaving(plan) if setting.recovery.elastic else 0
+    times = policy_times(plan.cards_by_pool(), setting.for_plan(plan), found, size, alone)
+    kept = saving.checkpoint(plan, setting, interval=float(times.interval), asynchronous=asynchronous)
+    policy = Policy(
+        float(times.interval), float(times.checkpoint), float(times.lag), float(times.down), float(times.reload),
+        float(times.restart), alone, float(times.whole),
+    )  # fmt: skip
+    return policy, kept
+
+
+def policy_times(
+    cards: Mapping[str, Array], setting: Setting, found: Failing, size: float, replicas: Array = 0
+) -> Times:
+    """Return the recovery policy over so many cards of each pool, floats or arrays over plans: what the job asks for,
+    and what follows from the ``size`` of a checkpoint, links and cards. ``replicas`` may go on without each other."""
+    asked, table, mtbf = setting.recovery, operation.failures(), found.mtbf
     asynchronous = asked.checkpoint == "asynchronous"
-    once = saving.checkpoint(plan, setting, asynchronous=asynchronous)
-    interval = asked.interval.value
+    stall, written, _ = saving.saving_times(cards, setting, size, asynchronous=asynchronous)
+    interval: Array | None = asked.interval.value
     if interval is None:
-        best = float(reliability.optimal_interval(mtbf, max(once.stall, 1e-6))) if math.isfinite(mtbf) else 86400.0
-        interval = max(best, once.written + once.stall) if asynchronous else best
-    kept = saving.checkpoint(plan, setting, interval=interval, asynchronous=asynchronous)
+        endless = np.isinf(mtbf)
+        best = reliability.optimal_interval(np.where(endless, 1.0, mtbf), np.maximum(stall, 1e-6))
+        best = plain(np.where(endless, 86400.0, best))
+        interval = plain(np.maximum(best, np.add(written, stall))) if asynchronous else best
+    stall, written, reload = saving.saving_times(cards, setting, size, interval=interval, asynchronous=asynchronous)
     down = (table.recovery.down if asked.down.value is None else asked.down).require("recovery.down")
-    restart, reload = asked.restart.value, kept.load
+    restart: Array | None = asked.restart.value
     if restart is None:
         growth = table.growth("cold-recovery")
         cite.use(growth.source)
-        start = failure.restart_time(plan.cards, base=growth.base, per_card=growth.per_card, exponent=growth.exponent)
-        restart = float(start) + reload
-    lag = kept.written if asynchronous else 0.0
-    alone = leaving(plan) if asked.elastic else 0
-    return Policy(interval, kept.stall, lag, down, min(reload, restart), restart, alone, found.share(WHOLE_JOB)), kept
+        whole = sum(cards.values())
+        start = failure.restart_time(whole, base=growth.base, per_card=growth.per_card, exponent=growth.exponent)
+        restart = start + reload
+    lag = written if asynchronous else 0.0
+    stops = found.share(WHOLE_JOB)
+    return Times(interval, stall, lag, down, plain(np.minimum(reload, restart)), restart, replicas, stops)
+
+
+def kept_shares(cards: Mapping[str, Array], setting: Setting, replicas: Array = 0) -> dict[str, Array]:
+    """Return where the wall clock goes over so many cards of each pool, at least one of each: floats, or arrays over
+    plans that train the whole model. ``work`` is the ETTR. ``replicas`` may go on without each other (0: all stop)."""
+    found = failing_cards(cards, setting)
+    size = saving.state_bytes(saving.all_parameters(setting), setting.workload.precision)
+    return policy_times(cards, setting, found, size, replicas).shares(found.mtbf)
 
 
 def leaving(plan: Plan) -> int:
