@@ -144,16 +144,24 @@ def pool_draw(pool: CardPool, setting: Setting, cost: PlanCost, parts: dict[str,
     A power that the user gave comes first; then the card's measured curve; then rated power, of the system with its
     hosts or of the card alone, of which a busy one draws three quarters.
     """
+    return _with_host(pool, _card(pool, setting, cost, parts))
+
+
+def least_draw(pool: CardPool, formation: Formation) -> Draw | None:
+    """Return what one card of a pool and its share of the host draw at least before the building, whatever the plan
+    makes it do; None where nothing is known."""
+    found = _with_host(pool, card_draw(pool.accelerator, flops=0.0, bytes_per_second=0.0, share=0.0))
+    return None if found is None else _at_the_wall(found, formation.facility)
+
+
+def _with_host(pool: CardPool, drawn: Draw | None) -> Draw | None:
     table, given = operation.power(), pool.power_per_card
     busy_share, idle_share = table.busy_share.require("busy_share"), table.idle_share.require("idle_share")
     rated = None
     if given.value is not None:
         words = f"{busy_share:.0%} of {given.value:.0f} W rated"
         rated = Draw(busy_share * given.value, idle_share * given.value, "assumed", words)
-    if rated is not None and given.confidence in OWN:
-        return rated
-    drawn = _card(pool, setting, cost, parts)
-    if rated is not None and (drawn is None or "rated" in drawn.words):
+    if rated is not None and (given.confidence in OWN or drawn is None or "rated" in drawn.words):
         return rated
     if drawn is None:
         return None

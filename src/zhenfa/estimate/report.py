@@ -13,6 +13,7 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.survival import Survival, survival
 from zhenfa.estimate.training import GroupCost, PlanCost, groups_of
 from zhenfa.estimate.walls import time_walls
+from zhenfa.laws import price
 from zhenfa.spec.fact import Tag, weakest
 from zhenfa.spec.graph import LayerKind
 from zhenfa.spec.plan import Plan
@@ -122,14 +123,21 @@ def _money(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival) -> 
     tokens = setting.workload.tokens
     if tokens is None:
         return Figure(unit="CNY", note="the workload names no number of tokens")
-    rate = 0.0
-    for pool, count in plan.cards_by_pool().items():
-        price = setting.formation.pool(pool).accelerator.price
-        if price.value is None:
+    for pool in plan.cards_by_pool():
+        if not setting.formation.pool(pool).accelerator.price.known:
             return Figure(unit="CNY", note=f'{pool}: no price per card; supply --assume {pool}.price="18 CNY/h"')
-        rate += price.value * count
     steps = tokens / (plan.global_batch * plan.sequence_length)
-    return Figure(value=rate * steps * cost.step / survived.ettr, unit="CNY", tag="assumed", note="whole run")
+    seconds = steps * cost.step / survived.ettr
+    value = sum(
+        float(price.run_cost(count, seconds, price=card_price(setting, pool)))
+        for pool, count in plan.cards_by_pool().items()
+    )
+    return Figure(value=value, unit="CNY", tag="assumed", note="whole run")
+
+
+def card_price(setting: Setting, pool: str) -> float:
+    """Return the price of one card of a pool in CNY/s. Raises :class:`MissingFactError` where nobody has given one."""
+    return setting.formation.pool(pool).accelerator.price.require(f"{pool}.price")
 
 
 def _stages(cost: PlanCost) -> tuple[StageFigures, ...]:
