@@ -53,7 +53,7 @@ def store(setting: Setting) -> Store:
         also = given if other.value is None else other.require("storage.read")
         write, read = (given, also) if said.write.known else (also, given)
         return Store(write, read, per_card, f"the store writes {units.show(write, 'rate')} (yours)")
-    rate = usual.require("recovery.store_per_card") * setting.formation.cards
+    rate = usual.require("recovery.store_per_card") * setting.formation.all_cards
     each = f"{usual.show()} for each card of the machine as Llama 3's had"
     words = f"a store of {units.show(rate, 'rate')} is assumed, {each}"
     return Store(rate, rate, per_card, words)

@@ -240,7 +240,8 @@ def _issuing(pool: CardPool) -> float | None:
 def _slowness(formation: Formation, traits: Traits) -> float:
     """Return how much longer the slowest card of a machine takes than that of as many as the speeds were fitted to."""
     here, there = (
-        float(recovery_laws.slowest_card(cards, traits.card_spread)) for cards in (formation.cards, traits.spread_cards)
+        float(recovery_laws.slowest_card(cards, traits.card_spread))
+        for cards in (formation.all_cards, traits.spread_cards)
     )
     return here / there
 
@@ -292,7 +293,7 @@ def look_up(
         notes.extend(planned.notes)
         if slow != 1:
             notes.append(
-                f"the slowest of {formation.cards:,} cards sets the pace: {slow - 1:+.1%} on that of "
+                f"the slowest of {formation.all_cards:,} cards sets the pace: {slow - 1:+.1%} on that of "
                 f"{planned.traits.spread_cards:.0f} (cards of one kind differ by {planned.traits.card_spread:.1%}, "
                 "fitted to layouts on growing numbers of cards)"
             )

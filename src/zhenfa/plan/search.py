@@ -174,6 +174,16 @@ def search_simple(
     _evaluate_pool(setting, job, pool, fewer, work, bound, best, tally)
 
 
+def allowed(goal: Goal, pool: str, found: Candidates, bound: Floats, known: Ints, tally: Tally) -> Ints:
+    """Return those of the layouts ``known`` that may keep the limits of the goal; the others are counted."""
+    if not goal.bounded:
+        return known
+    for reason, barred in goal.barred(bound, {pool: found.cards}):
+        tally.rejected[reason] += int(barred[known].sum())
+        known = known[~barred[known]]
+    return known
+
+
 def floor_of(goal: Goal, pool: str, found: Candidates, bound: Floats) -> Floats:
     """Return scores that no plan of these layouts can beat, from the bound of their steps."""
     return bound if goal.only_step else goal.floor(bound, {pool: found.cards})
@@ -183,7 +193,8 @@ def floor_of_fewer(goal: Goal, pool: str, found: Candidates, work: Work, bound: 
     """Return scores that no plan of these layouts can beat, whether with as many replicas or fewer."""
     if goal.only_step:
         return bound
-    return goal.floor_of_fewer(bound, {pool: found.cards}, work.whole * found.total * found.tensor * found.context)
+    busy = work.whole * found.total * found.tensor * found.context
+    return goal.floor_of_fewer(bound, {pool: found.cards}, {pool: busy})
 
 
 Bound = Callable[[Setting, Work, Ints, Ints], Floats]
@@ -219,6 +230,7 @@ def _evaluate_pool(
     tally.considered += len(candidates)
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
+    known = allowed(best.goal, pool, candidates, bound, known, tally)
     floor = floor_of(best.goal, pool, candidates, bound)
     queue = _in_order(setting, pool, candidates, work, floor, known, tally)
     evaluate(queue, len(known), setting, job, best, tally)

@@ -245,6 +245,7 @@ Speed = Annotated[Fact, BeforeValidator(_reader("speed"))]
 Ratio = Annotated[Fact, BeforeValidator(_reader("ratio"))]
 Price = Annotated[Fact, BeforeValidator(_reader("money/time"))]
 Count = Annotated[Fact, BeforeValidator(_reader("count"))]
+Pace = Annotated[Fact, BeforeValidator(_reader("tokens/s"))]
 
 
 def empty(dimension: units.Dimension) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from zhenfa.spec import fact
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.machine import Machine, Name, Precision
 from zhenfa.spec.serving import ServingWorkload
@@ -23,14 +24,55 @@ class Workload(Part):
     tokens: Annotated[float, Field(gt=0, le=1e18)] | None = None
 
 
+Objective = Literal["step", "throughput", "time", "cost", "energy", "cards"]
+"""What a plan is chosen for, see :class:`Job`."""
+
+NameOfCards = Annotated[str, Field(min_length=1, max_length=200)]
+"""A maker, an accelerator or a pool."""
+
+
 class Limits(Part):
-    """Bounds on the search."""
+    """Bounds on the search.
+
+    ``makers``: only their cards. ``refuse``: no cards of these makers, accelerators or pools. ``supply``: at most so
+    many cards of a maker, an accelerator or a pool. ``least_share``: of a step's model FLOPs, at least so much on a
+    maker's cards. ``spares``: the share of each pool's cards, in whole nodes, that stays free. ``memory``: at most this
+    share of a card's memory; ``headroom``: so much of it stays free. ``power``: at most, at the meter, while the cards
+    work. ``deadline``: for training all ``tokens``, failures included; ``tokens_per_s``: at least, failures included.
+    """
 
     max_cards: Annotated[int, Field(ge=1, strict=True)] | None = None
     max_tensor_parallel: Annotated[int, Field(ge=1, strict=True)] | None = None
     max_pipeline_parallel: Annotated[int, Field(ge=1, strict=True)] | None = None
     max_context_parallel: Annotated[int, Field(ge=1, strict=True)] | None = None
     micro_batch_size: Annotated[int, Field(ge=1, strict=True)] | None = None
+    makers: tuple[NameOfCards, ...] = ()
+    refuse: tuple[NameOfCards, ...] = ()
+    supply: dict[NameOfCards, Annotated[int, Field(ge=0, strict=True)]] = {}
+    least_share: dict[NameOfCards, fact.Ratio] = {}
+    spares: fact.Ratio = fact.empty("ratio")
+    memory: fact.Ratio = fact.empty("ratio")
+    headroom: fact.Data = fact.empty("data")
+    power: fact.Power = fact.empty("power")
+    deadline: fact.Time = fact.empty("time")
+    tokens_per_s: fact.Pace = fact.empty("tokens/s")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in ("power", "deadline", "tokens_per_s", "memory"):
+            if getattr(self, name).value == 0:
+                raise ValueError(f"{name} is zero, and nothing keeps to that: leave it out where there is no limit")
+        if (self.memory.value or 0.0) > 1:
+            raise ValueError("memory is more than 100 % of a card's: write a share such as 90 %")
+        if (self.spares.value or 0.0) >= 1:
+            raise ValueError("spares is all of the cards or more: write a share such as 2 %")
+        parts = {maker: one.value or 0.0 for maker, one in self.least_share.items()}
+        if sum(parts.values()) > 1 + 1e-9:
+            said = " + ".join(f"{maker} {share:.0%}" for maker, share in parts.items())
+            raise ValueError(
+                f"least_share asks for {sum(parts.values()):.0%} of the work ({said}): it is 100 % at most"
+            )
+        return self
 
 
 class Execution(Part):
@@ -55,6 +97,10 @@ class Job(Document):
     catalog name, the path of a machine document, or a machine written out. ``assume`` supplies values that makers
     have not published, by dotted name; what rests on them is tagged assumed. ``recovery`` is what is done about
     failures.
+
+    ``objective`` is what a plan is chosen for: the shortest ``step`` on paper; the ``throughput`` that failures leave,
+    waiting for nodes included; the shortest ``time``, failures included, to train all ``tokens``; the least ``cost`` of
+    the cards, or ``energy``, of a token; or the fewest ``cards`` with which the limits are kept.
     """
 
     schema_name: ClassVar[str] = "zhenfa.job/1"
@@ -65,6 +111,7 @@ class Job(Document):
     model: str
     machine: str | Machine | None = None
     workload: Annotated[Workload | ServingWorkload, Field(discriminator="task")]
+    objective: Objective = "step"
     limits: Limits = Limits()
     execution: Execution = Execution()
     recovery: Recovery = Recovery()

@@ -328,11 +328,18 @@ class Formation:
     failures: MachineFailures = field(default_factory=MachineFailures)
     facility: Facility = field(default_factory=Facility)
     grid: Name | Grid | None = None
+    kept_back: int = 0
+    """Cards of the machine that the limits of a job leave out of ``pools``."""
 
     @property
     def cards(self) -> int:
         """Return how many accelerators there are."""
         return sum(pool.count for pool in self.pools)
+
+    @property
+    def all_cards(self) -> int:
+        """Return how many accelerators the machine has, those that a job leaves out included."""
+        return self.cards + self.kept_back
 
     @property
     def emulated(self) -> bool:
