@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from zhenfa import cite, units
+from zhenfa.errors import InfeasibleError, ZhenfaError
 from zhenfa.estimate.report import report, step_parts, summary
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan.goal import QUICKEST, Goal
 from zhenfa.plan.misfit import nothing_fits
 from zhenfa.plan.mixed import search_mixed
-from zhenfa.plan.request import Request, setting_of
+from zhenfa.plan.refused import Trial, nothing_allowed
+from zhenfa.plan.request import Request, setting_of, setting_within
 from zhenfa.plan.search import Best, Found, Tally
+from zhenfa.plan.worth import worth
+from zhenfa.spec.job import Limits, Objective
 from zhenfa.spec.plan import Plan
-from zhenfa.spec.result import Estimate
+from zhenfa.spec.result import Estimate, Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,6 +35,8 @@ class Ranked:
     layout: str
     lost_by: str
     """Why it is not the first (empty for the first)."""
+    score: Figure = field(default_factory=Figure)
+    """What it is worth in the objective."""
 
     def __repr__(self) -> str:
         behind = f", {self.lost_by}" if self.lost_by else ""
@@ -47,6 +54,14 @@ class Answer:
     costed: int
     rejected: dict[str, int]
     seconds: float
+    goal: Goal = QUICKEST
+    bound_by: tuple[str, ...] = ()
+    """The limits that kept out layouts which might have been better than the first plan."""
+
+    @property
+    def objective(self) -> Objective:
+        """Return what the plans were chosen for."""
+        return self.goal.objective
 
     @property
     def best(self) -> Ranked:
@@ -75,27 +90,52 @@ class Answer:
 
 
 def find_plans(request: Request, *, top: int = 5) -> Answer:
-    """Return the ``top`` plans with the shortest step for a job on a machine.
+    """Return the ``top`` plans that are best by the job's objective and keep its limits.
 
     Raises :class:`MissingFactError` for an undisclosed value, :class:`InfeasibleError` with the nearest miss if nothing
-    fits.
+    fits or no plan keeps the limits.
     """
     begun = time.perf_counter()
-    job = request.job
     with cite.collect() as used:
-        setting = setting_of(request)
-        best, tally = Best(top), Tally()
-        search_mixed(setting, job.name, request.training.global_batch, job.limits, best, tally)
-        ranked = best.ranked()
+        best, tally, setting = _search(request, request.job.objective, request.job.limits, top)
+        goal, ranked = best.goal, best.ranked()
         if not ranked:
-            raise nothing_fits(setting, tally, job.limits)
+            raise _nothing(request, setting, tally)
         reports = [report(found.plan, setting, found.cost, list(used)) for found in ranked]
     plans = tuple(
-        Ranked(index + 1, found.plan, estimate, found.cost, summary(found.plan), _lost_by(ranked[0], found))
+        Ranked(
+            index + 1, found.plan, estimate, found.cost, summary(found.plan), _lost_by(goal, ranked[0], found),
+            worth(goal, found.plan, found.cost, found.score, estimate.figures.step_time_s.tag),
+        )
         for index, (found, estimate) in enumerate(zip(ranked, reports, strict=True))
-    )
+    )  # fmt: skip
     rejected = {reason: count for reason, count in tally.rejected.most_common() if count}
-    return Answer(request, setting, plans, tally.considered, tally.costed, rejected, time.perf_counter() - begun)
+    bound_by = tuple(reason for reason, score in tally.barred.items() if score < ranked[0].score)
+    return Answer(
+        request, setting, plans, tally.considered, tally.costed, rejected, time.perf_counter() - begun, goal, bound_by
+    )
+
+
+def _search(request: Request, objective: Objective, limits: Limits, top: int) -> tuple[Best, Tally, Setting]:
+    setting = setting_within(request, limits)
+    best, tally = Best(top, goal=Goal.of(objective, setting, limits)), Tally()
+    search_mixed(setting, request.job.name, request.training.global_batch, limits, best, tally)
+    return best, tally, setting
+
+
+def _nothing(request: Request, setting: Setting, tally: Tally) -> ZhenfaError:
+    """Return the error for a search that found nothing: which limits bind, or else what does not fit."""
+
+    def attempt(objective: Objective, limits: Limits) -> Trial | None:
+        try:
+            best, *_ = _search(request, objective, limits, 1)
+        except InfeasibleError:
+            return None
+        return Trial(best.goal, best.ranked()[0]) if best.ranked() else None
+
+    job = request.job
+    refused = nothing_allowed(request.formation.name, job.objective, job.limits, tally, attempt)
+    return refused or nothing_fits(setting, tally, job.limits)
 
 
 def estimate_plan(request: Request, plan: Plan) -> Estimate:
@@ -105,10 +145,12 @@ def estimate_plan(request: Request, plan: Plan) -> Estimate:
         return report(plan, setting, cost(plan, setting), list(used))
 
 
-def _lost_by(first: Found, other: Found) -> str:
+def _lost_by(goal: Goal, first: Found, other: Found) -> str:
     """Name the part of the step in which a plan lost most to the first, and where it won much of that back."""
     if other is first:
         return ""
+    if goal.objective not in ("step", "throughput", "time") or other.step <= first.step:
+        return _behind(goal, first, other)
     mine, best = step_parts(other.cost.worst), step_parts(first.cost.worst)
     gaps = {name: mine[name] - best[name] for name in mine}
     worst, won = max(gaps, key=lambda name: gaps[name]), min(gaps, key=lambda name: gaps[name])
@@ -116,3 +158,13 @@ def _lost_by(first: Found, other: Found) -> str:
     if -gaps[won] > gaps[worst] / 2:
         words += f", {units.show(-gaps[won], 'time')} less {won}"
     return words
+
+
+def _behind(goal: Goal, first: Found, other: Found) -> str:
+    """Say how far a plan is behind in an objective that is not decided by the parts of the step alone."""
+    cards, step = other.plan.cards - first.plan.cards, other.step / first.step - 1
+    said = [f"{abs(cards):,} cards {'more' if cards > 0 else 'fewer'}"] if cards else []
+    said.append(f"step {step:+.1%}")
+    if goal.objective == "cards":
+        return ": ".join([f"{other.plan.cards / first.plan.cards - 1:+.1%}", f"step {step:+.1%}"])
+    return f"{other.score / first.score - 1:+.1%}: {', '.join(said)}"

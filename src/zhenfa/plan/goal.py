@@ -51,6 +51,7 @@ from zhenfa.plan.space import Bools
 from zhenfa.plan.supply import is_one
 from zhenfa.spec.fact import missing
 from zhenfa.spec.job import Limits, Objective
+from zhenfa.spec.machine import BYTES
 from zhenfa.spec.plan import Plan
 
 Cards = Mapping[str, Array]
@@ -119,11 +120,18 @@ class Goal:
             said.least_share or said.power.known or said.deadline.known or said.tokens_per_s.known or self._shared
         )
 
-    def alone(self, pool: str) -> Goal:
-        """Return this goal for plans on one pool that are not to be listed: without the shares of makers."""
-        return replace(self, limits=self.limits.model_copy(update={"least_share": {}}))
+    @cached_property
+    def unbounded(self) -> Goal:
+        """Return this objective without its limits: for plans of one pool that are parts of others."""
+        names = ("supply", "least_share", "power", "deadline", "tokens_per_s")
+        free = {name: Limits.model_fields[name].get_default(call_default_factory=True) for name in names}
+        return replace(self, limits=self.limits.model_copy(update=free))
 
     # what one plan is worth
+
+    def kept(self, plan: Plan) -> float:
+        """Return the share of the wall clock that counts: ETTR, times the share in which enough nodes are up."""
+        return self._ettr(plan) * self._up(plan.cards_by_pool())
 
     def score(self, plan: Plan, cost: PlanCost) -> float:
         """Return the score of a plan that is costed: smaller is better."""
@@ -138,7 +146,7 @@ class Goal:
         if self.objective == "cost":
             price = sum(count * card_price(self.setting, pool) for pool, count in plan.cards_by_pool().items())
             return step * price / ettr / self._tokens
-        counted = step / (ettr * self._up(plan.cards_by_pool()))
+        counted = step / self.kept(plan)
         return counted * self._steps if self.objective == "time" else counted
 
     def refusal(self, plan: Plan, cost: PlanCost) -> str:
@@ -149,7 +157,7 @@ class Goal:
         for reason, barred in self.barred(np.asarray(cost.step), cards):
             if barred:
                 return reason
-        if self._needed is not None and cost.step > self._needed * self._ettr(plan) * self._up(cards) * (1 + SLACK):
+        if self._needed is not None and cost.step > self._needed * self.kept(plan) * (1 + SLACK):
             return self._late
         cap = self.limits.power.value
         if cap is not None and power_of(plan, self.setting, cost) > cap * (1 + SLACK):
@@ -219,9 +227,25 @@ class Goal:
 
     def step_within_any(self, score: float) -> float:
         """Return the step from which on no plan at all has a smaller score."""
-        if self.objective in ("step", "throughput"):
+        if self.objective in ("step", "throughput") or self.setting is None:
             return score
-        return score / self._steps if self.objective == "time" else np.inf
+        if self.objective == "time":
+            return score / self._steps
+        if self.objective == "cards":
+            return np.inf if self._needed is None else self._needed * (1 + SLACK)
+        pools = [pool.name for pool in self.setting.formation.pools]
+        if self.objective == "cost":
+            least = min(card_price(self.setting, pool) for pool in pools)
+        else:
+            least = min(self._watts[pool][0] for pool in pools) * self._pue[0]
+        return score * self._tokens / max(least * self._least_cards, 1e-300)
+
+    @cached_property
+    def _least_cards(self) -> float:
+        """Return cards that every plan has: together they hold the weights in two bytes or less each."""
+        assert self.setting is not None  # noqa: S101
+        usable = max(chip.usable for chip in self.setting.chips.values())
+        return max(self.setting.graph.parameters * min(BYTES[self.setting.workload.precision], 2) / usable, 1.0)
 
     def _score_of(self, step: Floats, cards: Cards, busy: Cards | None) -> Floats:
         """Return the score of a step on these cards or, with ``busy``, the least on as many or fewer."""
@@ -346,8 +370,7 @@ class Goal:
             known = tuple(cards.items())
             if known not in self._known:
                 self._known[known] = tuple(float(one) for one in _kept(self.setting, cards))
-            work, up = self._known[known]
-            return work, up
+            return self._known[known][0], self._known[known][1]
         counts = np.broadcast_arrays(*(np.asarray(one, dtype=np.int64) for one in cards.values()))
         key = np.ravel_multi_index(counts, tuple(int(one.max(initial=0)) + 1 for one in counts))
         _, first, back = np.unique(key, return_index=True, return_inverse=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan.goal import Goal
 from zhenfa.plan.search import NO_MEMORY, Best, Found, Tally, search_simple
 from zhenfa.plan.space import NO_BANDWIDTH, zero_stages
 from zhenfa.spec.job import Limits
@@ -37,7 +38,7 @@ def replicas_over_pools(
             for name, found in alone.items()
         }
         speeds = {name: sequences / found.step for name, found in quickest.items() if found is not None}
-        joint = _joint(setting, job, speeds, sequences, limits, zero)
+        joint = _joint(setting, job, speeds, sequences, limits, zero, best.goal)
         if joint is None or joint.cards > (limits.max_cards or joint.cards):
             continue
         tally.considered += 1
@@ -45,21 +46,22 @@ def replicas_over_pools(
         if found_cost.problem:
             tally.rejected[NO_BANDWIDTH if "bandwidth" in found_cost.problem else NO_MEMORY] += 1
             continue
-        tally.costed += 1
-        best.offer(joint, found_cost)
+        refusal = best.offer(joint, found_cost)
+        tally.rejected[refusal] += bool(refusal)
+        tally.costed += not refusal
 
 
 def _joint(
-    setting: Setting, job: str, speeds: dict[str, float], sequences: int, limits: Limits, zero: int
+    setting: Setting, job: str, speeds: dict[str, float], sequences: int, limits: Limits, zero: int, goal: Goal
 ) -> Plan | None:
     if len(speeds) < 2:
         return None
-    parts = {name: part for name, part in shares(speeds, sequences).items() if part}
+    parts = {name: part for name, part in least_kept(setting, shares(speeds, sequences), goal).items() if part}
     plans = [_quickest(setting, job, name, part, limits, zero) for name, part in parts.items()]
     found = [one.plan for one in plans if one is not None]
     if len(found) < 2 or len(found) < len(plans):
         return None
-    return _rebalance(setting, _join(found, zero))
+    return _rebalance(setting, _join(found, zero), goal)
 
 
 def _quickest(setting: Setting, job: str, pool: str, sequences: int, limits: Limits, zero: int) -> Found | None:
@@ -86,7 +88,32 @@ def _join(plans: Sequence[Plan], zero: int) -> Plan:
     return plans[0].model_copy(update={"pipelines": entries, "zero": zero})
 
 
-def _rebalance(setting: Setting, plan: Plan) -> Plan:
+def least_kept(setting: Setting, parts: dict[str, int], goal: Goal) -> dict[str, int]:
+    """Return shares of the sequences in which each maker has its least share, taken from the makers that have more."""
+    wanted = {maker: least.value for maker, least in goal.limits.least_share.items() if least.value}
+    if not wanted:
+        return parts
+    whole, found = sum(parts.values()), dict(parts)
+    grain = math.gcd(whole, LARGEST_GRAIN)
+    of = {name: setting.formation.pool(name).maker.casefold() for name in parts}
+    least = {maker.casefold(): grain * math.ceil(share * whole / grain - 1e-9) for maker, share in wanted.items()}
+    for maker, needed in least.items():
+        mine = [name for name in found if of[name] == maker]
+        while mine and sum(found[name] for name in mine) < needed:
+            spare = {
+                name: sum(part for other, part in found.items() if of[other] == of[name]) - least.get(of[name], 0)
+                for name, part in found.items()
+                if of[name] != maker and part >= grain
+            }
+            giver = max(spare, key=lambda name: spare[name], default=None)
+            if giver is None or spare[giver] < grain:
+                break
+            found[giver] -= grain
+            found[max(mine, key=lambda name: parts[name])] += grain
+    return found
+
+
+def _rebalance(setting: Setting, plan: Plan, goal: Goal) -> Plan:
     """Move micro-batches from the pool that finishes last to the one that finishes first while that helps."""
     groups = _by_pool(plan)
     totals = {name: sum(entry.count * entry.micro_batches for entry in entries) for name, entries in groups.items()}
@@ -103,7 +130,7 @@ def _rebalance(setting: Setting, plan: Plan) -> Plan:
             break
         trial = plan.model_copy(update={"pipelines": _entries(groups, moved)})
         trial_cost = cost(trial, setting)
-        if not trial_cost.step < found.step:
+        if not trial_cost.step < found.step or (goal.refusal(trial, trial_cost) and not goal.refusal(current, found)):
             break
         current, found, totals = trial, trial_cost, moved
     return current

@@ -36,7 +36,7 @@ from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Look
 from zhenfa.plan.polish import polish
-from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_simple
+from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_pools
 from zhenfa.spec.job import Limits
 
 FIRST_LOOK: Final = 1024
@@ -58,13 +58,9 @@ UNLISTED: Final = f"not costed (of mixed pipelines behind the first plan, {LISTE
 def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
     """Offer to ``best`` plans over single pools, data parallel over several, and pipelines over several."""
     names = [pool.name for pool in setting.formation.pools]
-    alone: dict[str, Best] = {}
-    for name in names:
-        alone[name] = Best(1, also=best, goal=best.goal)
-        search_simple(setting, job, name, sequences, limits, alone[name], tally)
+    alone = search_pools(setting, job, sequences, limits, best, tally)
     if len(names) > 1:
-        quickest = {name: found.ranked()[0] for name, found in alone.items() if found.ranked()}
-        replicas_over_pools(setting, job, quickest, sequences, limits, best, tally)
+        replicas_over_pools(setting, job, alone, sequences, limits, best, tally)
         pipelines_over_pools(setting, job, sequences, limits, best, tally)
     polish(setting, best)
 

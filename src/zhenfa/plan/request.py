@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zhenfa import catalog
 from zhenfa.errors import CapabilityError, InputError, UnknownNameError
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.traits import Traits
+from zhenfa.plan.supply import supplied
 from zhenfa.spec.document import safe_join
 from zhenfa.spec.graph import Graph
-from zhenfa.spec.job import Job, Workload
+from zhenfa.spec.job import Job, Limits, Workload
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.model import Model, read_model
 from zhenfa.spec.serving import ServingWorkload
@@ -59,6 +60,25 @@ class Request:
 def setting_of(request: Request) -> Setting:
     """Return the request with everything looked up that an estimate needs. Raises :class:`MissingFactError`."""
     return look_up(request.graph, request.training, request.formation, request.traits, request.job.recovery)
+
+
+def setting_within(request: Request, limits: Limits) -> Setting:
+    """Return :func:`setting_of` with the cards and the memory that limits leave. Raises :class:`InfeasibleError` where
+    they leave no card."""
+    found = replace(request, formation=supplied(request.formation, limits))
+    return with_memory(setting_of(found), limits)
+
+
+def with_memory(setting: Setting, limits: Limits) -> Setting:
+    """Return a setting whose cards may be filled no further than ``memory`` and ``headroom`` let them."""
+    if not (limits.memory.known or limits.headroom.known):
+        return setting
+    chips = {}
+    for pool, chip in setting.chips.items():
+        least = min(limits.memory.value or 1.0, 1.0 - (limits.headroom.value or 0.0) / chip.capacity)
+        usable = min(chip.usable, max(least, 1e-9) * chip.capacity)
+        chips[pool] = replace(chip, capacity=chip.capacity * usable / chip.usable)
+    return replace(setting, chips=chips)
 
 
 def read_request(path: str, *, on: str | None = None, assume: Sequence[str] = ()) -> Request:

@@ -61,6 +61,8 @@ class Tally:
     considered: int = 0
     costed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    barred: dict[str, float] = field(default_factory=dict)
+    """The best score that a layout which a limit of the goal keeps out might have had, by limit."""
 
 
 Family = tuple[object, ...]
@@ -148,6 +150,23 @@ Hopeful = tuple[float, Layout, int, Mapping[Slot, Rows]]
 """A layout with a score that it cannot beat, the micro-batches of all its replicas, and what its slots cost."""
 
 
+def search_pools(
+    setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally
+) -> dict[str, Found]:
+    """Offer every pool's own layouts to ``best``, and return the best plan of each, whatever ``best`` must keep to."""
+    found: dict[str, Found] = {}
+    pools = [pool.name for pool in setting.formation.pools]
+    for pool in pools:
+        alone = Best(1, also=None if best.goal.bounded else best, goal=best.goal.unbounded)
+        if best.goal.bounded:
+            search_simple(setting, job, pool, sequences, limits, best, tally)
+        if len(pools) > 1 or not best.goal.bounded:
+            search_simple(setting, job, pool, sequences, limits, alone, Tally() if best.goal.bounded else tally)
+        if alone.ranked():
+            found[pool] = alone.ranked()[0]
+    return found
+
+
 def search_simple(
     setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally,
     zero: int | None = None,
@@ -179,8 +198,12 @@ def allowed(goal: Goal, pool: str, found: Candidates, bound: Floats, known: Ints
     if not goal.bounded:
         return known
     for reason, barred in goal.barred(bound, {pool: found.cards}):
-        tally.rejected[reason] += int(barred[known].sum())
-        known = known[~barred[known]]
+        out = known[barred[known]]
+        if len(out):
+            score = float(floor_of(goal, pool, found, bound)[out].min())
+            tally.barred[reason] = min(score, tally.barred.get(reason, np.inf))
+            tally.rejected[reason] += len(out)
+            known = known[~barred[known]]
     return known
 
 
