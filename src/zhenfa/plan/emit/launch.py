@@ -60,19 +60,26 @@ def groups(subject: Subject) -> list[Group]:
     for name, cards in subject.cards_by_pool().items():
         pool = subject.formation.pool(name)
         devices = cards * devices_per_card(pool)
-        found.append(Group(pool, cards, devices, first, _cards_per_node(subject, pool, cards)))
+        found.append(Group(pool, cards, devices, first, host_cards(subject, pool, cards)))
         first += devices
     return found
 
 
-def _cards_per_node(subject: Subject, pool: CardPool, cards: int) -> int | None:
+def full_host(subject: Subject, pool: CardPool) -> int | None:
+    """Return how many cards one host holds, as the user or the machine says; None where nobody does."""
     given = subject.setting("cards-per-node", pool.name)
     if given is not None:
         if not given.isdigit() or int(given) < 1:
             raise InputError(f"--set cards-per-node={given}: {given!r} is not a whole number above zero.")
-        return min(int(given), cards)
+        return int(given)
     inner = pool.tiers[0] if pool.tiers else None
-    return min(inner.size, cards) if inner is not None and inner.name in NODE_WORDS else None
+    return inner.size if inner is not None and inner.name in NODE_WORDS else None
+
+
+def host_cards(subject: Subject, pool: CardPool, cards: int) -> int | None:
+    """Return how many of so many cards one host holds; None where nobody says."""
+    host = full_host(subject, pool)
+    return None if host is None else min(host, cards)
 
 
 def need_nodes(group: Group) -> tuple[int, int]:
