@@ -83,6 +83,17 @@ class Whole(click.IntRange):
         return number
 
 
+class RankOrFile(Whole):
+    """The rank of a plan, or the path of a plan file."""
+
+    name = "plan"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the rank as a number, or the path as it is."""
+        path = isinstance(value, str) and ("/" in value or value.endswith((".yaml", ".yml", ".json")))
+        return value if path else super().convert(value, param, ctx)
+
+
 def output_options(command: F) -> F:
     """Add what every command takes: ``--json``, ``--cite``, ``--quiet``."""
     for option in (
@@ -156,7 +167,12 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
 @click.argument("job", metavar="JOB")
 @machine_options
 @click.option("--top", type=Whole(1, 100), default=5, show_default=True, help="How many plans to list.")
-@click.option("--why", type=Whole(2, 100), metavar="N", help="Why plan N lost to the first.")
+@click.option(
+    "--why",
+    type=RankOrFile(2, 100),
+    metavar="PLAN",
+    help="Why a plan lost to the first: its rank, or the file of a plan of your own.",
+)
 @click.option("--detail", is_flag=True, help="Every figure with its tag, every stage of the best plan.")
 @click.option("--out", type=click.Path(), help="Write the best plan to this file.")
 @output_options

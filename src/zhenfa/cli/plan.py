@@ -12,6 +12,7 @@ from zhenfa.errors import InputError
 
 if TYPE_CHECKING:
     from zhenfa.plan import Answer
+    from zhenfa.plan.explain import Why
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Wanted:
     on: str | None = None
     assume: Sequence[str] = ()
     top: int = 5
-    why: int | None = None
+    why: int | str | None = None
     detail: bool = False
     out: str | None = None
 
@@ -31,26 +32,39 @@ def plan_job(wanted: Wanted, output: Output) -> None:
     """Plan a job file and print the answer. Raises what :func:`zhenfa.plan.find_plans` raises."""
     with output.working("planning"):
         answer = _answer(wanted)
-    if wanted.why is not None and wanted.why > len(answer.plans):
-        raise _no_such_plan(wanted.why, len(answer.plans))
+        why = _why(wanted, answer)
     if wanted.out:
         write_plan(wanted.out, answer)
         output.say(f"plan 1 written to {wanted.out}")
     if output.as_json:
         from zhenfa.plan.documents import to_document
 
-        output.document(to_document(answer, wanted.top, detailed=wanted.detail))
+        output.document(to_document(answer, wanted.top, detailed=wanted.detail, why=why))
         return
     from zhenfa.cli.plan_report import print_answer
 
-    print_answer(answer, wanted, output)
+    print_answer(answer, wanted, output, why)
 
 
 def _answer(wanted: Wanted) -> Answer:
     from zhenfa.plan import find_plans, read_request
 
     request = read_request(wanted.job, on=wanted.on, assume=wanted.assume)
-    return find_plans(request, top=max(wanted.top, wanted.why or 1))
+    return find_plans(request, top=max(wanted.top, wanted.why if isinstance(wanted.why, int) else 1))
+
+
+def _why(wanted: Wanted, answer: Answer) -> Why | None:
+    """Return why the plan asked for lost; None where none was. Raises :class:`InputError`."""
+    if wanted.why is None:
+        return None
+    if isinstance(wanted.why, int) and wanted.why > len(answer.plans):
+        raise _no_such_plan(wanted.why, len(answer.plans))
+    from zhenfa.plan.explain import explain
+    from zhenfa.plan.given import read_plan
+
+    if isinstance(wanted.why, int):
+        return explain(answer, wanted.why)
+    return explain(answer, read_plan(wanted.why, answer.request), name=wanted.why)
 
 
 def _no_such_plan(why: int, found: int) -> InputError:

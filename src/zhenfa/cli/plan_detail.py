@@ -9,9 +9,8 @@ from typing import Final
 from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, render, table
-from zhenfa.cli.words import bare, difference, figure
+from zhenfa.cli.words import bare, figure
 from zhenfa.estimate.detail import Detail, detail, with_memory
-from zhenfa.estimate.report import step_parts
 from zhenfa.plan import Answer
 from zhenfa.spec.result import Figure, Figures, Operating, StageFigures
 
@@ -47,9 +46,9 @@ def print_detail(answer: Answer, output: Output) -> list[str]:
     left_out += out.table(figure_table(best.estimate.figures), indent=2)
     out.head("Where the step goes", "(busiest stage, estimated)")
     step = best.cost.step
-    for name, seconds in best.estimate.parts_s.items():
-        share = seconds / step
-        out.line(f"  {name:<18} {_seconds(seconds):>8} {share:>6.1%} {out.bar(share)}")
+    for name, spent in best.estimate.parts_s.items():
+        share = spent / step
+        out.line(f"  {name:<18} {seconds(spent):>8} {share:>6.1%} {out.bar(share)}")
     found = detail(best.plan, answer.setting, best.cost)
     left_out += _print_operators(found, output)
     left_out += _print_links(found, output)
@@ -73,8 +72,8 @@ def _print_operators(found: Detail, output: Output) -> list[str]:
     out.head("Operators", f"(place {found.place} on {found.pool}, {found.layers} layers; one run, estimated)")
     rows: list[tuple[str, ...]] = [
         (
-            one.name, bare(one.count), _seconds(one.forward), _seconds(one.backward),
-            _seconds(one.again) if one.again else "", f"{found.share(one.step):.1%}",
+            one.name, bare(one.count), seconds(one.forward), seconds(one.backward),
+            seconds(one.again) if one.again else "", f"{found.share(one.step):.1%}",
             "-" if one.share is None else f"{one.share:.0%}", one.bound, one.origin.tag,
         )
         for one in shown
@@ -105,7 +104,7 @@ def _print_links(found: Detail, output: Output) -> list[str]:
     rows = [
         (
             one.kind, f"{one.cards:,}", one.link, "-" if one.bandwidth is None else units.show(one.bandwidth, "rate"),
-            one.tag, _seconds(one.exposed), f"{found.share(one.exposed):.1%}",
+            one.tag, seconds(one.exposed), f"{found.share(one.exposed):.1%}",
         )
         for one in found.links
     ]  # fmt: skip
@@ -175,27 +174,6 @@ def _shown(stage: StageFigures) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def print_why(answer: Answer, why: int, output: Output) -> None:
-    """Print why a plan lost to the first, part by part of the step."""
-    other, best = answer.plans[why - 1], answer.best
-    output.data.head(f"Why plan {why} lost", f"({other.layout}): {other.lost_by}")
-    mine, first = step_parts(other.cost.worst), step_parts(best.cost.worst)
-    rows = [
-        (name, _seconds(first[name]), _seconds(mine[name]), difference(mine[name], first[name]))
-        for name in mine
-        if max(abs(mine[name]), abs(first[name])) > NEGLIGIBLE_S
-    ]
-    rows.append((
-        "step", units.show(best.cost.step, "time"), units.show(other.cost.step, "time"),
-        difference(other.cost.step, best.cost.step),
-    ))  # fmt: skip
-    columns = (
-        Column("part of the step", style="strong"), Column("plan 1", right=True), Column(f"plan {why}", right=True),
-        Column("difference", right=True),
-    )  # fmt: skip
-    output.data.table(table(columns, rows), indent=2)
-
-
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
     """Return a part of a step; what rounding left over is nothing."""
     return units.show(value if abs(value) > NEGLIGIBLE_S else 0.0, "time")

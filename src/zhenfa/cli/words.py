@@ -68,7 +68,7 @@ def figure(value: Figure) -> str:
     if value.value is None:
         return "-"
     around = band(value)
-    return _amount(value.value, value.unit) + (f" ({around})" if around else "")
+    return amount(value.value, value.unit) + (f" ({around})" if around else "")
 
 
 def band(value: Figure) -> str:
@@ -97,7 +97,8 @@ _DIMENSIONS: Final[dict[str, units.Dimension]] = {
 }
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str) -> str:
+    """Return a value of a figure in its unit."""
     if unit in _DIMENSIONS:
         return units.show(value, _DIMENSIONS[unit])
     return f"{bare(value)} {unit}"
@@ -108,6 +109,15 @@ def bare(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def signed(share: float) -> str:
+    """Return a share with its sign; without one where it rounds to nothing.
+
+    >>> signed(0.123), signed(-0.00001)
+    ('+12.3%', '0.0%')
+    """
+    return "0.0%" if abs(share) < 0.0005 else f"{share:+.1%}"
 
 
 def difference(mine: float, other: float) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from zhenfa.estimate.costs import GroupCost
+from zhenfa.estimate.costs import GroupCost, PlanCost
 from zhenfa.estimate.report import step_parts
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.traffic import expert_peers
+from zhenfa.estimate.training import groups_of
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 
@@ -26,6 +27,14 @@ class Link:
     link: str
     bandwidth: float | None
     tag: Tag
+
+
+def plan_links(plan: Plan, setting: Setting, cost: PlanCost) -> tuple[Link, ...]:
+    """Return the links of a plan that has been costed, at the busiest place of the group that everybody waits for."""
+    group = cost.worst
+    entries = list(groups_of(plan).values())[cost.groups.index(group)]
+    place = max(range(len(group.places)), key=lambda index: group.places[index].busy)
+    return links_of(plan, setting, group, entries[0], sum(one.count for one in entries), place)
 
 
 def links_of(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from zhenfa.estimate.detail import Detail, detail
+from zhenfa.plan.explain import Why
+from zhenfa.plan.why_documents import WhyPart, why_part
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.printed import Item, PlanData, Printed
 from zhenfa.spec.result import Figures, Operating, StageFigures, Walls
@@ -92,6 +94,7 @@ class Plans(Printed):
     costed: int
     rejected: dict[str, int]
     seconds: float
+    why: WhyPart | None = None
 
 
 def detail_part(found: Detail) -> PlanDetail:
@@ -118,7 +121,7 @@ def detail_part(found: Detail) -> PlanDetail:
     )  # fmt: skip
 
 
-def to_document(answer: Answer, top: int | None = None, *, detailed: bool = False) -> Plans:
+def to_document(answer: Answer, top: int | None = None, *, detailed: bool = False, why: Why | None = None) -> Plans:
     """Return the first ``top`` plans of an answer (default: all) as a document."""
     plans = [
         RankedPlan(
@@ -134,5 +137,5 @@ def to_document(answer: Answer, top: int | None = None, *, detailed: bool = Fals
     return Plans(
         job=answer.request.job.name, machine=formation.name, emulated=formation.emulated, cards=formation.cards,
         plans=tuple(plans), considered=answer.considered, costed=answer.costed, rejected=answer.rejected,
-        seconds=answer.seconds,
+        seconds=answer.seconds, why=None if why is None else why_part(why),
     )  # fmt: skip

@@ -1,0 +1,302 @@
+"""Why a plan lost to the first: its step part by part, what bound it, which single change helps, and whether it was
+searched. For a plan of the answer, or one that the user brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from zhenfa import units
+from zhenfa.errors import InputError
+from zhenfa.estimate.detail import memory_of
+from zhenfa.estimate.links import Link, plan_links
+from zhenfa.estimate.report import report, step_parts, summary
+from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan.answer import Answer
+from zhenfa.plan.change import Change, changes
+from zhenfa.plan.given import belongs, faults, misfits
+from zhenfa.plan.searched import Searched, searched
+from zhenfa.spec.plan import Pipeline, Plan
+from zhenfa.spec.result import Estimate
+
+WORTH: Final = 0.01
+"""Share of the step below which neither a part nor a change is worth a word."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that differs between the first plan and another: as text, or as numbers of a unit."""
+
+    what: str
+    first: str
+    other: str
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One number of the first plan and of another, and its share of the first plan's whole (step, or memory)."""
+
+    what: str
+    first: float
+    other: float
+    share: float
+
+    @property
+    def gap(self) -> float:
+        """Return how much more the other has."""
+        return self.other - self.first
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What bound a plan: in a word, in a sentence, and the seconds of a step that it costs where they are known."""
+
+    kind: str
+    words: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Why:
+    """The answer. ``problems``: why the plan cannot run (empty if it can). ``parts`` sum to the gap of the steps."""
+
+    name: str
+    layout: str
+    first_layout: str
+    plan: Plan
+    estimate: Estimate | None
+    step: float | None
+    first_step: float
+    problems: tuple[str, ...]
+    parts: tuple[Gap, ...]
+    memory: tuple[Gap, ...]
+    figures: tuple[Gap, ...]
+    walls: tuple[Gap, ...]
+    differences: tuple[Difference, ...]
+    constraints: tuple[Constraint, ...]
+    changes: tuple[Change, ...]
+    searched: Searched
+
+    @property
+    def possible(self) -> tuple[Change, ...]:
+        """Return the changes that can be, the quickest first."""
+        return tuple(one for one in self.changes if not one.barred)
+
+    @property
+    def nearest(self) -> Change | None:
+        """Return the single change that brings the plan nearest to the first; None where none makes it quicker."""
+        best = next(iter(self.possible), None)
+        if best is None or best.step is None:
+            return None
+        runs = self.step is not None and not self.problems
+        return best if not runs or (self.step is not None and best.step < self.step) else None
+
+    def behind(self, step: float) -> float:
+        """Return how much longer than the first plan a step is, as a share."""
+        return step / self.first_step - 1
+
+
+def explain(answer: Answer, plan: Plan | int, *, name: str | None = None) -> Why:
+    """Return why a plan of the answer (by rank), or one that the user brings, lost to the first.
+
+    Raises :class:`InputError` for a plan of another model, machine or workload.
+    """
+    if isinstance(plan, int):
+        name, plan = name or f"plan {plan}", answer.plans[plan - 1].plan
+    name = name or "the plan"
+    request, setting, best = answer.request, answer.setting, answer.best
+    limits = request.job.limits
+    belongs(plan, request, name=name)
+    problems = faults(plan, setting, limits)
+    found: PlanCost | None = None
+    try:
+        found = cost(plan, setting)
+    except InputError as problem:
+        problems.append(problem.message.rstrip("."))
+    if found is not None:
+        problems += misfits(found) or ([found.problem] if found.problem else [])
+    estimate = None if found is None or problems else report(plan, setting, found)
+    tried = changes(plan, setting, limits)
+    listed = [(one.plan, one.cost.step) for one in answer.plans]
+    return Why(
+        name=name,
+        layout=summary(plan),
+        first_layout=best.layout,
+        plan=plan,
+        estimate=estimate,
+        step=None if found is None else found.step,
+        first_step=best.cost.step,
+        problems=tuple(problems),
+        parts=_parts(best.cost, found),
+        memory=_memory(best.plan, best.cost, plan, found),
+        figures=_figures(best.estimate, estimate),
+        walls=_walls(best.estimate, estimate),
+        differences=tuple(differences(best.plan, plan)),
+        constraints=tuple(_constraints(plan, setting, found, tried)),
+        changes=tuple(tried),
+        searched=searched(plan, setting, limits, found, listed),
+    )
+
+
+def _parts(first: PlanCost, other: PlanCost | None) -> tuple[Gap, ...]:
+    """Return the parts of the step side by side, the largest loss first."""
+    if other is None:
+        return ()
+    mine, best = step_parts(other.worst), step_parts(first.worst)
+    gaps = [Gap(name, best[name], mine[name], (mine[name] - best[name]) / first.step) for name in mine]
+    return tuple(sorted(gaps, key=lambda one: -one.gap))
+
+
+def _memory(first: Plan, first_cost: PlanCost, other: Plan, other_cost: PlanCost | None) -> tuple[Gap, ...]:
+    """Return the parts of the fullest card's memory side by side."""
+    if other_cost is None:
+        return ()
+    best, mine = _fullest(first, first_cost), _fullest(other, other_cost)
+    whole = sum(best.values())
+    gaps = [Gap(name, best[name], mine[name], (mine[name] - best[name]) / whole) for name in mine]
+    return tuple(sorted((one for one in gaps if one.first or one.other), key=lambda one: -abs(one.gap)))
+
+
+def _fullest(plan: Plan, found: PlanCost) -> dict[str, float]:
+    return memory_of(plan, found)[found.stages.index(found.fullest)]
+
+
+_FIGURES: Final = (
+    "step_time_s", "tokens_per_s_per_card", "mfu", "memory_bytes_per_card", "energy_j_per_token", "ettr", "cost",
+)  # fmt: skip
+
+
+def _figures(first: Estimate, other: Estimate | None) -> tuple[Gap, ...]:
+    """Return the figures that both plans have, the largest difference first."""
+    found: list[Gap] = []
+    if other is None:
+        return ()
+    for name in _FIGURES:
+        best, mine = getattr(first.figures, name).value, getattr(other.figures, name).value
+        if best and mine is not None:
+            found.append(Gap(name, best, mine, mine / best - 1))
+    return tuple(sorted(found, key=lambda one: -abs(one.share)))
+
+
+def _walls(first: Estimate, other: Estimate | None) -> tuple[Gap, ...]:
+    """Return the share of each wall side by side."""
+    found: list[Gap] = []
+    if other is None:
+        return ()
+    for name in ("compute", "communication", "energy", "reliability"):
+        best, mine = getattr(first.walls, name).share, getattr(other.walls, name).share
+        if best is not None and mine is not None:
+            found.append(Gap(name, best, mine, mine - best))
+    return tuple(sorted(found, key=lambda one: -abs(one.share)))
+
+
+def differences(first: Plan, other: Plan) -> Iterator[Difference]:
+    """Yield what differs in the layouts of two plans, degrees first."""
+    rows = [(name, *(read(plan) for plan in (first, other))) for name, read in _LAYOUT.items()]
+    yield from (Difference(name, best, mine) for name, best, mine in rows if best != mine)
+    for name in Plan.model_fields:
+        if name in ("job", "model", "machine", "pipelines", "zero", "schedule"):
+            continue
+        best, mine = getattr(first, name), getattr(other, name)
+        if best != mine:
+            yield Difference(name.replace("_", " "), _text(best), _text(mine))
+
+
+def _text(value: object) -> str:
+    return "as usual" if value is None else str(value)
+
+
+def _of_stages(plan: Plan, name: str) -> str:
+    """Return a value of the stages: once where all agree, else in the order of the stages."""
+    values = [str(getattr(stage, name)) for pipe in plan.pipelines for stage in pipe.stages]
+    return values[0] if len(set(values)) == 1 else "/".join(dict.fromkeys(values))
+
+
+def _of_pipes(plan: Plan, read: str) -> str:
+    values = list(dict.fromkeys(f"{getattr(pipe, read):,}" for pipe in plan.pipelines))
+    return "/".join(values)
+
+
+_LAYOUT: Final[dict[str, Callable[[Plan], str]]] = {
+    "pools": lambda plan: " + ".join(f"{count:,} {pool}" for pool, count in plan.cards_by_pool().items()),
+    "TP": lambda plan: _of_stages(plan, "tensor_parallel"),
+    "PP": lambda plan: _of_pipes(plan, "places"),
+    "DP": lambda plan: f"{plan.replicas:,}",
+    "CP": lambda plan: _of_stages(plan, "context_parallel"),
+    "EP": lambda plan: _of_stages(plan, "expert_parallel"),
+    "cards that split an expert": lambda plan: _of_stages(plan, "expert_tensor_parallel"),
+    "ZeRO stage": lambda plan: str(plan.zero),
+    "schedule": lambda plan: plan.schedule,
+    "stages to a place": lambda plan: _of_pipes(plan, "virtual_stages"),
+    "micro-batch size": lambda plan: _of_pipes(plan, "micro_batch_size"),
+    "micro-batches": lambda plan: _of_pipes(plan, "micro_batches"),
+    "recomputation": lambda plan: _of_stages(plan, "recompute"),
+    "layers": lambda plan: _layers(plan.pipelines[0]),
+}
+
+
+def _layers(pipe: Pipeline) -> str:
+    counts = [stage.layers for stage in pipe.stages]
+    if len(set(counts)) == 1:
+        return f"{counts[0]} a stage"
+    return f"{min(counts)}-{max(counts)} a stage" if len(counts) > 8 else "/".join(map(str, counts))
+
+
+def _constraints(plan: Plan, setting: Setting, found: PlanCost | None, tried: list[Change]) -> Iterator[Constraint]:
+    """Yield what bound a plan, the dearest first: quicker changes that something bars, and what its links cost."""
+    if found is None:
+        return
+    rows = [*_barred(found, tried), *_slow_links(plan, setting, found), *_few_micro_batches(found)]
+    yield from sorted(rows, key=lambda one: -(one.seconds or 0.0))
+    idle = {
+        pool.name: pool.count - plan.cards_by_pool().get(pool.name, 0)
+        for pool in setting.formation.pools
+        if pool.count > plan.cards_by_pool().get(pool.name, 0)
+    }
+    if idle:
+        yield Constraint("cards", "idle: " + ", ".join(f"{count:,} of {name}" for name, count in idle.items()))
+    yield _fill(found)
+
+
+def _barred(found: PlanCost, tried: list[Change]) -> Iterator[Constraint]:
+    """Yield, for each sort of bar, the quickest change that it forbids."""
+    best: dict[str, Change] = {}
+    for change in tried:
+        if change.barred and change.step is not None and change.step < found.step * (1 - WORTH):
+            known = best.get(change.by)
+            if known is None or (known.step or 0.0) > change.step:
+                best[change.by] = change
+    for kind, change in best.items():
+        saved = found.step - (change.step or 0.0)
+        words = f"{change.words} would take {saved / found.step:.1%} off the step, but {change.barred}"
+        yield Constraint(kind, words, saved)
+
+
+def _slow_links(plan: Plan, setting: Setting, found: PlanCost) -> Iterator[Constraint]:
+    """Yield communication that takes a part worth a word of the step, with the tier that it crosses."""
+    for link in plan_links(plan, setting, found):
+        if link.exposed > WORTH * found.step:
+            yield Constraint("tier crossed", _crossing(link), link.exposed)
+
+
+def _crossing(link: Link) -> str:
+    rate = "" if link.bandwidth is None else f" at {units.show(link.bandwidth, 'rate')} a card"
+    return f"{link.kind} traffic of {link.cards:,} cards goes over {link.link}{rate}"
+
+
+def _few_micro_batches(found: PlanCost) -> Iterator[Constraint]:
+    group = found.worst
+    bubble = step_parts(group)["bubble"]
+    if len(group.places) > 1 and bubble > WORTH * found.step:
+        words = f"{group.micro_batches} micro-batches over {len(group.places)} places leave the bubble"
+        yield Constraint("micro-batches", words, bubble)
+
+
+def _fill(found: PlanCost) -> Constraint:
+    full = found.fullest
+    largest = max(full.memory, key=lambda name: full.memory[name])
+    where = f"{found.stages.index(full)} on {full.stage.pool}"
+    filled = f"{full.bytes / full.capacity:.0%} of {units.show(full.capacity, 'data')}"
+    return Constraint("memory", f"the fullest stage, {where}, fills {filled}, mostly with {largest}")
