@@ -112,9 +112,9 @@ def test_detail_gives_every_figure_a_tag(zhenfa: Call) -> None:
 def test_why_lays_two_plans_side_by_side(zhenfa: Call) -> None:
     shown = zhenfa("plan", "small.yaml", "--why", 3).out
     block = shown.partition("\nWhy plan 3 lost (")[2].partition("\n\n")[0].splitlines()
-    assert block[1].split() == ["part", "of", "the", "step", "plan", "1", "plan", "3", "difference"]
+    assert block[1].split() == ["part", "of", "the", "step", "plan", "1", "plan", "3", "difference", "share"]
     assert block[-1].split()[0] == "step"
-    assert block[-1].split()[-2].startswith("+")
+    assert block[-1].split()[-3].startswith("+")
 
 
 def test_emulated_is_labelled(zhenfa: Call) -> None:

@@ -21,9 +21,9 @@ def print_why(why: Why, output: Output) -> list[str]:
     """Print why a plan lost to the first; return the columns for which there was no room."""
     out, left_out = output.data, list[str]()
     title = f"Why {why.name} cannot run" if why.problems else f"Why {why.name} lost"
-    if not why.problems and why.step is not None and why.step <= why.first_step:
+    if not why.problems and why.behind is not None and why.behind <= 0:
         title = f"{why.name} beside plan 1"
-    behind = "" if why.step is None or not math.isfinite(why.step) else f": {signed(why.behind(why.step))}"
+    behind = "" if why.behind is None else f": {signed(why.behind)}"
     out.head(title, f"({why.layout}){behind}")
     for problem in why.problems:
         out.text(problem, first="  - ")
@@ -50,19 +50,23 @@ def _print_parts(why: Why, output: Output) -> list[str]:
     if not why.parts or why.step is None or not math.isfinite(why.step):
         return []
     rows = [
-        (one.what, seconds(one.first), seconds(one.other), difference(one.other, one.first), signed(one.share))
+        (one.what, seconds(one.first), seconds(one.other), _gap(one), signed(one.share))
         for one in why.parts
         if max(abs(one.first), abs(one.other)) > NEGLIGIBLE_S
     ]
     rows.append((
         "step", units.show(why.first_step, "time"), units.show(why.step, "time"),
-        difference(why.step, why.first_step), signed(why.behind(why.step)),
+        difference(why.step, why.first_step), signed(why.longer or 0.0),
     ))  # fmt: skip
     columns = (
         Column("part of the step", style="strong"), Column("plan 1", right=True), Column(_mine(why), right=True),
         Column("difference", right=True), Column("share", right=True),
     )  # fmt: skip
     return output.data.table(table(columns, rows), indent=2)
+
+
+def _gap(one: Gap) -> str:
+    return difference(one.other, one.first) if abs(one.gap) > NEGLIGIBLE_S else "0 s"
 
 
 def _print_differences(why: Why, output: Output) -> list[str]:
@@ -86,7 +90,7 @@ def _print_figures(why: Why, output: Output) -> list[str]:
         return []
     output.data.head("Side by side", "(walls: share of the time; memory: of the fullest card; estimated)")
     columns = (
-        Column("figure", style="strong"), Column("plan 1", right=True), Column(_mine(why), right=True),
+        Column("figure", style="strong", wrap=16), Column("plan 1", right=True), Column(_mine(why), right=True),
         Column("difference", right=True),
     )  # fmt: skip
     return output.data.table(table(columns, rows), indent=2)
@@ -106,10 +110,10 @@ def _print_changes(why: Why, output: Output) -> list[str]:
         return []
     out.head("One change at a time", "(each costed for real, estimated)")
     best = why.nearest
-    if best is None or best.step is None:
-        out.text("No single change makes it quicker.", first="  ")
+    if best is None or best.score is None:
+        out.text("No single change makes it better.", first="  ")
     else:
-        out.text(f"{best.words} brings it nearest to plan 1: {signed(why.behind(best.step))}.", first="  ")
+        out.text(f"{best.words} brings it nearest to plan 1: {signed(why.behind_by(best.score))}.", first="  ")
     columns = (Column("change", wrap=24, style="strong"), Column("step", right=True), Column("behind 1", right=True))
     left_out = out.table(
         table(
@@ -124,6 +128,6 @@ def _print_changes(why: Why, output: Output) -> list[str]:
 
 
 def _change_row(one: Change, why: Why) -> tuple[str, str, str]:
-    if one.step is None or not math.isfinite(one.step):
+    if one.step is None or one.score is None:
         return one.words, "-", "-"
-    return one.words, units.show(one.step, "time"), signed(why.behind(one.step))
+    return one.words, units.show(one.step, "time"), signed(why.behind_by(one.score))

@@ -19,6 +19,7 @@ from zhenfa.estimate.setting import RECOMPUTE, Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.build import CODES, Layout, Slot, make_plan, pipelines
 from zhenfa.plan.given import faults
+from zhenfa.plan.goal import QUICKEST, Goal
 from zhenfa.plan.polish import improved
 from zhenfa.plan.space import context_degrees, divisors, experts, micro_batch_sizes, tensor_degrees
 from zhenfa.plan.split import Refused, split_layers
@@ -40,6 +41,8 @@ class Change:
     cost: PlanCost | None = None
     barred: str = ""
     by: str = ""
+    score: float | None = None
+    """What it is worth in the job's objective: smaller is better."""
 
     @property
     def step(self) -> float | None:
@@ -87,12 +90,21 @@ class Form:
         )  # fmt: skip
 
 
-def changes(plan: Plan, setting: Setting, limits: Limits) -> list[Change]:
-    """Return every single change that was tried, the quickest possible first, then those that are barred."""
+def changes(plan: Plan, setting: Setting, limits: Limits, goal: Goal = QUICKEST) -> list[Change]:
+    """Return every single change that was tried, the best possible first, then those that are barred."""
     form = Form.of(plan)
     tried = list(_of_form(plan, form, setting, limits)) if form else list(_of_any(plan, setting, limits))
-    found = {change.words: change for change in tried}
-    return sorted(found.values(), key=lambda one: (bool(one.barred), one.step is None, one.step or 0.0))
+    found = {change.words: _worth(change, goal) for change in tried}
+    return sorted(found.values(), key=lambda one: (bool(one.barred), one.score is None, one.score or 0.0))
+
+
+def _worth(change: Change, goal: Goal) -> Change:
+    """Return a change with its score, barred where it breaks a limit of the goal."""
+    if change.plan is None or change.cost is None or not math.isfinite(change.cost.step):
+        return change
+    scored = replace(change, score=goal.score(change.plan, change.cost))
+    refused = "" if change.barred else goal.refusal(change.plan, change.cost)
+    return replace(scored, barred=refused, by="limits") if refused else scored
 
 
 _LABELS: Final = {

@@ -3,6 +3,7 @@ searched. For a plan of the answer, or one that the user brings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,9 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.answer import Answer
 from zhenfa.plan.change import Change, changes
 from zhenfa.plan.given import belongs, faults, misfits
+from zhenfa.plan.goal import Goal
 from zhenfa.plan.searched import Searched, searched
+from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
 from zhenfa.spec.result import Estimate
 
@@ -69,6 +72,8 @@ class Why:
     estimate: Estimate | None
     step: float | None
     first_step: float
+    score: float | None
+    first_score: float
     problems: tuple[str, ...]
     parts: tuple[Gap, ...]
     memory: tuple[Gap, ...]
@@ -86,16 +91,26 @@ class Why:
 
     @property
     def nearest(self) -> Change | None:
-        """Return the single change that brings the plan nearest to the first; None where none makes it quicker."""
+        """Return the single change that brings the plan nearest to the first; None where none makes it better."""
         best = next(iter(self.possible), None)
-        if best is None or best.step is None:
+        if best is None or best.score is None:
             return None
-        runs = self.step is not None and not self.problems
-        return best if not runs or (self.step is not None and best.step < self.step) else None
+        worse = self.problems or self.score is None or best.score < self.score
+        return best if worse else None
 
-    def behind(self, step: float) -> float:
-        """Return how much longer than the first plan a step is, as a share."""
-        return step / self.first_step - 1
+    @property
+    def behind(self) -> float | None:
+        """Return how much worse than the first plan it is in the job's objective, as a share; None if not known."""
+        return None if self.score is None else self.behind_by(self.score)
+
+    def behind_by(self, score: float) -> float:
+        """Return how much worse than that of the first plan a score is, as a share."""
+        return score / self.first_score - 1
+
+    @property
+    def longer(self) -> float | None:
+        """Return how much longer than that of the first plan the step is, as a share."""
+        return None if self.step is None else self.step / self.first_step - 1
 
 
 def explain(answer: Answer, plan: Plan | int, *, name: str | None = None) -> Why:
@@ -106,19 +121,14 @@ def explain(answer: Answer, plan: Plan | int, *, name: str | None = None) -> Why
     if isinstance(plan, int):
         name, plan = name or f"plan {plan}", answer.plans[plan - 1].plan
     name = name or "the plan"
-    request, setting, best = answer.request, answer.setting, answer.best
+    request, setting, best, goal = answer.request, answer.setting, answer.best, answer.goal
     limits = request.job.limits
     belongs(plan, request, name=name)
-    problems = faults(plan, setting, limits)
-    found: PlanCost | None = None
-    try:
-        found = cost(plan, setting)
-    except InputError as problem:
-        problems.append(problem.message.rstrip("."))
-    if found is not None:
-        problems += misfits(found) or ([found.problem] if found.problem else [])
+    found, problems = _costed(plan, setting, limits, goal)
     estimate = None if found is None or problems else report(plan, setting, found)
-    tried = changes(plan, setting, limits)
+    known = all(pool in setting.chips for pool in plan.cards_by_pool())
+    tried = changes(plan, setting, limits, goal) if known else []
+    finite = found is not None and math.isfinite(found.step)
     listed = [(one.plan, one.cost.step) for one in answer.plans]
     return Why(
         name=name,
@@ -128,6 +138,8 @@ def explain(answer: Answer, plan: Plan | int, *, name: str | None = None) -> Why
         estimate=estimate,
         step=None if found is None else found.step,
         first_step=best.cost.step,
+        score=goal.score(plan, found) if found is not None and finite else None,
+        first_score=goal.score(best.plan, best.cost),
         problems=tuple(problems),
         parts=_parts(best.cost, found),
         memory=_memory(best.plan, best.cost, plan, found),
@@ -136,8 +148,24 @@ def explain(answer: Answer, plan: Plan | int, *, name: str | None = None) -> Why
         differences=tuple(differences(best.plan, plan)),
         constraints=tuple(_constraints(plan, setting, found, tried)),
         changes=tuple(tried),
-        searched=searched(plan, setting, limits, found, listed),
+        searched=searched(plan, setting, limits, found, listed) if known else Searched(False, tuple(problems)),
     )
+
+
+def _costed(plan: Plan, setting: Setting, limits: Limits, goal: Goal) -> tuple[PlanCost | None, list[str]]:
+    """Return the cost of a plan, and what keeps it from running."""
+    gone = [pool for pool in plan.cards_by_pool() if pool not in setting.chips]
+    if gone:
+        return None, [f"stands on {' and '.join(gone)}, which the job's limits leave out"]
+    problems = faults(plan, setting, limits)
+    try:
+        found = cost(plan, setting)
+    except InputError as problem:
+        return None, [*problems, problem.message.rstrip(".")]
+    problems += misfits(found) or ([found.problem] if found.problem else [])
+    if not problems and (refused := goal.refusal(plan, found)):
+        problems.append(refused)
+    return found, problems
 
 
 def _parts(first: PlanCost, other: PlanCost | None) -> tuple[Gap, ...]:

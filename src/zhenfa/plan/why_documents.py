@@ -35,7 +35,8 @@ class ConstraintPart(Item):
 
 
 class ChangePart(Item):
-    """One thing of the plan changed and costed. ``barred``: why it cannot be (empty if it can), ``by`` in a word."""
+    """One thing of the plan changed and costed. ``behind_first``: in the job's objective. ``barred``: why it cannot be
+    (empty if it can), ``by`` in a word."""
 
     what: str
     before: str
@@ -55,6 +56,7 @@ class WhyPart(Item):
     plan: PlanData
     step_s: float | None
     first_step_s: float
+    behind_first: float | None
     problems: tuple[str, ...]
     estimate: Figures | None
     parts_s: tuple[GapPart, ...]
@@ -72,6 +74,7 @@ def why_part(why: Why) -> WhyPart:
     """Return why a plan lost as a part of a document."""
     return WhyPart(
         name=why.name, layout=why.layout, plan=why.plan.to_data(), step_s=why.step, first_step_s=why.first_step,
+        behind_first=why.behind,
         problems=why.problems, estimate=None if why.estimate is None else why.estimate.figures,
         parts_s=_gaps(why.parts), memory_bytes=_gaps(why.memory), figures=_gaps(why.figures), walls=_gaps(why.walls),
         differences=tuple(
@@ -83,7 +86,7 @@ def why_part(why: Why) -> WhyPart:
         changes=tuple(
             ChangePart(
                 what=one.what, before=one.before, after=one.after, step_s=one.step,
-                behind_first=None if one.step is None else why.behind(one.step), barred=one.barred, by=one.by,
+                behind_first=None if one.score is None else why.behind_by(one.score), barred=one.barred, by=one.by,
             )
             for one in why.changes
         ),
