@@ -19,6 +19,7 @@ Each carries a message of one or more plain sentences and, where there is a way 
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -38,14 +39,7 @@ class ZhenfaError(Exception):
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.__dict__)
-
-
-def _again(kind: type[ZhenfaError], state: dict[str, Any]) -> ZhenfaError:
-    """Return an error as it was before it went from one process to another."""
-    error = kind.__new__(kind, state["message"])
-    error.__dict__.update(state)
-    return error
+        return copyreg.__newobj__, (type(self), self.message), self.__dict__  # type: ignore[attr-defined]
 
 
 class InputError(ZhenfaError, ValueError):

@@ -1,10 +1,11 @@
 """The least number of cards whose best plan reaches a throughput, found with few plans.
 
 Throughput need not grow with every card: batches divide badly, a group reaches over the edge of a supernode. Counts are
-therefore searched like this: a count that reaches it is found by growing, the gap below it is closed by interpolation
-and halving, and then the next :data:`WITNESSES` lower counts are planned as well; if one of them reaches it, the search
-goes on below that. What is sure: the count returned reaches it, and the :data:`WITNESSES` counts below it, with every
-lower count that was planned, do not. Every count planned is kept, so that the answer can show them.
+therefore searched like this: a count that reaches it is found by growing (where throughput stops growing, by halving),
+the gap below it is closed by interpolation, and then the next :data:`WITNESSES` lower counts are planned as well; if
+one of them reaches it, the search goes on below that. What is sure: the count returned reaches it, and the
+:data:`WITNESSES` counts below it, with every lower count that was planned, do not. Every count planned is kept, so that
+the answer can show them.
 """
 
 from __future__ import annotations
@@ -71,11 +72,16 @@ class Counts:
         return None
 
     def _reaching(self, target: float, steps: int) -> int | None:
-        """Return a count that reaches the target, growing from ``steps``."""
-        steps, best, stalls = min(steps, self.most_steps), 0.0, 0
+        """Return a count that reaches the target: growing from ``steps``, or else, by halves, below it."""
+        steps = begun = min(steps, self.most_steps)
+        best, stalls = 0.0, 0
         while (rate := self.rate(steps)) < target:
             if steps == self.most_steps or stalls >= STALLS:
-                return None
+                lower = [
+                    *range(begun - 1, max(begun - 1 - WITNESSES, 0), -1),
+                    *(begun >> half for half in range(1, 21)),
+                ]
+                return next((fewer for fewer in lower if fewer and self.rate(fewer) >= target), None)
             grown = math.ceil(steps * min(1.02 * target / rate, 4.0)) if rate > 0 else 2 * steps
             wider = max(grown, steps + 1, math.ceil(1.5 * steps) if rate < STALLED * best else 0)
             stalls = stalls + 1 if 0 < rate < STALLED * best else 0
