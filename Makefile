@@ -20,9 +20,10 @@ check: $(VENV)/.test ## style, types, layers
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
 
-docs: $(VENV)/.test ## the pages that come from the code: laws, commands, schemas, validation (minutes)
+docs: $(VENV)/.test ## the pages that come from the code: laws, commands, schemas, every machine, validation (minutes)
 	$(BIN)/python -m zhenfa.cli.schemas docs/schemas
 	$(BIN)/python -m zhenfa.cli.reference docs/reference/cli.md
+	$(BIN)/python tools/every_machine.py
 	$(BIN)/python tools/make_docs.py --validation
 
 full-model-check: $(VENV)/.test ## every causal language model of transformers, parameter by parameter

@@ -113,7 +113,9 @@ def matmul_peak(accelerator: Accelerator, precision: Precision) -> tuple[float, 
     given = accelerator.peak.get(precision)
     problem = missing(f"{accelerator.id}.peak.{precision}", "speed", given.note if given else None)
     extra = f" Published: {', '.join(published)}." if published else ""
-    raise MissingFactError(problem.message + extra, hint=problem.hint)
+    usable = next((one for one in ("bf16", "fp16", "fp32") if one in published), None)
+    other = f" Or ask for one that it has: workload.precision: {usable}." if usable else ""
+    raise MissingFactError(problem.message + extra, hint=f"{problem.hint}{other}")
 
 
 def chip(

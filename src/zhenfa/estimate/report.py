@@ -179,6 +179,9 @@ def summary(plan: Plan) -> str:
         words.append(f"VP{_range(virtual)}")
     if max(expert) > 1:
         words.append(f"EP{_range(expert)}")
+    pieces = {stage.expert_tensor_parallel for pipe in plan.pipelines for stage in pipe.stages}
+    if max(pieces) > 1:
+        words.append(f"ETP{_range(pieces)}")
     if plan.zero:
         words.append(f"ZeRO-{plan.zero}")
     return " ".join(words)

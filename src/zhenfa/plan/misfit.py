@@ -172,7 +172,9 @@ def with_cards(setting: Setting, pool: str, count: int) -> Setting:
 def _nearest(setting: Setting, usable: float, layout: Layout) -> str:
     slot: Slot = layout.slots[0]
     words = f"TP{slot.tensor} PP{len(layout.slots)} DP{layout.replicas}"
+    words += f" CP{slot.context}" if slot.context > 1 else ""
     words += f" EP{slot.expert}" if slot.expert > 1 else ""
+    words += f" ETP{slot.expert_tensor}" if slot.expert_tensor > 1 else ""
     words += f" ZeRO-{layout.zero}" if layout.zero else ""
     where = f" on {slot.pool}" if len(setting.formation.pools) > 1 else ""
     return (
