@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from zhenfa.laws import queueing
-from zhenfa.laws.arrays import Array
+from zhenfa.laws.arrays import Array, plain
 
 
 @dataclass(frozen=True)
@@ -18,28 +19,30 @@ class FirstToken:
     ``wave``: until the last of those is served that come at once when the run starts; ``share`` of all that they are.
     """
 
-    own: float
-    wait: float
-    wave: float = 0.0
+    own: Array
+    wait: Array
+    wave: Array = 0.0
     share: float = 0.0
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Any:
         """Return the mean."""
-        return self.own + (1.0 - self.share) * self.wait + self.share * max(self.wave / 2.0, self.wait)
+        later = np.maximum(np.true_divide(self.wave, 2.0), self.wait)
+        return plain(self.own + (1.0 - self.share) * np.asarray(self.wait) + self.share * later)
 
-    def within(self, level: float) -> float:
+    def within(self, level: float) -> Any:
         """Return the seconds within which a share ``level`` of the requests have their first token."""
-        return self.own + float(queueing.wait_quantile(level, max(self.wave, self.wait), self.share, self.wait))
+        most = np.maximum(self.wave, self.wait)
+        return plain(self.own + np.asarray(queueing.wait_quantile(level, most, self.share, self.wait)))
 
 
-def wave(requests: float, rate: float, front: float) -> float:
+def wave(requests: Array, rate: Array, front: float) -> Array:
     """Return the seconds until ``requests`` that come at once are prefilled, ``rate`` of them per second.
 
     ``front`` seconds of the front end's one process per request bound the rate.
     """
-    slowest = min(rate, 1.0 / front) if front > 0 else rate
-    return 2.0 * float(queueing.wave_wait(requests, slowest))
+    slowest = np.minimum(rate, 1.0 / front) if front > 0 else rate
+    return 2.0 * queueing.wave_wait(requests, slowest)
 
 
 def prompt_wait(rate: Array, service: Array, servers: Array, *, requests: float | None, away: Array) -> Array:

@@ -62,6 +62,16 @@ def _weights(operators: Iterable[Operator], cards: Cards, layout: Layout) -> Arr
     return total
 
 
+def token_bytes(graph: Graph, cards: Cards) -> float:
+    """Return the bytes of one token's keys and values, or latents, over all layers."""
+    return sum(
+        graph.layers.count(index) * one.cache * cards.cache_bytes
+        for index, kind in enumerate(graph.kinds)
+        for one in kind.operators
+        if one.kind == "attention"
+    )
+
+
 def _cached(operators: Iterable[Operator], cards: Cards, layout: Layout) -> Array:
     total: Array = 0.0
     for operator in operators:

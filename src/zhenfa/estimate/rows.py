@@ -1,0 +1,39 @@
+"""Curves in rows: linear interpolation along the last axis, for one curve or many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def along(at: Any, places: Any, values: Any) -> Any:
+    """Return ``values`` at ``at``, linear between ``places`` that rise along the last axis, constant beyond its ends.
+
+    ``at`` has a last axis of 1 for each row, or is a number for a single one.
+
+    >>> float(along(1.5, np.array([1.0, 2.0]), np.array([10.0, 20.0])))
+    15.0
+    >>> along(np.array([[0.0], [1.5]]), np.array([[1.0, 2.0]] * 2), np.array([[10.0, 20.0]] * 2)).tolist()
+    [[10.0], [15.0]]
+    """
+    if places.ndim == 1:
+        return np.interp(at, places, values)
+    low = np.clip(np.sum(places <= at, axis=-1, keepdims=True) - 1, 0, places.shape[-1] - 2)
+    left, right = (np.take_along_axis(places, low + one, -1) for one in (0, 1))
+    values = np.broadcast_to(values, places.shape)
+    below, above = (np.take_along_axis(values, low + one, -1) for one in (0, 1))
+    width = np.where(right > left, right - left, 1.0)
+    return below + (above - below) * np.clip((at - left) / width, 0.0, 1.0)
+
+
+def finer(values: Any, points: int) -> Any:
+    """Return curves at ``points`` places that are spread evenly over their own.
+
+    >>> finer(np.array([0.0, 1.0, 4.0]), 5).tolist()
+    [0.0, 0.5, 1.0, 2.5, 4.0]
+    """
+    place = np.linspace(0, values.shape[-1] - 1, points)
+    low = np.minimum(place.astype(int), values.shape[-1] - 2)
+    part = place - low
+    return values[..., low] * (1 - part) + values[..., low + 1] * part
