@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def along(at: Any, places: Any, values: Any) -> Any:
@@ -37,3 +40,12 @@ def finer(values: Any, points: int) -> Any:
     low = np.minimum(place.astype(int), values.shape[-1] - 2)
     part = place - low
     return values[..., low] * (1 - part) + values[..., low + 1] * part
+
+
+def take(value: T, index: Any) -> T:
+    """Return the rows of all arrays in a dataclass that has one row for each candidate; what has none stays."""
+    if isinstance(value, np.ndarray):
+        return value[index] if value.ndim > 1 else value  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: take(getattr(value, one.name), index) for one in fields(value)})
+    return value

@@ -63,6 +63,16 @@ def chip_for(pool: CardPool, weights: WeightFormat, *, block_scaled: bool, engin
     )  # fmt: skip
 
 
+def stored_format(graph: Graph) -> WeightFormat:
+    """Return the format in which the model's own checkpoint stores most of its weights."""
+    operators = [(graph.layers.count(i) * one.parameters, one.bits) for i, kind in enumerate(graph.kinds)
+                 for one in kind.operators]  # fmt: skip
+    bits = max(operators, default=(0, 16.0))[1]
+    if bits >= 12:
+        return "bf16"
+    return "fp8" if bits >= 6 else "mxfp4" if bits < 4.4 else "nvfp4"
+
+
 def look_up(
     pool: CardPool,
     graph: Graph,

@@ -283,36 +283,49 @@ def _together(service: Service, workload: ServingWorkload, lines: Curves) -> Pac
     return Paces(lines.running, tpot, own, alone, prompt, rate, np.full_like(rate, np.inf), lines.capacity)
 
 
-def prefill_rate(group: Group, took: Prompts) -> Any:
-    """Return the prompts per second of one instance that does nothing else: alone or as many as a step takes."""
+@dataclass(frozen=True)
+class Supply:
+    """What instances of prefill give: ``rate`` prompts/s of one of them, ``seconds`` of one prompt alone through all
+    chunks and stages, ``prompt`` its seconds without those of the other stages."""
+
+    cut: Cut
+    rate: Any
+    seconds: Any
+    prompt: Any
+
+
+def supply(group: Group, took: Prompts) -> Supply:
+    """Return what a group of instances gives that does nothing but prefill."""
     stages = group.cut.layout.pipeline
     one, full = _one_seconds(group, took), _full_seconds(group, took)
-    return np.maximum(stages / (took.chunks * one), stages * took.most / (took.chunks * full))
-
-
-def prefill_seconds(group: Group, took: Prompts) -> Any:
-    """Return the seconds of one prompt alone through all its chunks and stages."""
-    stages = group.cut.layout.pipeline
-    return _one_seconds(group, took) * (took.chunks + stages - 1) / stages
+    rate = np.maximum(stages / (took.chunks * one), stages * took.most / (took.chunks * full))
+    return Supply(group.cut, rate, one * (took.chunks + stages - 1) / stages, one * took.chunks)
 
 
 def _apart(service: Service, workload: ServingWorkload, lines: Curves) -> Paces:
     """Prefill on instances of its own, which bound the rate of requests, as does the bridge that the caches cross."""
     alone = decode_seconds(service, lines)
-    source, target, took = service.prefill.cut, service.decode.cut, lines.prompts
-    rate = source.count * prefill_rate(service.prefill, took)
-    first = service.engine.entry + service.engine.handover + prefill_seconds(service.prefill, took)
-    bound = rate
-    if service.crossing is not None:
-        tokens = workload.mean_input
-        sending, receiving = _group_cards(source.layout), _group_cards(target.layout)
-        first = first + service.crossing.seconds(tokens, sending, receiving)
-        bound = np.minimum(
-            rate, service.crossing.rate(tokens, source.count * source.cards, target.count * target.cards)
-        )
-    prompt = _one_seconds(service.prefill, took) * took.chunks
+    given = supply(service.prefill, lines.prompts)
+    first, bound = first_apart(service, workload, given, service.decode.cut)
     tpot = alone / service.accepted
-    return Paces(lines.running, tpot, first + 0.0 * alone, alone, prompt, rate, bound, lines.capacity)
+    rate = given.cut.count * given.rate
+    return Paces(lines.running, tpot, first + 0.0 * alone, alone, given.prompt, rate, bound, lines.capacity)
+
+
+def first_apart(service: Service, workload: ServingWorkload, given: Supply, target: Cut) -> tuple[Any, Any]:
+    """Return the seconds to the first token without waiting, and the requests/s at most, where prefill is apart.
+
+    Counts the bridge between pools with the cache of the whole prompt after its prefill. Omits that layers could be
+    sent while later ones are computed.
+    """
+    first = service.engine.entry + service.engine.handover + given.seconds
+    bound = given.cut.count * given.rate
+    if service.crossing is None:
+        return first, bound
+    tokens, source = workload.mean_input, given.cut
+    first = first + service.crossing.seconds(tokens, _group_cards(source.layout), _group_cards(target.layout))
+    senders, receivers = source.count * source.cards, target.count * target.cards
+    return first, np.minimum(bound, service.crossing.rate(tokens, senders, receivers))
 
 
 def _group_cards(layout: Layout) -> Array:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from zhenfa import catalog
 from zhenfa.errors import InputError
+from zhenfa.estimate import serving_cards
 from zhenfa.estimate.serving_engine import Engine
 from zhenfa.laws.serving import accepted_tokens
 from zhenfa.spec.graph import Graph
@@ -58,7 +59,7 @@ def weights(row: Mapping[str, Any], graph: Graph, maker: str) -> tuple[WeightFor
             if form == "int4" and ("a8" in acts or "a8" in text):
                 return "w4a8", None
             return ("mxfp4" if form == "nvfp4" and "amd" in maker.lower() else form), None
-    return _stored(graph), None
+    return serving_cards.stored_format(graph), None
 
 
 _FORMATS: Final[tuple[tuple[str, WeightFormat], ...]] = (
@@ -66,16 +67,6 @@ _FORMATS: Final[tuple[tuple[str, WeightFormat], ...]] = (
     ("awq", "int4"), ("gptq", "int4"), ("fp8", "fp8"), ("w8", "int8"), ("int8", "int8"), ("bf16", "bf16"),
     ("fp16", "fp16"),
 )  # fmt: skip
-
-
-def _stored(graph: Graph) -> WeightFormat:
-    """Return the format in which the model's own checkpoint stores most of its weights."""
-    operators = [(graph.layers.count(i) * one.parameters, one.bits) for i, kind in enumerate(graph.kinds)
-                 for one in kind.operators]  # fmt: skip
-    bits = max(operators, default=(0, 16.0))[1]
-    if bits >= 12:
-        return "bf16"
-    return "fp8" if bits >= 6 else "mxfp4" if bits < 4.4 else "nvfp4"
 
 
 def cache_format(row: Mapping[str, Any], form: WeightFormat, engine: str) -> tuple[CacheFormat, str | None]:

@@ -1,0 +1,154 @@
+"""One part of a serving plan: instances of one type, or of two where prefill is apart; how much each can take.
+
+What a part can take is the most requests per second, at random, that meet the targets of the mean TTFT and TPOT. For
+instances that do both it is looked for among the batches of :func:`zhenfa.estimate.serving_state.points`. Where prefill
+is apart, TPOT depends on the decode instances alone and the wait for the first token on the prefill instances alone, so
+that the most is the lesser of what ``n`` of the one (:func:`prefill_limit`) and ``m`` of the other
+(:func:`decode_limit`) can take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from zhenfa.estimate import serving_curves, serving_first
+from zhenfa.estimate.rows import finer, take
+from zhenfa.estimate.serving_curves import Crossing, Service
+from zhenfa.estimate.serving_state import FINE
+from zhenfa.plan.serving.space import Family, Types
+from zhenfa.spec.serving import ServingPlan, ServingWorkload
+
+HALVINGS: Final = 44
+"""Times that the interval of a rate is halved."""
+
+SLACK: Final = 1e-9
+"""Relative excess over a target that rounding may cause."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Instances of one type (``decode``), or of two; ``rate`` requests/s that they take.
+
+    ``rate`` is 0 until it is known.
+    """
+
+    decode: Types
+    at: int
+    count: int
+    rate: float = 0.0
+    prefill: Types | None = None
+    prefill_at: int = 0
+    prefill_count: int = 0
+
+    def cards_by_pool(self) -> dict[str, int]:
+        """Return how many cards of each pool work."""
+        found = {self.decode.family.pool.name: self.count * int(self.decode.cards[self.at])}
+        if self.prefill is not None:
+            name = self.prefill.family.pool.name
+            found[name] = found.get(name, 0) + self.prefill_count * int(self.prefill.cards[self.prefill_at])
+        return found
+
+    @property
+    def cards(self) -> int:
+        """Return how many cards work."""
+        return sum(self.cards_by_pool().values())
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Return what makes two parts the same to a reader: pools and how the cards are cut, chunks aside."""
+        sides = [(self.decode, self.at)] + ([(self.prefill, self.prefill_at)] if self.prefill else [])
+        found: list[object] = [one.decode.family.speculation for one in (self,)]
+        for types, at in sides:
+            layout = types.group.cut.layout
+            cut = tuple(float(np.ravel(one)[at]) for one in (layout.tensor, layout.data, layout.pipeline))
+            found.append((types.family.pool.name, types.family.weights, types.family.cache, cut))
+        return tuple(found)
+
+    def plan(self) -> ServingPlan:
+        """Return the part as a plan of its own."""
+        plan = self.decode.service.plan
+        prefill = self.prefill.instance(self.prefill_at, self.prefill_count) if self.prefill else None
+        return plan.model_copy(update={"decode": self.decode.instance(self.at, self.count), "prefill": prefill})
+
+
+def most_together(types: Types, index: Any, counts: Any) -> Any:
+    """Return the most requests/s that meet the targets, of so many instances of each type that do both."""
+    workload = types.workload
+    seen = types.points(index, counts)
+    met = (seen.tpot <= ceiling(workload.tpot_target)) & (seen.ttft <= ceiling(workload.ttft_target))
+    return np.max(np.where(met, seen.rate, 0.0), axis=-1)
+
+
+def ceiling(target: float | None) -> float:
+    """Return the most seconds that a target allows."""
+    return np.inf if target is None else target * (1 + SLACK)
+
+
+def together_bound(types: Types) -> Any:
+    """Return requests/s that one instance of each type cannot exceed, however many there are.
+
+    Proof: requests wait for no less than nothing, so that no batch is allowed that TPOT alone, or the first token
+    alone without any wait, forbids.
+    """
+    pace = types.paces(slice(None), np.ones(len(types)))
+    batch, tpot, own = (finer(one, FINE) for one in (pace.running, pace.tpot, pace.own))
+    met = (tpot <= ceiling(types.workload.tpot_target)) & (own <= ceiling(types.workload.ttft_target))
+    return np.max(np.where(met, batch / (types.workload.mean_decoded * tpot), 0.0), axis=-1)
+
+
+def decode_limit(types: Types) -> Any:
+    """Return the most requests/s that one instance of each type decodes within the target of TPOT.
+
+    Counts a batch only where no smaller one yields as much.
+    """
+    workload = types.workload
+    lines = types.curves
+    tpot = serving_curves.decode_seconds(types.service, lines) / types.service.accepted
+    batch, pace = finer(lines.running, FINE), finer(tpot, FINE)
+    rate = batch / (workload.mean_decoded * pace)
+    within = pace <= ceiling(workload.tpot_target)
+    return np.max(np.where(within, rate, 0.0), axis=-1)
+
+
+def prefill_limit(
+    types: Types, at: int, counts: Any, decode: Service, crossing: Crossing | None, receivers: Any
+) -> Any:
+    """Return the most requests/s of which ``counts`` prefill instances of a type give the first token in time.
+
+    ``receivers`` decode instances, which matter where the cache crosses between pools. The wait grows with the rate,
+    so that the most is found by halving.
+    """
+    counts = np.asarray(counts, float)[:, None]
+    given = take(types.supply, np.full(len(counts), at))
+    given = replace(given, cut=replace(given.cut, count=counts))
+    target = replace(decode.decode.cut, count=np.asarray(receivers, float)[:, None])
+    service = replace(decode, crossing=crossing)
+    own, bound = serving_curves.first_apart(service, types.workload, given, target)
+    servers = np.maximum(given.cut.count * given.rate * own, 1.0)
+    latest = ceiling(types.workload.ttft_target)
+
+    def late(rate: Any) -> Any:
+        wait = serving_first.prompt_wait(rate, own - service.engine.entry, servers, requests=None, away=1.0)
+        return own + wait > latest
+
+    low, high = np.zeros_like(bound), np.array(bound, float)
+    if not np.any(late(high)):
+        return high[:, 0]
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        over = late(middle)
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
+    return np.where(late(np.array(bound, float)), np.where(own > latest, 0.0, low), bound)[:, 0]
+
+
+def fits_together(first: Family, other: Family) -> bool:
+    """Return whether two families may be prefill and decode of one plan: they store weights and cache alike."""
+    return (first.weights, first.cache, first.speculation) == (other.weights, other.cache, other.speculation)
+
+
+def workload_of(workload: ServingWorkload, rate: float) -> ServingWorkload:
+    """Return a workload under which so many requests come per second."""
+    return workload.model_copy(update={"request_rate": rate, "concurrency": None, "requests": None, "total": None})

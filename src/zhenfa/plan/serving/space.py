@@ -1,0 +1,204 @@
+"""The space of serving plans: formats and drafts (families), and how instances of a pool may be cut (types)."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from zhenfa.estimate import serving, serving_cards, serving_curves
+from zhenfa.estimate.rows import take
+from zhenfa.estimate.serving_curves import Curves, Cut, Group, Paces, Service, Supply
+from zhenfa.estimate.serving_engine import Engine
+from zhenfa.estimate.serving_state import Points, points
+from zhenfa.estimate.serving_step import Layout
+from zhenfa.laws.serving import accepted_tokens
+from zhenfa.plan.request import Request
+from zhenfa.spec.graph import Graph
+from zhenfa.spec.job import Limits
+from zhenfa.spec.machine import CardPool
+from zhenfa.spec.serving import CacheFormat, Instance, ServingPlan, ServingWorkload, Speculation, WeightFormat
+
+Role = Literal["both", "decode", "prefill"]
+
+CHUNKS: Final = (2048, 8192, 32768)
+"""Tokens of prompts in one step that are tried."""
+
+MOST_TENSOR: Final = 16
+MOST_STAGE: Final = 256
+"""Cards of one pipeline stage at most."""
+
+PIPELINES: Final = (1, 2, 4, 8)
+CONTEXTS: Final = (1, 2, 4, 8)
+"""Cards over which the tokens of one prompt are cut, in prefill."""
+
+BATCH: Final = 1024
+"""Requests that run at once in a data-parallel group at most: the larger default of engines."""
+
+NO_ROOM: Final = "weights and one request do not fit in memory"
+NO_TIER: Final = "crosses a tier whose bandwidth is undisclosed"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What instances share: pool, formats, drafts, engine."""
+
+    pool: CardPool
+    weights: WeightFormat
+    cache: CacheFormat
+    speculation: Speculation | None
+    engine: Engine
+
+
+def families(request: Request) -> Iterator[Family]:
+    """Yield the families that a job allows on its machine."""
+    workload, graph = request.serving, request.graph
+    weights = workload.weights or (serving_cards.stored_format(graph),)
+    caches: tuple[CacheFormat, ...] = workload.cache or ("bf16",)
+    for pool, form, cached in itertools.product(request.formation.pools, weights, caches):
+        engine = serving.engine_on(workload.engine, pool)
+        for drafts in (None, *drafts_of(graph, workload, engine)):
+            yield Family(pool, form, cached, drafts, engine)
+
+
+def drafts_of(graph: Graph, workload: ServingWorkload, engine: Engine) -> tuple[Speculation, ...]:
+    """Return how the model's own prediction layers may draft, where it has any and the job allows it."""
+    if not (workload.speculation and graph.extra):
+        return ()
+    return tuple(
+        Speculation(draft_tokens=count, accepted=float(accepted_tokens(count, engine.acceptance)))
+        for count in engine.drafts
+    )
+
+
+def _powers(most: float) -> list[int]:
+    return [2**power for power in range(40) if 2**power <= most]
+
+
+def cuts(graph: Graph, pool: CardPool, limits: Limits, role: Role) -> Cut:
+    """Return every way to cut an instance of a pool, as arrays with a last axis of 1.
+
+    TP, attention DP, PP and (prefill only) CP in powers of two; experts whole on their cards over the stage, or cut
+    over it. Attention DP is for models with experts only: of a dense one, more instances are the same.
+    """
+    heads = max((one.heads for kind in graph.kinds for one in kind.operators), default=1)
+    experts = max((one.experts for kind in graph.kinds for one in kind.operators), default=1)
+    cards = min(pool.count, limits.max_cards or pool.count)
+    tensors = _powers(min(MOST_TENSOR, max(heads, 1), limits.max_tensor_parallel or MOST_TENSOR, cards))
+    contexts = [one for one in CONTEXTS if role == "prefill" and one <= (limits.max_context_parallel or 8)] or [1]
+    pipelines = [one for one in PIPELINES if one <= min(len(graph.layers), limits.max_pipeline_parallel or 8)]
+    found = []
+    for tensor, context, pipeline in itertools.product(tensors, contexts, pipelines):
+        for data in _powers(MOST_STAGE) if experts > 1 else [1]:
+            stage = tensor * data * context
+            if stage > MOST_STAGE or stage * pipeline > cards:
+                break
+            spread = 2 ** int(np.log2(min(stage, experts)))
+            for expert in dict.fromkeys((1, spread)):
+                for chunk in CHUNKS if role != "decode" else CHUNKS[:1]:
+                    found.append((tensor, data, context, expert, pipeline, chunk))
+    columns = np.array(found, float).reshape(-1, 6).T[..., None]
+    return Cut(Layout(*columns[:5]), np.ones_like(columns[0]), columns[5], BATCH * columns[1])
+
+
+@dataclass(frozen=True)
+class Types:
+    """Instance types of one family in one role, with what their steps cost. ``cards``: of one instance."""
+
+    family: Family
+    role: Role
+    service: Service
+    workload: ServingWorkload
+
+    @property
+    def group(self) -> Group:
+        """Return the group whose cut holds the types."""
+        return self.service.decode
+
+    @property
+    def cards(self) -> Any:
+        """Return the cards of one instance of each type."""
+        return np.asarray(self.group.cut.cards)[:, 0]
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Return the step costs over a grid of batches."""
+        return serving_curves.curves(self.service, self.workload)
+
+    @cached_property
+    def supply(self) -> Supply:
+        """Return what the types give as prefill."""
+        return serving_curves.supply(self.group, serving_curves.prompts(self.group, self.workload))
+
+    def counted(self, index: Any, counts: Any) -> tuple[Service, Curves]:
+        """Return some of the types, so many instances of each."""
+        cut = replace(take(self.group.cut, index), count=np.asarray(counts, float)[:, None])
+        group = replace(self.group, cut=cut)
+        return replace(self.service, decode=group, prefill=group), take(self.curves, index)
+
+    def paces(self, index: Any, counts: Any) -> Paces:
+        """Return the seconds of some of the types, so many instances of each, over the grid."""
+        service, lines = self.counted(index, counts)
+        return serving_curves.paces(service, self.workload, lines)
+
+    def points(self, index: Any, counts: Any) -> Points:
+        """Return what some of the types do at every batch, so many instances of each, with arrivals at random."""
+        service, lines = self.counted(index, counts)
+        return points(service, self.workload, serving_curves.paces(service, self.workload, lines))
+
+    def instance(self, index: int, count: int) -> Instance:
+        """Return one type as it stands in a plan; ``max_batch`` is what its memory holds."""
+        cut = take(self.group.cut, index)
+        layout = cut.layout
+
+        def whole(value: Any) -> int:
+            return int(np.ravel(value)[0])
+
+        batch = None if self.role == "prefill" else max(whole(take(self.curves.capacity, index)), 1)
+        return Instance(
+            pool=self.family.pool.name, count=count, tensor_parallel=whole(layout.tensor),
+            data_parallel=whole(layout.data), context_parallel=whole(layout.context),
+            expert_parallel=whole(layout.expert), pipeline_parallel=whole(layout.pipeline), max_batch=batch,
+            chunk=None if self.role == "decode" else whole(cut.chunk),
+        )  # fmt: skip
+
+
+def types_of(request: Request, family: Family, role: Role, tally: Counter[str]) -> Types:
+    """Return the instance types of a family that hold the weights and a request; the others are tallied."""
+    graph, workload, pool = request.graph, request.serving, family.pool
+    cut = cuts(graph, pool, request.job.limits, role)
+    anyone = Instance(pool=pool.name)
+    plan = ServingPlan(
+        model=request.model.name, machine=request.formation.name, engine=workload.engine, weights=family.weights,
+        cache=family.cache, decode=anyone, prefill=anyone if role == "decode" else None,
+        speculation=family.speculation,
+    )  # fmt: skip
+    notes: list[str] = []
+    group = serving.group(graph, plan, anyone, pool, family.engine, notes, cut)
+    room = serving_curves.room(group, graph, workload, outputs=role != "prefill")[:, 0]
+    crossed = _crossed(group, cut)
+    tally[NO_ROOM] += int(np.sum((room < 1) & ~crossed))
+    tally[NO_TIER] += int(np.sum(crossed))
+    kept = np.flatnonzero((room >= 1) & ~crossed)
+    cut = take(cut, kept)
+    held = take(group.kept, kept)
+    group = replace(group, cut=cut, setup=replace(group.setup, layout=cut.layout), kept=held)
+    tag = group.setup.cards.tag
+    service = Service(graph, plan, family.engine, group, group, tag, tuple(dict.fromkeys(notes)))
+    return Types(family, role, service, workload)
+
+
+def _crossed(group: Group, cut: Cut) -> Any:
+    """Return which types cross a tier whose bandwidth nobody has published."""
+    fabric = group.setup.fabric
+    unknown = np.flatnonzero(np.isnan(fabric.bandwidths))
+    inside = float(fabric.sizes[unknown[0] - 1]) if len(unknown) and unknown[0] else (0.0 if len(unknown) else np.inf)
+    return (np.asarray(cut.cards)[:, 0] > max(inside, 1.0)) if len(unknown) else np.zeros(len(cut.count), bool)
