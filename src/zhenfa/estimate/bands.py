@@ -133,6 +133,33 @@ def training(figures: Figures, cards: Sequence[Accelerator], *, mixture: bool) -
     )
 
 
+def serving(figures: Figures, engine: str, cards: Sequence[Accelerator]) -> Figures:
+    """Return the figures of a serving plan with the bands of its engine and makers: the narrowest class comes first.
+
+    The bands of single cards' classes hold for makers whose cards were served and measured; any others have the widest.
+    """
+    makers = {card.maker.lower() for card in cards}
+    gate = "serve / gate / no speculation"
+    sorts = {"NVIDIA": makers == {"nvidia"}, "east": makers <= {"huawei", "amd"}}
+    known = {"NVIDIA": (f"{gate} & serve / {engine}", gate), "east": ("serve / Ascend and AMD",)}
+    names = [*(one for sort, held in sorts.items() if held for one in known[sort]), "serve"]
+
+    def of(quantity: str) -> Band | None:
+        return band(*(f"{name} | {quantity}" for name in names))
+
+    pace, rate, first = of("time per token"), of("throughput"), band("serve | time to first token")
+    return figures.model_copy(
+        update={
+            "ttft_s": banded(figures.ttft_s, first),
+            "tpot_s": banded(figures.tpot_s, pace),
+            "tokens_per_s_per_user": banded(figures.tokens_per_s_per_user, pace, rate=True),
+            "tokens_per_s": banded(figures.tokens_per_s, rate, rate=True),
+            "tokens_per_s_per_card": banded(figures.tokens_per_s_per_card, rate, rate=True),
+            "requests_per_s": banded(figures.requests_per_s, rate, rate=True),
+        }
+    )
+
+
 def _share(figure: Figure) -> Figure:
     """Return a share of a peak with a band that ends at the peak."""
     return figure if figure.p90 is None else figure.model_copy(update={"p90": min(figure.p90, 1.0)})

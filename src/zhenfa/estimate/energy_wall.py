@@ -154,6 +154,15 @@ def least_draw(pool: CardPool, formation: Formation) -> Draw | None:
     return None if found is None else _at_the_wall(found, formation.facility)
 
 
+def draw_at(
+    pool: CardPool, formation: Formation, *, flops: float, bytes_per_second: float, share: float
+) -> Draw | None:
+    """Return what one card of a pool and its share of the host draw before the building where the card reaches so many
+    FLOP/s and bytes/s and its kernels run for a ``share`` of the time; None where nothing is known."""
+    found = _with_host(pool, card_draw(pool.accelerator, flops=flops, bytes_per_second=bytes_per_second, share=share))
+    return None if found is None else _at_the_wall(found, formation.facility)
+
+
 def _with_host(pool: CardPool, drawn: Draw | None) -> Draw | None:
     table, given = operation.power(), pool.power_per_card
     busy_share, idle_share = table.busy_share.require("busy_share"), table.idle_share.require("idle_share")

@@ -45,7 +45,7 @@ def finer(values: Any, points: int) -> Any:
 def take(value: T, index: Any) -> T:
     """Return the rows of all arrays in a dataclass that has one row for each candidate; what has none stays."""
     if isinstance(value, np.ndarray):
-        return value[index] if value.ndim > 1 else value  # type: ignore[return-value]
+        return value[index] if value.ndim > 1 else value
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{one.name: take(getattr(value, one.name), index) for one in fields(value)})
     return value

@@ -23,7 +23,8 @@ class Figure(Part):
 
 
 class Figures(Part):
-    """The figures that estimate and run share. MFU counts model FLOPs (see its note) against the matmul peak."""
+    """The figures that estimate and run share. MFU counts model FLOPs (see its note) against the matmul peak. Of a plan
+    that serves, tokens are those put out; ``ttft_s`` and ``tpot_s`` are means."""
 
     step_time_s: Figure = Figure(unit="s")
     tokens_per_s: Figure = Figure(unit="tokens/s")
@@ -32,6 +33,9 @@ class Figures(Part):
     memory_bytes_per_card: Figure = Figure(unit="B")
     ttft_s: Figure = Figure(unit="s")
     tpot_s: Figure = Figure(unit="s")
+    tokens_per_s_per_user: Figure = Figure(unit="tokens/s")
+    requests_per_s: Figure = Figure(unit="1/s")
+    cost_per_million_tokens: Figure = Figure(unit="CNY")
     energy_j_per_token: Figure = Figure(unit="J")
     ettr: Figure = Figure()
     cost: Figure = Figure(unit="CNY")

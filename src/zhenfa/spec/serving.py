@@ -170,7 +170,11 @@ class Speculation(Part):
 
 
 class ServingPlan(Document):
-    """A layout of one model's serving over a machine. Without ``prefill``, the decode instances do both."""
+    """A layout of one model's serving over a machine. Without ``prefill``, the decode instances do both.
+
+    ``also`` are further groups of instances behind the same door, each a plan of its own; ``share`` of all requests go
+    to each.
+    """
 
     schema_name: ClassVar[str] = "zhenfa.serving-plan/1"
 
@@ -184,12 +188,26 @@ class ServingPlan(Document):
     decode: Instance
     speculation: Speculation | None = None
     eager: bool = False
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    also: tuple[ServingPlan, ...] = ()
 
     @property
     def cards(self) -> int:
         """Return how many cards work."""
-        apart = self.prefill.count * self.prefill.cards if self.prefill else 0
-        return apart + self.decode.count * self.decode.cards
+        return sum(self.cards_by_pool().values())
+
+    @property
+    def parts(self) -> tuple[ServingPlan, ...]:
+        """Return every group of instances as a plan of its own."""
+        return (self.model_copy(update={"also": ()}), *(part for one in self.also for part in one.parts))
+
+    def cards_by_pool(self) -> dict[str, int]:
+        """Return how many cards of each pool work."""
+        found: dict[str, int] = {}
+        for part in (self, *(one for further in self.also for one in further.parts)):
+            for instance in filter(None, (part.prefill, part.decode)):
+                found[instance.pool] = found.get(instance.pool, 0) + instance.count * instance.cards
+        return found
 
 
 class SmallerDefaults(Part):

@@ -58,14 +58,11 @@ class Part:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return what makes two parts the same to a reader: pools and how the cards are cut, chunks aside."""
-        sides = [(self.decode, self.at)] + ([(self.prefill, self.prefill_at)] if self.prefill else [])
-        found: list[object] = [one.decode.family.speculation for one in (self,)]
-        for types, at in sides:
-            layout = types.group.cut.layout
-            cut = tuple(float(np.ravel(one)[at]) for one in (layout.tensor, layout.data, layout.pipeline))
-            found.append((types.family.pool.name, types.family.weights, types.family.cache, cut))
-        return tuple(found)
+        """Return what makes two parts the same to a reader: pools, formats, and how decode is cut, chunks aside."""
+        family, layout = self.decode.family, self.decode.group.cut.layout
+        cut = tuple(float(np.ravel(one)[self.at]) for one in (layout.tensor, layout.data, layout.pipeline))
+        source = self.prefill.family.pool.name if self.prefill else None
+        return (family.pool.name, family.weights, family.cache, family.speculation, cut, source)
 
     def plan(self) -> ServingPlan:
         """Return the part as a plan of its own."""

@@ -3,11 +3,10 @@
 Under a load at random (or the most that meets the targets) the search is exact over :mod:`zhenfa.plan.serving.space`:
 
 * together, every type is evaluated with as many instances as there is room for, or as few as take the load;
-* apart, a pair's rate is at most what its cards give where each phase takes its share,
-  ``cards / (prefill cards per request/s + decode cards per request/s)``: the two need ``a r`` and ``b r`` cards for ``r``
-  requests per second. Pairs are looked at in the order of that bound until none can be among the best. Of one pair, what
-  ``n`` prefill instances take grows with ``n`` and what the decode instances in the rest take falls, so that the best
-  ``n`` is beside the crossing of the two.
+* apart, ``r`` requests per second need ``a r`` cards for prefill and ``b r`` for decode at least, so that a pair of
+  types takes no more than ``cards / (a + b)``. Pairs are looked at in the order of that bound until none can be among the
+  best. Of one pair, what ``n`` prefill instances take grows with ``n`` and what the decode instances in the rest take
+  falls; all ``n`` are evaluated as one array.
 """
 
 from __future__ import annotations
@@ -16,12 +15,14 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
 from zhenfa.errors import CapabilityError
 from zhenfa.estimate import serving
+from zhenfa.estimate.rows import take
 from zhenfa.estimate.serving_curves import Crossing
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import parts
@@ -30,8 +31,6 @@ from zhenfa.plan.serving.space import Family, Types, families, types_of
 
 MISSED: Final = "misses a target at any load"
 BEHIND: Final = "worse than the plans listed (by bound)"
-PAIRS: Final = 4000
-"""Pairs of prefill and decode types whose bound is below all kept that are looked at, at most."""
 
 
 @dataclass
@@ -54,27 +53,29 @@ class Space:
     request: Request
     pools: list[Pool]
     cards: dict[str, int]
+    whole: int = 0
+    """Cards of all pools together that may be used."""
     tally: Counter[str] = field(default_factory=Counter)
     considered: int = 0
     costed: int = 0
 
-    def pairs(self) -> Iterator[tuple[Pool, Pool, Crossing | None]]:
-        """Yield families for prefill and decode that can work together, and what joins their pools."""
+    @cached_property
+    def pairs(self) -> list[tuple[Pool, Pool, Crossing | None]]:
+        """Return families for prefill and decode that can work together, and what joins their pools."""
+        return list(self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[Pool, Pool, Crossing | None]]:
         for first, other in itertools.product(self.pools, self.pools):
             if not parts.fits_together(first.family, other.family):
                 continue
             try:
                 joint = serving.crossing(
-                    self.request.graph, _named(first.prefill), _named(other.decode), self.request.formation
+                    self.request.graph, first.prefill.group, other.decode.group, self.request.formation
                 )
             except CapabilityError as problem:
                 self.tally[problem.message] += len(first.prefill) * len(other.decode)
                 continue
             yield first, other, joint
-
-
-def _named(types: Types) -> Any:
-    return types.group
 
 
 def open_space(request: Request) -> Space:
@@ -83,6 +84,7 @@ def open_space(request: Request) -> Space:
     limit = request.job.limits.max_cards
     for pool in request.formation.pools:
         space.cards[pool.name] = min(pool.count, limit or pool.count)
+    space.whole = min(request.formation.cards, limit or request.formation.cards)
     for family in families(request):
         found = Pool(family, *(types_of(request, family, role, space.tally) for role in ("both", "decode", "prefill")))
         space.considered += len(found.both)
@@ -106,11 +108,14 @@ def _supplied(types: Types) -> Any:
 
 
 class Best:
-    """The best parts so far: the most ``score``, one for each key."""
+    """The best choices so far: the highest score, one for each key, of at most so many ``cards``.
 
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
-        self.found: dict[tuple[object, ...], tuple[tuple[float, ...], Part]] = {}
+    A choice is one part, or several of a fleet.
+    """
+
+    def __init__(self, keep: int, cards: float = np.inf) -> None:
+        self.keep, self.cards = keep, cards
+        self.found: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[Part, ...]]] = {}
 
     @property
     def last(self) -> float:
@@ -119,26 +124,37 @@ class Best:
             return -np.inf
         return min(score[0] for score, _ in self.found.values())
 
-    def offer(self, part: Part, score: tuple[float, ...]) -> None:
-        """Keep a part if it is among the best."""
-        known = self.found.get(part.key)
+    @property
+    def first(self) -> float:
+        """Return the highest score so far."""
+        return max((score[0] for score, _ in self.found.values()), default=-np.inf)
+
+    def offer(self, part: Part | tuple[Part, ...], score: tuple[float, ...]) -> None:
+        """Keep a choice if it is among the best."""
+        chosen = (part,) if isinstance(part, Part) else part
+        if sum(one.cards for one in chosen) > self.cards:
+            return
+        key = tuple(one.key for one in chosen)
+        known = self.found.get(key)
         if known is not None and known[0] >= score:
             return
-        self.found[part.key] = (score, part)
+        self.found[key] = (score, chosen)
         if len(self.found) > self.keep:
             del self.found[min(self.found, key=lambda key: self.found[key][0])]
 
-    def ranked(self) -> list[Part]:
-        """Return the parts, best first."""
-        return [part for _, part in sorted(self.found.values(), key=lambda one: one[0], reverse=True)]
+    def ranked(self) -> list[tuple[tuple[float, ...], tuple[Part, ...]]]:
+        """Return scores and choices, best first."""
+        return sorted(self.found.values(), key=lambda one: one[0], reverse=True)
 
 
 def most(space: Space, cards: dict[str, int], best: Best) -> None:
-    """Offer the parts that take the most requests/s with at most so many cards of each pool."""
+    """Offer the parts that take the most requests/s with at most so many cards of each pool named."""
     for pool in space.pools:
-        _most_together(space, pool, cards[pool.family.pool.name], best)
-    for first, other, joint in space.pairs():
-        _most_apart(first, other, joint, cards, best)
+        if cards.get(pool.family.pool.name):
+            _most_together(space, pool, cards[pool.family.pool.name], best)
+    for first, other, joint in space.pairs:
+        if cards.get(first.family.pool.name) and cards.get(other.family.pool.name):
+            _most_apart(first, other, joint, cards, best)
 
 
 def _most_together(space: Space, pool: Pool, cards: int, best: Best) -> None:
@@ -168,10 +184,8 @@ def _most_apart(first: Pool, other: Pool, joint: Crossing | None, cards: dict[st
     room, rest = cards[first.family.pool.name], cards[other.family.pool.name]
     with np.errstate(divide="ignore", invalid="ignore"):
         need, use = source.cards / first.supplied, target.cards / other.decoded
-    if same:
-        bound = room / (need[:, None] + use[None, :])
-    else:
-        bound = np.minimum((room / need)[:, None], (rest / use)[None, :])
+        apart = np.minimum((room / need)[:, None], (rest / use)[None, :])
+        bound = room / (need[:, None] + use[None, :]) if same else apart
     order = np.argsort(-bound, axis=None)
     for flat in order:
         at, to = divmod(int(flat), len(target))
@@ -199,7 +213,7 @@ def best_of_pair(
         left = (cards[0] - counts * size) // each
     if not len(counts) or counts[0] < 1 or left[0] < 1:
         return None
-    taken, given = _pair_rates(first, other, joint, at, counts, left)
+    taken, given = pair_rates(first, other, joint, at, counts, left)
     rates = np.minimum(taken, given)
     here = int(np.argmax(rates))
     if not rates[here] > 0:
@@ -208,7 +222,7 @@ def best_of_pair(
     return _trimmed(part, other)
 
 
-def _pair_rates(
+def pair_rates(
     first: Pool, other: Pool, joint: Crossing | None, at: tuple[int, int], counts: Any, left: Any
 ) -> tuple[Any, Any]:
     """Return what the prefill instances and what the decode instances take."""
@@ -218,8 +232,6 @@ def _pair_rates(
 
 def one_of(types: Types, at: int) -> Any:
     """Return the service of one type, as it would stand in a plan."""
-    from zhenfa.estimate.rows import take
-
     group = replace(types.group, cut=take(types.group.cut, [at]))
     return replace(types.service, decode=group)
 
@@ -234,7 +246,7 @@ def fewest(space: Space, rate: float, best: Best) -> None:
     """Offer the parts that take ``rate`` requests/s with the fewest cards (the score is their number, negative)."""
     for pool in space.pools:
         _fewest_together(space, pool, rate, best)
-    for first, other, joint in space.pairs():
+    for first, other, joint in space.pairs:
         _fewest_apart(space, first, other, joint, rate, best)
 
 
@@ -282,7 +294,7 @@ def _fewest_apart(space: Space, first: Pool, other: Pool, joint: Crossing | None
         if not len(counts):
             continue
         left = np.full(len(counts), use[to])
-        enough = np.flatnonzero(_pair_rates(first, other, joint, (at, to), counts, left)[0] >= rate)
+        enough = np.flatnonzero(pair_rates(first, other, joint, (at, to), counts, left)[0] >= rate)
         if len(enough):
             part = Part(target, to, int(use[to]), rate, source, at, int(counts[enough[0]]))
             best.offer(part, (-float(part.cards), 0.0))

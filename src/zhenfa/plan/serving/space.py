@@ -201,4 +201,4 @@ def _crossed(group: Group, cut: Cut) -> Any:
     fabric = group.setup.fabric
     unknown = np.flatnonzero(np.isnan(fabric.bandwidths))
     inside = float(fabric.sizes[unknown[0] - 1]) if len(unknown) and unknown[0] else (0.0 if len(unknown) else np.inf)
-    return (np.asarray(cut.cards)[:, 0] > max(inside, 1.0)) if len(unknown) else np.zeros(len(cut.count), bool)
+    return (np.asarray(cut.cards)[:, 0] > max(inside, 1.0)) if len(unknown) else np.zeros(np.shape(cut.count)[0], bool)

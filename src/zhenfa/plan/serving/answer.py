@@ -1,0 +1,194 @@
+"""The answer for a job that serves: ranked plans, the front, what was considered, and why the others lost."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from zhenfa import cite
+from zhenfa.errors import CapabilityError
+from zhenfa.estimate import serving
+from zhenfa.estimate.serving_cards import stored_format
+from zhenfa.estimate.serving_report import ServingEstimate, estimate, estimate_part
+from zhenfa.plan.request import Request
+from zhenfa.plan.serving import closed, fleet, misfit, parts, search
+from zhenfa.plan.serving.front import FrontPoint, front
+from zhenfa.plan.serving.parts import Part
+from zhenfa.plan.serving.search import Best, Space
+from zhenfa.plan.serving.words import summary
+from zhenfa.spec.serving import ServingPlan, ServingWorkload
+
+
+@dataclass(frozen=True)
+class ServingRanked:
+    """One plan of the answer. ``lost_by``: why it is not the first (empty for the first)."""
+
+    rank: int
+    plan: ServingPlan
+    estimate: ServingEstimate
+    layout: str
+    lost_by: str
+    quality: tuple[str, ...]
+    """What of it may change what the model says, such as narrower weights than it is stored in."""
+
+    @property
+    def card_seconds(self) -> float:
+        """Return the seconds of a card that one request takes."""
+        return self.plan.cards / (self.estimate.figures.requests_per_s.value or np.inf)
+
+
+@dataclass(frozen=True)
+class ServingAnswer:
+    """What the planner found. ``gap``: by how much at most the best plan may be beaten within the space (0: exact)."""
+
+    request: Request
+    plans: tuple[ServingRanked, ...]
+    front: tuple[FrontPoint, ...]
+    considered: int
+    costed: int
+    rejected: dict[str, int]
+    gap: float
+    sources: tuple[str, ...]
+    seconds: float
+
+    @property
+    def best(self) -> ServingRanked:
+        """Return the first plan."""
+        return self.plans[0]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``zhenfa plan --json`` prints, as data."""
+        from zhenfa.plan.serving.documents import to_document
+
+        return to_document(self).to_data()
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return what ``zhenfa plan --json`` prints."""
+        return json.dumps(self.to_data(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:
+    """Return the ``top`` serving plans for a job on a machine: of a load that is given, those that take it with the
+    most output per card within the targets; else those that take the most requests per second within them.
+
+    Raises :class:`MissingFactError` for an undisclosed value, :class:`InfeasibleError` with the nearest miss if nothing
+    meets the targets.
+    """
+    begun = time.perf_counter()
+    if request.serving.requests is not None:
+        raise CapabilityError(
+            "requests that come all at once (workload.requests) are estimated of a given plan, not planned for.",
+            hint="write concurrency for a closed loop, or request_rate for arrivals at random.",
+        )
+    with cite.collect() as used:
+        space, best, gap = look(request, top)
+        ranked = best.ranked()
+        if not ranked:
+            raise misfit.nothing_serves(space)
+        estimates = [_estimate(request, chosen) for _, chosen in ranked]
+        seen = front(space)
+    first = None
+    plans: list[ServingRanked] = []
+    for number, (plan, found) in enumerate(estimates, 1):
+        one = ServingRanked(number, plan, found, summary(plan), "", quality(request, plan))
+        first = first or one
+        plans.append(one if one is first else replace(one, lost_by=_lost_by(first, one)))
+    rejected = {reason: count for reason, count in space.tally.most_common() if count}
+    return ServingAnswer(
+        request, tuple(plans), seen, space.considered, space.costed, rejected, gap, tuple(used),
+        time.perf_counter() - begun,
+    )  # fmt: skip
+
+
+def look(request: Request, top: int) -> tuple[Space, Best, float]:
+    """Return the space, the best choices in it, and by how much at most the first may be beaten."""
+    space = search.open_space(request)
+    best = Best(top, space.whole)
+    workload, several = request.serving, len(space.cards) > 1
+    bound = 0.0
+    if workload.concurrency is not None:
+        bound = closed.closed(space, workload.concurrency, best)
+    elif workload.request_rate is not None:
+        search.fewest(space, workload.request_rate, best)
+        if several:
+            fleet.fewest(space, workload.request_rate, best)
+    else:
+        search.most(space, space.cards, best)
+        if several:
+            bound = fleet.most(space, best)
+    gap = bound / best.first - 1.0 if 0 < best.first < bound < np.inf else 0.0
+    return space, best, gap
+
+
+def to_plan(request: Request, chosen: tuple[Part, ...]) -> ServingPlan:
+    """Return the document of a choice: its first part, with the others beside it."""
+    total = sum(one.rate for one in chosen)
+    documents = [one.plan().model_copy(update={"share": one.rate / total}) for one in chosen]
+    return documents[0].model_copy(update={"also": tuple(documents[1:])})
+
+
+def _estimate(request: Request, chosen: tuple[Part, ...]) -> tuple[ServingPlan, ServingEstimate]:
+    plan = to_plan(request, chosen)
+    return plan, estimate_serving(request, plan, rate=sum(one.rate for one in chosen))
+
+
+def estimate_serving(request: Request, plan: ServingPlan, *, rate: float | None = None) -> ServingEstimate:
+    """Return the estimate of a serving plan that is given, under the job's load or so many requests per second."""
+    found = []
+    for one in plan.parts:
+        service = serving.look_up(request.graph, one, request.formation)
+        served = serving.serve(service, _shared(request.serving, one.share, rate))
+        found.append(estimate_part(service, served))
+    return estimate(found, request.formation)
+
+
+def _shared(workload: ServingWorkload, share: float, rate: float | None) -> ServingWorkload:
+    """Return the part of the load that comes to one part of a plan."""
+    if workload.concurrency is not None:
+        return workload.model_copy(update={"concurrency": workload.concurrency * share})
+    whole = workload.request_rate if rate is None else rate
+    return workload if whole is None else parts.workload_of(workload, whole * share)
+
+
+def quality(request: Request, plan: ServingPlan) -> tuple[str, ...]:
+    """Return what of a plan may change what the model says."""
+    stored, found = stored_format(request.graph), []
+    if plan.weights != stored:
+        found.append(f"weights in {plan.weights}, stored in {stored} by the model's own checkpoint")
+    if plan.cache not in ("bf16", "fp16"):
+        found.append(f"keys and values in {plan.cache}, not 16 bits")
+    return tuple(found)
+
+
+def _lost_by(first: ServingRanked, other: ServingRanked) -> str:
+    """Say how many more card-seconds a request takes, and in which group most of them."""
+    mine, best = _use(other), _use(first)
+    gaps = {name: mine.get(name, 0.0) - best.get(name, 0.0) for name in (*mine, *best)}
+    worst, won = max(gaps, key=lambda name: gaps[name]), min(gaps, key=lambda name: gaps[name])
+    share = other.card_seconds / first.card_seconds - 1
+    if abs(share) < 5e-5:
+        fewer = 1 - _rate(other) / _rate(first)
+        return f"{-fewer:+.1%} requests/s: {first.plan.cards - other.plan.cards:,} cards are left over"
+    words = f"{share:+.1%} card-seconds a request: {gaps[worst]:.3g} more {worst}"
+    return words + (f", {-gaps[won]:.3g} less {won}" if -gaps[won] > gaps[worst] / 2 else "")
+
+
+def _rate(one: ServingRanked) -> float:
+    return one.estimate.figures.requests_per_s.value or 0.0
+
+
+def _use(one: ServingRanked) -> dict[str, float]:
+    """Return the card-seconds of a request by group of instances."""
+    rate, found = _rate(one), dict[str, float]()
+    for part in one.plan.parts:
+        groups = (
+            {"prefill": part.prefill, "decode": part.decode} if part.prefill else {"prefill and decode": part.decode}
+        )
+        for name, instance in groups.items():
+            if instance is not None:
+                found[name] = found.get(name, 0.0) + instance.count * instance.cards / rate
+    return found

@@ -1,0 +1,42 @@
+"""Serving plans in words."""
+
+from __future__ import annotations
+
+from zhenfa.spec.serving import Instance, ServingPlan
+
+
+def cut_words(instance: Instance) -> str:
+    """Return how an instance is cut.
+
+    >>> cut_words(Instance(pool="a", tensor_parallel=2, data_parallel=4, expert_parallel=8))
+    'TP2 DP4 EP8'
+    """
+    degrees = {
+        "TP": instance.tensor_parallel, "CP": instance.context_parallel, "DP": instance.data_parallel,
+        "EP": instance.expert_parallel, "PP": instance.pipeline_parallel,
+    }  # fmt: skip
+    return " ".join(f"{name}{size}" for name, size in degrees.items() if size > 1) or "TP1"
+
+
+def summary(plan: ServingPlan) -> str:
+    """Return a plan in one line: instances of prefill, instances of decode, those of other parts."""
+    return " | ".join(_part(one) for one in plan.parts)
+
+
+def _part(plan: ServingPlan) -> str:
+    decode = f"{plan.decode.count:,} x {cut_words(plan.decode)}"
+    if plan.prefill is None:
+        return decode
+    return f"{plan.prefill.count:,} x {cut_words(plan.prefill)} -> {decode}"
+
+
+def group_words(instance: Instance, role: str) -> str:
+    """Return a group of instances in a sentence."""
+    number = "1 instance" if instance.count == 1 else f"{instance.count:,} instances"
+    size = "1 card" if instance.cards == 1 else f"{instance.cards:,} cards"
+    details = [cut_words(instance)]
+    if instance.chunk:
+        details.append(f"chunks of {instance.chunk:,} tokens")
+    if instance.max_batch:
+        details.append(f"at most {instance.max_batch:,} requests at once")
+    return f"{role}: {number} of {size} of {instance.pool} ({', '.join(details)})"
