@@ -77,16 +77,20 @@ def replay(service: Service, asked: ServingWorkload, seed: int) -> np.ndarray:
     batch = np.arange(most + 1)
     steps = np.interp(batch, lines.running, decode_seconds(service, lines))
     prompts = np.interp(batch, lines.running, prompt_seconds(service, lines))
-    one = float(service.engine.time(lines.one, 1.0, captured=False))
-    full = float(service.engine.time(lines.full, lines.most, captured=False))
-    per_step = lines.most / lines.chunks
+    one = float(service.engine.time(lines.prompts.one, 1.0, captured=False))
+    full = float(service.engine.time(lines.prompts.full, lines.prompts.most, captured=False))
+    per_step = lines.prompts.most / lines.prompts.chunks
     queue, ends, firsts = deque([0.0] * most), list[int](), list[float]()
     sent, now, index, work = most, 0.0, 0, 0.0
     while len(firsts) < total or ends:
         running = len(ends)
         taken = min(len(queue) - work, per_step)
-        alone = (one + (full - one) * max(taken - 1, 0) / max(lines.most - 1, 1)) * max(1.0, taken) / max(taken, 1.0)
-        now += steps[running] + taken * prompts[running] if running else alone * min(taken * lines.chunks, 1.0)
+        alone = (
+            (one + (full - one) * max(taken - 1, 0) / max(lines.prompts.most - 1, 1))
+            * max(1.0, taken)
+            / max(taken, 1.0)
+        )
+        now += steps[running] + taken * prompts[running] if running else alone * min(taken * lines.prompts.chunks, 1.0)
         index += 1
         work += taken
         while ends and ends[0] <= index:

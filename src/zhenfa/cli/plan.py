@@ -13,6 +13,8 @@ from zhenfa.errors import InputError
 if TYPE_CHECKING:
     from zhenfa.plan import Answer
     from zhenfa.plan.explain import Why
+    from zhenfa.plan.request import Request
+    from zhenfa.plan.serving import ServingAnswer
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,14 @@ class Wanted:
 
 def plan_job(wanted: Wanted, output: Output) -> None:
     """Plan a job file and print the answer. Raises what :func:`zhenfa.plan.find_plans` raises."""
+    from zhenfa.plan import find_plans, read_request
+
+    request = read_request(wanted.job, on=wanted.on, assume=wanted.assume)
+    if request.serves:
+        _plan_serving(request, wanted, output)
+        return
     with output.working("planning"):
-        answer = _answer(wanted)
+        answer = find_plans(request, top=max(wanted.top, wanted.why if isinstance(wanted.why, int) else 1))
         why = _why(wanted, answer)
     if wanted.out:
         write_plan(wanted.out, answer)
@@ -46,11 +54,27 @@ def plan_job(wanted: Wanted, output: Output) -> None:
     print_answer(answer, wanted, output, why)
 
 
-def _answer(wanted: Wanted) -> Answer:
-    from zhenfa.plan import find_plans, read_request
+def _plan_serving(request: Request, wanted: Wanted, output: Output) -> None:
+    """Plan a job that serves and print the answer."""
+    from zhenfa.plan.serving import find_serving
 
-    request = read_request(wanted.job, on=wanted.on, assume=wanted.assume)
-    return find_plans(request, top=max(wanted.top, wanted.why if isinstance(wanted.why, int) else 1))
+    if isinstance(wanted.why, str):
+        raise InputError("--why names a file, and a plan that serves is compared by its number.", hint="--why 2.")
+    with output.working("planning"):
+        answer = find_serving(request, top=max(wanted.top, wanted.why or 1))
+    if wanted.why is not None and wanted.why > len(answer.plans):
+        raise _no_such_plan(wanted.why, len(answer.plans))
+    if wanted.out:
+        write_plan(wanted.out, answer)
+        output.say(f"plan 1 written to {wanted.out}")
+    if output.as_json:
+        from zhenfa.plan.serving.documents import to_document
+
+        output.document(to_document(answer, wanted.top))
+        return
+    from zhenfa.cli.serving_report import print_serving
+
+    print_serving(answer, wanted, output)
 
 
 def _why(wanted: Wanted, answer: Answer) -> Why | None:
@@ -74,7 +98,7 @@ def _no_such_plan(why: int, found: int) -> InputError:
     return InputError(f"there is no plan {why}: {found} were found.", hint=choice)
 
 
-def write_plan(path: str, answer: Answer) -> None:
+def write_plan(path: str, answer: Answer | ServingAnswer) -> None:
     """Write the best plan as a document. Raises :class:`InputError` if that place cannot be written."""
     try:
         with open(path, "w", encoding="utf-8") as stream:

@@ -34,6 +34,7 @@ from zhenfa.spec.machine import Accelerator, Claim, Link, Machine, Network, Syst
 from zhenfa.spec.model import Model
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Run
+from zhenfa.spec.serving import ServingPlan
 
 PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
     Plans, Emitted, ComparisonDocument, SwapDocument, RunReport, Validation, Calibration, Devices, Term, Catalog,
@@ -44,10 +45,11 @@ PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 PARTS: Final[dict[str, type[BaseModel]]] = {
-    part.__name__: part for part in (Accelerator, Claim, Fact, Link, Machine, Model, Network, Plan, System, Tier)
+    part.__name__: part
+    for part in (Accelerator, Claim, Fact, Link, Machine, Model, Network, Plan, ServingPlan, System, Tier)
 }
 DOCUMENTS: Final[dict[str, type[Document]]] = {
-    document.__name__: document for document in (Estimate, Machine, Model, Plan, Run)
+    document.__name__: document for document in (Estimate, Machine, Model, Plan, Run, ServingPlan)
 }
 TEXT: Final = {"type": "string"}
 TAG: Final = {"enum": [*sorted(set(TAG_OF.values())), None]}
@@ -104,8 +106,10 @@ def _filled(part: Any, definitions: dict[str, Any]) -> Any:
         return {key: _filled(item, definitions) for key, item in part.items() if key != "$defs"}
     if name not in definitions:
         own = PARTS[name].model_json_schema(mode="serialization")
-        definitions.update(own.pop("$defs", {}))
-        definitions[name] = own
+        inner = own.pop("$defs", {})
+        definitions.update(inner)
+        if name not in inner:  # what holds itself is among its own definitions
+            definitions[name] = own
     return {"$ref": f"#/$defs/{name}"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from zhenfa.estimate import bands, serving_curves, serving_memory
 from zhenfa.estimate.energy_wall import draw_at, pue_at
 from zhenfa.estimate.power import serving_activity
 from zhenfa.estimate.serving import Served, Service
-from zhenfa.estimate.serving_curves import CONTEXT_BYTES, Group
+from zhenfa.estimate.serving_curves import BINARY, CONTEXT_BYTES, Group
 from zhenfa.estimate.serving_step import Load, Step, step
 from zhenfa.spec.fact import weakest
 from zhenfa.spec.machine import Formation
@@ -44,6 +44,16 @@ class ServingEstimate:
     figures: Figures
     walls: Walls
     assumptions: tuple[str, ...]
+
+    @property
+    def fullest(self) -> tuple[float, float]:
+        """Return the bytes on the card closest to its memory, and that memory."""
+        held = [
+            (sum(memory.values()), group.setup.cards.dense.capacity * BINARY)
+            for part in self.parts
+            for memory, group in zip(part.memory.values(), (part.service.decode, part.service.prefill), strict=False)
+        ]
+        return max(held, key=lambda one: one[0] / one[1])
 
 
 def estimate_part(service: Service, served: Served) -> PartEstimate:
@@ -111,7 +121,6 @@ def estimate(parts: Sequence[PartEstimate], formation: Formation) -> ServingEsti
     ttft = float(share @ [one.served.ttft for one in parts])
     power, said = _power(parts, formation)
     price, cost_note = _price(parts, formation)
-    fullest = max(sum(one.values()) for part in parts for one in part.memory.values())
     note = "emulated cards" if formation.emulated else None
     figures = Figures(
         ttft_s=Figure(value=ttft, unit="s", tag=tag, note=note or "mean"),
@@ -120,7 +129,7 @@ def estimate(parts: Sequence[PartEstimate], formation: Formation) -> ServingEsti
         requests_per_s=Figure(value=float(rates.sum()), unit="1/s", tag=tag, note=note),
         tokens_per_s=Figure(value=tokens, unit="tokens/s", tag=tag, note="output tokens"),
         tokens_per_s_per_card=Figure(value=tokens / cards, unit="tokens/s", tag=tag, note="output tokens"),
-        memory_bytes_per_card=Figure(value=fullest, unit="B", tag="derived", note="the fullest card"),
+        memory_bytes_per_card=Figure(unit="B", tag="derived", note="the fullest card"),
         energy_j_per_token=Figure(value=None if power is None else power / tokens, unit="J", tag="assumed", note=said),
         cost_per_million_tokens=Figure(
             value=None if price is None else price / tokens * 1e6, unit="CNY", tag="assumed", note=cost_note
@@ -134,7 +143,9 @@ def estimate(parts: Sequence[PartEstimate], formation: Formation) -> ServingEsti
         + [note for one in parts for note in one.service.assumptions]
         + [note for one in parts for note in _engine_notes(one)]
     )
-    return ServingEstimate(tuple(parts), figures, _walls(parts[int(np.argmax(share))], said), tuple(notes))
+    found = ServingEstimate(tuple(parts), figures, _walls(parts[int(np.argmax(share))], said), tuple(notes))
+    memory = figures.memory_bytes_per_card.model_copy(update={"value": found.fullest[0]})
+    return replace(found, figures=figures.model_copy(update={"memory_bytes_per_card": memory}))
 
 
 def _engine_notes(part: PartEstimate) -> list[str]:

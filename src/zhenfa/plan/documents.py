@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zhenfa.estimate.detail import Detail, detail
 from zhenfa.plan.explain import Why
 from zhenfa.plan.why_documents import WhyPart, why_part
 from zhenfa.spec.fact import Tag
-from zhenfa.spec.printed import Item, PlanData, Printed
+from zhenfa.spec.printed import Item, PlanData, Printed, ServingPlanData
 from zhenfa.spec.result import Figures, Operating, StageFigures, Walls
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class RankedPlan(Item):
     rank: int
     layout: str
     lost_by: str
-    plan: PlanData
+    plan: PlanData | ServingPlanData
     estimate: Figures
     parts_s: dict[str, float]
     stages: tuple[StageFigures, ...]
@@ -78,10 +78,27 @@ class RankedPlan(Item):
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
     detail: PlanDetail | None = None
+    quality: tuple[str, ...] = ()
+
+
+class FrontPart(Item):
+    """One point of the front of a job that serves: nothing in the space puts out more of both. ``running``: requests
+    that decode at once in one instance of the ``layout``; ``apart``: prefill has instances of its own."""
+
+    tokens_per_s_per_user: float
+    tokens_per_s_per_card: float
+    running: float
+    layout: str
+    apart: bool
 
 
 class Plans(Printed):
-    """``zhenfa plan``: the quickest plans found, best first. All figures are estimates."""
+    """``zhenfa plan``: the best plans found, best first. All figures are estimates.
+
+    ``task`` says whether the job trains or serves. Of one that serves, ``front`` is what can be had of tokens per
+    second and card against tokens per second of one user, and ``gap`` by how much at most the first plan may be
+    beaten (0: exact); ``parts_s`` of a plan are those of a decode step.
+    """
 
     schema_name: ClassVar[str] = "zhenfa.plans/1"
 
@@ -95,6 +112,9 @@ class Plans(Printed):
     rejected: dict[str, int]
     seconds: float
     why: WhyPart | None = None
+    task: Literal["train", "serve"] = "train"
+    front: tuple[FrontPart, ...] = ()
+    gap: float = 0.0
 
 
 def detail_part(found: Detail) -> PlanDetail:

@@ -12,6 +12,8 @@ EMBEDDED: Final = "x-zhenfa"
 
 PlanData = Annotated[dict[str, Any], WithJsonSchema({EMBEDDED: "Plan"})]
 
+ServingPlanData = Annotated[dict[str, Any], WithJsonSchema({EMBEDDED: "ServingPlan"})]
+
 
 class Item(BaseModel):
     """A part of a printed document."""

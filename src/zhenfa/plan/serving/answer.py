@@ -96,7 +96,9 @@ def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:
     for number, (plan, found) in enumerate(estimates, 1):
         one = ServingRanked(number, plan, found, summary(plan), "", quality(request, plan))
         first = first or one
-        plans.append(one if one is first else replace(one, lost_by=_lost_by(first, one)))
+        plans.append(
+            one if one is first else replace(one, lost_by=_lost_by(first, one, most=request.serving.open_ended))
+        )
     rejected = {reason: count for reason, count in space.tally.most_common() if count}
     return ServingAnswer(
         request, tuple(plans), seen, space.considered, space.costed, rejected, gap, tuple(used),
@@ -164,17 +166,20 @@ def quality(request: Request, plan: ServingPlan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _lost_by(first: ServingRanked, other: ServingRanked) -> str:
-    """Say how many more card-seconds a request takes, and in which group most of them."""
+def _lost_by(first: ServingRanked, other: ServingRanked, *, most: bool) -> str:
+    """Say how many more card-seconds a request takes, and in which group most of them; ``most``: plans are ranked by
+    requests per second."""
     mine, best = _use(other), _use(first)
     gaps = {name: mine.get(name, 0.0) - best.get(name, 0.0) for name in (*mine, *best)}
     worst, won = max(gaps, key=lambda name: gaps[name]), min(gaps, key=lambda name: gaps[name])
-    share = other.card_seconds / first.card_seconds - 1
-    if abs(share) < 5e-5:
-        fewer = 1 - _rate(other) / _rate(first)
-        return f"{-fewer:+.1%} requests/s: {first.plan.cards - other.plan.cards:,} cards are left over"
-    words = f"{share:+.1%} card-seconds a request: {gaps[worst]:.3g} more {worst}"
-    return words + (f", {-gaps[won]:.3g} less {won}" if -gaps[won] > gaps[worst] / 2 else "")
+    words = f"{gaps[worst]:.3g} more {worst}" if gaps[worst] > 0 else "no group takes more"
+    words += f", {-gaps[won]:.3g} less {won}" if -gaps[won] > max(gaps[worst] / 2, 0.0) else ""
+    words = f"card-seconds a request: {words}"
+    if most:
+        left = first.plan.cards - other.plan.cards
+        fewer = f"; {left:,} fewer cards" if left > 0 else ""
+        return f"{_rate(other) / _rate(first) - 1:+.1%} requests/s; {words}{fewer}"
+    return f"{other.card_seconds / first.card_seconds - 1:+.1%} {words}"
 
 
 def _rate(one: ServingRanked) -> float:

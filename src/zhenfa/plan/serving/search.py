@@ -4,9 +4,8 @@ Under a load at random (or the most that meets the targets) the search is exact 
 
 * together, every type is evaluated with as many instances as there is room for, or as few as take the load;
 * apart, ``r`` requests per second need ``a r`` cards for prefill and ``b r`` for decode at least, so that a pair of
-  types takes no more than ``cards / (a + b)``. Pairs are looked at in the order of that bound until none can be among the
-  best. Of one pair, what ``n`` prefill instances take grows with ``n`` and what the decode instances in the rest take
-  falls; all ``n`` are evaluated as one array.
+  types takes no more than ``cards / (a + b)``. Pairs are looked at in the order of that bound until none can be among
+  the best. Of one pair, all numbers of prefill instances, the rest of the cards decoding, are evaluated as one array.
 """
 
 from __future__ import annotations

@@ -1,0 +1,249 @@
+"""The answer of ``zhenfa plan`` for a job that serves: ranked plans, groups of instances, walls, what it rests on."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from zhenfa import units
+from zhenfa.cli.console import Output
+from zhenfa.cli.plan import Wanted
+from zhenfa.cli.plan_detail import figure_table
+from zhenfa.cli.tables import Column, Table, table
+from zhenfa.cli.walls import print_walls
+from zhenfa.cli.words import EMULATED, band, bare, difference, of, parameters
+from zhenfa.estimate.serving_report import PartEstimate
+from zhenfa.plan.serving import ServingAnswer, ServingRanked
+from zhenfa.plan.serving.words import group_words
+from zhenfa.spec.result import Figure
+
+REASONS_SHOWN: Final = 5
+FRONT_SHOWN: Final = 10
+
+
+def print_serving(answer: ServingAnswer, wanted: Wanted, output: Output) -> None:
+    """Print the answer as far as it was asked for."""
+    _print_subject(answer, output)
+    left_out = _print_plans(answer, wanted.top, output)
+    _print_groups(answer.best, output)
+    out, walls = output.data, answer.best.estimate.walls
+    out.head("Four walls of plan 1", f"(of a decode step, estimated; {walls.binding} binds)")
+    print_walls(out, walls, empty="undisclosed")
+    if wanted.detail:
+        left_out += _print_detail(answer, output)
+    if isinstance(wanted.why, int):
+        left_out += _print_why(answer, wanted.why, output)
+    _print_ground(answer, output)
+    if output.cite:
+        output.sources(answer.sources)
+    _suggest(answer, wanted, output)
+    output.left_out(left_out)
+
+
+def _print_subject(answer: ServingAnswer, output: Output) -> None:
+    request = answer.request
+    graph, workload, formation = request.graph, request.serving, request.formation
+    load = "the most requests/s"
+    if workload.request_rate is not None:
+        load = f"{bare(workload.request_rate)} requests/s"
+    elif workload.concurrency is not None:
+        load = f"{workload.concurrency:,.0f} requests at once"
+    targets = {"TTFT": workload.ttft_target, "TPOT": workload.tpot_target}
+    said = [f"{name} of {units.show(one, 'time')}" for name, one in targets.items() if one is not None]
+    output.data.text(
+        f"{graph.name}, {parameters(graph.parameters)} parameters, {parameters(graph.active_parameters)} active; "
+        f"{workload.mean_input:,.0f} tokens in, {workload.mean_output:,.0f} out; {load}"
+        + (f" with a mean {' and '.join(said)} at most" if said else ""),
+        first=f"{request.job.name}: ",
+    )
+    mark = f" [{EMULATED}]" if formation.emulated else ""
+    pools = " + ".join(f"{pool.count:,} {pool.accelerator.id}" for pool in formation.pools)
+    output.data.text(pools, first=f"on {formation.name}{mark}: ")
+
+
+def _print_plans(answer: ServingAnswer, top: int, output: Output) -> list[str]:
+    out, workload = output.data, answer.request.serving
+    order = "most requests/s first" if workload.open_ended else "most output per card first"
+    out.head("Plans", f"(estimated, {order})")
+    left_out = out.table(plan_table(answer.plans[:top]))
+    figures = answer.best.estimate.figures
+    apart = any(part.prefill for one in answer.plans[:top] for part in one.plan.parts)
+    legend = {
+        "layout": "instances x how each is cut" + ("; prefill -> decode" if apart else ""),
+        "p10-p90": "four of five measured TPOT of such engines and cards lay in this band"
+        if "p10-p90" not in left_out and figures.tpot_s.p10 is not None
+        else "",
+        "tokens/s": "output tokens; per user: one over TPOT",
+        "tags": _tags(answer.best),
+    }
+    out.line()
+    for label, words in legend.items():
+        if words:
+            out.text(words, first=f"   {label:<9} ", style="dim")
+    out.line()
+    if len(answer.plans) > 1:
+        out.text(f"Plan 2 is behind by {answer.plans[1].lost_by}. ({answer.plans[1].layout})")
+    if answer.gap > 0:
+        out.text(f"No plan in the space beats plan 1 by more than {answer.gap:.1%}; the others are exact.")
+    return left_out
+
+
+def _tags(one: ServingRanked) -> str:
+    figures = one.estimate.figures
+    found: dict[str, list[str]] = {}
+    named: dict[str, Figure] = {
+        "TTFT": figures.ttft_s, "TPOT": figures.tpot_s, "tokens/s": figures.tokens_per_s,
+        "memory": figures.memory_bytes_per_card, "J/token": figures.energy_j_per_token,
+    }  # fmt: skip
+    for name, value in named.items():
+        if value.value is not None:
+            found.setdefault(value.tag, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {tag}" for tag, names in found.items())
+
+
+def plan_table(plans: tuple[ServingRanked, ...]) -> Table:
+    """Return one row for each plan, the winner first."""
+    priced = any(one.estimate.figures.cost_per_million_tokens.value is not None for one in plans)
+    columns = (
+        Column("#", right=True), Column("layout", wrap=24), Column("on", drop=6), Column("cards", right=True, drop=4),
+        Column("requests/s", right=True), Column("tokens/s", right=True, drop=5), Column("per card", right=True),
+        Column("per user", right=True, drop=7), Column("TTFT", right=True), Column("TPOT", right=True),
+        Column("p10-p90", right=True, drop=8), Column("memory", right=True, drop=9),
+        Column("J/token", right=True, drop=10), *([Column("CNY/M", right=True, drop=11)] if priced else []),
+        Column("behind", right=True),
+    )  # fmt: skip
+    several = len({pool for one in plans for pool in one.plan.cards_by_pool()}) > 1
+    return table(columns, [_row(one, several, priced) for one in plans], strong=[0])
+
+
+def _row(one: ServingRanked, several: bool, priced: bool) -> tuple[str, ...]:
+    pools = " + ".join(f"{count:,} {pool}" for pool, count in one.plan.cards_by_pool().items()) if several else ""
+    figures = one.estimate.figures
+    behind = one.lost_by.partition(" ")[0]
+    return (
+        str(one.rank), one.layout, pools, f"{one.plan.cards:,}", bare(figures.requests_per_s.value),
+        bare(figures.tokens_per_s.value), bare(figures.tokens_per_s_per_card.value),
+        bare(figures.tokens_per_s_per_user.value), units.show(figures.ttft_s.value, "time"),
+        units.show(figures.tpot_s.value, "time"), band(figures.tpot_s), of(*one.estimate.fullest),
+        bare(figures.energy_j_per_token.value), *([bare(figures.cost_per_million_tokens.value)] if priced else []),
+        behind or "best",
+    )  # fmt: skip
+
+
+def _print_groups(one: ServingRanked, output: Output) -> None:
+    out = output.data
+    out.head("Instances of plan 1", f"({one.plan.engine}, weights in {one.plan.weights}, cache in {one.plan.cache})")
+    for part in one.plan.parts:
+        if part.share < 1:
+            out.text(f"{part.share:.1%} of the requests go to:", first="  ")
+        if part.prefill is not None:
+            out.text(group_words(part.prefill, "prefill"), first="    " if part.share < 1 else "  ")
+        role = "prefill and decode" if part.prefill is None else "decode"
+        out.text(group_words(part.decode, role), first="    " if part.share < 1 else "  ")
+    for part_estimate in one.estimate.parts:
+        if "bridge" in part_estimate.first_s:
+            seconds = units.show(part_estimate.first_s["bridge"], "time")
+            out.text(f"the bridge between pools carries the cache of every prompt: {seconds} of the TTFT", first="  ")
+    speculation = one.plan.speculation
+    if speculation is not None:
+        out.text(
+            f"drafts: {speculation.draft_tokens} a step by the model's own layers, {speculation.accepted:.2f} tokens "
+            "come out of a step", first="  ",
+        )  # fmt: skip
+    for words in one.quality:
+        out.text(f"may change what the model says: {words}", first="  ", style="warn")
+
+
+def _print_detail(answer: ServingAnswer, output: Output) -> list[str]:
+    out, best = output.data, answer.best
+    out.head("Figures of plan 1", "(estimated)")
+    left_out = out.table(figure_table(best.estimate.figures), indent=2)
+    for number, part in enumerate(best.estimate.parts, 1):
+        which = f" of part {number}" if len(best.estimate.parts) > 1 else ""
+        for title, seconds in _seconds_of(part).items():
+            whole = sum(seconds.values())
+            out.head(f"{title}{which}", f"({units.show(whole, 'time')}, estimated)")
+            for name, one in seconds.items():
+                share = one / whole if whole else 0.0
+                out.line(f"  {name:<12} {units.show(one, 'time'):>8} {share:>6.1%} {out.bar(max(share, 0.0))}")
+        out.head(f"Memory of a card{which}", "(estimated)")
+        for role, held in part.memory.items():
+            words = ", ".join(f"{name} {units.show(size, 'data')}" for name, size in held.items())
+            out.text(words, first=f"  {role}: ")
+    out.head("What can be had", "(Pareto under the TTFT target, whatever the TPOT; estimated)")
+    return left_out + out.table(front_table(answer), indent=2)
+
+
+def _seconds_of(part: PartEstimate) -> dict[str, dict[str, float]]:
+    return {
+        "Where a decode step goes": part.decode_s, "Where a prompt's step goes": part.prefill_s,
+        "Where TTFT goes": part.first_s,
+    }  # fmt: skip
+
+
+def front_table(answer: ServingAnswer) -> Table:
+    """Return some points of the front, from fast to frugal."""
+    points = answer.front
+    step = max(len(points) // FRONT_SHOWN, 1)
+    columns = (
+        Column("per user", right=True), Column("per card", right=True), Column("running", right=True, drop=1),
+        Column("layout", wrap=20),
+    )  # fmt: skip
+    rows = [
+        (bare(one.tokens_per_s_per_user), bare(one.tokens_per_s_per_card), f"{one.running:,.0f}", one.layout)
+        for one in points[::step]
+    ]
+    return table(columns, rows)
+
+
+def _print_why(answer: ServingAnswer, why: int, output: Output) -> list[str]:
+    """Print why a plan lost to the first, part by part."""
+    other, best = answer.plans[why - 1], answer.best
+    output.data.head(f"Why plan {why} lost", f"({other.layout}): {other.lost_by}")
+    rows = []
+    mine, first = (
+        {
+            f"{title.partition(' goes')[0].removeprefix('Where ')}: {name}": one
+            for title, seconds in _seconds_of(found.estimate.parts[0]).items()
+            for name, one in seconds.items()
+        }
+        for found in (other, best)
+    )
+    for name in dict.fromkeys((*first, *mine)):
+        left, right = first.get(name, 0.0), mine.get(name, 0.0)
+        if max(abs(left), abs(right)) > 1e-6:
+            rows.append((name, units.show(left, "time"), units.show(right, "time"), difference(right, left)))
+    rows.append((
+        "card-seconds a request", f"{best.card_seconds:.3g}", f"{other.card_seconds:.3g}", "",
+    ))  # fmt: skip
+    columns = (
+        Column("part", style="strong"), Column("plan 1", right=True), Column(f"plan {why}", right=True),
+        Column("difference", right=True),
+    )  # fmt: skip
+    return output.data.table(table(columns, rows), indent=2)
+
+
+def _print_ground(answer: ServingAnswer, output: Output) -> None:
+    out = output.data
+    if answer.best.estimate.assumptions:
+        out.head("Rests on")
+        out.items(answer.best.estimate.assumptions)
+    out.head("Considered", f"{answer.considered:,} instance types in {answer.seconds:.2f} s, {answer.costed:,} costed")
+    rows = [(f"{count:,}", reason) for reason, count in list(answer.rejected.items())[:REASONS_SHOWN]]
+    if rows:
+        out.table(table((Column("rejected", right=True), Column("because", wrap=30)), rows), indent=2)
+
+
+def _suggest(answer: ServingAnswer, wanted: Wanted, output: Output) -> None:
+    """Say on stderr which commands lead on from here."""
+    words = ["zhenfa", "plan", wanted.job, *(["--on", wanted.on] if wanted.on else [])]
+    words += [part for text in wanted.assume for part in ("--assume", text)]
+    command = shlex.join(words)
+    output.talk.line()
+    output.talk.line("Next:", "dim")
+    if not wanted.detail:
+        output.talk.line(f"  {command} --detail")
+    if wanted.why is None and len(answer.plans) > 1:
+        output.talk.line(f"  {command} --why 2")
+    if not wanted.out:
+        output.talk.line(f"  {command} --out serving-plan.yaml")
