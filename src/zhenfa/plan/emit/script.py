@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from zhenfa import __version__
 from zhenfa.estimate.report import summary
 from zhenfa.plan.emit import megatron_words as share
+from zhenfa.plan.emit.launch import Group
 from zhenfa.plan.emit.recorded import recorded
 from zhenfa.plan.emit.shell import array, comments
 from zhenfa.plan.emit.subject import Subject
@@ -29,9 +30,9 @@ class Launch:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def launch_script(subject: Subject, launch: Launch) -> str:
-    """Return a bash script that every host runs with its own NODE_RANK."""
-    plan, group = subject.training, share.one_group(subject)
+def launch_script(subject: Subject, group: Group, launch: Launch) -> str:
+    """Return a bash script that every host of a group runs with its own NODE_RANK; the plan is in devices."""
+    plan = subject.training
     given = {name: list(values) for name, values in launch.arguments.items() if values}
     head = [
         f"{subject.plan.model} on {subject.formation.name}: {summary(plan)}. Written by zhenfa {__version__} for "

@@ -33,6 +33,7 @@ PRECISION: Final[dict[Precision, list[str]]] = {
 
 def write(subject: Subject) -> Written:
     """Return one script for all hosts."""
+    group = share.one_group(subject)
     subject, notes = per_device(subject)
     plan, shape = subject.training, shape_of(subject.model, TITLE)
     variables = {"CUDA_DEVICE_MAX_CONNECTIONS": "32" if plan.zero >= 2 else "1"}
@@ -46,7 +47,7 @@ def write(subject: Subject) -> Written:
     }
     data = ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", str(shape.vocabulary - 1)]
     launch = Launch("megatron", TITLE, "MEGATRON", "pretrain_gpt.py", arguments, data, variables)
-    return Written((File("megatron.sh", launch_script(subject, launch), executable=True),),
+    return Written((File("megatron.sh", launch_script(subject, group, launch), executable=True),),
                    (*notes, *_notes(subject, shape)))  # fmt: skip
 
 
