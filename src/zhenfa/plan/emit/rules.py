@@ -123,7 +123,7 @@ def same_recompute(framework: str) -> Rule:
         order: list[Recompute] = ["none", "selective", "full"]
         stages = [stage for pipe in plan.pipelines for stage in pipe.stages]
         most = max(stages, key=lambda stage: (order.index(stage.recompute), stage.recomputed_layers))
-        return [_each_stage(plan, lambda stage: {
+        return [each_stage(plan, lambda stage: {
             "recompute": most.recompute, "recompute_layers": None, "recompute_modules": most.recompute_modules
         })]  # fmt: skip
 
@@ -170,14 +170,15 @@ def modules(
             how = stage.recompute if kept else "full"
             return {"recompute": how, "recompute_modules": kept, "recompute_layers": None}
 
-        full = _each_stage(plan, lambda stage: {"recompute": "full", "recompute_modules": (), "recompute_layers": None})
-        none = _each_stage(plan, lambda stage: {"recompute": "none", "recompute_modules": (), "recompute_layers": None})
-        return [_each_stage(plan, update), none, full]
+        full = each_stage(plan, lambda stage: {"recompute": "full", "recompute_modules": (), "recompute_layers": None})
+        none = each_stage(plan, lambda stage: {"recompute": "none", "recompute_modules": (), "recompute_layers": None})
+        return [each_stage(plan, update), none, full]
 
     return Rule(reason, change)
 
 
-def _each_stage(plan: Plan, update: Callable[[Stage], Mapping[str, object]]) -> Plan:
+def each_stage(plan: Plan, update: Callable[[Stage], Mapping[str, object]]) -> Plan:
+    """Return a plan with every stage updated."""
     pipelines = tuple(
         pipe.model_copy(update={"stages": tuple(one.model_copy(update=dict(update(one))) for one in pipe.stages)})
         for pipe in plan.pipelines
