@@ -9,19 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 from jsonschema import Draft202012Validator
 
 from cli_runner import SMALL, Call, Outcome, caller, fill
+from zhenfa import catalog
 from zhenfa.cli import schemas
 from zhenfa.errors import CapabilityError, InputError, UnknownNameError
 from zhenfa.plan import find_plans, make_request, merit
-from zhenfa.plan.compare import Comparison, compare, enter, plan_one
+from zhenfa.plan.compare import Comparison, Entry, compare, enter, plan_one
 from zhenfa.plan.contest_documents import ComparisonDocument
 from zhenfa.spec.job import Job, Workload
-from zhenfa.spec.result import Figure
+from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.spec.result import Estimate, Figure, Figures, Walls
 
 FOUR = ("hgx-h100", "hgx-h20", "hgx-b200", "sd200")
 JOB = Job(name="small", model="llama3-8b", workload=Workload(sequence_length=4096, global_batch=64))
+
+PLAN = Plan(
+    job="j", model="m", machine="x", sequence_length=1, precision="bf16",
+    pipelines=(Pipeline(micro_batches=1, stages=(Stage(pool="nvidia", first=0, last=1),)),),
+)  # fmt: skip
+FORMATION = catalog.resolve(catalog.machine("hgx-h100"))
 
 NODE = """\
 schema: zhenfa.machine/1
@@ -133,10 +143,25 @@ def test_bands_that_overlap_cannot_be_told_apart(contest: Comparison) -> None:
             mine, others = one.measure("throughput"), other.measure("throughput")
             apart = mine.p10 > others.p90 or others.p10 > mine.p90  # type: ignore[operator]
             assert (other in level) == (one is not other and not apart)
-    assert {frozenset({a.name, b.name}) for a, b in contest.level} == {
+    pairs = {frozenset({one.name, other.name}) for group in contest.level for one in group for other in group}
+    assert {pair for pair in pairs if len(pair) == 2} == {
         frozenset({one.name, other.name}) for one in contest.ranked for other in contest.level_with(one)
     }
     assert not merit.overlap(Figure(value=1.0), Figure(value=1.0, p10=0.5, p90=2.0)), "no band, no word"
+
+
+@given(some.lists(some.tuples(some.floats(0, 100), some.floats(0, 50)), min_size=1, max_size=7))
+def test_groups_hold_exactly_the_pairs_that_overlap(bands: list[tuple[float, float]]) -> None:
+    entries = []
+    for number, (low, wide) in enumerate(bands):
+        rate = Figure(value=low + wide / 2, unit="tokens/s", p10=low, p90=low + wide)
+        estimate = Estimate(plan=PLAN, figures=Figures(tokens_per_s=rate), walls=Walls())
+        entries.append(Entry(str(number), "", FORMATION, estimate))
+    found = Comparison(JOB, "throughput", tuple(entries), None, 0.0)
+    pairs = {(one.name, other.name) for group in found.level for one in group for other in group if one is not other}
+    assert pairs == {(one.name, other.name) for one in entries for other in found.level_with(one)}
+    members = [{one.name for one in group} for group in found.level]
+    assert not any(one < other for one in members for other in members)
 
 
 def test_the_parts_of_the_bar_add_up(contest: Comparison) -> None:

@@ -119,6 +119,14 @@ def test_idle_old_cards_do_not_count() -> None:
     assert (cards_of(found.old), found.replaced, found.cards, found.ratio) == (16, 8, 8, 1.0)
 
 
+def test_limits_of_which_cards_are_those_of_the_old_side(away: Swap) -> None:
+    limits = Limits(max_cards=16, makers=("NVIDIA",), spares=0.1, tokens_per_s="1 tokens/s")
+    found = swap(
+        asked("hgx-h100", "ascend-910b3", 16, JOB.model_copy(update={"limits": limits, "objective": "energy"}))
+    )
+    assert (found.cards, found.replaced) == (away.cards, 16)
+
+
 # The shape.
 
 

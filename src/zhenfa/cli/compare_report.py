@@ -44,6 +44,9 @@ def print_comparison(found: Comparison, wanted: Wanted, output: Output) -> None:
         left_out += out.table(equal_table(found))
         out.head("Four walls", "(estimated; > binds)")
         left_out += out.table(walls_table(found))
+        common = _common_advice(found)
+        if common:
+            out.text(common, first="   to move any of them: ", style="dim")
         out.head("Best plans")
         left_out += out.table(plan_table(found))
     _print_without(found, output)
@@ -57,6 +60,7 @@ def print_comparison(found: Comparison, wanted: Wanted, output: Output) -> None:
 def _print_subject(found: Comparison, output: Output) -> None:
     each = f", {found.cards:,} cards of each" if found.cards is not None else ""
     words = f"{found.job.model}; {workload_words(found.job)}; on {len(found.entries)} machines{each}"
+    words += f"; plans chosen for {found.job.objective}" if found.job.objective != "step" else ""
     output.data.text(words, first=f"{found.job.name}: ")
 
 
@@ -154,10 +158,10 @@ def _words_on_prices(found: Comparison) -> str:
 
 
 def _print_level(found: Comparison, output: Output) -> None:
-    pairs = found.level
-    if not pairs:
+    groups = found.level
+    if not groups:
         return
-    named = "; ".join(f"{one.name} and {other.name}" for one, other in pairs)
+    named = "; ".join(f"{', '.join(one.name for one in group[:-1])} and {group[-1].name}" for group in groups)
     output.data.line()
     output.data.text(f"{named}: their bands of {UNITS[found.by]} overlap.", first="Cannot be told apart: ")
 
@@ -192,12 +196,19 @@ def walls_table(found: Comparison) -> Table:
         Column("most of the step", drop=1),
     )  # fmt: skip
     rows = [_walls(entry, entry.estimate) for entry in found.planned if entry.estimate]
-    notes = [getattr(one.walls, one.walls.binding).advice for one in _estimates(found)]
+    notes = [] if _common_advice(found) else _advice(found)
     return Table(columns, tuple(rows), tuple(notes), "to move it", room=44)
 
 
-def _estimates(found: Comparison) -> list[Estimate]:
-    return [entry.estimate for entry in found.planned if entry.estimate]
+def _advice(found: Comparison) -> list[str]:
+    estimates = [entry.estimate for entry in found.planned if entry.estimate]
+    return [str(getattr(one.walls, one.walls.binding).advice) for one in estimates]
+
+
+def _common_advice(found: Comparison) -> str:
+    """Return what would move the binding wall of every machine, where that is the same for all."""
+    words = set(_advice(found))
+    return words.pop() if len(words) == 1 else ""
 
 
 def _walls(entry: Entry, estimate: Estimate) -> tuple[str, ...]:

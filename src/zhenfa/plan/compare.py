@@ -122,14 +122,19 @@ class Comparison:
         return next((place for place, one in enumerate(self.ranked, 1) if one is entry), None)
 
     @property
-    def level(self) -> tuple[tuple[Entry, Entry], ...]:
-        """Return the pairs that cannot be told apart, the better one first."""
-        return tuple(
-            (one, other)
-            for place, one in enumerate(self.ranked)
-            for other in self.ranked[place + 1 :]
-            if merit.overlap(one.measure(self.by), other.measure(self.by))
-        )
+    def level(self) -> tuple[tuple[Entry, ...], ...]:
+        """Return the groups in which no machine can be told apart from any other, none of them part of another.
+
+        Bands that overlap pair by pair have a value in common, so that the lower ends of all bands show every group.
+        """
+        banded = [(entry, entry.measure(self.by)) for entry in self.ranked if entry.measure(self.by).p10 is not None]
+        found = [
+            tuple(entry for entry, other in banded if (other.p10 or 0.0) <= (one.p10 or 0.0) <= (other.p90 or 0.0))
+            for _, one in banded
+        ]
+        names = [{entry.name for entry in group} for group in found]
+        whole = [group for group, mine in zip(found, names, strict=True) if not any(mine < other for other in names)]
+        return tuple({tuple(one.name for one in group): group for group in whole if len(group) > 1}.values())
 
     @property
     def without_pue(self) -> tuple[Entry, ...]:

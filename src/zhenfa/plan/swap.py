@@ -22,7 +22,7 @@ from zhenfa.plan.compare import Contender, Entry, plan_one, sized
 from zhenfa.plan.counting import Counts, rate_of
 from zhenfa.plan.request import Request, find_machine, make_request, read_assumptions
 from zhenfa.plan.shape import Shape, find_shape
-from zhenfa.spec.job import Job
+from zhenfa.spec.job import Job, Limits
 from zhenfa.spec.machine import Machine
 from zhenfa.spec.result import Figure
 from zhenfa.spec.serving import ServingWorkload
@@ -193,14 +193,14 @@ def swap(asked: Asked, progress: Progress | None = None) -> Swap:
     like = machine.pools[0].system if len(machine.pools) == 1 else None
     shape = find_shape(asked.to, shape=asked.shape, step=asked.step, like=like and _system(like))
     assume = _Assumed(asked, machine, shape)
-    old = _needed(plan_one(Contender(machine.name, machine.title or machine.name, assume.request(machine))))
+    old_job, new_job = _jobs(asked.job)
+    old = _needed(plan_one(Contender(machine.name, machine.title or machine.name, assume.request(machine, old_job))))
     told = progress or (lambda done, total: None)
 
     def plan(count: int) -> Entry:
         told(len(counts.points), len(counts.points) + 8)
         wanted = shape.of(count)
-        job = asked.job.model_copy(update={"limits": asked.job.limits.model_copy(update={"max_cards": None})})
-        return plan_one(Contender(shape.name, wanted.title or wanted.name, assume.request(wanted, job)))
+        return plan_one(Contender(shape.name, wanted.title or wanted.name, assume.request(wanted, new_job)))
 
     counts = Counts(plan, shape.step, shape.most)
     target = rate_of(old)
@@ -213,6 +213,22 @@ def swap(asked: Asked, progress: Progress | None = None) -> Swap:
     upper = counts.least(target / trust[0], found) if trust else None
     whole = _whole(shape, found, target, plan)
     return Swap(asked.job, old, new, shape, lower, upper, whole, counts, trust, time.perf_counter() - begun)
+
+
+def _jobs(job: Job) -> tuple[Job, Job]:
+    """Return the job as each side plans it: for the shortest step, so that throughput is what can be had.
+
+    Limits of which cards, how many and how soon say nothing about the new ones; those of a layout, of memory and of
+    power hold on both sides. Spares are counted on neither.
+    """
+    nothing = Limits()
+    old = {"spares": nothing.spares}
+    which = ("max_cards", "makers", "refuse", "supply", "least_share", "deadline", "tokens_per_s")
+    new = {**old, **{name: getattr(nothing, name) for name in which}}
+    return tuple(  # type: ignore[return-value]
+        job.model_copy(update={"objective": "step", "limits": job.limits.model_copy(update=changed)})
+        for changed in (old, new)
+    )
 
 
 def _system(name: str) -> str:
@@ -229,9 +245,9 @@ class _Assumed:
     old: Machine
     shape: Shape
 
-    def request(self, machine: Machine, job: Job | None = None) -> Request:
+    def request(self, machine: Machine, job: Job) -> Request:
         """Return the job on a machine of either side."""
-        job = (job or self.asked.job).model_copy(update={"machine": machine, "assume": {}})
+        job = job.model_copy(update={"machine": machine, "assume": {}})
         mine = {name: value for name, value in self._all.items() if self._knows(machine, name, value)}
         return make_request(job, folder=self.asked.folder, assume=mine)
 
