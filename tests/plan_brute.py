@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plan_pools import plan_of
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import cost
-from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.spec.plan import Pipeline, Plan, Schedule, Stage
 
 MODES = ("none", "selective", "full")
 
@@ -27,6 +27,8 @@ class Layout:
     size: int
     total: int
     zero: int
+    schedule: Schedule = "1f1b"
+    virtual: int = 1
 
 
 @dataclass
@@ -80,7 +82,37 @@ def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
             if replicas * tensor * context % (expert * pieces) == 0:
                 for zero, mode in itertools.product((0, 1, 2, 3) if depth == 1 else (0, 1), MODES):
                     cut = (pool, tensor, expert, mode, context, pieces)
-                    yield Layout((cut,) * depth, replicas, size, total, zero)
+                    plain = Layout((cut,) * depth, replicas, size, total, zero)
+                    yield from [plain] if "1f1b" in setting.traits.schedules or depth == 1 else []
+                    yield from other_schedules(setting, plain)
+
+
+def other_schedules(setting: Setting, plain: Layout) -> Iterator[Layout]:
+    """Yield the same layout under every schedule that can run it."""
+    places, layers = len(plain.cuts), len(setting.graph.layers)
+    times = -(-plain.total // plain.replicas)
+    if places < 2:
+        return
+    for schedule in setting.traits.schedules:
+        for virtual in {"interleaved": range(2, 17), "zero-bubble-v": (2,)}.get(schedule, (1,)):
+            if places * virtual > layers or schedule == "1f1b":
+                continue
+            if schedule == "interleaved" and times % places:
+                continue
+            if schedule == "dualpipe" and (places % 2 or times % 2 or times < 2 * places):
+                continue
+            yield replace(plain, schedule=schedule, virtual=virtual)
+
+
+def even_split(layers: int, places: int, turns: int) -> list[tuple[int, int]]:
+    """Return stages as even as can be: longer ones in the first turns, on inner places before the outer ones."""
+    sizes, left = [layers // (places * turns)] * (places * turns), layers % (places * turns)
+    for turn in range(turns):
+        for place in [*range(1, places - 1), *sorted({0, places - 1})]:
+            if left:
+                sizes[turn * places + place] += 1
+                left -= 1
+    return list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
 
 
 def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
@@ -129,16 +161,20 @@ def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> 
             expert_tensor_parallel=pieces,
             recompute=mode,
         )
-        for (pool, tensor, expert, mode, context, pieces), (first, last) in zip(layout.cuts, ranges, strict=True)
+        for (pool, tensor, expert, mode, context, pieces), (first, last) in zip(
+            itertools.cycle(layout.cuts), ranges, strict=False
+        )
     )
     few, more = divmod(layout.total, layout.replicas)
     shares = [(more, few + 1), (layout.replicas - more, few)]
     entries = [
-        Pipeline(count=count, micro_batches=times, micro_batch_size=layout.size, stages=stages)
+        Pipeline(
+            count=count, micro_batches=times, micro_batch_size=layout.size, virtual_stages=layout.virtual, stages=stages
+        )
         for count, times in shares
         if count and times
     ]
-    return plan_of(setting, entries, layout.zero)
+    return plan_of(setting, entries, layout.zero, layout.schedule)
 
 
 def truth(setting: Setting) -> Truth:
@@ -147,7 +183,9 @@ def truth(setting: Setting) -> Truth:
     pools = [single_pool(setting, pool.name) for pool in setting.formation.pools]
     for layout in itertools.chain(*pools, mixed_pipelines(setting)):
         found.layouts += 1
-        for ranges in splits(len(setting.graph.layers), len(layout.cuts)):
+        layers, places = len(setting.graph.layers), len(layout.cuts)
+        even = layout.schedule != "1f1b"
+        for ranges in [even_split(layers, places, layout.virtual)] if even else splits(layers, places):
             plan = to_plan(setting, layout, ranges)
             outcome = cost(plan, setting)
             found.costed += 1

@@ -8,11 +8,12 @@ import random
 from collections.abc import Sequence
 
 from zhenfa.estimate.setting import Setting, look_up
+from zhenfa.estimate.traits import Traits
 from zhenfa.spec import fact
 from zhenfa.spec.graph import Graph, LayerKind, Operator
 from zhenfa.spec.job import Workload
 from zhenfa.spec.machine import Accelerator, Achievable, CardPool, Formation, Memory, Network, Tier
-from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.spec.plan import Pipeline, Plan, Schedule, Stage
 
 
 def attention(hidden: int, heads: int, kv_heads: int) -> tuple[Operator, ...]:
@@ -126,6 +127,7 @@ def random_setting(
     cards: Sequence[int] = (1, 2, 3, 4, 6),
     batches: Sequence[int] = (4, 6, 8),
     plenty: Sequence[float] = (0.6, 1.0, 1.6, 6, 50),
+    traits: Traits | None = None,
 ) -> Setting:
     """A job on a machine of some pools, with memory from too little to plenty."""  # fmt: skip
     rng = random.Random(1000 * pools + seed)
@@ -136,15 +138,15 @@ def random_setting(
     capacity += 40 * sequence * graph.hidden * rng.choice([1, 4])
     held = [random_pool(rng, f"p{i}", count, capacity * rng.choice([0.7, 1, 1.5])) for i, count in enumerate(counts)]
     formation = machine(*held, bandwidth=rng.choice([1e9, 10e9, 50e9]), host_staged=rng.random() < 0.5)
-    return look_up(graph, Workload(sequence_length=sequence, global_batch=batch), formation)
+    return look_up(graph, Workload(sequence_length=sequence, global_batch=batch), formation, traits)
 
 
-def plan_of(setting: Setting, pipelines: Sequence[Pipeline], zero: int = 0) -> Plan:
+def plan_of(setting: Setting, pipelines: Sequence[Pipeline], zero: int = 0, schedule: Schedule = "1f1b") -> Plan:
     """A plan of these pipelines for a setting."""
     return Plan(
         job="test", model=setting.graph.name, machine=setting.formation.name,
         sequence_length=setting.workload.sequence_length, precision=setting.workload.precision, zero=zero,
-        pipelines=tuple(pipelines),
+        schedule=schedule, pipelines=tuple(pipelines),
     )  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from zhenfa.laws.pipeline import pipeline_time
 from zhenfa.plan import bounds, family
 from zhenfa.plan.build import CODES, Layout, rows_for, rows_of_many, take
 from zhenfa.plan.look import Look
-from zhenfa.plan.search import Tally, chunks, layout_of
-from zhenfa.plan.space import Candidates, enumerate_pool, fewer_replicas
+from zhenfa.plan.search import Tally, layout_of
+from zhenfa.plan.space import Candidates, chunks, enumerate_pool, fewer_replicas
 from zhenfa.plan.split import Refused, schedule_bound, split_layers
 from zhenfa.spec.job import Limits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from functools import cache
+from typing import get_args
 
 import pytest
 
@@ -12,6 +13,7 @@ from plan_brute import Truth, truth
 from plan_pools import random_setting
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.estimate.traits import MEGATRON_LIKE
 from zhenfa.plan import split
 from zhenfa.plan.build import Layout, Slot, make_plan, pipelines
 from zhenfa.plan.family import UNSEEN
@@ -20,16 +22,21 @@ from zhenfa.plan.polish import improved
 from zhenfa.plan.search import Best, Found, Tally
 from zhenfa.plan.split import Refused, Split, split_layers
 from zhenfa.spec.job import Limits
-from zhenfa.spec.plan import Plan
+from zhenfa.spec.plan import Plan, Schedule
 
 CASES = [
-    *((1, seed) for seed in range(40)),
+    *((1, seed) for seed in range(90)),
     *((2, seed) for seed in range(18)),
     *((3, seed) for seed in range(6)),
 ]
 
 
+EVERY_SCHEDULE = MEGATRON_LIKE.but(schedules=get_args(Schedule))
+
+
 def setting_of(pools: int, seed: int) -> Setting:
+    if pools == 1 and seed >= 32:  # with every schedule that has a law, and layers enough for two stages to a place
+        return random_setting(seed, 1, layers=(3, 4), cards=(2, 2, 3, 4), batches=(4,), traits=EVERY_SCHEDULE)
     if pools == 1:
         return random_setting(seed, 1)
     if pools == 2:
@@ -71,6 +78,8 @@ def test_the_cases_are_worth_it() -> None:
     assert len(feasible) < len(truths)
     deep = [one for one in feasible if len(one.plan.pipelines[0].stages) > 1]
     assert len(deep) >= 8
+    others = {one.plan.schedule for one in feasible}
+    assert others >= {"1f1b", "interleaved", "zero-bubble-v"}
     mixed = [one for one in feasible if len(one.plan.cards_by_pool()) > 1]
     assert len(mixed) >= 5
     assert sum(one.costed for one in truths) > 10_000

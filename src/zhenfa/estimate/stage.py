@@ -170,8 +170,9 @@ def parts_of(terms: Terms, setting: Setting, blocks: Blocks, owners: int = 1) ->
         forward=forward + seconds[0], backward=backward + seconds[1], weight=cost["weight"],
         arithmetic=cost["arithmetic"], recomputed=cost["recomputed"], tensor=cost["tensor"], expert=cost["expert"],
         context=cost["context"], waited=ahead + behind + seconds[0] + seconds[1] + cost["host"], ideal=cost["ideal"],
-        reduce=reduce, gather=gather, across=once.across, optimizer=_optimizer(terms, setting, blocks),
-        memory=memory, activation=kept, working=blocks.working, cached=blocks.cached,
+        reduce=reduce, gather=gather, across=once.across,
+        optimizer=update_seconds(terms, setting, blocks.pool, shape, held), memory=memory, activation=kept,
+        working=blocks.working, cached=blocks.cached,
     )  # fmt: skip
 
 
@@ -237,8 +238,8 @@ def _beside_passes(
     return ahead, behind, reduce, gather
 
 
-def _optimizer(terms: Terms, setting: Setting, blocks: Blocks) -> Array:
-    held, shape = blocks.held, blocks.shape
+def update_seconds(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Holding) -> Array:
+    """Return the seconds to update the weights that a card holds."""
     over: list[Array] = [1.0, 1.0]
     if terms.zero:
         most = np.inf if terms.shard_group is None else terms.shard_group
@@ -246,7 +247,7 @@ def _optimizer(terms: Terms, setting: Setting, blocks: Blocks) -> Array:
     elements = held.trained / over[0] + held.trained_routed / over[1]
     if setting.sharding.offload:
         return offload.update(elements, setting.traits)
-    chip = setting.chips[blocks.pool]
+    chip = setting.chips[pool]
     counted = OPTIMIZER_BYTES_FP32 if terms.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES
     moved = setting.traits.optimizer_bytes_moved or counted
     return compute.optimizer_time(

@@ -34,6 +34,15 @@ def crossing(setting: Setting, size: int, here: Array, there: Array) -> Any:
     return (setting.bridge.time(volume) if setting.bridge else math.nan) + setting.traits.message_overhead_s
 
 
+def hop(setting: Setting, pool: str, volume: Array, start: Array, apart: Array) -> Any:
+    """Return the seconds of a message of ``volume`` bytes inside a pool, over ``apart`` cards from the card ``start``.
+
+    Nothing where both ends are the same. NaN where a link is undisclosed.
+    """
+    seconds = point_to_point_time(volume, apart, setting.fabrics[pool], start=start)
+    return np.where(np.equal(apart, 0), 0.0, seconds + setting.traits.message_overhead_s)
+
+
 def transfers(
     setting: Setting,
     places: Sequence[tuple[str, int]],
@@ -49,7 +58,6 @@ def transfers(
     bridge. NaN where a link is undisclosed.
     """
     activation = activation_bytes(setting, size)
-    overhead = setting.traits.message_overhead_s
     starts: list[int] = []
     taken: dict[str, int] = {}
     for pool, degree in places:
@@ -67,11 +75,9 @@ def transfers(
             hops[index] = (float(crossing(setting, size, degree, next_degree)), True)
     for pool, rows in inside.items():
         indices, volumes, nearer, distances = (np.array(column) for column in zip(*rows, strict=True))
-        times = point_to_point_time(volumes, distances, setting.fabrics[pool], start=nearer)
-        for index, seconds, apart in zip(
-            indices.tolist(), np.broadcast_to(times, indices.shape).tolist(), distances.tolist(), strict=True
-        ):
-            hops[index] = (seconds + overhead if apart else 0.0, False)
+        times = np.broadcast_to(hop(setting, pool, volumes, nearer, distances), indices.shape)
+        for index, seconds in zip(indices.tolist(), times.tolist(), strict=True):
+            hops[index] = (seconds, False)
     return hops
 
 

@@ -168,7 +168,7 @@ class Traits:
     context_parallel: bool = True
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     recompute: tuple[int, ...] = (0, 1, 2)
-    schedules: tuple[Schedule, ...] = get_args(Schedule)
+    schedules: tuple[Schedule, ...] = ("1f1b", "interleaved")
     selective: tuple[RecomputeModule, ...] = ("attention",)
     recompute_stops_early: bool = False
     receives_apart: bool = False

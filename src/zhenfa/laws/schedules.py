@@ -9,7 +9,7 @@ message at a time on each directed link, senders that do not wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -20,10 +20,10 @@ import numpy.typing as npt
 from zhenfa import cite
 from zhenfa.errors import InputError
 from zhenfa.laws import orders
-from zhenfa.laws.orders import Operation
 from zhenfa.laws.pipeline import PERIODIC, Event
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 INTERLEAVED: Final = cite.declare(
     "narayanan2021",
@@ -58,11 +58,16 @@ class Durations(NamedTuple):
     paired: Sequence[float] = ()
 
 
+KINDS: Final = ("forward", "backward", "weight", "input")
+
+_ENDING: Final = frozenset({"backward", "weight"})
+"""Kinds after which a micro-batch's activations are no longer kept."""
+
+_NUMBER: Final = {kind: number for number, kind in enumerate(KINDS)}
+
 _Move = tuple[int, int, int, int, int]
 """Number of an operation's kind and stage together; of the message that it waits for and of the one that it sends, -1
 for none; of the link that carries it; and the lower of the two stages that it joins."""
-
-KINDS: Final = ("forward", "backward", "weight", "input")
 
 
 class _Program(NamedTuple):
@@ -104,7 +109,7 @@ def schedule_ends(
         gain = _gain(short, places, virtual_stages, FULL_GROUPS)
         if gain is not None:
             return short.ends + (groups - FULL_GROUPS) * gain
-    return _starts(durations, micro_batches, schedule, virtual_stages).ends
+    return _ends(durations, micro_batches, schedule, virtual_stages)
 
 
 def schedule_events(
@@ -149,7 +154,8 @@ def held_micro_batches(
     Source: narayanan2021, section 2.2.2; qi2024, table 1; deepseek-v3, table 2.
     """
     cite.use(SOURCES.get(schedule, INTERLEAVED))
-    most = 6 * places if schedule == "interleaved" and micro_batches % places == 0 else micro_batches
+    whole = schedule != "interleaved" or micro_batches % places == 0
+    most = 6 * places if whole else micro_batches
     return _held(places, min(micro_batches, most), schedule, virtual_stages)
 
 
@@ -158,13 +164,16 @@ def _held(places: int, micro_batches: int, schedule: str, virtual_stages: int) -
     found = []
     for order in orders.orders(schedule, places, virtual_stages, micro_batches):
         own = sorted({stage for together in order for _, stage, _ in together})
-        change = np.zeros((len(order), len(own)))
-        for row, together in enumerate(order):
+        column = {stage: index for index, stage in enumerate(own)}
+        kept, seen = [0] * len(own), set()
+        for together in order:
+            # a pair's forward is kept while its backward is: count what is added before what is taken away
             for kind, stage, _ in together:
-                change[row, own.index(stage)] += {"forward": 1, "backward": -1, "input": 0, "weight": -1}[kind]
-        # a pair's forward is kept while its backward is: count what is added before what is taken away
-        before = np.vstack([np.zeros(len(own)), np.cumsum(change, axis=0)[:-1]])
-        moments = _fullest(np.unique(before + np.maximum(change, 0), axis=0))
+                kept[column[stage]] += kind == "forward"
+            seen.add(tuple(kept))
+            for kind, stage, _ in together:
+                kept[column[stage]] -= kind in _ENDING
+        moments = _fullest(np.array(sorted(seen)))
         whole = np.zeros((len(moments), places * virtual_stages))
         whole[:, own] = moments
         found.append(whole)
@@ -192,6 +201,25 @@ class _Starts(NamedTuple):
     start: list[float]
     end: list[float]
     ends: Floats
+
+
+def _ends(durations: Durations, micro_batches: int, schedule: str, virtual_stages: int) -> Floats:
+    """Follow a schedule operation by operation, and keep only when its places end."""
+    if schedule == "dualpipe":
+        return _starts(durations, micro_batches, schedule, virtual_stages).ends
+    program = _program(schedule, _places(durations, virtual_stages), virtual_stages, micro_batches)
+    seconds, hop = _seconds(durations), list(durations.transfer)
+    free = [0.0] * program.places
+    arrived, link = [0.0] * program.messages, [0.0] * program.links
+    for place, (number, need, message, wire, lower), _ in program.steps:
+        now = free[place]
+        if need >= 0 and arrived[need] > now:
+            now = arrived[need]
+        free[place] = now = now + seconds[number]
+        if message >= 0:
+            now = max(now, link[wire])
+            link[wire] = arrived[message] = now + hop[lower]
+    return np.array(free)
 
 
 def _starts(durations: Durations, micro_batches: int, schedule: str, virtual_stages: int) -> _Starts:
@@ -241,56 +269,73 @@ def _gain(run: _Starts, places: int, virtual_stages: int, groups: int) -> float 
     return least if most - least <= PERIODIC * float(run.ends.max()) * 4 else None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _program(schedule: str, places: int, virtual_stages: int, micro_batches: int) -> _Program:
     """Lay out all operations of a schedule so that each comes after what it waits for."""
     todo = orders.orders(schedule, places, virtual_stages, micro_batches)
     stages = places * virtual_stages
-    home = _homes(schedule, places, stages, micro_batches)
-    sent = bytearray(2 * stages * micro_batches)
-    wires: dict[tuple[int, int], int] = {}
-
-    def move(place: int, operation: Operation) -> _Move:
-        kind, stage, micro = operation
-        number = KINDS.index(kind) * stages + stage
-        if kind == "weight":
-            return number, -1, -1, 0, 0
-        down = kind == "forward"
-        base, target = (0, stage + 1) if down else (stages, stage - 1)
-        waits = stage > 0 if down else stage < stages - 1
-        need = (base + stage) * micro_batches + micro if waits else -1
-        if not 0 <= target < stages:
-            return number, need, -1, 0, 0
-        wire = wires.setdefault((place, home(target, micro)), len(wires))
-        return number, need, (base + target) * micro_batches + micro, wire, min(stage, target)
-
+    rows = [_moves(order, place, schedule, places, stages, micro_batches) for place, order in enumerate(todo)]
+    sent = bytearray(2 * stages * micro_batches + 1)
+    sent[-1] = 1  # number -1 waits for nothing
     steps: list[tuple[int, _Move, _Move | None]] = []
     micros: list[int] = []
-    at, ready = [0] * places, list(range(places))
+    at, ends = [0] * places, [len(moves) for moves, _, _ in rows]
+    ready = list(range(places))
     while ready:
         place = ready.pop()
-        order = todo[place]
-        while at[place] < len(order):
-            together = order[at[place]]
-            moves = [move(place, operation) for operation in together]
-            if any(need >= 0 and not sent[need] for _, need, _, _, _ in moves):
+        (moves, targets, numbers), here = rows[place], at[place]
+        while here < ends[place]:
+            move, other = moves[here]
+            if not sent[move[1]] or (other is not None and not sent[other[1]]):
                 break
-            at[place] += 1
-            for (_, _, message, _, _), (kind, stage, micro) in zip(moves, together, strict=True):
-                if message >= 0:
-                    sent[message] = 1
-                    ready.append(home(stage + 1 if kind == "forward" else stage - 1, micro))
-            steps.append((place, moves[0], moves[1] if len(moves) > 1 else None))
-            micros.append(together[0][2])
-    if any(here < len(order) for here, order in zip(at, todo, strict=True)):
+            steps.append((place, move, other))
+            micros.append(numbers[here])
+            for message, target in targets[here]:
+                sent[message] = 1
+                ready.append(target)
+            here += 1
+        at[place] = here
+    if at != ends:
         raise InputError(f"schedule {schedule} cannot run {micro_batches} micro-batches over {places} places.")
-    return _Program(steps, micros, len(sent), len(wires), places, stages)
+    return _Program(steps, micros, 2 * stages * micro_batches, places * places, places, stages)
 
 
-def _homes(schedule: str, places: int, stages: int, micro_batches: int) -> Callable[[int, int], int]:
+_Row = tuple[list[tuple[_Move, _Move | None]], list[list[tuple[int, int]]], list[int]]
+
+
+def _moves(order: tuple[orders.Order, ...], place: int, schedule: str, places: int, stages: int, micros: int) -> _Row:
+    """Return a place's moments as moves, the messages that each sends with the places they go to, and micro-batches."""
+    kinds, *rest = zip(*(operation for together in order for operation in together), strict=True)
+    kind = np.array([_NUMBER[one] for one in kinds])
+    stage, micro = np.array(rest)
+    down, joins = kind == 0, kind != _NUMBER["weight"]
+    target = np.where(down, stage + 1, stage - 1)
+    base = np.where(down, 0, stages * micros)
+    waits = joins & np.where(down, stage > 0, stage < stages - 1)
+    sends = joins & (target >= 0) & (target < stages)
+    need = np.where(waits, base + stage * micros + micro, -1)
+    message = np.where(sends, base + target * micros + micro, -1)
+    goes = np.where(sends, _home(schedule, places, stages, micros, target, micro), -1)
+    wire = np.where(sends, place * places + goes, 0)
+    columns = (kind * stages + stage, need, message, wire, np.where(sends, np.minimum(stage, target), 0))
+    flat: list[_Move] = list(zip(*(column.tolist() for column in columns), strict=True))
+    sent = [[one] if one[0] >= 0 else [] for one in zip(message.tolist(), goes.tolist(), strict=True)]
+    numbers = micro.tolist()
+    if len(flat) == len(order):
+        return [(move, None) for move in flat], sent, numbers
+    first = np.cumsum([0, *(len(together) for together in order[:-1])]).tolist()
+    pairs = [len(together) > 1 for together in order]
+    return (
+        [(flat[at], flat[at + 1] if pair else None) for at, pair in zip(first, pairs, strict=True)],
+        [sent[at] + sent[at + 1] if pair else sent[at] for at, pair in zip(first, pairs, strict=True)],
+        [numbers[at] for at in first],
+    )
+
+
+def _home(schedule: str, places: int, stages: int, micro_batches: int, stage: Ints, micro: Ints) -> Ints:
     """Return at which place a stage of a micro-batch is worked on."""
     if schedule == "dualpipe":
-        return lambda stage, micro: stage if 2 * micro < micro_batches else stages - 1 - stage
+        return np.where(2 * micro < micro_batches, stage, stages - 1 - stage)
     if schedule == "zero-bubble-v":
-        return lambda stage, micro: stage if stage < places else stages - 1 - stage
-    return lambda stage, micro: stage % places
+        return np.where(stage < places, stage, stages - 1 - stage)
+    return stage % places

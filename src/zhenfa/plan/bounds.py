@@ -37,7 +37,8 @@ Floats = npt.NDArray[np.float64]
 class Work(NamedTuple):
     """Seconds of one micro-batch, forward and backward: over the whole model, shape ``[candidates]``, of one layer of
     each kind, shape ``[kinds, candidates]``, and of stem and head, shape ``[2, candidates]``; and of a layer's forward
-    pass, of its gradients of weights, and of its exchange of tokens, ``[kinds, candidates]``."""
+    pass, of its gradients of weights, and of its exchange of tokens, ``[kinds, candidates]``; and of the first two of
+    these for stem and head, ``[2, candidates]``."""
 
     whole: Floats
     layers: Floats
@@ -45,6 +46,8 @@ class Work(NamedTuple):
     forward: Floats
     weight: Floats
     expert: Floats
+    ends_forward: Floats
+    ends_weight: Floats
 
     def take(self, index: Ints) -> Work:
         """Return the work of the candidates that an index selects."""
@@ -77,7 +80,14 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     card = setting.card(pool)
     blocks = (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
-    ends = np.stack([_spread(layer_cost(block, shape, card), size.shape)[0][back] for block in blocks])
+    ends, ends_forward, ends_weight = np.empty((3, len(blocks), len(candidates)))
+    for end, block in enumerate(blocks):
+        found = layer_cost(block, shape, card)
+        whole = found.forward_total + found.backward_total
+        for table, part in zip(
+            (ends, ends_forward, ends_weight), (whole, found.forward_total, found.weight), strict=True
+        ):
+            table[end] = np.broadcast_to(np.asarray(part, dtype=float), size.shape)[back]
     total = ends.sum(axis=0)
     layers, forward, weight, expert = np.empty((4, len(counts), len(candidates)))
     for kind, operators in enumerate(setting.graph.kinds):
@@ -89,7 +99,9 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
         parts = (found.forward_total, found.weight, found.expert_forward + found.expert_backward)
         for table, part in zip((forward, weight, expert), parts, strict=True):
             table[kind] = np.broadcast_to(np.asarray(part, dtype=float), size.shape)[back]
-    return Work(total, layers, ends, forward, weight, expert)
+    busy = setting.traits.busy
+    total, layers, ends, forward, ends_forward = (one / busy for one in (total, layers, ends, forward, ends_forward))
+    return Work(total, layers, ends, forward, weight, expert, ends_forward, ends_weight)
 
 
 def shape_of(setting: Setting, candidates: Candidates) -> Shape:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.goal import Goal
-from zhenfa.plan.search import NO_MEMORY, Best, Found, Tally, search_simple
+from zhenfa.plan.search import NO_MEMORY, Best, Found, Tally, search_pool
 from zhenfa.plan.space import NO_BANDWIDTH, zero_stages
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
@@ -66,7 +66,7 @@ def _joint(
 
 def _quickest(setting: Setting, job: str, pool: str, sequences: int, limits: Limits, zero: int) -> Found | None:
     best = Best(1)
-    search_simple(setting, job, pool, sequences, limits, best, Tally(), zero)
+    search_pool(setting, job, pool, sequences, limits, best, Tally(), zero)
     ranked = best.ranked()
     return ranked[0] if ranked else None
 

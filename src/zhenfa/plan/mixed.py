@@ -36,7 +36,8 @@ from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Look
 from zhenfa.plan.polish import polish
-from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, chunks, consider, search_pools
+from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, consider, search_pools
+from zhenfa.plan.space import chunks
 from zhenfa.spec.job import Limits
 
 FIRST_LOOK: Final = 1024

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from zhenfa.estimate.costs import SIMPLE
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.build import CODES, Layout, Slot, rows_for
@@ -22,8 +23,10 @@ MOVES_AT_MOST: Final = 8
 
 
 def polish(setting: Setting, best: Best) -> None:
-    """Improve every plan kept."""
+    """Improve every plan kept whose splits are free: those of other schedules are even, as engines cut them."""
     for found in best.ranked():
+        if found.plan.schedule not in SIMPLE:
+            continue
         better = improved(setting, found.plan, found.cost)
         if better is not None:
             best.offer(*better)

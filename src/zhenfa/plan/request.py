@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from zhenfa import catalog
 from zhenfa.errors import CapabilityError, InputError, UnknownNameError
 from zhenfa.estimate.setting import Setting, look_up
-from zhenfa.estimate.traits import Traits
+from zhenfa.estimate.traits import Traits, on_processors
 from zhenfa.plan.supply import supplied
 from zhenfa.spec.document import safe_join
 from zhenfa.spec.graph import Graph
 from zhenfa.spec.job import Job, Limits, Workload
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.model import Model, read_model
+from zhenfa.spec.plan import Schedule
 from zhenfa.spec.serving import ServingWorkload
 from zhenfa.spec.upkeep import zero_in
 
@@ -59,7 +61,25 @@ class Request:
 
 def setting_of(request: Request) -> Setting:
     """Return the request with everything looked up that an estimate needs. Raises :class:`MissingFactError`."""
-    return look_up(request.graph, request.training, request.formation, request.traits, request.job.recovery)
+    setting = look_up(request.graph, request.training, request.formation, request.traits, request.job.recovery)
+    return _with_schedules(setting, request.job.limits)
+
+
+def _with_schedules(setting: Setting, limits: Limits) -> Setting:
+    """Return the setting whose engine runs the schedules that a job asks for, saying which it runs in truth."""
+    engine, own = setting.traits, setting.formation.emulated or on_processors(setting.formation)
+    if limits.schedules is None or (limits.schedules == "all" and own):
+        return setting
+    asked = get_args(Schedule) if limits.schedules == "all" else limits.schedules
+    beyond = [one for one in asked if one not in engine.schedules]
+    if beyond and own:
+        raise InputError(
+            f"limits.schedules names {beyond[0]}, which `zhenfa run` does not run.",
+            hint=f"write {' or '.join(engine.schedules)}, or leave limits.schedules out.",
+        )
+    said = f"limits.schedules: {', '.join(beyond)}, which {engine.name} does not run" if beyond else ""
+    notes = (*setting.assumptions, *([said] if said else []))
+    return replace(setting, traits=engine.but(schedules=tuple(asked)), assumptions=notes)
 
 
 def setting_within(request: Request, limits: Limits) -> Setting:

@@ -12,9 +12,10 @@ most.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,19 +25,16 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
+from zhenfa.plan.even import even_ranges
 from zhenfa.plan.goal import QUICKEST, Goal
-from zhenfa.plan.space import NO_BANDWIDTH, Candidates, Ints, enumerate_pool, fewer_replicas
-from zhenfa.plan.split import Refused, split_layers
+from zhenfa.plan.space import NO_BANDWIDTH, Candidates, Ints, chunks, enumerate_pool, fewer_replicas
+from zhenfa.plan.split import Refused, Split, split_layers
+from zhenfa.plan.variants import FIRST_PAIRS, UNEVEN, Floor, Pairs, Sharp, least_share, sharper, variants
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
 
 NO_MEMORY = "does not fit in memory"
 SLOWER = "slower than the plans listed (by bound)"
-
-FIRST_LOOK = 64
-"""Candidates whose memory is looked at together, at first; four times as many each time that was not enough."""
-
-LARGEST_LOOK = 8192
 
 
 @dataclass(order=True)
@@ -159,19 +157,20 @@ def search_pools(
     for pool in pools:
         alone = Best(1, also=None if best.goal.bounded else best, goal=best.goal.unbounded)
         if best.goal.bounded:
-            search_simple(setting, job, pool, sequences, limits, best, tally)
+            search_pool(setting, job, pool, sequences, limits, best, tally)
         if len(pools) > 1 or not best.goal.bounded:
-            search_simple(setting, job, pool, sequences, limits, alone, Tally() if best.goal.bounded else tally)
+            search_pool(setting, job, pool, sequences, limits, alone, Tally() if best.goal.bounded else tally)
         if alone.ranked():
             found[pool] = alone.ranked()[0]
     return found
 
 
-def search_simple(
+def search_pool(
     setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally,
     zero: int | None = None,
 ) -> None:  # fmt: skip
-    """Offer to ``best`` every layout of one pool under 1F1B that can be among the best: exact over those enumerated.
+    """Offer to ``best`` every layout of one pool, under every schedule, that can be among the best: exact over the
+    layouts that :mod:`zhenfa.plan.space` enumerates and the splits named here.
 
     ``zero`` restricts the search to one ZeRO stage.
     """
@@ -184,13 +183,20 @@ def search_simple(
     if not len(widest):
         return
     work = bounds.work_per_micro_batch(setting, pool, widest)
-    bound = bounds.step_bound(setting, work, widest.pipeline, widest.micro_batches)
-    _evaluate_pool(setting, job, pool, widest, work, bound, best, tally)
+    bound = _bound(setting, work, widest.pipeline, widest.micro_batches)
+    _evaluate_pool(setting, job, pool, widest, work, best, tally)
     hope = np.flatnonzero(floor_of_fewer(best.goal, pool, widest, work, bound) < best.last)
-    hope = hope[bounds.may_fit(setting, pool, widest.where(hope))]
     chosen, work = widest.where(hope), work.take(hope)
-    fewer, work, bound = fewer_replicas_of(setting, pool, chosen, work, best, bounds.step_bound)
-    _evaluate_pool(setting, job, pool, fewer, work, bound, best, tally)
+    fewer, work, _ = fewer_replicas_of(setting, pool, chosen, work, best, _bound)
+    _evaluate_pool(setting, job, pool, fewer, work, best, tally)
+
+
+def _bound(setting: Setting, work: Work, places: Ints, times: Ints) -> Floats:
+    """Return seconds that no schedule of the engine beats; without pipelines there is none but one."""
+    simple = bounds.step_bound(setting, work, places, times)
+    if not variants(setting):
+        return simple
+    return np.where(places > 1, least_share(setting, work, places, times), simple)
 
 
 def allowed(goal: Goal, pool: str, found: Candidates, bound: Floats, known: Ints, tally: Tally) -> Ints:
@@ -248,19 +254,96 @@ def fewer_replicas_of(
 
 
 def _evaluate_pool(
-    setting: Setting, job: str, pool: str, candidates: Candidates, work: Work, bound: Floats, best: Best, tally: Tally
+    setting: Setting, job: str, pool: str, candidates: Candidates, work: Work, best: Best, tally: Tally
 ) -> None:
-    tally.considered += len(candidates)
+    bound = bounds.step_bound(setting, work, candidates.pipeline, candidates.micro_batches)
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
+    tally.considered += len(candidates)
+    deep = known[candidates.pipeline[known] > 1]
+    if "1f1b" not in setting.traits.schedules:
+        known = known[candidates.pipeline[known] == 1]
+        tally.considered -= len(deep)
     known = allowed(best.goal, pool, candidates, bound, known, tally)
     floor = floor_of(best.goal, pool, candidates, bound)
-    queue = _in_order(setting, pool, candidates, work, floor, known, tally)
-    evaluate(queue, len(known), setting, job, best, tally)
+    queues, length = [_in_order(setting, pool, candidates, work, floor, known)], len(known)
+    if variants(setting):
+        pairs = Pairs.of(setting, candidates.where(deep), work.take(deep))
+        tally.considered += len(pairs) + pairs.uneven
+        tally.rejected[UNEVEN] += pairs.uneven
+        if best.goal.bounded:
+            every = np.arange(len(pairs))
+            pairs = pairs.where(allowed(best.goal, pool, pairs.base.where(pairs.row), pairs.bound, every, tally))
+        queues.append(_variants_in_order(setting, pool, pairs, best))
+        length += len(pairs)
+    evaluate(_merged(queues), length, setting, job, best, tally)
+
+
+def _merged(queues: Sequence[Iterator[Hopeful | int]]) -> Iterator[Hopeful | int]:
+    """Yield what several queues yield, all in order of their floor."""
+    heads: list[tuple[float, int, Hopeful]] = []
+    ready = list(range(len(queues)))
+    while ready or heads:
+        for number in ready:
+            for one in queues[number]:
+                if isinstance(one, int):
+                    yield one
+                else:
+                    heapq.heappush(heads, (one[0], number, one))
+                    break
+        if not heads:
+            return
+        _, number, one = heapq.heappop(heads)
+        yield one
+        ready = [number]
+
+
+def _variants_in_order(setting: Setting, pool: str, pairs: Pairs, best: Best) -> Iterator[Hopeful | int]:
+    """Yield other schedules' layouts in order of their sharpest floor, and the number of those that do not fit."""
+
+    def of(found: Candidates, bound: Floats) -> Floats:
+        return floor_of(best.goal, pool, found, bound)
+
+    floor = pairs.bound if best.goal.only_step else of(pairs.base.where(pairs.row), pairs.bound)
+    waiting = _Waiting(setting, pool, pairs, of, best)
+    for chunk in chunks(floor, np.flatnonzero(floor < best.last), FIRST_PAIRS):
+        yield from waiting.until(float(floor[chunk[0]]))
+        found, misfits = sharper(setting, pool, pairs, chunk, of, best.last)
+        yield misfits
+        for sharp in found:
+            waiting.add(sharp, chunk)
+    yield from waiting.until(np.inf)
+
+
+class _Waiting:
+    """Pairs in order of their floor; each is followed operation by operation before it is passed on."""
+
+    def __init__(self, setting: Setting, pool: str, pairs: Pairs, floor: Floor, best: Best) -> None:
+        self.setting, self.pool, self.pairs, self.floor, self.best = setting, pool, pairs, floor, best
+        self.heap: list[tuple[float, int, bool, Sharp, int, int]] = []
+        self.ticket = itertools.count()
+
+    def add(self, sharp: Sharp, chunk: Ints) -> None:
+        """Take pairs that are looked at for the first time."""
+        floors = self.floor(sharp.group.part, sharp.seconds)
+        for index, pair in enumerate(chunk[sharp.places].tolist()):
+            heapq.heappush(self.heap, (float(floors[index]), next(self.ticket), False, sharp, index, pair))
+
+    def until(self, limit: float) -> Iterator[Hopeful]:
+        """Yield the pairs whose floor is at most ``limit``."""
+        while self.heap and self.heap[0][0] <= limit:
+            floor, ticket, followed, sharp, index, pair = heapq.heappop(self.heap)
+            if not followed and floor < self.best.last:
+                seconds = np.array([sharp.followed(self.setting, index)])
+                sharper = float(self.floor(sharp.group.part.where(np.array([index])), seconds)[0])
+                heapq.heappush(self.heap, (max(sharper, floor), ticket, True, sharp, index, pair))
+                continue
+            layout = layout_of(sharp.group.part, index, self.pool)
+            yield floor, self.pairs.layout(layout, pair), int(sharp.group.part.total[index]), {}
 
 
 def _in_order(
-    setting: Setting, pool: str, candidates: Candidates, work: Work, floor: Floats, known: Ints, tally: Tally
+    setting: Setting, pool: str, candidates: Candidates, work: Work, floor: Floats, known: Ints
 ) -> Iterator[Hopeful | int]:
     """Yield the candidates that may fit in order of their floor, and the number of those that do not."""
     for chunk in chunks(floor, known):
@@ -274,19 +357,6 @@ def _in_order(
         for index, place in enumerate(chunk[fit].tolist()):
             layout = layout_of(hopeful, index, pool)
             yield float(floor[place]), layout, int(hopeful.total[index]), {layout.slots[0]: take(rows, index)}
-
-
-def chunks(bound: Floats, known: Ints, first: int = FIRST_LOOK) -> Iterator[Ints]:
-    """Yield the indices ``known`` in order of their bound, ``first`` so many, without sorting what is never reached."""
-    size, left = first, known
-    while len(left):
-        if len(left) > size:
-            nearest = np.argpartition(bound[left], size - 1)
-            now, left = left[nearest[:size]], left[nearest[size:]]
-        else:
-            now, left = left, left[:0]
-        yield now[np.argsort(bound[now], kind="stable")]
-        size = min(4 * size, LARGEST_LOOK)
 
 
 def evaluate(queue: Iterator[Hopeful | int], length: int, setting: Setting, job: str, best: Best, tally: Tally) -> None:
@@ -317,7 +387,10 @@ def consider(
     def longest() -> float:
         return best.goal.step_within(best.limit(family), cards)
 
-    splits = split_layers(setting, layout, longest(), known)
+    if layout.schedule == "1f1b":
+        splits = split_layers(setting, layout, longest(), known)
+    else:
+        splits = [Split(even_ranges(len(setting.graph.layers), len(layout.slots), layout.virtual), 0.0)]
     if isinstance(splits, Refused):
         tally.rejected[NO_MEMORY if splits is Refused.MEMORY else SLOWER] += 1
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Final
@@ -17,6 +17,7 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.spec.job import Limits
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 MAX_MICRO_BATCH: Final = 16
@@ -30,6 +31,11 @@ SHORTEST_PIECE: Final = 256
 NO_CARDS: Final = "more cards than the pool has"
 NO_EXPERTS: Final = "experts over more cards than a stage has"
 NO_BANDWIDTH: Final = "crosses a tier whose bandwidth is undisclosed"
+
+FIRST_LOOK: Final = 64
+"""Candidates whose memory is looked at together, at first; four times as many each time that was not enough."""
+
+LARGEST_LOOK: Final = 8192
 
 FEW_REPLICAS: Final = 16
 """Up to so many groups of replicas, every number is tried."""
@@ -242,3 +248,16 @@ def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:
 _TIMES: Final[Ints] = np.unique(
     [*range(1, FEW_MICRO_BATCHES), *(round(FEW_MICRO_BATCHES * 2 ** (part / 16)) for part in range(16 * 20))]
 ).astype(np.int64)
+
+
+def chunks(bound: Floats, known: Ints, first: int = FIRST_LOOK) -> Iterator[Ints]:
+    """Yield the indices ``known`` in order of their bound, ``first`` so many, without sorting what is never reached."""
+    size, left = first, known
+    while len(left):
+        if len(left) > size:
+            nearest = np.argpartition(bound[left], size - 1)
+            now, left = left[nearest[:size]], left[nearest[size:]]
+        else:
+            now, left = left, left[:0]
+        yield now[np.argsort(bound[now], kind="stable")]
+        size = min(4 * size, LARGEST_LOOK)

@@ -1,0 +1,238 @@
+"""Other schedules of one pool's layouts: interleaved, zero-bubble, ZB-V and DualPipe over even splits.
+
+Bounds in three steps, each sharper and dearer than the one before: a closed form for all candidates at once
+(:func:`first_bound`), the way through each place (:func:`zhenfa.plan.even.chain`) with what it exchanges beside it
+(:func:`zhenfa.plan.even.around`), and the schedule itself (:meth:`Sharp.followed`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from zhenfa.estimate.holding import Holding
+from zhenfa.estimate.setting import Setting
+from zhenfa.laws.arrays import Array
+from zhenfa.laws.schedules import Durations, schedule_ends
+from zhenfa.plan import bounds
+from zhenfa.plan.bounds import Floats, Work
+from zhenfa.plan.build import Layout
+from zhenfa.plan.even import SLACK, Group, Stages, Variant, around, chain, may_fit, stages_of
+from zhenfa.plan.space import Bools, Candidates, Ints
+
+UNEVEN: Final = "micro-batches that the schedule cannot take"
+
+MOST_STAGES: Final = 16
+"""Stages to a place."""
+
+FIRST_PAIRS: Final = 512
+"""Candidates whose sharper bounds are looked at together, at first."""
+
+
+def variants(setting: Setting) -> list[Variant]:
+    """Return the schedules that the engine can run, one by one for each number of stages to a place."""
+    layers = len(setting.graph.layers)
+    found = [Variant("interleaved", times, times) for times in range(2, min(MOST_STAGES, layers // 2) + 1)]
+    found += [Variant("zero-bubble", 1, 1), Variant("zero-bubble-v", 2, 2), Variant("dualpipe", 1, 2)]
+    return [one for one in found if one.schedule in setting.traits.schedules]
+
+
+def takes(setting: Setting, variant: Variant, found: Candidates) -> tuple[Bools, Bools]:
+    """Return where a schedule has a stage's layers for every stage, and where it can take the micro-batches.
+
+    Interleaving runs groups of as many micro-batches as there are places (narayanan2021, section 2.2); DualPipe needs
+    an even number of places, and an even number of micro-batches, twice as many as places or more.
+    """
+    places, times = found.pipeline, found.micro_batches
+    deep: Bools = (places >= 2) & (places * variant.virtual <= len(setting.graph.layers))
+    if variant.schedule == "interleaved":
+        return deep, times % places == 0
+    if variant.schedule == "dualpipe":
+        return deep & (places % 2 == 0), (times % 2 == 0) & (times >= 2 * places)
+    return deep, np.ones_like(deep)
+
+
+def least_share(setting: Setting, work: Work, places: Ints, times: Ints) -> Floats:
+    """Return seconds that no schedule beats: some place does at least its share of all work. DualPipe hides the
+    exchange of tokens, no other schedule anything."""
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    hidden = counts @ work.expert if "dualpipe" in setting.traits.schedules else 0.0
+    seconds: Floats = times * (work.whole - hidden) / places
+    return seconds
+
+
+def first_bound(setting: Setting, variant: Variant, found: Candidates, work: Work) -> Floats:
+    """Return seconds that no even split under a schedule can beat, in closed form: the bounds of
+    :mod:`zhenfa.plan.even` where every stage holds only the quickest layers, as many as each holds at least."""
+    places, times = found.pipeline, found.micro_batches
+    layers = len(setting.graph.layers) // (places * variant.virtual)
+    one, forward, weight = (layers * part.min(axis=0) for part in (work.layers, work.forward, work.weight))
+    share = times * work.whole / places
+    match variant.schedule:
+        case "interleaved":
+            last = times * (variant.virtual * one + work.ends[1]) + (places - 1) * one
+            best = np.maximum(last, (times * variant.virtual + places - 1) * one)
+        case "zero-bubble":
+            best = (times + places - 1) * (one - weight) + work.ends[1]
+        case "zero-bubble-v":
+            best = np.maximum(2 * times * one + (places - 1) * forward, (2 * times + places - 1) * (one - weight))
+        case _:
+            share = best = least_share(setting, work, places, times)
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    hidden = counts @ work.expert if variant.schedule == "dualpipe" else 0.0
+    once = work.whole - counts @ work.weight - hidden
+    quickest = (work.layers - (work.expert if variant.schedule == "dualpipe" else 0.0)).min(axis=0)
+    busiest = times * -(-len(setting.graph.layers) // places) * quickest
+    found_bound: Floats = np.max([share, best, once, busiest], axis=0)
+    return found_bound * _lockstep(setting) + setting.traits.step_overhead_s
+
+
+def _lockstep(setting: Setting) -> float:
+    return min(chip.lockstep for chip in setting.chips.values())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Layouts of ``base``, each under a schedule of ``which``: arrays over the pairs, with their first bound."""
+
+    base: Candidates
+    work: Work
+    variants: list[Variant]
+    which: Ints
+    row: Ints
+    bound: Floats
+    uneven: int
+    """Layouts that a schedule cannot run for their number of micro-batches."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def of(cls, setting: Setting, base: Candidates, work: Work) -> Pairs:
+        """Return every schedule of every layout that has the layers and the micro-batches for it."""
+        every = variants(setting)
+        which, row, bound, uneven = [], [], [], 0
+        for index, variant in enumerate(every):
+            deep, even = takes(setting, variant, base)
+            uneven += int((deep & ~even).sum())
+            here = np.flatnonzero(deep & even)
+            which.append(np.full(len(here), index))
+            row.append(here)
+            bound.append(first_bound(setting, variant, base.where(here), work.take(here)))
+        empty = np.zeros(0, dtype=np.int64)
+        return cls(
+            base, work, every, np.concatenate([empty, *which]), np.concatenate([empty, *row]),
+            np.concatenate([np.zeros(0), *bound]), uneven,
+        )  # fmt: skip
+
+    def where(self, index: Ints) -> Pairs:
+        """Return the pairs that an index selects."""
+        return replace(self, which=self.which[index], row=self.row[index], bound=self.bound[index])
+
+    def stages(self, setting: Setting, pool: str, chosen: Ints, part: Candidates) -> tuple[Variant, Stages]:
+        """Return the schedule of some pairs that all have it and as many places, and what their stages take."""
+        variant, places = self.variants[int(self.which[chosen[0]])], int(part.pipeline[0])
+        return variant, stages_of(setting, pool, variant, places, part, self.work.take(self.row[chosen]))
+
+    def layout(self, layout: Layout, index: int) -> Layout:
+        """Return the layout of one pair from that of its row."""
+        variant = self.variants[int(self.which[index])]
+        return replace(layout, schedule=variant.schedule, virtual=variant.virtual)
+
+
+Floor = Callable[[Candidates, Floats], Floats]
+"""Scores that no plan of these layouts can beat, from the bound of their steps."""
+
+
+@dataclass(frozen=True)
+class Sharp:
+    """Pairs of one schedule and one number of places, with what their stages take: arrays over the pairs."""
+
+    group: Group
+    beside: Floats
+    """Seconds that come beside the schedule at least."""
+    seconds: Floats
+    """Seconds that their steps cannot beat."""
+    places: Ints
+    """Where each stands among those that were asked for."""
+
+    def followed(self, setting: Setting, index: int) -> float:
+        """Return seconds that a step cannot beat: its schedule operation by operation, and what comes beside it."""
+        variant, part = self.group.variant, self.group.part
+        forward, backward, weight, hop, spared = (one[:, index].tolist() for one in self.group.stages)
+        paired = spared if variant.schedule == "dualpipe" else ()
+        durations, times = Durations(forward, backward, weight, hop, paired), int(part.micro_batches[index])
+        ends = schedule_ends(durations, times, variant.schedule, virtual_stages=variant.virtual)
+        whole = float(ends.max()) * SLACK * _lockstep(setting) + setting.traits.step_overhead_s
+        return whole + float(self.beside[index])
+
+
+def sharper(
+    setting: Setting, pool: str, pairs: Pairs, chunk: Ints, floor: Floor, limit: float
+) -> tuple[list[Sharp], int]:
+    """Return some pairs with sharper bounds, but for those whose floor is not below ``limit``, and how many of the
+    others surely do not fit."""
+    groups, seconds, places = [], [], []
+    for group in _groups(setting, pairs, chunk):
+        rows = pairs.row[chunk[group]]
+        part = pairs.base.where(rows)
+        variant, stages = pairs.stages(setting, pool, chunk[group], part)
+        here = Group(variant, int(part.pipeline[0]), part, stages)
+        found = chain(here.variant, here.stages, part.micro_batches) * _lockstep(setting)
+        found = found + setting.traits.step_overhead_s
+        hope = np.flatnonzero(floor(part, found) < limit)
+        if len(hope):
+            groups.append(here.take(hope))
+            seconds.append(found[hope])
+            places.append(group[hope])
+    if not groups:
+        return [], 0
+    return _beside(setting, pool, groups, seconds, places)
+
+
+def _groups(setting: Setting, pairs: Pairs, chunk: Ints) -> Iterator[Ints]:
+    """Yield which pairs share their schedule and their number of places."""
+    key = pairs.which[chunk] * (len(setting.graph.layers) + 1) + pairs.base.pipeline[pairs.row[chunk]]
+    order = np.argsort(key, kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+
+
+def _beside(
+    setting: Setting, pool: str, groups: list[Group], seconds: list[Floats], places: list[Ints]
+) -> tuple[list[Sharp], int]:
+    """Return the groups' candidates that may fit, with what comes beside their schedules, and how many do not fit."""
+    every = Candidates.together([group.part for group in groups])
+    blocks = setting.memory(bounds.shape_of(setting, every), every.zero, every.recompute)
+    ends = np.cumsum([0, *(len(group.part) for group in groups)])
+    slices = list(itertools.pairwise(ends.tolist()))
+    fits = [
+        np.flatnonzero(may_fit(setting, pool, group, [_cut(block, first, last, len(every)) for block in blocks]))
+        for group, (first, last) in zip(groups, slices, strict=True)
+    ]
+    chosen = np.concatenate([first + fit for fit, (first, _) in zip(fits, slices, strict=True)])
+    if not len(chosen):
+        return [], len(every)
+    left = [group.take(fit) for group, fit in zip(groups, fits, strict=True)]
+    kept = [_at(block, chosen, len(every)) for block in blocks]
+    beside = around(setting, pool, left, every.where(chosen), kept)
+    parts = np.split(beside, np.cumsum([len(fit) for fit in fits])[:-1])
+    found = [
+        Sharp(group, extra, plain[fit] + extra, place[fit])
+        for group, extra, plain, fit, place in zip(left, parts, seconds, fits, places, strict=True)
+    ]
+    return found, len(every) - len(chosen)
+
+
+def _at(block: tuple[Holding, Array], index: Ints | slice, size: int) -> tuple[Holding, Array]:
+    """Return one block of the candidates that an index selects, of ``size``."""
+    held, working = block
+    parts = (np.broadcast_to(np.asarray(part), size)[index] for part in vars(held).values())
+    return Holding(*parts), np.broadcast_to(np.asarray(working), size)[index]
+
+
+def _cut(block: tuple[Holding, Array], first: int, last: int, size: int) -> tuple[Holding, Array]:
+    return _at(block, slice(first, last), size)
