@@ -174,6 +174,7 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
     help="Why a plan lost to the first: its rank, or the file of a plan of your own.",
 )
 @click.option("--detail", is_flag=True, help="Every figure with its tag, every stage of the best plan.")
+@click.option("--sensitivity", is_flag=True, help="Which input moves the answer most, and what to ask a maker for.")
 @click.option("--out", type=click.Path(), help="Write the best plan to this file.")
 @output_options
 def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zhenfa.plan import Answer
     from zhenfa.plan.explain import Why
     from zhenfa.plan.request import Request
+    from zhenfa.plan.sensitivity import Sensitivity
     from zhenfa.plan.serving import ServingAnswer
 
 
@@ -27,6 +28,7 @@ class Wanted:
     top: int = 5
     why: int | str | None = None
     detail: bool = False
+    sensitivity: bool = False
     out: str | None = None
 
 
@@ -41,17 +43,18 @@ def plan_job(wanted: Wanted, output: Output) -> None:
     with output.working("planning"):
         answer = find_plans(request, top=max(wanted.top, wanted.why if isinstance(wanted.why, int) else 1))
         why = _why(wanted, answer)
+    found = _sensitivity(wanted, answer, output)
     if wanted.out:
         write_plan(wanted.out, answer)
         output.say(f"plan 1 written to {wanted.out}")
     if output.as_json:
         from zhenfa.plan.documents import to_document
 
-        output.document(to_document(answer, wanted.top, detailed=wanted.detail, why=why))
+        output.document(to_document(answer, wanted.top, detailed=wanted.detail, why=why, sensitivity=found))
         return
     from zhenfa.cli.plan_report import print_answer
 
-    print_answer(answer, wanted, output, why)
+    print_answer(answer, wanted, output, why, found)
 
 
 def _plan_serving(request: Request, wanted: Wanted, output: Output) -> None:
@@ -60,6 +63,8 @@ def _plan_serving(request: Request, wanted: Wanted, output: Output) -> None:
 
     if isinstance(wanted.why, str):
         raise InputError("--why names a file, and a plan that serves is compared by its number.", hint="--why 2.")
+    if wanted.sensitivity:
+        raise InputError("--sensitivity is of plans that train; this job serves.", hint="leave --sensitivity out.")
     with output.working("planning"):
         answer = find_serving(request, top=max(wanted.top, wanted.why or 1))
     if wanted.why is not None and wanted.why > len(answer.plans):
@@ -75,6 +80,16 @@ def _plan_serving(request: Request, wanted: Wanted, output: Output) -> None:
     from zhenfa.cli.serving_report import print_serving
 
     print_serving(answer, wanted, output)
+
+
+def _sensitivity(wanted: Wanted, answer: Answer, output: Output) -> Sensitivity | None:
+    """Return which input moves the answer most; None where that was not asked."""
+    if not wanted.sensitivity:
+        return None
+    from zhenfa.plan.sensitivity import sensitivity
+
+    with output.progress("moving inputs") as move:
+        return sensitivity(answer, progress=move)
 
 
 def _why(wanted: Wanted, answer: Answer) -> Why | None:

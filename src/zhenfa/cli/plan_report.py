@@ -10,12 +10,14 @@ from zhenfa import units
 from zhenfa.cli import plan_detail
 from zhenfa.cli.console import Output
 from zhenfa.cli.plan import Wanted
+from zhenfa.cli.plan_sensitivity import print_sensitivity
 from zhenfa.cli.plan_why import print_why
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, band, bare, batches, of, parameters
 from zhenfa.plan import Answer, Ranked
 from zhenfa.plan.explain import Why
+from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.spec.plan import Pipeline, Stage
 
 SCHEDULES: Final = {
@@ -26,7 +28,9 @@ KINDS_SHOWN: Final = 4
 REASONS_SHOWN: Final = 5
 
 
-def print_answer(answer: Answer, wanted: Wanted, output: Output, why: Why | None = None) -> None:
+def print_answer(
+    answer: Answer, wanted: Wanted, output: Output, why: Why | None = None, moved: Sensitivity | None = None
+) -> None:
     """Print the answer as far as it was asked for."""
     _print_subject(answer, output)
     left_out = _print_plans(answer, wanted.top, output)
@@ -38,6 +42,8 @@ def print_answer(answer: Answer, wanted: Wanted, output: Output, why: Why | None
         left_out += plan_detail.print_detail(answer, output)
     if why is not None:
         left_out += print_why(why, output)
+    if moved is not None:
+        left_out += print_sensitivity(moved, output)
     _print_ground(answer, output)
     if output.cite:
         output.sources(answer.best.estimate.sources)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zhenfa.estimate.detail import Detail, detail
 from zhenfa.plan.explain import Why
-from zhenfa.plan.why_documents import WhyPart, why_part
+from zhenfa.plan.sensitivity import Sensitivity
+from zhenfa.plan.why_documents import SensitivityPart, WhyPart, why_part
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.printed import Item, PlanData, Printed, ServingPlanData
 from zhenfa.spec.result import Figures, Operating, StageFigures, Walls
@@ -115,6 +116,7 @@ class Plans(Printed):
     task: Literal["train", "serve"] = "train"
     front: tuple[FrontPart, ...] = ()
     gap: float = 0.0
+    sensitivity: SensitivityPart | None = None
 
 
 def detail_part(found: Detail) -> PlanDetail:
@@ -141,7 +143,14 @@ def detail_part(found: Detail) -> PlanDetail:
     )  # fmt: skip
 
 
-def to_document(answer: Answer, top: int | None = None, *, detailed: bool = False, why: Why | None = None) -> Plans:
+def to_document(
+    answer: Answer,
+    top: int | None = None,
+    *,
+    detailed: bool = False,
+    why: Why | None = None,
+    sensitivity: Sensitivity | None = None,
+) -> Plans:
     """Return the first ``top`` plans of an answer (default: all) as a document."""
     plans = [
         RankedPlan(
@@ -158,4 +167,5 @@ def to_document(answer: Answer, top: int | None = None, *, detailed: bool = Fals
         job=answer.request.job.name, machine=formation.name, emulated=formation.emulated, cards=formation.cards,
         plans=tuple(plans), considered=answer.considered, costed=answer.costed, rejected=answer.rejected,
         seconds=answer.seconds, why=None if why is None else why_part(why),
+        sensitivity=None if sensitivity is None else sensitivity_part(sensitivity),
     )  # fmt: skip

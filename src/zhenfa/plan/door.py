@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zhenfa.errors import InputError
-from zhenfa.plan.answer import Answer, estimate_plan, find_plans
+from zhenfa.plan.answer import estimate_plan, find_plans
 from zhenfa.plan.request import Request, make_request, read_request
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Machine
@@ -32,8 +32,9 @@ class Planner:
         *,
         assume: Mapping[str, str | float] | None = None,
         top: int = 5,
-    ) -> Answer:
-        """Return the ``top`` quickest plans for a job on a machine.
+    ) -> Any:
+        """Return the ``top`` best plans for a job on a machine: an :class:`Answer` where the job trains, a
+        :class:`~zhenfa.plan.serving.ServingAnswer` where it serves. Both have ``best``, ``plans`` and ``to_json()``.
 
         ``job``: the path of a job file, the mapping that such a file holds, or a :class:`zhenfa.Job`. ``machine``: a
         catalog name, the path of a machine file, its mapping, or a :class:`zhenfa.Machine`; by default the job's own.
@@ -42,7 +43,12 @@ class Planner:
         Raises the errors of :mod:`zhenfa.errors`: :class:`~zhenfa.errors.InputError` and what is below it for what
         cannot be used, :class:`~zhenfa.errors.InfeasibleError` where nothing fits.
         """
-        return find_plans(request_for(job, machine, assume=assume), top=_whole(top))
+        request = request_for(job, machine, assume=assume)
+        if request.serves:
+            from zhenfa.plan.serving import find_serving
+
+            return find_serving(request, top=_whole(top))
+        return find_plans(request, top=_whole(top))
 
 
 def request_for(

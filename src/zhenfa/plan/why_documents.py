@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from zhenfa.plan.explain import Gap, Why
+from zhenfa.plan.sensitivity import Row, Sensitivity
+from zhenfa.spec.fact import Tag
 from zhenfa.spec.printed import Item, PlanData
 from zhenfa.spec.result import Figures
 
@@ -98,3 +100,66 @@ def _gaps(gaps: tuple[Gap, ...]) -> tuple[GapPart, ...]:
     return tuple(
         GapPart(what=one.what, first=one.first, other=one.other, difference=one.gap, share=one.share) for one in gaps
     )
+
+
+class OtherBest(Item):
+    """Another plan that becomes the best with an input moved by the factor ``at``, and how much better it is there."""
+
+    at: float
+    layout: str
+    better: float
+
+
+class InputPart(Item):
+    """One number moved: by the factors ``low`` and ``high`` (``why``). What that does to the answer, to the seconds of
+    a step and to the energy of a token, as shares, at both ends; ``elasticity``: per cent of the answer for each of
+    the input. ``asked``: who could tell the number (maker, measure). ``problem``: why the plan does not run at an end.
+    ``best_changes`` is null where the search was not run again."""
+
+    name: str
+    value: float | None
+    dimension: str
+    tag: Tag
+    asked: str
+    low: float
+    high: float
+    why: str
+    answer: tuple[float, float]
+    step: tuple[float, float]
+    energy: tuple[float, float] | None
+    span: float
+    elasticity: float | None
+    problem: str
+    best_changes: bool | None
+    others: tuple[OtherBest, ...]
+
+
+class SensitivityPart(Item):
+    """``--sensitivity``: which input moves the answer of the first plan most, widest first. ``answer``: what is counted
+    for each token, by the job's objective; ``ask_first``: the widest input that is assumed or a claim."""
+
+    objective: str
+    answer: float
+    inputs: tuple[InputPart, ...]
+    still: tuple[str, ...]
+    ask_first: str | None
+
+
+def sensitivity_part(found: Sensitivity) -> SensitivityPart:
+    """Return which input moves the answer most as a part of a document."""
+    first = found.ask_first
+    return SensitivityPart(
+        objective=found.objective, answer=found.now.answer, inputs=tuple(map(_input, found.rows)), still=found.still,
+        ask_first=None if first is None else first.input.name,
+    )  # fmt: skip
+
+
+def _input(row: Row) -> InputPart:
+    one = row.input
+    return InputPart(
+        name=one.name, value=one.value, dimension=one.dimension, tag=one.tag, asked=one.asked, low=one.low,
+        high=one.high, why=one.why, answer=row.ends(), step=row.ends("step"),
+        energy=None if row.now.energy is None else row.ends("energy"), span=row.span(), elasticity=row.elasticity,
+        problem=row.low.problem or row.high.problem, best_changes=bool(row.others) if row.searched else None,
+        others=tuple(OtherBest(at=other.at, layout=other.layout, better=other.better) for other in row.others),
+    )  # fmt: skip
