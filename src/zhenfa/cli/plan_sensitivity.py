@@ -11,7 +11,7 @@ from zhenfa.cli.words import bare, signed
 from zhenfa.plan.sensitivity import Row, Sensitivity
 
 SHOWN: Final = 14
-BAR: Final = 12
+BAR: Final = 10
 ANSWERS: Final = {"cost": "money for a token", "energy": "energy of a token"}
 TIME: Final = "time for a token, failures included"
 
@@ -21,17 +21,16 @@ def print_sensitivity(found: Sensitivity, output: Output) -> list[str]:
     out = output.data
     answer = ANSWERS.get(found.objective, TIME)
     out.head("What moves the answer most", f"({answer}, of plan 1; each input by its own uncertainty, estimated)")
-    rows = found.rows[:SHOWN]
+    rows = found.widest(SHOWN)
     columns = (
-        Column("input", style="strong", wrap=24), Column("now", right=True, drop=2), Column("moved by", drop=1),
-        Column("answer"), Column("energy", drop=4), Column("elasticity", right=True, drop=3), Column("tag", drop=5),
-        Column(""),
+        Column("input", style="strong", wrap=28), Column("now", right=True, drop=2), Column("moved by", drop=1),
+        Column("answer"), Column("energy", drop=4), Column("elasticity", right=True, drop=3), Column(""),
     )  # fmt: skip
     cells = [
         (
             row.input.name, _now(row), f"x{row.input.low:.2f}-{row.input.high:.2f}", _ends(row, "answer"),
             "" if row.now.energy is None else _ends(row, "energy"),
-            "-" if row.elasticity is None else f"{row.elasticity:+.2f}", row.input.tag,
+            _elasticity(row),
             out.bar(found.share(row), BAR),
         )
         for row in rows
@@ -66,6 +65,13 @@ def _now(row: Row) -> str:
     return units.show(value, cast(units.Dimension, dimension))
 
 
+def _elasticity(row: Row) -> str:
+    value = row.elasticity
+    if value is None:
+        return "-"
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
 def _ends(row: Row, name: str) -> str:
     low, high = row.ends(name)
     return f"{signed(low)} / {signed(high)}"
@@ -73,7 +79,7 @@ def _ends(row: Row, name: str) -> str:
 
 def _note(row: Row) -> str:
     """Say where the range is from, and what becomes of the plan."""
-    words = [row.input.why]
+    words = [row.input.why if row.input.tag in row.input.why else f"{row.input.tag}; {row.input.why}"]
     if row.low.problem or row.high.problem:
         words.append("the plan no longer fits at an end")
     if row.searched and not row.others:

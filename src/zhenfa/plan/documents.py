@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from zhenfa.estimate.detail import Detail, detail
 from zhenfa.plan.explain import Why
 from zhenfa.plan.sensitivity import Sensitivity
-from zhenfa.plan.why_documents import SensitivityPart, WhyPart, why_part
+from zhenfa.plan.why_documents import SensitivityPart, WhyPart, sensitivity_part, why_part
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.printed import Item, PlanData, Printed, ServingPlanData
 from zhenfa.spec.result import Figures, Operating, StageFigures, Walls

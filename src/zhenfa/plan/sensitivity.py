@@ -120,6 +120,11 @@ class Sensitivity:
         """Return for how many inputs the search was run again."""
         return sum(row.searched for row in self.rows)
 
+    def widest(self, most: int, least: float = 0.0005) -> tuple[Row, ...]:
+        """Return the first rows, those that move less than ``least`` of the answer and of the energy left out."""
+        worth = [row for row in self.rows if max(row.key) >= least or row.low.problem or row.high.problem]
+        return tuple(worth[:most])
+
     def share(self, row: Row) -> float:
         """Return a row's range over the widest."""
         widest = max(one.span() for one in self.rows)
