@@ -18,6 +18,7 @@ from zhenfa import catalog
 from zhenfa.cli import schemas
 from zhenfa.errors import CapabilityError, InputError, UnknownNameError
 from zhenfa.plan import find_plans, make_request, merit
+from zhenfa.plan.best_plan import LOST, of_training
 from zhenfa.plan.compare import Comparison, Entry, compare, enter, plan_one
 from zhenfa.plan.contest_documents import ComparisonDocument
 from zhenfa.spec.job import Job, Workload
@@ -77,14 +78,14 @@ def test_each_machine_has_its_own_best_plan(contest: Comparison) -> None:
     assert [entry.name for entry in contest.entries] == ["hgx-b200", "hgx-h100", "hgx-h20", "sd200"]
     for entry in contest.planned:
         best = find_plans(make_request(JOB, on=entry.name), top=1).best
-        assert entry.estimate is not None
-        assert entry.estimate.plan == best.plan
-        assert entry.estimate.figures == best.estimate.figures
+        assert entry.best is not None
+        assert entry.best.plan == best.plan
+        assert entry.best.figures == best.estimate.figures
 
 
 def test_a_machine_without_a_plan_stays_in_with_its_reason(contest: Comparison) -> None:
     last = contest.entries[-1]
-    assert last.estimate is None
+    assert last.best is None
     assert last.problem is not None
     assert last.problem.kind == "missing fact"
     assert "inspur-sd200-card.peak.bf16 is undisclosed" in last.problem.message
@@ -116,8 +117,8 @@ def test_ranked_by_what_was_asked(by: Any) -> None:
 
 def test_what_a_plan_is_worth_is_counted_from_its_figures(contest: Comparison) -> None:
     entry = compare(JOB, enter(JOB, FOUR[:2], assume={"nvidia-h100-sxm.price": "36 CNY/h"}), processes=1).entries[0]
-    assert entry.estimate is not None
-    figures, power = entry.estimate.figures, entry.estimate.operating.facility_power_w.value
+    assert entry.best is not None
+    figures, power = entry.best.figures, entry.best.operating.facility_power_w.value
     assert entry.per_kilowatt.value == pytest.approx(figures.tokens_per_s.value / (power / 1000))  # type: ignore[operator]
     lasting = figures.ettr.value
     assert entry.per_money.value == pytest.approx(figures.tokens_per_s.value * lasting * 3600 / (8 * 36))  # type: ignore[operator]
@@ -130,10 +131,10 @@ def test_equal_size_is_the_smallest_plan(contest: Comparison) -> None:
     found = compare(JOB, enter(JOB, ("hgx-h100", "gb200-nvl72")), processes=1)
     assert found.equal_cards == 8
     for entry in found.planned:
-        each = entry.estimate.figures.tokens_per_s_per_card.value  # type: ignore[union-attr]
+        each = entry.best.figures.tokens_per_s_per_card.value  # type: ignore[union-attr]
         assert found.at_equal_cards(entry).value == pytest.approx(8 * each)  # type: ignore[operator]
-    least = min(found.planned, key=lambda entry: entry.estimate.operating.facility_power_w.value)  # type: ignore
-    assert found.at_equal_power(least).value == pytest.approx(least.estimate.figures.tokens_per_s.value)  # type: ignore
+    least = min(found.planned, key=lambda entry: entry.best.operating.facility_power_w.value)  # type: ignore
+    assert found.at_equal_power(least).value == pytest.approx(least.best.figures.tokens_per_s.value)  # type: ignore
 
 
 def test_bands_that_overlap_cannot_be_told_apart(contest: Comparison) -> None:
@@ -155,8 +156,8 @@ def test_groups_hold_exactly_the_pairs_that_overlap(bands: list[tuple[float, flo
     entries = []
     for number, (low, wide) in enumerate(bands):
         rate = Figure(value=low + wide / 2, unit="tokens/s", p10=low, p90=low + wide)
-        estimate = Estimate(plan=PLAN, figures=Figures(tokens_per_s=rate), walls=Walls())
-        entries.append(Entry(str(number), "", FORMATION, estimate))
+        best = of_training(Estimate(plan=PLAN, figures=Figures(tokens_per_s=rate), walls=Walls()))
+        entries.append(Entry(str(number), "", FORMATION, best))
     found = Comparison(JOB, "throughput", tuple(entries), None, 0.0)
     pairs = {(one.name, other.name) for group in found.level for one in group for other in group if one is not other}
     assert pairs == {(one.name, other.name) for one in entries for other in found.level_with(one)}
@@ -168,7 +169,7 @@ def test_the_parts_of_the_bar_add_up(contest: Comparison) -> None:
     for entry in contest.planned:
         shares = contest.shares(entry)
         assert sum(shares.values()) == pytest.approx(1.0)
-        assert shares[merit.LOST] == pytest.approx(1 - entry.estimate.figures.ettr.value)  # type: ignore
+        assert shares[LOST] == pytest.approx(1 - entry.best.figures.ettr.value)  # type: ignore
 
 
 def test_cards_of_each(contest: Comparison) -> None:
@@ -197,12 +198,6 @@ def test_machines_are_named_once() -> None:
         enter(JOB, ("cloudmatrix384", "cm384"))
     with pytest.raises(UnknownNameError, match="Did you mean 'hgx-h100'"):
         enter(JOB, ("hgx-h10", "hgx-h20"))
-
-
-def test_a_job_that_serves_is_refused(zhenfa: Call) -> None:
-    shown = zhenfa("compare", "serving.yaml", "--on", "hgx-h100,hgx-h20")
-    assert shown.code == CapabilityError.exit_code
-    assert "'small' serves" in shown.err
 
 
 def test_an_assumption_goes_to_the_machines_that_know_it(zhenfa: Call) -> None:

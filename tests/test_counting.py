@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from zhenfa.plan.best_plan import of_training
 from zhenfa.plan.compare import Entry, Problem
 from zhenfa.plan.counting import WITNESSES, Counts
 from zhenfa.spec.plan import Pipeline, Plan, Stage
@@ -24,7 +25,7 @@ def entry(rate: float) -> Entry:
     if rate <= 0:
         return Entry("m", "m", None, problem=Problem("does not fit", "no."))
     figures = Figures(tokens_per_s=Figure(value=rate, unit="tokens/s"))
-    return Entry("m", "m", None, Estimate(plan=PLAN, figures=figures, walls=Walls()))
+    return Entry("m", "m", None, of_training(Estimate(plan=PLAN, figures=figures, walls=Walls())))
 
 
 def counts(rate: Callable[[int], float], step: int = 1, most: int = 100_000) -> Counts:

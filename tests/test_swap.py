@@ -68,7 +68,7 @@ def test_the_band_joins_both_sides(away: Swap) -> None:
     assert away.trust is not None
     low, high = away.trust
     assert low < 1 < high
-    sides = [one.estimate.figures.tokens_per_s for one in (away.old, away.new) if one.estimate]
+    sides = [one.best.figures.tokens_per_s for one in (away.old, away.new) if one.best]
     for figure in sides:
         assert low < (figure.p10 or 0) / (figure.value or 1) or low < (figure.value or 1) / (figure.p90 or 1)
     assert away.lower is not None
@@ -91,7 +91,7 @@ def test_there_and_back_again(away: Swap) -> None:
 
 def test_where_the_difference_lies(away: Swap) -> None:
     for entry, side in ((away.old, 0), (away.new, 1)):
-        estimate = entry.estimate
+        estimate = entry.best
         assert estimate is not None
         useful = estimate.figures.tokens_per_s.value * estimate.figures.ettr.value  # type: ignore[operator]
         whole = 1e6 * estimate.plan.cards / useful

@@ -21,7 +21,7 @@ class Wanted:
     job: str
     on: Sequence[str] = ()
     assume: Sequence[str] = ()
-    by: By = "throughput"
+    by: By | None = None
     cards: int | None = None
     jobs: int | None = None
     detail: bool = False

@@ -49,8 +49,8 @@ def _bars(axis: Any, found: Comparison, entries: Sequence[Entry]) -> None:
         axis.barh(range(len(entries)), widths, left=ends, color=colour, label=label, height=0.62)
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
     for place, entry in enumerate(entries):
-        if entry.estimate:
-            axis.annotate(f" {entry.estimate.walls.binding} binds", (1.0, place), va="center", fontsize=8)
+        if entry.best:
+            axis.annotate(f" {entry.best.walls.binding} binds", (1.0, place), va="center", fontsize=8)
     axis.set_yticks(range(len(entries)), [title(entry) for entry in entries], fontsize=9)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.24)

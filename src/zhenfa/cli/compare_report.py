@@ -12,10 +12,12 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import NAMES
 from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, of, ratio
+from zhenfa.plan.best_plan import BestPlan
 from zhenfa.plan.compare import Comparison, Entry
 from zhenfa.plan.merit import By
 from zhenfa.spec.job import Job
-from zhenfa.spec.result import Estimate, Figure
+from zhenfa.spec.plan import Plan
+from zhenfa.spec.result import Figure
 from zhenfa.spec.serving import ServingWorkload
 
 ASKED: Final[dict[By, str]] = {
@@ -49,10 +51,13 @@ def print_comparison(found: Comparison, wanted: Wanted, output: Output) -> None:
             out.text(common, first="   to move any of them: ", style="dim")
         out.head("Best plans")
         left_out += out.table(plan_table(found))
+        for entry in found.planned:
+            for words in entry.best.quality if entry.best else ():
+                out.text(words, first=f"   {entry.name}, may change what the model says: ", style="dim")
     _print_without(found, output)
     _print_ground(found, wanted, output)
     if output.cite:
-        output.sources(line for entry in found.planned if entry.estimate for line in entry.estimate.sources)
+        output.sources(line for entry in found.planned if entry.best for line in entry.best.sources)
     _suggest(found, wanted, output)
     output.left_out(left_out)
 
@@ -67,12 +72,17 @@ def _print_subject(found: Comparison, output: Output) -> None:
 def workload_words(job: Job) -> str:
     """Return what a job asks for, in one line."""
     workload = job.workload
-    if isinstance(workload, ServingWorkload):
-        words = f"prompts of {workload.input_length:,} tokens, answers of {workload.output_length:,}"
-        for name, target in (("TTFT", workload.ttft_target), ("TPOT", workload.tpot_target)):
-            words += "" if target is None else f", {name} {units.show(target, 'time')}"
-        return words
-    return f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision}"
+    if not isinstance(workload, ServingWorkload):
+        return f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision}"
+    load = "the most requests/s"
+    if workload.request_rate is not None:
+        load = f"{bare(workload.request_rate)} requests/s"
+    elif workload.concurrency is not None:
+        load = f"{workload.concurrency:,.0f} requests at once"
+    words = f"{workload.mean_input:,.0f} tokens in, {workload.mean_output:,.0f} out; {load}"
+    for name, target in (("TTFT", workload.ttft_target), ("TPOT", workload.tpot_target)):
+        words += "" if target is None else f", mean {name} {units.show(target, 'time')} at most"
+    return words
 
 
 def marked(figure: Figure) -> str:
@@ -96,7 +106,8 @@ def contest_table(found: Comparison) -> Table:
     columns = (
         Column("#", right=True), Column("machine"), Column("cards", right=True, drop=1),
         Column("tokens/s", right=True), Column("p10-p90", right=True, drop=6), Column("per card", right=True),
-        Column("per kW", right=True), Column("per CNY", right=True, drop=2), Column("step", right=True, drop=5),
+        Column("per kW", right=True), Column("per CNY", right=True, drop=2), Column("requests/s", right=True, drop=4),
+        Column("TTFT", right=True, drop=5), Column("TPOT", right=True, drop=3), Column("step", right=True, drop=5),
         Column("p10-p90", right=True, drop=9), Column("MFU", right=True, drop=3), Column("ETTR", right=True, drop=7),
         Column("goodput", right=True, drop=8), Column("binds", drop=4), Column("level with", drop=10),
     )  # fmt: skip
@@ -105,19 +116,29 @@ def contest_table(found: Comparison) -> Table:
 
 
 def _row(found: Comparison, entry: Entry) -> tuple[str, ...]:
-    if entry.estimate is None:
+    if entry.best is None:
         reason = entry.problem.kind if entry.problem else ""
-        return ("-", title(entry), _count(entry), "no plan", "", "-", "-", "", "", "", "", "", "", reason, "")
-    figures, operating = entry.estimate.figures, entry.estimate.operating
+        return ("-", title(entry), _count(entry), "no plan", "", "-", "-", *[""] * 9, reason, "")
+    figures, operating = entry.best.figures, entry.best.operating
     place = found.rank(entry)
     money = marked(entry.per_money) if found.priced else ""
     return (
         "-" if place is None else str(place), title(entry), _count(entry), marked(figures.tokens_per_s),
         band(figures.tokens_per_s), marked(figures.tokens_per_s_per_card), _power(entry), money,
-        units.show(figures.step_time_s.value, "time"), band(figures.step_time_s), share(figures.mfu),
-        share(figures.ettr), share(operating.goodput), entry.estimate.walls.binding,
+        _known(bare(figures.requests_per_s.value)), _time(figures.ttft_s), _time(figures.tpot_s),
+        _time(figures.step_time_s), band(figures.step_time_s) or band(figures.tpot_s), _known(share(figures.mfu)),
+        _known(share(figures.ettr)), _known(share(operating.goodput)), entry.best.walls.binding,
         ", ".join(str(found.rank(one)) for one in found.level_with(entry)),
     )  # fmt: skip
+
+
+def _known(shown: str) -> str:
+    """Return a cell, empty where there is no figure, so that a column without any is left out."""
+    return "" if shown == "-" else shown
+
+
+def _time(figure: Figure) -> str:
+    return "" if figure.value is None else units.show(figure.value, "time")
 
 
 def _count(entry: Entry) -> str:
@@ -129,17 +150,19 @@ def _power(entry: Entry) -> str:
 
 
 def _print_legend(found: Comparison, output: Output) -> None:
-    out = output.data
+    out, serves = output.data, isinstance(found.job.workload, ServingWorkload)
     lines = {
-        "p10-p90": "four of five measured steps of such jobs lay in this band",
+        "tokens/s": "output tokens" if serves else "",
+        "p10-p90": f"four of five measured {'TPOT' if serves else 'steps'} of such jobs lay in this band",
         "per kW": "tokens/s per kW of facility power while the cards work",
         "per CNY": _words_on_prices(found),
-        "ETTR": "share of wall-clock time that is not lost to failures; goodput: scheduling x ETTR x MFU",
+        "ETTR": "" if serves else "share of wall-clock time not lost to failures; goodput: scheduling x ETTR x MFU",
         "tags": LEGEND,
     }
     out.line()
     for label, words in lines.items():
-        out.text(words, first=f"   {label:<8} ", style="dim")
+        if words:
+            out.text(words, first=f"   {label:<8} ", style="dim")
     without = found.without_pue
     if without:
         names = ", ".join(entry.name for entry in without)
@@ -179,7 +202,7 @@ def equal_table(found: Comparison) -> Table:
     rows = []
     for entry in found.planned:
         by_cards, by_power = found.at_equal_cards(entry), found.at_equal_power(entry)
-        watts = entry.estimate.operating.facility_power_w.value if entry.estimate else None
+        watts = entry.best.operating.facility_power_w.value if entry.best else None
         known = by_power.value is not None
         rows.append((
             entry.name, marked(by_cards), ratio(by_cards.value, cards_first), band(by_cards),
@@ -195,14 +218,14 @@ def walls_table(found: Comparison) -> Table:
         Column("machine"), *(Column(name, right=True) for name in NAMES), Column("J/token", right=True, drop=2),
         Column("most of the step", drop=1),
     )  # fmt: skip
-    rows = [_walls(entry, entry.estimate) for entry in found.planned if entry.estimate]
+    rows = [_walls(entry, entry.best) for entry in found.planned if entry.best]
     notes = [] if _common_advice(found) else _advice(found)
     return Table(columns, tuple(rows), tuple(notes), "to move it", room=44)
 
 
 def _advice(found: Comparison) -> list[str]:
-    estimates = [entry.estimate for entry in found.planned if entry.estimate]
-    return [str(getattr(one.walls, one.walls.binding).advice) for one in estimates]
+    known = [entry.best for entry in found.planned if entry.best]
+    return [str(getattr(one.walls, one.walls.binding).advice) for one in known]
 
 
 def _common_advice(found: Comparison) -> str:
@@ -211,38 +234,41 @@ def _common_advice(found: Comparison) -> str:
     return words.pop() if len(words) == 1 else ""
 
 
-def _walls(entry: Entry, estimate: Estimate) -> tuple[str, ...]:
+def _walls(entry: Entry, best: BestPlan) -> tuple[str, ...]:
     cells = []
     for name in NAMES:
-        wall = getattr(estimate.walls, name).share
+        wall = getattr(best.walls, name).share
         shown = "-" if wall is None else f"{wall:.1%}"
-        cells.append(f"> {shown}" if estimate.walls.binding == name else shown)
-    largest = max(estimate.parts_s, key=lambda part: estimate.parts_s[part], default="")
-    return (entry.name, *cells, marked(estimate.figures.energy_j_per_token), largest)
+        cells.append(f"> {shown}" if best.walls.binding == name else shown)
+    largest = max(best.parts_s, key=lambda part: best.parts_s[part], default="")
+    return (entry.name, *cells, marked(best.figures.energy_j_per_token), largest)
 
 
 def plan_table(found: Comparison) -> Table:
     """Return the layout of each machine's best plan."""
     columns = (
-        Column("machine"), Column("layout", wrap=20), Column("schedule", drop=2), Column("cards used", right=True),
+        Column("machine"), Column("layout", wrap=20), Column("runs", drop=2), Column("cards used", right=True),
         Column("memory", right=True, drop=1),
     )  # fmt: skip
     rows = [
         (
-            entry.name, entry.layout, entry.estimate.plan.schedule,
-            f"{entry.estimate.plan.cards:,} of {_count(entry)}", _memory(entry.estimate),
+            entry.name, entry.best.layout, _way(entry.best),
+            f"{entry.best.plan.cards:,} of {_count(entry)}", _memory(entry.best),
         )
         for entry in found.planned
-        if entry.estimate
+        if entry.best
     ]  # fmt: skip
     return table(columns, rows)
 
 
-def _memory(estimate: Estimate) -> str:
-    fullest = max(estimate.stages, key=lambda one: one.memory_bytes / (one.capacity_bytes or 1.0), default=None)
-    if fullest is None or fullest.capacity_bytes is None:
-        return ""
-    return of(fullest.memory_bytes, fullest.capacity_bytes)
+def _way(best: BestPlan) -> str:
+    """Return the schedule of a plan that trains, the engine and its weights of one that serves."""
+    plan = best.plan
+    return plan.schedule if isinstance(plan, Plan) else f"{plan.engine}, {plan.weights}"
+
+
+def _memory(best: BestPlan) -> str:
+    return of(*best.memory) if best.memory is not None else ""
 
 
 def _print_without(found: Comparison, output: Output) -> None:
@@ -262,7 +288,7 @@ def _print_ground(found: Comparison, wanted: Wanted, output: Output) -> None:
     if wanted.detail:
         for entry in found.planned:
             out.head(f"Rests on, {entry.name}")
-            out.items(entry.estimate.assumptions if entry.estimate else ())
+            out.items(entry.best.assumptions if entry.best else ())
         return
     yours = dict.fromkeys(
         f"{name} = {value} (yours)"

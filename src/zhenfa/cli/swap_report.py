@@ -13,12 +13,14 @@ from zhenfa.cli.swap import Wanted
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import NAMES
 from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, ratio, short
+from zhenfa.plan.best_plan import BestPlan
 from zhenfa.plan.compare import Entry
 from zhenfa.plan.counting import WITNESSES
 from zhenfa.plan.merit import hourly_price, useful
 from zhenfa.plan.swap import Swap, cards_of
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import CardPool
+from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure
 
 COUNTS_SHOWN: Final = 8
@@ -41,7 +43,7 @@ def print_swap(found: Swap, wanted: Wanted, output: Output) -> None:
     _print_search(found, wanted, output)
     _print_ground(found, wanted, output)
     if output.cite:
-        output.sources(line for one in (found.old, found.new) if one.estimate for line in one.estimate.sources)
+        output.sources(line for one in (found.old, found.new) if one.best for line in one.best.sources)
     _suggest(found, wanted, output)
     output.left_out(left_out)
 
@@ -98,10 +100,17 @@ def _hardware(found: Swap) -> Iterator[tuple[str, ...]]:
     yield ("cards", f"{found.replaced:,}", "", f"{found.cards:,}", "", ratio(found.cards, found.replaced))
     if len(old) != 1 or len(new) != 1:
         return
-    precision = found.new.estimate.plan.precision if found.new.estimate else "bf16"
+    precision = _format(found.new.best)
     for name, one, other in _facts(old[0], new[0], precision):
         mine, others = (fact.value if fact else None for fact in (one, other))
         yield (name, short(one), "", short(other), "", ratio(others, mine))
+
+
+def _format(best: BestPlan | None) -> str:
+    """Return the format in which a plan multiplies."""
+    if best is None:
+        return "bf16"
+    return best.plan.precision if isinstance(best.plan, Plan) else best.plan.weights
 
 
 def _facts(old: CardPool, new: CardPool, precision: str) -> Iterator[tuple[str, Fact | None, Fact | None]]:
@@ -116,7 +125,7 @@ def _facts(old: CardPool, new: CardPool, precision: str) -> Iterator[tuple[str, 
 
 
 def _figures(found: Swap) -> Iterator[tuple[str, ...]]:
-    old, new = found.old.estimate, found.new.estimate
+    old, new = found.old.best, found.new.best
     if old is None or new is None:
         return
     for name, one, other in (
@@ -138,7 +147,7 @@ def _figures(found: Swap) -> Iterator[tuple[str, ...]]:
     rent = [_rent(entry) for entry in (found.old, found.new)]
     if any(one.value is not None for one in rent):
         yield ("rent, CNY/h", marked(rent[0]), "", marked(rent[1]), "", ratio(rent[1].value, rent[0].value))
-    yield ("layout", found.old.layout, "", found.new.layout, "", "")
+    yield ("layout", old.layout, "", new.layout, "", "")
     for name in NAMES:
         one, other = getattr(old.walls, name).share, getattr(new.walls, name).share
         if one is not None or other is not None:
@@ -156,9 +165,9 @@ def _wall(value: float | None) -> str:
 
 
 def _rent(entry: Entry) -> Figure:
-    if entry.estimate is None or entry.formation is None:
+    if entry.best is None or entry.formation is None:
         return Figure()
-    return hourly_price(entry.estimate, entry.formation)
+    return hourly_price(entry.best, entry.formation)
 
 
 def spent_table(found: Swap) -> Table:
@@ -204,11 +213,11 @@ def _print_search(found: Swap, wanted: Wanted, output: Output) -> None:
         shown = sorted(near)
     columns = (Column("cards", right=True), Column("tokens/s", right=True), Column("of the old", right=True),
                Column("no plan", wrap=30))  # fmt: skip
-    old = found.old.estimate.figures.tokens_per_s.value if found.old.estimate else None
+    old = found.old.best.figures.tokens_per_s.value if found.old.best else None
     rows = []
     for steps in shown:
         entry = counts.points[steps]
-        rate = entry.estimate.figures.tokens_per_s.value if entry.estimate else None
+        rate = entry.best.figures.tokens_per_s.value if entry.best else None
         problem = entry.problem.kind if entry.problem else ""
         rows.append((f"{steps * counts.step:,}", bare(rate), ratio(rate, old), problem))
     out.table(table(columns, rows, strong=[shown.index(found.cards // counts.step)]), indent=2)
@@ -217,9 +226,9 @@ def _print_search(found: Swap, wanted: Wanted, output: Output) -> None:
 def _print_ground(found: Swap, wanted: Wanted, output: Output) -> None:
     out = output.data
     for entry in (found.old, found.new):
-        if wanted.detail and entry.estimate:
+        if wanted.detail and entry.best:
             out.head(f"Rests on, {entry.name}")
-            out.items(entry.estimate.assumptions)
+            out.items(entry.best.assumptions)
     yours = dict.fromkeys(
         f"{name} = {value} (yours)"
         for entry in (found.old, found.new)

@@ -1,7 +1,7 @@
 """The contest of systems on one job: the best plan of each machine, side by side, ranked.
 
-Every machine is planned by itself with :func:`zhenfa.plan.answer.find_plans`; a machine on which there is no plan stays
-in with its reason. Machines may be planned in several processes; the answer does not depend on how many.
+Every machine is planned by itself (:func:`zhenfa.plan.best_plan.find_best`); one on which there is no plan stays in
+with its reason. Machines may be planned in several processes; the answer does not depend on how many.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Final, Literal
 
 from zhenfa.errors import CapabilityError, InfeasibleError, InputError, MissingFactError, UnknownNameError, ZhenfaError
 from zhenfa.plan import merit
-from zhenfa.plan.answer import find_plans
+from zhenfa.plan.best_plan import BestPlan, find_best
 from zhenfa.plan.merit import By
 from zhenfa.plan.request import Request, find_machine, make_request, read_assumptions
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Formation, Machine
-from zhenfa.spec.result import Estimate, Figure
+from zhenfa.spec.result import Figure
 from zhenfa.spec.serving import ServingWorkload
 
 Kind = Literal["missing fact", "does not fit", "cannot run", "too small"]
@@ -60,13 +60,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Entry:
-    """How one machine fares. ``estimate`` of its best plan; ``problem`` where there is none."""
+    """How one machine fares. ``best``: its best plan; ``problem`` where there is none."""
 
     name: str
     title: str
     formation: Formation | None
-    estimate: Estimate | None = None
-    layout: str = ""
+    best: BestPlan | None = None
     problem: Problem | None = None
     considered: int = 0
     seconds: float = 0.0
@@ -74,14 +73,14 @@ class Entry:
     @cached_property
     def per_kilowatt(self) -> Figure:
         """Return tokens/s per kW of facility power."""
-        return Figure(unit="tokens/s/kW") if self.estimate is None else merit.per_kilowatt(self.estimate)
+        return Figure(unit="tokens/s/kW") if self.best is None else merit.per_kilowatt(self.best)
 
     @cached_property
     def per_money(self) -> Figure:
         """Return useful tokens per CNY."""
-        if self.estimate is None or self.formation is None:
+        if self.best is None or self.formation is None:
             return Figure(unit="tokens/CNY")
-        return merit.per_money(self.estimate, self.formation)
+        return merit.per_money(self.best, self.formation)
 
     @property
     def power_without_building(self) -> bool:
@@ -92,9 +91,9 @@ class Entry:
 
     def measure(self, by: By) -> Figure:
         """Return the figure that the machine is ranked by; empty where it has none."""
-        if self.estimate is None or self.formation is None:
+        if self.best is None or self.formation is None:
             return Figure()
-        return merit.measure(by)(self.estimate, self.formation)
+        return merit.measure(by)(self.best, self.formation)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Comparison:
     @property
     def planned(self) -> tuple[Entry, ...]:
         """Return the machines that have a plan."""
-        return tuple(entry for entry in self.entries if entry.estimate is not None)
+        return tuple(entry for entry in self.entries if entry.best is not None)
 
     @property
     def ranked(self) -> tuple[Entry, ...]:
@@ -160,23 +159,23 @@ class Comparison:
     @property
     def equal_cards(self) -> int | None:
         """Return the cards at which throughput is compared: those of the smallest plan."""
-        return min((entry.estimate.plan.cards for entry in self.planned if entry.estimate), default=None)
+        return min((entry.best.plan.cards for entry in self.planned if entry.best), default=None)
 
     @property
     def equal_power_w(self) -> float | None:
         """Return the facility power at which throughput is compared: that of the plan that draws least."""
-        known = (entry.estimate.operating.facility_power_w.value for entry in self.planned if entry.estimate)
+        known = (entry.best.operating.facility_power_w.value for entry in self.planned if entry.best)
         return min((value for value in known if value is not None), default=None)
 
     def shares(self, entry: Entry) -> dict[str, float]:
         """Return the parts of a machine's wall-clock time, what failures take among them: they add up to one."""
-        return {} if entry.estimate is None else merit.shares_of_time(entry.estimate)
+        return {} if entry.best is None else entry.best.shares
 
     def at_equal_cards(self, entry: Entry) -> Figure:
         """Return tokens/s of as many cards as the smallest plan has, at the same throughput per card."""
-        if entry.estimate is None or self.equal_cards is None:
+        if entry.best is None or self.equal_cards is None:
             return Figure(unit="tokens/s")
-        return merit.scaled(entry.estimate.figures.tokens_per_s_per_card, self.equal_cards, "tokens/s")
+        return merit.scaled(entry.best.figures.tokens_per_s_per_card, self.equal_cards, "tokens/s")
 
     def at_equal_power(self, entry: Entry) -> Figure:
         """Return tokens/s at the facility power of the plan that draws least, at the same throughput per kW."""
@@ -208,11 +207,6 @@ def enter(
 
     Raises :class:`InputError` for no machine, one alone, or one given twice, and what looking them up raises.
     """
-    if isinstance(job.workload, ServingWorkload):
-        raise CapabilityError(
-            f"job {job.name!r} serves, and machines are compared on jobs that train.",
-            hint="`zhenfa plan` plans it on one machine at a time.",
-        )
     if len(machines) < 2:
         words = "no machine is given" if not machines else "one machine alone is no contest"
         raise InputError(
@@ -317,27 +311,35 @@ def compare(
     job: Job,
     contenders: Sequence[Contender],
     *,
-    by: By = "throughput",
+    by: By | None = None,
     processes: int | None = None,
     cards: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Plan a job on every machine and rank them.
+    """Plan a job on every machine and rank them: by default by throughput, or where every machine takes the same load,
+    by throughput per card.
 
     ``processes`` to plan in at once; by default as many as there are cores, and none where the rest is likely to take
     less than :data:`SERIAL_S`. The answer is the same.
     """
     begun = time.perf_counter()
+    by = by or default_by(job)
     entries = _planned(contenders, processes, progress or (lambda done, total: None))
     entries.sort(key=lambda entry: _order(entry, by))
     return Comparison(job, by, tuple(entries), cards, time.perf_counter() - begun)
+
+
+def default_by(job: Job) -> By:
+    """Return what machines are ranked by where nothing was asked for."""
+    given = isinstance(job.workload, ServingWorkload) and job.workload.request_rate is not None
+    return "card" if given else "throughput"
 
 
 def _order(entry: Entry, by: By) -> tuple[int, float]:
     value = entry.measure(by).value
     if value is not None:
         return 0, -value
-    return (1 if entry.estimate is not None else 2), 0.0
+    return (1 if entry.best is not None else 2), 0.0
 
 
 def _planned(contenders: Sequence[Contender], processes: int | None, progress: Progress) -> list[Entry]:
@@ -370,10 +372,7 @@ def plan_one(contender: Contender) -> Entry:
         return entry
     begun = time.perf_counter()
     try:
-        answer = find_plans(contender.request, top=1)
+        best, considered, seconds = find_best(contender.request)
     except ZhenfaError as error:
         return replace(entry, problem=problem_of(error, formation), seconds=time.perf_counter() - begun)
-    best = answer.best
-    return replace(
-        entry, estimate=best.estimate, layout=best.layout, considered=answer.considered, seconds=answer.seconds
-    )
+    return replace(entry, best=best, considered=considered, seconds=seconds)

@@ -160,17 +160,17 @@ def to_document(found: Comparison) -> ComparisonDocument:
 
 
 def _contestant(found: Comparison, entry: Entry) -> Contestant:
-    estimate, problem = entry.estimate, entry.problem
+    best, problem = entry.best, entry.problem
     return Contestant(
         machine=entry.name, title=entry.title, rank=found.rank(entry),
         level_with=tuple(one.name for one in found.level_with(entry)),
         emulated=bool(entry.formation and entry.formation.emulated), cards=cards_of(entry.formation),
-        cards_used=estimate.plan.cards if estimate else None, layout=entry.layout,
-        plan=estimate.plan.to_data() if estimate else None, figures=estimate.figures if estimate else Figures(),
+        cards_used=best.plan.cards if best else None, layout=best.layout if best else "",
+        plan=best.plan.to_data() if best else None, figures=best.figures if best else Figures(),
         per_kw=entry.per_kilowatt, per_cny=entry.per_money, equal_cards=found.at_equal_cards(entry),
-        equal_power=found.at_equal_power(entry), walls=estimate.walls if estimate else None,
-        parts_s=estimate.parts_s if estimate else {}, operating=estimate.operating if estimate else Operating(),
-        assumptions=estimate.assumptions if estimate else (), sources=estimate.sources if estimate else (),
+        equal_power=found.at_equal_power(entry), walls=best.walls if best else None,
+        parts_s=best.parts_s if best else {}, operating=best.operating if best else Operating(),
+        assumptions=best.assumptions if best else (), sources=best.sources if best else (),
         no_plan=NoPlan(kind=problem.kind, message=problem.message, hint=problem.hint) if problem else None,
         considered=entry.considered, seconds=entry.seconds,
     )  # fmt: skip
@@ -208,12 +208,12 @@ def _count(found: Swap, steps: int) -> Count:
 
 
 def _side(entry: Entry) -> Side:
-    estimate, formation = entry.estimate, entry.formation
-    if estimate is None or formation is None:
+    best, formation = entry.best, entry.formation
+    if best is None or formation is None:
         raise InternalError("a side of a swap has no plan.")
     return Side(
-        machine=entry.name, title=entry.title, cards=cards_of(formation), cards_used=estimate.plan.cards,
-        layout=entry.layout, plan=estimate.plan.to_data(), figures=estimate.figures, per_kw=entry.per_kilowatt,
-        per_hour=hourly_price(estimate, formation), walls=estimate.walls, parts_s=estimate.parts_s,
-        operating=estimate.operating, assumptions=estimate.assumptions, sources=estimate.sources,
+        machine=entry.name, title=entry.title, cards=cards_of(formation), cards_used=best.plan.cards,
+        layout=best.layout, plan=best.plan.to_data(), figures=best.figures, per_kw=entry.per_kilowatt,
+        per_hour=hourly_price(best, formation), walls=best.walls, parts_s=best.parts_s,
+        operating=best.operating, assumptions=best.assumptions, sources=best.sources,
     )  # fmt: skip

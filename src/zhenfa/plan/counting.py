@@ -128,5 +128,5 @@ class Counts:
 
 def rate_of(entry: Entry) -> float:
     """Return the tokens/s of a machine's best plan; 0 where there is none."""
-    value = entry.estimate.figures.tokens_per_s.value if entry.estimate is not None else None
+    value = entry.best.figures.tokens_per_s.value if entry.best is not None else None
     return value or 0.0

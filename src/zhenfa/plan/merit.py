@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from zhenfa.laws import price as price_laws
+from zhenfa.plan.best_plan import BestPlan
 from zhenfa.spec.fact import Tag, weakest
 from zhenfa.spec.machine import Formation
-from zhenfa.spec.result import Estimate, Figure
+from zhenfa.spec.result import Figure
 
 By = Literal["throughput", "card", "power", "cost"]
 """What machines are ranked by: tokens/s, tokens/s per card, tokens/s per kW, tokens per CNY."""
@@ -16,13 +17,13 @@ By = Literal["throughput", "card", "power", "cost"]
 KILOWATT: Final = 1000.0
 
 
-def per_kilowatt(estimate: Estimate) -> Figure:
+def per_kilowatt(best: BestPlan) -> Figure:
     """Return tokens/s per kW of facility power while the cards work; empty, with the reason, where that is unknown.
 
     The band is that of the energy per token, which rests on the same step and the same power.
     """
-    rate, power = estimate.figures.tokens_per_s, estimate.operating.facility_power_w
-    joules = estimate.figures.energy_j_per_token
+    rate, power = best.figures.tokens_per_s, best.operating.facility_power_w
+    joules = best.figures.energy_j_per_token
     if rate.value is None or power.value is None:
         return Figure(unit="tokens/s/kW", note=joules.note)
     value = rate.value / (power.value / KILOWATT)
@@ -36,10 +37,10 @@ def unpriced(formation: Formation) -> tuple[str, ...]:
     return tuple(dict.fromkeys(card.id for card in cards if card.price.value is None))
 
 
-def hourly_price(estimate: Estimate, formation: Formation) -> Figure:
+def hourly_price(best: BestPlan, formation: Formation) -> Figure:
     """Return the CNY an hour of the cards that work; empty, naming what to supply, where a price is undisclosed."""
     total, tags = 0.0, list[Tag]()
-    for name, count in estimate.plan.cards_by_pool().items():
+    for name, count in best.plan.cards_by_pool().items():
         card = formation.pool(name).accelerator
         if card.price.value is None:
             way_out = f'no price of {card.id}: supply --assume {card.id}.price="18 CNY/h" (your value)'
@@ -49,9 +50,9 @@ def hourly_price(estimate: Estimate, formation: Formation) -> Figure:
     return Figure(value=total, unit="CNY/h", tag=weakest(*tags), note="rent of the cards, nothing else")
 
 
-def per_money(estimate: Estimate, formation: Formation) -> Figure:
+def per_money(best: BestPlan, formation: Formation) -> Figure:
     """Return useful tokens per CNY, time lost to failures paid for; empty where a price is undisclosed."""
-    rate, hourly, ettr = estimate.figures.tokens_per_s, hourly_price(estimate, formation), estimate.figures.ettr
+    rate, hourly, ettr = best.figures.tokens_per_s, hourly_price(best, formation), best.figures.ettr
     if rate.value is None or not hourly.value:
         return Figure(unit="tokens/CNY", note=hourly.note or "the cards cost nothing")
     lasting = 1.0 if ettr.value is None else ettr.value
@@ -61,23 +62,12 @@ def per_money(estimate: Estimate, formation: Formation) -> Figure:
     return Figure(value=value, unit="tokens/CNY", tag=weakest(rate.tag, hourly.tag), p10=low, p90=high, note=note)
 
 
-def useful(estimate: Estimate) -> Figure:
+def useful(best: BestPlan) -> Figure:
     """Return tokens/s that count: the throughput times ETTR, where one is estimated."""
-    rate, ettr = estimate.figures.tokens_per_s, estimate.figures.ettr
+    rate, ettr = best.figures.tokens_per_s, best.figures.ettr
     if rate.value is None or ettr.value is None:
         return rate
     return scaled(rate, ettr.value).model_copy(update={"tag": weakest(rate.tag, ettr.tag), "note": "throughput x ETTR"})
-
-
-LOST: Final = "lost to failures"
-
-
-def shares_of_time(estimate: Estimate) -> dict[str, float]:
-    """Return the parts of wall-clock time: those of the step along its busiest stage, and what failures take."""
-    lasting = 1.0 if estimate.figures.ettr.value is None else estimate.figures.ettr.value
-    step = sum(estimate.parts_s.values())
-    parts = {name: lasting * seconds / step for name, seconds in estimate.parts_s.items()} if step > 0 else {}
-    return {**parts, LOST: 1.0 - lasting}
 
 
 def scaled(figure: Figure, times: float, unit: str | None = None) -> Figure:
@@ -115,11 +105,11 @@ def _turned(value: float, like: Figure) -> tuple[float | None, float | None]:
     return value * like.value / like.p90, value * like.value / like.p10
 
 
-def measure(by: By) -> Callable[[Estimate, Formation], Figure]:
+def measure(by: By) -> Callable[[BestPlan, Formation], Figure]:
     """Return what gives the figure that machines are ranked by: more is better."""
     return {
-        "throughput": lambda estimate, formation: estimate.figures.tokens_per_s,
-        "card": lambda estimate, formation: estimate.figures.tokens_per_s_per_card,
-        "power": lambda estimate, formation: per_kilowatt(estimate),
+        "throughput": lambda best, formation: best.figures.tokens_per_s,
+        "card": lambda best, formation: best.figures.tokens_per_s_per_card,
+        "power": lambda best, formation: per_kilowatt(best),
         "cost": per_money,
     }[by]

@@ -18,12 +18,14 @@ from zhenfa.errors import InfeasibleError, InputError, MissingFactError, Unknown
 from zhenfa.estimate import bands
 from zhenfa.estimate.bands import Band
 from zhenfa.plan import merit
+from zhenfa.plan.best_plan import LOST, BestPlan
 from zhenfa.plan.compare import Contender, Entry, plan_one, sized
 from zhenfa.plan.counting import Counts, rate_of
 from zhenfa.plan.request import Request, find_machine, make_request, read_assumptions
 from zhenfa.plan.shape import Shape, find_shape
 from zhenfa.spec.job import Job, Limits
 from zhenfa.spec.machine import Machine
+from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure
 from zhenfa.spec.serving import ServingWorkload
 
@@ -33,7 +35,7 @@ WALL_OF: Final = {
     "arithmetic at peak": "compute", "below peak": "compute", "recomputation": "compute", "bubble": "compute",
     "waiting": "compute", "optimizer": "compute", "tensor": "communication", "expert": "communication",
     "context": "communication", "pipeline": "communication", "bridge": "communication", "data": "communication",
-    merit.LOST: "reliability",
+    LOST: "reliability",
 }  # fmt: skip
 
 
@@ -81,7 +83,7 @@ class Swap:
     @property
     def replaced(self) -> int:
         """Return the cards that work in the old plan: any more are idle there too."""
-        return self.old.estimate.plan.cards if self.old.estimate else 0
+        return self.old.best.plan.cards if self.old.best else 0
 
     @property
     def ratio(self) -> float:
@@ -133,10 +135,10 @@ def cards_of(entry: Entry) -> int:
 
 def card_seconds(entry: Entry) -> dict[str, float]:
     """Return the card-seconds that a million useful tokens take, by part of the busiest stage's step, and lost."""
-    if entry.estimate is None:
+    if entry.best is None:
         return {}
-    shares, rate = merit.shares_of_time(entry.estimate), merit.useful(entry.estimate).value or float("nan")
-    return {part: 1e6 * share * entry.estimate.plan.cards / rate for part, share in shares.items()}
+    rate = merit.useful(entry.best).value or float("nan")
+    return {part: 1e6 * share * entry.best.plan.cards / rate for part, share in entry.best.shares.items()}
 
 
 def trusted(old: Entry, new: Entry) -> tuple[float, float] | None:
@@ -160,7 +162,7 @@ def trusted(old: Entry, new: Entry) -> tuple[float, float] | None:
 
 
 def _relative(entry: Entry) -> tuple[float, float] | None:
-    rate = entry.estimate.figures.tokens_per_s if entry.estimate else Figure()
+    rate = entry.best.figures.tokens_per_s if entry.best else Figure()
     if not rate.value or rate.p10 is None or rate.p90 is None:
         return None
     return rate.p10 / rate.value, rate.p90 / rate.value
@@ -300,7 +302,7 @@ def _out_of_reach(asked: Asked, old: Entry, shape: Shape, counts: Counts) -> Exc
     best = max(entries, key=rate_of)
     last = entries[-1].problem
     wanted = f"{old.name} makes {rate_of(old):,.0f} tokens/s on {asked.job.name}"
-    if best.estimate is None:
+    if best.best is None:
         words = last.message if last else ""
         error = MissingFactError if last and last.kind == "missing fact" else InfeasibleError
         return error(f"{wanted}; no number of {shape.name} cards up to {cards_of(entries[-1]):,} has a plan: {words}",
@@ -310,12 +312,7 @@ def _out_of_reach(asked: Asked, old: Entry, shape: Shape, counts: Counts) -> Exc
         return MissingFactError(
             f"{wanted}; {shape.name} reaches {share}, and more need this: {last.message}", hint=last.hint
         )
-    plan, walls = best.estimate.plan, best.estimate.walls
-    each = plan.global_batch / plan.replicas
-    held = (
-        f"a global batch of {plan.global_batch:,} sequences over {plan.replicas:,} replicas leaves {each:.3g} a step "
-        f"to each ({best.layout}), and the {walls.binding} wall binds"
-    )
+    held = _held(best.best)
     if cards_of(entries[-1]) + shape.step > shape.most:
         held += f"; its outermost tier joins {shape.most:,} cards"
     return InfeasibleError(
@@ -323,3 +320,15 @@ def _out_of_reach(asked: Asked, old: Entry, shape: Shape, counts: Counts) -> Exc
         f"{cards_of(entries[-1]):,} planned. There {held}.",
         hint="a larger global batch lets more cards work, and so do lifted limits; or take another shape or card.",
     )  # fmt: skip
+
+
+def _held(best: BestPlan) -> str:
+    """Return what a plan that reaches no further is held by."""
+    plan, binds = best.plan, f"the {best.walls.binding} wall binds"
+    if not isinstance(plan, Plan):
+        return f"the plan is {best.layout}, and {binds}"
+    each = plan.global_batch / plan.replicas
+    return (
+        f"a global batch of {plan.global_batch:,} sequences over {plan.replicas:,} replicas leaves {each:.3g} a step "
+        f"to each ({best.layout}), and {binds}"
+    )
