@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from cli_runner import SMALL, Call, Outcome, caller, fill
 from zhenfa import catalog
 from zhenfa.cli import schemas
-from zhenfa.errors import CapabilityError, InputError, UnknownNameError
+from zhenfa.errors import InputError, UnknownNameError
 from zhenfa.plan import find_plans, make_request, merit
 from zhenfa.plan.best_plan import LOST, of_training
 from zhenfa.plan.compare import Comparison, Entry, compare, enter, plan_one
@@ -285,6 +285,43 @@ def test_the_next_command_can_be_typed(zhenfa: Call) -> None:
     assert [command[0] for command in commands] == ["plan", "compare"]
     for command in commands:
         assert zhenfa(*command).code == 0
+
+
+# Serving.
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 160])
+def test_the_screen_of_a_job_that_serves(zhenfa: Call, columns: int) -> None:
+    shown = zhenfa("compare", "serving.yaml", "--on", "hgx-h100,hgx-h20,sd200", columns=columns)
+    assert shown.code == 0, shown.err
+    assert shown.widest <= columns
+    rows = rows_of(shown, "Contest (estimated, most tokens/s first)")
+    assert [line.split()[:2] for line in rows[1:]] == [["1", "hgx-h100"], ["2", "hgx-h20"], ["-", "sd200"]]
+    assert "MFU" not in rows[0]
+    if columns >= 120:
+        for title in ("requests/s", "TTFT", "TPOT", "p10-p90"):
+            assert title in rows[0]
+    assert "sd200 (missing fact): " in shown.out
+
+
+def test_a_load_that_is_given_is_ranked_by_card(zhenfa: Call) -> None:
+    job = Path("serving.yaml").read_text(encoding="utf-8").replace("tpot_target", "request_rate: 2, tpot_target")
+    Path("load.yaml").write_text(job, encoding="utf-8")
+    shown = zhenfa("compare", "load.yaml", "--on", "hgx-h100,hgx-h20", "--json")
+    found = document(shown)
+    assert (found["task"], found["by"]) == ("serve", "card")
+    for one in found["machines"]:
+        assert one["figures"]["requests_per_s"]["value"] == pytest.approx(2.0)
+        assert one["front"], "what else can be had"
+        power = one["figures"]["energy_j_per_token"]["value"] * one["figures"]["tokens_per_s"]["value"]
+        assert one["operating"]["facility_power_w"]["value"] == pytest.approx(power)
+
+
+def test_the_picture_of_a_job_that_serves(zhenfa: Call, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    shown = zhenfa("compare", "serving.yaml", "--on", "hgx-h100,hgx-h20", "--picture", "front.png")
+    assert shown.code == 0, shown.err
+    assert (tmp_path / "front.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 # As a document.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from cli_runner import SMALL, Call, Outcome, caller, fill
+from cli_runner import Call, Outcome, caller, fill
 from zhenfa import catalog
 from zhenfa.cli import schemas
 from zhenfa.errors import InfeasibleError, InputError, MissingFactError, UnknownNameError
@@ -21,6 +21,7 @@ from zhenfa.plan.counting import rate_of
 from zhenfa.plan.shape import find_shape
 from zhenfa.plan.swap import Asked, Swap, card_seconds, cards_of, swap
 from zhenfa.spec.job import Job, Limits, Workload
+from zhenfa.spec.serving import ServingWorkload
 
 JOB = Job(name="small", model="llama3-8b", workload=Workload(sequence_length=4096, global_batch=240))
 
@@ -161,28 +162,34 @@ def test_a_shape_that_is_not_clear(name: str, shape: str | None, error: type[Exc
 # Out of reach.
 
 
-def test_a_batch_that_feeds_no_more_cards() -> None:
-    job = JOB.model_copy(update={"workload": Workload(sequence_length=512, global_batch=2)})
-    with pytest.raises(InfeasibleError) as caught:
-        swap(asked("hgx-b200", "ascend-910b3", job=job))
-    assert "no number of huawei-atlas800t-a2 cards was found that does: the most is " in caught.value.message
-    assert "a global batch of 2 sequences over " in caught.value.message
-    assert "a larger global batch" in (caught.value.hint or "")
-
-
-def test_a_tier_that_joins_no_more_cards(tmp_path: Path) -> None:
-    rack = """\
+RACK = """\
 schema: zhenfa.machine/1
 name: rack
 pools:
 - name: cards
   accelerator: nvidia-h20-sxm
   count: 8
-  tiers: [{name: node, size: 8, bandwidth: 400 GB/s, latency: 1 us}, {name: row, size: 16, bandwidth: 50 GB/s}]
+  tiers: [{{name: node, size: 8, bandwidth: 400 GB/s, latency: 1 us}}, {{name: row, size: {size}, bandwidth: 50 GB/s}}]
 """
-    (tmp_path / "rack.yaml").write_text(rack, encoding="utf-8")
+
+
+def rack(folder: Path, size: int) -> str:
+    (folder / "rack.yaml").write_text(RACK.format(size=size), encoding="utf-8")
+    return str(folder / "rack.yaml")
+
+
+def test_a_batch_that_feeds_no_more_cards(tmp_path: Path) -> None:
+    job = JOB.model_copy(update={"workload": Workload(sequence_length=512, global_batch=2)})
+    with pytest.raises(InfeasibleError) as caught:
+        swap(asked("hgx-b200", rack(tmp_path, 128), job=job))
+    assert "no number of rack cards was found that does: the most is " in caught.value.message
+    assert "a global batch of 2 sequences over " in caught.value.message
+    assert "a larger global batch" in (caught.value.hint or "")
+
+
+def test_a_tier_that_joins_no_more_cards(tmp_path: Path) -> None:
     with pytest.raises(InfeasibleError, match=r"on 16 cards, up to 16 planned.*its outermost tier joins 16 cards"):
-        swap(asked("hgx-h100", str(tmp_path / "rack.yaml")))
+        swap(asked("hgx-h100", rack(tmp_path, 16)))
 
 
 def test_a_missing_fact_is_named() -> None:
@@ -198,16 +205,40 @@ def test_a_job_that_does_not_fit_the_machine() -> None:
         swap(asked("hgx-h20", "ascend-910c", job=huge))
 
 
+# Serving.
+
+SERVE = JOB.model_copy(update={"workload": ServingWorkload(
+    input_length=1024, output_length=256, ttft_target=2.0, tpot_target=0.05)})  # fmt: skip
+
+
+def test_cards_that_serve_are_replaced_under_the_same_targets() -> None:
+    found = swap(asked("hgx-h100", "nvidia-h20-sxm", job=SERVE))
+    for entry in (found.old, found.new):
+        figures = entry.best.figures  # type: ignore[union-attr]
+        assert figures.ttft_s.value <= 2.0  # type: ignore[operator]
+        assert figures.tpot_s.value <= 0.05  # type: ignore[operator]
+    assert rate_of(found.new) >= rate_of(found.old)
+    assert found.ratio > 1
+    assert found.walls.keys() == {"compute", "communication"}
+    for entry, side in ((found.old, 0), (found.new, 1)):
+        spent = sum(both[side] for both in found.spent.values())
+        assert spent == pytest.approx(1e6 * entry.best.plan.cards / rate_of(entry))  # type: ignore[union-attr]
+
+
+def test_a_load_that_is_given_is_taken_by_the_new_cards() -> None:
+    workload = SERVE.workload.model_copy(update={"request_rate": 40.0})
+    found = swap(asked("hgx-h100", "nvidia-h100-sxm", job=SERVE.model_copy(update={"workload": workload}), step=1))
+    assert rate_of(found.old) == pytest.approx(40 * 256)
+    assert rate_of(found.new) >= rate_of(found.old) * (1 - 1e-9)
+    assert found.cards <= found.replaced, "on as many cards as the old plan uses, or fewer"
+
+
 # On the screen.
 
 
 @pytest.fixture
 def zhenfa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     fill(tmp_path)
-    (tmp_path / "serving.yaml").write_text(
-        SMALL.partition("workload")[0] + "workload: {task: serve, input_length: 100, output_length: 10, "
-        "tpot_target: 50 ms}\n", encoding="utf-8",
-    )  # fmt: skip
     monkeypatch.chdir(tmp_path)
     return caller(capsys, monkeypatch)
 
@@ -288,7 +319,6 @@ def test_the_document(zhenfa: Call) -> None:
         (("small.yaml", "--from", "hgx-h20", "--to", "nvidia-h100-sxm"), 2, "such as --shape nvidia-hgx-h100-8"),
         (("small.yaml", "--from", "mixed-demo", "--to", "ascend-910c", "--cards", "8"), 2, "several pools"),
         (("small.yaml", "--from", "hgx-h100", "--to", "ascend-910c", "--assume", "nobody.pue=1.1"), 2, "'nobody'"),
-        (("serving.yaml", "--from", "hgx-h100", "--to", "ascend-910c"), 2, "'small' serves"),
         (("small.yaml", "--from", "hgx-h100", "--to", "inspur-sd200"), 2, "undisclosed"),
     ],
 )

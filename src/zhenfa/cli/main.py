@@ -192,7 +192,7 @@ def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
 @click.option(
     "--by",
     type=click.Choice(["throughput", "card", "power", "cost"]),
-    help="Rank by tokens/s: of the machine (the default), per card (where a load is given), per kW; or by tokens per CNY.",
+    help="Rank by tokens/s (the default), tokens/s per card (where a load is given) or per kW, or tokens per CNY.",
 )
 @click.option(
     "--cards", type=Whole(1, 10_000_000), help="Plan on so many cards of each machine, joined as its own are."

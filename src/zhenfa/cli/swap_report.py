@@ -22,6 +22,7 @@ from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import CardPool
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure
+from zhenfa.spec.serving import ServingWorkload
 
 COUNTS_SHOWN: Final = 8
 NEGLIGIBLE: Final = 5e-4
@@ -39,7 +40,9 @@ def print_swap(found: Swap, wanted: Wanted, output: Output) -> None:
     wall, part = found.decided_by
     out.head("What made the difference", f"(the {wall} wall: {part})")
     left_out += out.table(spent_table(found))
-    out.text("card-seconds for a million useful tokens, along the busiest stage", first="   spent    ", style="dim")
+    serves = isinstance(found.job.workload, ServingWorkload)
+    of = "output tokens, by group of instances" if serves else "useful tokens, along the busiest stage"
+    out.text(f"card-seconds for a million {of}", first="   spent    ", style="dim")
     _print_search(found, wanted, output)
     _print_ground(found, wanted, output)
     if output.cite:
@@ -130,18 +133,29 @@ def _figures(found: Swap) -> Iterator[tuple[str, ...]]:
         return
     for name, one, other in (
         ("tokens/s", old.figures.tokens_per_s, new.figures.tokens_per_s),
-        ("useful tokens/s", useful(old), useful(new)),
+        *([("useful tokens/s", useful(old), useful(new))] if old.figures.ettr.value is not None else []),
         ("per card", old.figures.tokens_per_s_per_card, new.figures.tokens_per_s_per_card),
         ("per kW", found.old.per_kilowatt, found.new.per_kilowatt),
     ):
         yield (name, marked(one), band(one), marked(other), band(other), ratio(other.value, one.value))
-    step = (old.figures.step_time_s, new.figures.step_time_s)
-    yield ("step", *_shown(step[0], "time"), *_shown(step[1], "time"), ratio(step[1].value, step[0].value))
+    for name, one, other in (
+        ("requests/s", old.figures.requests_per_s, new.figures.requests_per_s),
+        ("per user", old.figures.tokens_per_s_per_user, new.figures.tokens_per_s_per_user),
+    ):
+        if one.value is not None:
+            yield (name, marked(one), band(one), marked(other), band(other), ratio(other.value, one.value))
+    for name, one, other in (
+        ("step", old.figures.step_time_s, new.figures.step_time_s), ("TTFT", old.figures.ttft_s, new.figures.ttft_s),
+        ("TPOT", old.figures.tpot_s, new.figures.tpot_s),
+    ):  # fmt: skip
+        if one.value is not None:
+            yield (name, *_shown(one, "time"), *_shown(other, "time"), ratio(other.value, one.value))
     for name, one, other in (
         ("MFU", old.figures.mfu, new.figures.mfu), ("ETTR", old.figures.ettr, new.figures.ettr),
         ("goodput", old.operating.goodput, new.operating.goodput),
     ):  # fmt: skip
-        yield (name, share(one), band(one), share(other), band(other), ratio(other.value, one.value))
+        if one.value is not None:
+            yield (name, share(one), band(one), share(other), band(other), ratio(other.value, one.value))
     power = (old.operating.facility_power_w, new.operating.facility_power_w)
     yield ("power", *_shown(power[0], "power"), *_shown(power[1], "power"), ratio(power[1].value, power[0].value))
     rent = [_rent(entry) for entry in (found.old, found.new)]

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 from zhenfa.errors import InternalError
 from zhenfa.plan.compare import Comparison, Entry, Kind
 from zhenfa.plan.counting import rate_of
+from zhenfa.plan.documents import FrontPart
 from zhenfa.plan.merit import By, hourly_price
 from zhenfa.plan.swap import Swap
 from zhenfa.spec.machine import Formation
-from zhenfa.spec.printed import Item, PlanData, Printed
+from zhenfa.spec.printed import Item, PlanData, Printed, ServingPlanData
 from zhenfa.spec.result import Figure, Figures, Operating, Walls
 
 
@@ -45,7 +46,7 @@ class Contestant(Item):
     cards: tuple[Cards, ...]
     cards_used: int | None
     layout: str
-    plan: PlanData | None
+    plan: PlanData | ServingPlanData | None
     figures: Figures
     per_kw: Figure
     per_cny: Figure
@@ -57,6 +58,8 @@ class Contestant(Item):
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
     no_plan: NoPlan | None
+    front: tuple[FrontPart, ...]
+    quality: tuple[str, ...]
     considered: int
     seconds: float
 
@@ -88,7 +91,7 @@ class Side(Item):
     cards: tuple[Cards, ...]
     cards_used: int
     layout: str
-    plan: PlanData
+    plan: PlanData | ServingPlanData
     figures: Figures
     per_kw: Figure
     per_hour: Figure
@@ -172,6 +175,7 @@ def _contestant(found: Comparison, entry: Entry) -> Contestant:
         parts_s=best.parts_s if best else {}, operating=best.operating if best else Operating(),
         assumptions=best.assumptions if best else (), sources=best.sources if best else (),
         no_plan=NoPlan(kind=problem.kind, message=problem.message, hint=problem.hint) if problem else None,
+        front=tuple(FrontPart(**vars(one)) for one in best.front) if best else (), quality=best.quality if best else (),
         considered=entry.considered, seconds=entry.seconds,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from zhenfa.errors import InfeasibleError, InputError, MissingFactError, UnknownNameError
+from zhenfa.errors import InfeasibleError, MissingFactError, UnknownNameError
 from zhenfa.estimate import bands
 from zhenfa.estimate.bands import Band
 from zhenfa.plan import merit
@@ -33,10 +33,11 @@ Progress = Callable[[int, int], None]
 
 WALL_OF: Final = {
     "arithmetic at peak": "compute", "below peak": "compute", "recomputation": "compute", "bubble": "compute",
-    "waiting": "compute", "optimizer": "compute", "tensor": "communication", "expert": "communication",
-    "context": "communication", "pipeline": "communication", "bridge": "communication", "data": "communication",
-    LOST: "reliability",
+    "waiting": "compute", "optimizer": "compute", "kernels": "compute", "engine": "compute", "tensor": "communication",
+    "expert": "communication", "context": "communication", "pipeline": "communication", "bridge": "communication",
+    "data": "communication", "reduction": "communication", "experts": "communication", LOST: "reliability",
 }  # fmt: skip
+"""The wall of each part of a step; of parts of one group of instances, that of the part."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,14 @@ class Swap:
         """Return the same by wall."""
         found: dict[str, tuple[float, float]] = {}
         for part, (old, new) in self.spent.items():
-            wall = WALL_OF.get(part, "compute")
+            wall = wall_of(part)
             known = found.get(wall, (0.0, 0.0))
             found[wall] = known[0] + old, known[1] + new
         return found
 
     def parts_of(self, wall: str) -> list[str]:
         """Return the parts of the step that belong to a wall."""
-        return [part for part in self.spent if WALL_OF.get(part, "compute") == wall]
+        return [part for part in self.spent if wall_of(part) == wall]
 
     @property
     def decided_by(self) -> tuple[str, str]:
@@ -126,6 +127,15 @@ class Swap:
         wall = max(self.walls, key=lambda name: abs(self.walls[name][1] - self.walls[name][0]))
         sign = 1.0 if self.walls[wall][1] >= self.walls[wall][0] else -1.0
         return wall, max(self.parts_of(wall), key=lambda part: sign * (self.spent[part][1] - self.spent[part][0]))
+
+
+def wall_of(part: str) -> str:
+    """Return the wall that a part of a step belongs to.
+
+    >>> wall_of("prefill: experts")
+    'communication'
+    """
+    return WALL_OF.get(part.rpartition(": ")[2], "compute")
 
 
 def cards_of(entry: Entry) -> int:
@@ -186,11 +196,6 @@ def swap(asked: Asked, progress: Progress | None = None) -> Swap:
     :class:`MissingFactError` if either side needs an undisclosed value.
     """
     begun = time.perf_counter()
-    if isinstance(asked.job.workload, ServingWorkload):
-        raise InputError(
-            f"job {asked.job.name!r} serves, and cards are replaced for jobs that train.",
-            hint="`zhenfa plan` plans it on one machine at a time.",
-        )
     machine = asked.machine if asked.cards is None else sized(asked.machine, asked.cards)
     like = machine.pools[0].system if len(machine.pools) == 1 else None
     shape = find_shape(asked.to, shape=asked.shape, step=asked.step, like=like and _system(like))
@@ -221,16 +226,21 @@ def _jobs(job: Job) -> tuple[Job, Job]:
     """Return the job as each side plans it: for the shortest step, so that throughput is what can be had.
 
     Limits of which cards, how many and how soon say nothing about the new ones; those of a layout, of memory and of
-    power hold on both sides. Spares are counted on neither.
+    power hold on both sides. Spares are counted on neither. Where requests per second are given, the new cards are
+    asked for the most that they can take, so that every number of them has an answer.
     """
     nothing = Limits()
     old = {"spares": nothing.spares}
     which = ("max_cards", "makers", "refuse", "supply", "least_share", "deadline", "tokens_per_s")
     new = {**old, **{name: getattr(nothing, name) for name in which}}
-    return tuple(  # type: ignore[return-value]
+    here, there = (
         job.model_copy(update={"objective": "step", "limits": job.limits.model_copy(update=changed)})
         for changed in (old, new)
     )
+    if isinstance(job.workload, ServingWorkload) and job.workload.request_rate is not None:
+        most = job.workload.model_copy(update={"request_rate": None})
+        there = there.model_copy(update={"workload": most})
+    return here, there
 
 
 def _system(name: str) -> str:
