@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -360,6 +361,9 @@ def entry() -> None:
     """Run the command line: errors in words on stderr, and an exit code of :data:`EXIT_CODES`."""
     if not os.environ.get("ZHENFA_DEBUG"):
         warnings.simplefilter("ignore")
+    gc.set_threshold(
+        100_000, 50, 50
+    )  # what a command makes lives to its end: looking for garbage is a tenth of its time
     sys.exit(invoke(sys.argv[1:]))
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from zhenfa import units
-from zhenfa.cli import plan_detail
 from zhenfa.cli.console import Output
 from zhenfa.cli.plan import Wanted
-from zhenfa.cli.plan_sensitivity import print_sensitivity
-from zhenfa.cli.plan_why import print_why
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, band, bare, batches, of, parameters
 from zhenfa.plan import Answer, Ranked
-from zhenfa.plan.explain import Why
-from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.spec.plan import Pipeline, Stage
+
+if TYPE_CHECKING:
+    from zhenfa.plan.explain import Why
+    from zhenfa.plan.sensitivity import Sensitivity
 
 SCHEDULES: Final = {
     "1f1b": "1F1B", "gpipe": "GPipe", "interleaved": "interleaved 1F1B", "zero-bubble": "zero-bubble (ZB-H1)",
@@ -39,10 +38,16 @@ def print_answer(
     out.head("Four walls of plan 1", f"(estimated; {walls.binding} binds)")
     print_walls(out, walls, empty="undisclosed")
     if wanted.detail:
+        from zhenfa.cli import plan_detail
+
         left_out += plan_detail.print_detail(answer, output)
     if why is not None:
+        from zhenfa.cli.plan_why import print_why
+
         left_out += print_why(why, output)
     if moved is not None:
+        from zhenfa.cli.plan_sensitivity import print_sensitivity
+
         left_out += print_sensitivity(moved, output)
     _print_ground(answer, output)
     if output.cite:

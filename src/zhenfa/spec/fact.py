@@ -12,7 +12,6 @@ from pydantic import BeforeValidator, Field, model_serializer, model_validator
 from zhenfa import cite, units
 from zhenfa.errors import DocumentError, InputError, MissingFactError, near_misses, quote
 from zhenfa.spec.document import Part
-from zhenfa.spec.explain import UnknownKeyError
 
 Tag = Literal["measured", "fitted", "datasheet", "claim", "assumed", "derived"]
 """What is exact, what is a model, what is a claim: every printed number carries one."""
@@ -177,6 +176,8 @@ _KEYS: Final = ("value", "unit", "source", "confidence", "note")
 def _from_mapping(raw: dict[Any, Any], dimension: units.Dimension) -> Fact:
     for key in raw:
         if key not in _KEYS:
+            from zhenfa.spec.explain import UnknownKeyError
+
             near = near_misses(str(key), _KEYS, limit=1)
             guess = f" Did you mean {near[0]!r}?" if near else ""
             raise UnknownKeyError(
