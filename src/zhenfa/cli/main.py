@@ -164,9 +164,23 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
     show_entry(name, _output(as_json, cite_sources, quiet))
 
 
-@cli.command(short_help="Find the quickest ways to lay a job over a machine, and say why.")
+@cli.command(short_help="Find the best ways to lay a job over a machine, and say why.")
 @click.argument("job", metavar="JOB")
 @machine_options
+@click.option(
+    "--for",
+    "objective",
+    type=click.Choice(["step", "throughput", "time", "cost", "energy", "cards"]),
+    help="What to choose the plan for, instead of the job's own objective: the shortest step on paper, the most "
+    "throughput that failures leave, the shortest run, the least cost or energy of a token, or the fewest cards.",
+)
+@click.option(
+    "--limit",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help='Bound the search, on top of the job\'s limits: power="20 MW", deadline="30 d", supply.nvidia-h20-sxm=512, '
+    'makers=huawei,cambricon, least_share.huawei="30 %". May be given several times.',
+)
 @click.option("--top", type=Whole(1, 100), default=5, show_default=True, help="How many plans to list.")
 @click.option(
     "--why",
@@ -179,7 +193,7 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
 @click.option("--out", type=click.Path(), help="Write the best plan to this file.")
 @output_options
 def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
-    """Find the quickest ways to lay a JOB file over a machine, and say why."""
+    """Find the best ways to lay a JOB file over a machine, the quickest unless --for says otherwise, and say why."""
     from zhenfa.cli.plan import Wanted, plan_job
 
     plan_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))

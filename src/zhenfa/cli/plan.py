@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zhenfa.plan.request import Request
     from zhenfa.plan.sensitivity import Sensitivity
     from zhenfa.plan.serving import ServingAnswer
+    from zhenfa.spec.job import Objective
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Wanted:
     job: str
     on: str | None = None
     assume: Sequence[str] = ()
+    objective: Objective | None = None
+    limit: Sequence[str] = ()
     top: int = 5
     why: int | str | None = None
     detail: bool = False
@@ -36,7 +39,9 @@ def plan_job(wanted: Wanted, output: Output) -> None:
     """Plan a job file and print the answer. Raises what :func:`zhenfa.plan.find_plans` raises."""
     from zhenfa.plan import find_plans, read_request
 
-    request = read_request(wanted.job, on=wanted.on, assume=wanted.assume)
+    request = read_request(
+        wanted.job, on=wanted.on, assume=wanted.assume, objective=wanted.objective, limits=wanted.limit
+    )
     if request.serves:
         _plan_serving(request, wanted, output)
         return
@@ -65,6 +70,8 @@ def _plan_serving(request: Request, wanted: Wanted, output: Output) -> None:
         raise InputError("--why names a file, and a plan that serves is compared by its number.", hint="--why 2.")
     if wanted.sensitivity:
         raise InputError("--sensitivity is of plans that train; this job serves.", hint="leave --sensitivity out.")
+    if wanted.objective is not None:
+        raise InputError("--for is of plans that train; this job serves.", hint="leave --for out.")
     with output.working("planning"):
         answer = find_serving(request, top=max(wanted.top, wanted.why or 1))
     if wanted.why is not None and wanted.why > len(answer.plans):

@@ -11,8 +11,9 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.plan import Wanted
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
-from zhenfa.cli.words import EMULATED, band, bare, batches, of, parameters
+from zhenfa.cli.words import EMULATED, band, bare, batches, figure, of, parameters
 from zhenfa.plan import Answer, Ranked
+from zhenfa.plan.worth import COLUMNS, HEADINGS
 from zhenfa.spec.plan import Pipeline, Stage
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def _print_subject(answer: Answer, output: Output) -> None:
 def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
     out = output.data
     emulated = " for emulated cards" if answer.request.formation.emulated else ""
-    out.head("Plans", f"(estimated{emulated}, quickest first)")
-    left_out = out.table(plan_table(answer.plans[:top]))
+    out.head("Plans", f"(estimated{emulated}, {HEADINGS[answer.objective]})")
+    left_out = out.table(plan_table(answer.plans[:top], COLUMNS.get(answer.objective, "")))
     workload = answer.request.training
     batch = f"{workload.global_batch:,}"
     legend = {
@@ -82,15 +83,21 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
         "p10-p90": "four of five measured steps of such jobs lay in this band" if _banded(answer, left_out) else "",
         "tokens/s": f"{batch} x {workload.sequence_length:,} tokens / step",
         "MFU": answer.best.estimate.figures.mfu.note or "",
+        COLUMNS.get(answer.objective, ""): f"{answer.best.score.note}: {answer.best.score.tag}",
         "tags": tags(answer.best),
     }
     out.line()
     for label, words in legend.items():
-        if words:
+        if label and words:
             out.text(words, first=f"   {label:<9} ", style="dim")
     out.line()
     if len(answer.plans) > 1:
         out.text(f"Plan 2 is behind by {answer.plans[1].lost_by}. ({answer.plans[1].layout})")
+    if answer.best.taken:
+        taken = ", ".join(f"{name} {share:.1%}" for name, share in answer.best.taken.items())
+        out.text(taken, first="Of its limits plan 1 takes up: ")
+    for reason in answer.bound_by:
+        out.text(f"{reason}: a layout that is kept out might be better than plan 1", first="Bound by a limit: ")
     return left_out
 
 
@@ -106,29 +113,37 @@ def _banded(answer: Answer, left_out: list[str]) -> bool:
     return "p10-p90" not in left_out and answer.best.estimate.figures.step_time_s.p10 is not None
 
 
-def plan_table(plans: tuple[Ranked, ...]) -> Table:
-    """Return one row for each plan, the winner first."""
+def plan_table(plans: tuple[Ranked, ...], scored: str = "") -> Table:
+    """Return one row for each plan, the winner first; ``scored`` heads what each is worth in the objective."""
     columns = (
         Column("#", right=True), Column("layout"), Column("on", drop=4), Column("batches", right=True, drop=8),
         Column("cards", right=True, drop=6), Column("step", right=True), Column("p10-p90", right=True, drop=3),
-        Column("tokens/s", right=True),
+        Column("tokens/s", right=True), Column(scored, right=True),
         Column("per card", right=True, drop=7), Column("MFU", right=True), Column("memory", right=True, drop=5),
         Column("behind", right=True), Column("most of it", drop=9),
     )  # fmt: skip
     several = len({pool for one in plans for pool in one.plan.cards_by_pool()}) > 1
-    return table(columns, [_row(one, several) for one in plans], strong=[0])
+    return table(columns, [_row(one, several, scored) for one in plans], strong=[0])
 
 
-def _row(one: Ranked, several: bool) -> tuple[str, ...]:
+def _row(one: Ranked, several: bool, scored: str) -> tuple[str, ...]:
     pools = " + ".join(f"{count:,} {pool}" for pool, count in one.plan.cards_by_pool().items()) if several else ""
     figures, fullest = one.estimate.figures, one.cost.fullest
     behind, _, reason = one.lost_by.partition(": ")
     return (
         str(one.rank), one.layout, pools, batches(one.plan), f"{one.plan.cards:,}",
         units.show(figures.step_time_s.value, "time"), band(figures.step_time_s), bare(figures.tokens_per_s.value),
+        _worth(one) if scored else "",
         bare(figures.tokens_per_s_per_card.value), units.show(figures.mfu.value, "ratio"),
         of(fullest.bytes, fullest.capacity), behind or "best", reason,
     )  # fmt: skip
+
+
+def _worth(one: Ranked) -> str:
+    """Return what a plan is worth in the objective; where the column says tokens/s, the number alone."""
+    if one.score.unit == "CNY" and one.score.value is not None and one.score.value >= 1e6:
+        return f"{parameters(one.score.value)} CNY"
+    return bare(one.score.value) if one.score.unit == "tokens/s" else figure(one.score)
 
 
 def tags(one: Ranked) -> str:

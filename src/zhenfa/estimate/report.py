@@ -87,17 +87,16 @@ def model_flops(plan: Plan, setting: Setting, cost: PlanCost) -> float:
     return work
 
 
-def work_by_maker(plan: Plan, setting: Setting, cost: PlanCost) -> dict[str, float]:
-    """Return the share of a step's model FLOPs that the cards of each maker do."""
+def work_by_pool(plan: Plan, setting: Setting, cost: PlanCost) -> dict[str, float]:
+    """Return the share of a step's model FLOPs that the cards of each pool do."""
     done: dict[str, float] = {}
     for group, entries in zip(cost.groups, groups_of(plan).values(), strict=True):
         times = sum(entry.count * entry.micro_batches for entry in entries)
         for stage in group.stages:
-            maker = setting.formation.pool(stage.stage.pool).maker
             work = stage.ideal * setting.chips[stage.stage.pool].peak * stage.stage.cards * times
-            done[maker] = done.get(maker, 0.0) + work
+            done[stage.stage.pool] = done.get(stage.stage.pool, 0.0) + work
     whole = sum(done.values())
-    return {maker: work / whole for maker, work in done.items()}
+    return {pool: work / whole for pool, work in done.items()}
 
 
 def speed_of_light(plan: Plan, setting: Setting) -> float:

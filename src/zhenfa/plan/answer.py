@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from zhenfa.plan.mixed import search_mixed
 from zhenfa.plan.refused import Trial, nothing_allowed
 from zhenfa.plan.request import Request, setting_of, setting_within
 from zhenfa.plan.search import Best, Found, Tally
-from zhenfa.plan.worth import worth
+from zhenfa.plan.worth import kept_to, worth
 from zhenfa.spec.job import Limits, Objective
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Figure
@@ -37,6 +38,8 @@ class Ranked:
     """Why it is not the first (empty for the first)."""
     score: Figure = field(default_factory=Figure)
     """What it is worth in the objective."""
+    taken: Mapping[str, float] = field(default_factory=dict)
+    """How much of each limit it takes up: 1 is all of it."""
 
     def __repr__(self) -> str:
         behind = f", {self.lost_by}" if self.lost_by else ""
@@ -106,6 +109,7 @@ def find_plans(request: Request, *, top: int = 5) -> Answer:
         Ranked(
             index + 1, found.plan, estimate, found.cost, summary(found.plan), _lost_by(goal, ranked[0], found),
             worth(goal, found.plan, found.cost, found.score, estimate.figures.step_time_s.tag),
+            kept_to(goal, found.plan, found.cost),
         )
         for index, (found, estimate) in enumerate(zip(ranked, reports, strict=True))
     )  # fmt: skip

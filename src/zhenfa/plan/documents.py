@@ -9,8 +9,9 @@ from zhenfa.plan.explain import Why
 from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.plan.why_documents import SensitivityPart, WhyPart, sensitivity_part, why_part
 from zhenfa.spec.fact import Tag
+from zhenfa.spec.job import Objective
 from zhenfa.spec.printed import Item, PlanData, Printed, ServingPlanData
-from zhenfa.spec.result import Figures, Operating, StageFigures, Walls
+from zhenfa.spec.result import Figure, Figures, Operating, StageFigures, Walls
 
 if TYPE_CHECKING:
     from zhenfa.plan.answer import Answer
@@ -64,7 +65,8 @@ class PlanDetail(Item):
 
 
 class RankedPlan(Item):
-    """One plan of the answer. ``plan`` can be saved as a file; ``lost_by`` is empty for the first. ``detail`` is there
+    """One plan of the answer. ``plan`` can be saved as a file; ``lost_by`` is empty for the first. ``score`` is what it
+    is worth in the objective, ``limits_taken`` how much of each limit it takes up (1 is all of it). ``detail`` is there
     for the first where it is asked for."""
 
     rank: int
@@ -80,6 +82,8 @@ class RankedPlan(Item):
     sources: tuple[str, ...]
     detail: PlanDetail | None = None
     quality: tuple[str, ...] = ()
+    score: Figure = Figure()
+    limits_taken: dict[str, float] = {}
 
 
 class FrontPart(Item):
@@ -98,13 +102,16 @@ class Plans(Printed):
 
     ``task`` says whether the job trains or serves. Of one that serves, ``front`` is what can be had of tokens per
     second and card against tokens per second of one user, and ``gap`` by how much at most the first plan may be
-    beaten (0: exact); ``parts_s`` of a plan are those of a decode step.
+    beaten (0: exact); ``parts_s`` of a plan are those of a decode step. Of one that trains, plans are ordered by the
+    ``objective``, and ``bound_by`` names limits that kept out layouts which might have been better than the first.
     """
 
     schema_name: ClassVar[str] = "zhenfa.plans/1"
 
     job: str
     machine: str
+    objective: Objective = "step"
+    bound_by: tuple[str, ...] = ()
     emulated: bool
     cards: int
     plans: tuple[RankedPlan, ...]
@@ -159,12 +166,14 @@ def to_document(
             walls=one.estimate.walls, operating=one.estimate.operating,
             assumptions=one.estimate.assumptions, sources=one.estimate.sources,
             detail=detail_part(detail(one.plan, answer.setting, one.cost)) if detailed and one.rank == 1 else None,
+            score=one.score, limits_taken=dict(one.taken),
         )
         for one in answer.plans[:top]
     ]  # fmt: skip
     formation = answer.request.formation
     return Plans(
-        job=answer.request.job.name, machine=formation.name, emulated=formation.emulated, cards=formation.cards,
+        job=answer.request.job.name, machine=formation.name, objective=answer.objective, bound_by=answer.bound_by,
+        emulated=formation.emulated, cards=formation.cards,
         plans=tuple(plans), considered=answer.considered, costed=answer.costed, rejected=answer.rejected,
         seconds=answer.seconds, why=None if why is None else why_part(why),
         sensitivity=None if sensitivity is None else sensitivity_part(sensitivity),

@@ -42,13 +42,13 @@ from zhenfa.estimate.costs import PlanCost
 from zhenfa.estimate.energy_wall import energy_wall, least_draw, pue_at
 from zhenfa.estimate.failing import failing_cards
 from zhenfa.estimate.operating import up_share
-from zhenfa.estimate.report import card_price, step_parts, work_by_maker
+from zhenfa.estimate.report import card_price, step_parts, work_by_pool
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.survival import kept_shares, survival
 from zhenfa.laws.arrays import Array
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.space import Bools
-from zhenfa.plan.supply import is_one
+from zhenfa.plan.supply import is_maker, is_one
 from zhenfa.spec.fact import missing
 from zhenfa.spec.job import Limits, Objective
 from zhenfa.spec.machine import BYTES
@@ -163,9 +163,9 @@ class Goal:
         if cap is not None and power_of(plan, self.setting, cost) > cap * (1 + SLACK):
             return self._hot
         if self.limits.least_share:
-            work = work_by_maker(plan, self.setting, cost)
+            work = work_by_pool(plan, self.setting, cost)
             for maker, least in self.limits.least_share.items():
-                share = sum(part for name, part in work.items() if name.casefold() == maker.casefold())
+                share = sum(part for pool, part in work.items() if is_maker(self.setting.formation.pool(pool), maker))
                 if share < (least.value or 0.0) - SLACK:
                     return _too_little(maker, least.value)
         return ""
@@ -183,7 +183,7 @@ class Goal:
             count = sum(one for pool, one in zip(there, cards.values(), strict=True) if is_one(pool, [names]))
             yield _beyond(names, most), np.broadcast_to(np.greater(count, most), shape)
         for maker, least in self.limits.least_share.items():
-            if least.value and not any(is_maker(pool.maker, maker) for pool in there):
+            if least.value and not any(is_maker(pool, maker) for pool in there):
                 yield _too_little(maker, least.value), np.ones(shape, dtype=bool)
         if self._needed is not None:
             allowed = self._needed * self._most_kept(cards) * (1 + SLACK)
@@ -195,7 +195,15 @@ class Goal:
             yield self._hot, np.broadcast_to(power * ratio > cap * (1 + SLACK), shape)
 
     def floor(self, step: Floats, cards: Cards) -> Floats:
-        """Return scores that no plan with at least these steps and exactly these cards can beat."""
+        """Return scores that no plan with at least these steps and exactly these cards can beat: infinite where none
+        keeps the limits."""
+        found = self.floor_without_limits(step, cards)
+        for _, barred in self.barred(step, cards):
+            found = np.where(barred, np.inf, found)
+        return found
+
+    def floor_without_limits(self, step: Floats, cards: Cards) -> Floats:
+        """Return scores that no plan with at least these steps and these cards can beat, limits aside."""
         return self._score_of(step, cards, None)
 
     def floor_of_fewer(self, step: Floats, cards: Cards, busy: Cards) -> Floats:
@@ -312,7 +320,7 @@ class Goal:
 
     @property
     def _hot(self) -> str:
-        return f"draws more than limits.power of {self.limits.power.show()}"
+        return f"drawing more than limits.power of {self.limits.power.show()}"
 
     @cached_property
     def _shared(self) -> list[tuple[str, int]]:
@@ -405,11 +413,6 @@ class Goal:
 QUICKEST: Final = Goal()
 
 
-def is_maker(name: str, other: str) -> bool:
-    """Return whether two names are of one maker."""
-    return name.casefold() == other.casefold()
-
-
 def _kept(setting: Setting, cards: Cards) -> tuple[Floats, Floats]:
     """Return the ETTR, the most that it is for any number of replicas, and the share of time with enough nodes up."""
     work = np.asarray(kept_shares(cards, setting)["work"])
@@ -439,8 +442,8 @@ def pue_at_least(setting: Setting, power: Floats) -> Array:
 
 
 def _beyond(name: str, most: int) -> str:
-    return f"takes more than limits.supply of {most:,} {name} cards"
+    return f"taking more than limits.supply of {most:,} {name} cards"
 
 
 def _too_little(maker: str, least: float | None) -> str:
-    return f"gives {maker} less than limits.least_share of {units.show(least, 'ratio')}"
+    return f"giving {maker} less than limits.least_share of {units.show(least, 'ratio')}"

@@ -8,13 +8,14 @@ while that shortens the step. Nothing proves that no other choice is better.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.search import NO_MEMORY, Best, Found, Tally, search_pool
 from zhenfa.plan.space import NO_BANDWIDTH, zero_stages
+from zhenfa.plan.supply import is_maker
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
 
@@ -95,13 +96,13 @@ def least_kept(setting: Setting, parts: dict[str, int], goal: Goal) -> dict[str,
         return parts
     whole, found = sum(parts.values()), dict(parts)
     grain = math.gcd(whole, LARGEST_GRAIN)
-    of = {name: setting.formation.pool(name).maker.casefold() for name in parts}
-    least = {maker.casefold(): grain * math.ceil(share * whole / grain - 1e-9) for maker, share in wanted.items()}
+    of = {name: _maker_of(setting, name, wanted) for name in parts}
+    least = {maker: grain * math.ceil(share * whole / grain - 1e-9) for maker, share in wanted.items()}
     for maker, needed in least.items():
         mine = [name for name in found if of[name] == maker]
         while mine and sum(found[name] for name in mine) < needed:
             spare = {
-                name: sum(part for other, part in found.items() if of[other] == of[name]) - least.get(of[name], 0)
+                name: sum(part for other, part in found.items() if of[other] == of[name]) - least.get(of[name] or "", 0)
                 for name, part in found.items()
                 if of[name] != maker and part >= grain
             }
@@ -111,6 +112,11 @@ def least_kept(setting: Setting, parts: dict[str, int], goal: Goal) -> dict[str,
             found[giver] -= grain
             found[max(mine, key=lambda name: parts[name])] += grain
     return found
+
+
+def _maker_of(setting: Setting, pool: str, makers: Iterable[str]) -> str | None:
+    """Return which of these names is that of a pool's maker."""
+    return next((name for name in makers if is_maker(setting.formation.pool(pool), name)), None)
 
 
 def _rebalance(setting: Setting, plan: Plan, goal: Goal) -> Plan:

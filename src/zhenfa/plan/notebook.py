@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from zhenfa import units
 from zhenfa.estimate.report import batches
+from zhenfa.plan.worth import HEADINGS as HEADINGS_OF
 
 if TYPE_CHECKING:
     from zhenfa.plan.answer import Answer, Ranked
@@ -36,7 +37,7 @@ def _subject(answer: Answer) -> str:
     emulated = ", emulated cards" if formation.emulated else ""
     return (
         f"{answer.request.job.name} on {formation.name} ({formation.cards:,} cards{emulated}): {len(answer.plans)} "
-        f"of {answer.considered:,} layouts, quickest first, estimated"
+        f"of {answer.considered:,} layouts, {HEADINGS_OF[answer.objective]}, estimated"
     )
 
 

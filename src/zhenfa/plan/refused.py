@@ -8,9 +8,10 @@ from typing import Final
 
 from zhenfa import units
 from zhenfa.errors import InfeasibleError
-from zhenfa.estimate.report import summary, work_by_maker
-from zhenfa.plan.goal import Goal, is_maker, power_of
+from zhenfa.estimate.report import summary, work_by_pool
+from zhenfa.plan.goal import Goal, power_of
 from zhenfa.plan.search import Found, Tally
+from zhenfa.plan.supply import is_maker
 from zhenfa.spec.job import Limits, Objective
 
 NAMES: Final = (
@@ -102,11 +103,10 @@ def _nearest(limit: str, limits: Limits, trial: Trial) -> tuple[str, str]:
             f"a power of {_up(watts / 1e3)} kW",
         )
     if limit == "least_share":
-        done = work_by_maker(plan, goal.setting, cost)
-        short = [
-            f"{maker} {sum(part for name, part in done.items() if is_maker(name, maker)):.1%} of {least.value or 0:.1%}"
-            for maker, least in asked.items()
-        ]
+        done = work_by_pool(plan, goal.setting, cost)
+        pools = {pool: goal.setting.formation.pool(pool) for pool in done}
+        parts = {maker: sum(part for pool, part in done.items() if is_maker(pools[pool], maker)) for maker in asked}
+        short = [f"{maker} {part:.1%} of {asked[maker].value or 0:.1%}" for maker, part in parts.items()]
         return f"limits.least_share binds: without it, {_plan(trial)} gives {', '.join(short)}", "a smaller least_share"
     shown = ", ".join(_said(asked)) if not hasattr(asked, "show") else asked.show()
     return f"limits.{limit} ({shown}) binds: without it there is {_plan(trial)}", f"leave limits.{limit} out"

@@ -14,7 +14,7 @@ from zhenfa.estimate.traits import Traits, on_processors
 from zhenfa.plan.supply import supplied
 from zhenfa.spec.document import safe_join
 from zhenfa.spec.graph import Graph
-from zhenfa.spec.job import Job, Limits, Workload
+from zhenfa.spec.job import Job, Limits, Objective, Workload
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.model import Model, read_model
 from zhenfa.spec.plan import Schedule
@@ -101,13 +101,22 @@ def with_memory(setting: Setting, limits: Limits) -> Setting:
     return replace(setting, chips=chips)
 
 
-def read_request(path: str, *, on: str | None = None, assume: Sequence[str] = ()) -> Request:
+def read_request(
+    path: str,
+    *,
+    on: str | None = None,
+    assume: Sequence[str] = (),
+    objective: Objective | None = None,
+    limits: Sequence[str] = (),
+) -> Request:
     """Read a job file and look up its model and machine.
 
-    ``on`` replaces the job's machine; ``assume`` holds ``name=value`` texts that come on top of the job's own. Raises
-    :class:`DocumentError`, :class:`UnknownNameError` or :class:`InputError`.
+    ``on`` replaces the job's machine, ``objective`` its own; ``assume`` and ``limits`` hold ``name=value`` texts that
+    come on top of the job's own. Raises :class:`DocumentError`, :class:`UnknownNameError` or :class:`InputError`.
     """
-    job = Job.from_file(path)
+    job = with_limits(Job.from_file(path), limits)
+    if objective is not None:
+        job = job.model_copy(update={"objective": objective})
     return make_request(job, folder=Path(path).resolve().parent, on=on, assume=read_assumptions(assume))
 
 
@@ -129,6 +138,24 @@ def make_request(
     machine = wanted if isinstance(wanted, Machine) else find_machine(wanted, None if on is not None else folder)
     formation = catalog.resolve(machine, {**job.assume, **(assume or {})})
     return Request(job, model, model.graph(), formation)
+
+
+def with_limits(job: Job, texts: Sequence[str]) -> Job:
+    """Return a job with ``NAME=VALUE`` texts on top of its limits: ``power=20 MW``, ``makers=huawei,cambricon``,
+    ``supply.nvidia-h20-sxm=512``. Raises :class:`InputError`."""
+    if not texts:
+        return job
+    said = dict(job.to_data().get("limits", {}))
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (equals and name and value):
+            raise InputError(f"--limit {text!r} is not NAME=VALUE.", hint='write --limit power="20 MW".')
+        field, dot, key = name.partition(".")
+        given: object = int(value) if value.isascii() and value.isdigit() else value
+        if field in ("makers", "refuse"):
+            given = [one.strip() for one in value.split(",")]
+        said[field] = {**said.get(field, {}), key: given} if dot else given
+    return Job.from_data({**job.to_data(), "limits": said}, source="--limit")
 
 
 def read_assumptions(texts: Sequence[str]) -> dict[str, str | float]:

@@ -206,7 +206,7 @@ def allowed(goal: Goal, pool: str, found: Candidates, bound: Floats, known: Ints
     for reason, barred in goal.barred(bound, {pool: found.cards}):
         out = known[barred[known]]
         if len(out):
-            score = float(floor_of(goal, pool, found, bound)[out].min())
+            score = float(goal.floor_without_limits(bound, {pool: found.cards})[out].min())
             tally.barred[reason] = min(score, tally.barred.get(reason, np.inf))
             tally.rejected[reason] += len(out)
             known = known[~barred[known]]

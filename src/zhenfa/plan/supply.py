@@ -33,7 +33,7 @@ def supplied(formation: Formation, limits: Limits) -> Formation:
 
 def cards_left(pool: CardPool, limits: Limits) -> int:
     """Return how many cards of a pool the limits leave."""
-    if (limits.makers and not is_one(pool, limits.makers)) or is_one(pool, limits.refuse):
+    if (limits.makers and not any(is_maker(pool, name) for name in limits.makers)) or is_one(pool, limits.refuse):
         return 0
     count = min([pool.count, *(most for name, most in limits.supply.items() if is_one(pool, [name]))])
     if limits.spares.value:
@@ -49,9 +49,19 @@ def is_one(pool: CardPool, names: Iterable[str]) -> bool:
     return not wanted.isdisjoint(name.casefold() for name in _names(pool))
 
 
+def is_maker(pool: CardPool, name: str) -> bool:
+    """Return whether a pool's cards are of a maker, in full or by its first word: ``Huawei Ascend``, ``huawei``."""
+    return name.casefold() in {one.casefold() for one in maker_names(pool.maker)}
+
+
+def maker_names(maker: str) -> tuple[str, ...]:
+    """Return the names that a maker goes by."""
+    return tuple(dict.fromkeys((maker, maker.split(maxsplit=1)[0].partition("/")[0])))
+
+
 def _names(pool: CardPool) -> tuple[str, ...]:
     one = pool.accelerator
-    return (pool.name, pool.maker, one.id, *one.aliases)
+    return (pool.name, *maker_names(pool.maker), one.id, *one.aliases)
 
 
 def _with_count(pool: CardPool, count: int) -> CardPool:
@@ -65,7 +75,7 @@ def _with_count(pool: CardPool, count: int) -> CardPool:
 def check_names(formation: Formation, limits: Limits) -> None:
     """Refuse a name that is no maker, accelerator or pool of this machine or of the catalog."""
     here = {name.casefold() for pool in formation.pools for name in _names(pool)}
-    makers = {pool.maker.casefold() for pool in formation.pools}
+    makers = {name.casefold() for pool in formation.pools for name in maker_names(pool.maker)}
     asked = [("maker", name, makers) for name in (*limits.makers, *limits.least_share)]
     asked += [("maker, accelerator or pool", name, here) for name in (*limits.refuse, *limits.supply)]
     unknown = [(kind, name) for kind, name, known in asked if name.casefold() not in known]
@@ -80,7 +90,8 @@ def check_names(formation: Formation, limits: Limits) -> None:
 
 
 def _known(kind: str, cards: Iterable[Accelerator], formation: Formation) -> set[str]:
-    known = {pool.maker for pool in formation.pools} | {card.maker for card in cards}
+    known = {name for pool in formation.pools for name in maker_names(pool.maker)}
+    known |= {name for card in cards for name in maker_names(card.maker)}
     if kind != "maker":
         known |= {name for pool in formation.pools for name in _names(pool)}
         known |= {name for card in cards for name in (card.id, *card.aliases)}

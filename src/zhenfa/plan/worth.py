@@ -11,7 +11,7 @@ from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Figure
 
 HEADINGS: Final = {
-    "step": "shortest step first",
+    "step": "quickest first",
     "throughput": "most tokens/s that failures leave first",
     "time": "shortest run first",
     "cost": "cheapest first",
@@ -19,6 +19,9 @@ HEADINGS: Final = {
     "cards": "fewest cards first",
 }
 """How plans are ordered, by objective."""
+
+COLUMNS: Final = {"throughput": "kept tokens/s", "time": "run", "cost": "cost", "energy": "energy/token"}
+"""What a plan's score is called, where no figure of every answer says it."""
 
 LASTING: Final = "ETTR, and the share of time in which as many nodes are up as the plan needs, counted"
 
