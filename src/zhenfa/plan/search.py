@@ -27,14 +27,16 @@ from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
 from zhenfa.plan.even import even_ranges
 from zhenfa.plan.goal import QUICKEST, Goal
-from zhenfa.plan.space import NO_BANDWIDTH, Candidates, Ints, chunks, enumerate_pool, fewer_replicas
+from zhenfa.plan.space import NO_BANDWIDTH, Candidates, Ints, chunks, enumerate_pool, fewer_replicas, with_fewer
 from zhenfa.plan.split import Refused, Split, split_layers
-from zhenfa.plan.variants import FIRST_PAIRS, UNEVEN, Floor, Pairs, Sharp, least_share, sharper, variants
+from zhenfa.plan.variants import FIRST_PAIRS, UNEVEN, Floor, Pairs, Sharp, least_share, schedules_for, sharper, variants
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
 
 NO_MEMORY = "does not fit in memory"
 SLOWER = "slower than the plans listed (by bound)"
+SLOWER_WITH_FEWER = "slower with fewer replicas than one that is slower already"
+"""Counted, not enumerated: the bound of a layout holds for the same one with fewer replicas as well."""
 
 
 @dataclass(order=True)
@@ -188,7 +190,13 @@ def search_pool(
     hope = np.flatnonzero(floor_of_fewer(best.goal, pool, widest, work, bound) < best.last)
     chosen, work = widest.where(hope), work.take(hope)
     fewer, work, _ = fewer_replicas_of(setting, pool, chosen, work, best, _bound)
+    before = tally.considered
     _evaluate_pool(setting, job, pool, fewer, work, best, tally)
+    looked_at = tally.considered - before
+    known = widest.where(np.flatnonzero(np.isfinite(bound)))
+    left_out = int((with_fewer(known) * schedules_for(setting, known.pipeline)).sum()) - looked_at
+    tally.considered += left_out
+    tally.rejected[SLOWER_WITH_FEWER] += left_out
 
 
 def _bound(setting: Setting, work: Work, places: Ints, times: Ints) -> Floats:

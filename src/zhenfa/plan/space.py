@@ -245,6 +245,21 @@ def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:
     return found.where(left).with_data((fewer * step)[left]), left
 
 
+def with_fewer(found: Candidates) -> Ints:
+    """Return how many layouts :func:`fewer_replicas` leads to from each, one after the other."""
+    groups = found.data // found.step
+    key = np.stack([groups, found.step, found.total])
+    _, first, back = np.unique(key, axis=1, return_index=True, return_inverse=True)
+    one = found.where(first)
+    counts, rows, here = np.zeros(len(one), dtype=np.int64), np.arange(len(one)), one
+    while len(here):
+        here, left = fewer_replicas(here)
+        rows = rows[left]
+        counts[rows] += 1
+    total: Ints = counts[back.reshape(-1)]
+    return total
+
+
 _TIMES: Final[Ints] = np.unique(
     [*range(1, FEW_MICRO_BATCHES), *(round(FEW_MICRO_BATCHES * 2 ** (part / 16)) for part in range(16 * 20))]
 ).astype(np.int64)

@@ -56,6 +56,15 @@ def takes(setting: Setting, variant: Variant, found: Candidates) -> tuple[Bools,
     return deep, np.ones_like(deep)
 
 
+def schedules_for(setting: Setting, places: Ints) -> Ints:
+    """Return how many schedules, by stages to a place, have the layers for so many places."""
+    layers, simple = len(setting.graph.layers), "1f1b" in setting.traits.schedules
+    count: Ints = np.where(places > 1, int(simple), 1)
+    for one in variants(setting):
+        count = count + ((places >= 2) & (places * one.virtual <= layers))
+    return count
+
+
 def least_share(setting: Setting, work: Work, places: Ints, times: Ints) -> Floats:
     """Return seconds that no schedule beats: some place does at least its share of all work. DualPipe hides the
     exchange of tokens, no other schedule anything."""
