@@ -27,7 +27,7 @@ EXIT_CODES: Final = {
 
 
 FEW_COLLECTIONS: Final = 200_000
-"""Objects made between two looks for cycles: a search makes many that live on, and looking takes a fifth of its time."""
+"""Objects made between two looks for cycles: a search makes many that live on, and looking costs a fifth more."""
 
 
 class Interrupted(Exception):  # noqa: N818
