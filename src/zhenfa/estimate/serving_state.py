@@ -110,6 +110,7 @@ def _balance(workload: ServingWorkload, pace: Paces, count: Any, wait: Any) -> t
 
 
 def _inverse(load: float, present: Any, at: Any) -> Any:
-    """Return the batch at which ``load`` requests are present; below the grid, in proportion."""
+    """Return the least batch at which ``load`` requests are present; below the grid, in proportion."""
     first, least = (present[..., :1], at[..., :1]) if at.ndim > 1 else (present[0], at[0])
-    return np.where(load <= first, least * load / first, along(load, np.maximum.accumulate(present, axis=-1), at))
+    found = along(load * (1 - 1e-12), np.maximum.accumulate(present, axis=-1), at)
+    return np.where(load <= first, least * load / first, found)

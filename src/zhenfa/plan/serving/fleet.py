@@ -125,8 +125,8 @@ def _across(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing], base: flo
     first, other, _ = pair
     here, there = first.family.pool.name, other.family.pool.name
     need, use = _needs(first, other)
-    gain = 1.0 - need[:, None] * own.per_card(here) - use[None, :] * own.per_card(there)
     with np.errstate(divide="ignore", invalid="ignore"):
+        gain = 1.0 - need[:, None] * own.per_card(here) - use[None, :] * own.per_card(there)
         most_across = np.minimum((space.cards[here] / need)[:, None], (space.cards[there] / use)[None, :])
         bound = base + np.where(np.isfinite(gain), most_across * np.maximum(gain, 0.0), 0.0)
     bound = np.where(most_across > 0, bound, 0.0)
