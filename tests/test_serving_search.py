@@ -31,7 +31,11 @@ def small(seed: int) -> Request:
     draw = random.Random(seed)
     chosen = draw.sample(MACHINES, 1 if seed % 2 else 2)
     pools = tuple(
-        replace(formation(name).pools[0], name=f"p{index}", count=draw.randint(2, 4) if len(chosen) == 1 else draw.randint(1, 2 + index))
+        replace(
+            formation(name).pools[0],
+            name=f"p{index}",
+            count=draw.randint(2, 4) if len(chosen) == 1 else draw.randint(1, 2 + index),
+        )
         for index, name in enumerate(chosen)
     )
     network = Network(

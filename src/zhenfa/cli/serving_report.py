@@ -84,7 +84,7 @@ def _print_plans(answer: ServingAnswer, top: int, output: Output) -> list[str]:
     if len(answer.plans) > 1:
         out.text(f"Plan 2 is behind by {answer.plans[1].lost_by}. ({answer.plans[1].layout})")
     if answer.gap > 0:
-        out.text(f"No plan in the space beats plan 1 by more than {answer.gap:.1%}; the others are exact.")
+        out.text(f"No plan in the space beats plan 1 by more than {answer.gap:.1%}.")
     return left_out
 
 

@@ -18,7 +18,7 @@ from zhenfa.estimate import serving_curves
 from zhenfa.estimate.rows import along, finer, take
 from zhenfa.estimate.serving_curves import Crossing, Paces
 from zhenfa.estimate.serving_state import FINE, State, meet
-from zhenfa.plan.serving import parts
+from zhenfa.plan.serving import parts, search
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.search import Best, Pool, Space
 from zhenfa.spec.serving import ServingWorkload
@@ -81,9 +81,7 @@ def _apart(space: Space, first: Pool, other: Pool, joint: Crossing | None, reque
         return 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         bound = 1.0 / ((source.cards / first.supplied)[:, None] + (target.cards / other.decoded)[None, :])
-    order = np.argsort(-bound, axis=None)
-    for number, flat in enumerate(order):
-        at, to = divmod(int(flat), len(target))
+    for number, (at, to) in enumerate(search.descending(bound)):
         if not bound[at, to] > max(best.last, 0.0):
             return 0.0
         if number >= PAIRS:

@@ -131,8 +131,7 @@ def _across(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing], base: flo
         bound = base + np.where(np.isfinite(gain), most_across * np.maximum(gain, 0.0), 0.0)
     bound = np.where(most_across > 0, bound, 0.0)
     small = max(space.cards[here], space.cards[there]) <= SMALL
-    for number, flat in enumerate(np.argsort(-bound, axis=None)):
-        at, to = divmod(int(flat), len(use))
+    for number, (at, to) in enumerate(search.descending(bound)):
         if not bound[at, to] > max(best.last, 0.0) * (1 + parts.SLACK):
             return 0.0
         if number >= PAIRS and not small:

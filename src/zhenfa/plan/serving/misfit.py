@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 
 from zhenfa import units
-from zhenfa.errors import InfeasibleError
+from zhenfa.errors import InfeasibleError, ZhenfaError
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import fleet, search
 from zhenfa.plan.serving.search import Best, Space
-from zhenfa.plan.serving.space import Types, cuts
+from zhenfa.plan.serving.space import NO_TIER, Types, cuts, families, types_of
 from zhenfa.plan.serving.words import cut_words
+from zhenfa.spec import fact
 from zhenfa.spec.serving import WEIGHT_BYTES, ServingWorkload
 
+MOST_CARDS = 4096
 ROOM_ABOVE = 1.05
 """How far above the nearest miss a target is tried."""
 
 
-def nothing_serves(space: Space) -> InfeasibleError:
+def nothing_serves(space: Space) -> ZhenfaError:
     """Return the error that says why no plan serves the job."""
     request = space.request
     name = f"{request.graph.name} on {request.formation.name}"
     if not any(len(pool.both) for pool in space.pools):
-        return _no_room(space, name)
+        return _undisclosed(space) or _no_room(space, name)
     workload = request.serving
     if not workload.open_ended:
         most = _most(space)
         if most > 0:
             return _too_much(space, name, most)
     return _missed(space, name)
+
+
+def _undisclosed(space: Space) -> ZhenfaError | None:
+    """Return the error that names the tier which every instance that is large enough would cross, if there is one."""
+    for pool in space.request.formation.pools if space.tally[NO_TIER] else ():
+        for tier in pool.tiers:
+            if tier.bandwidth.value is None:
+                return fact.missing(f"{pool.name}.tiers.{tier.name}.bandwidth", "rate", tier.bandwidth.note)
+    return None
 
 
 def _most(space: Space) -> float:
@@ -137,7 +149,8 @@ def _no_room(space: Space, name: str) -> InfeasibleError:
     held = request.graph.parameters * WEIGHT_BYTES[pool.family.weights]
     largest = float(np.max(np.asarray(cuts(request.graph, pool.family.pool, request.job.limits, "both").cards)))
     need = held / max(largest, 1.0)
-    way = f"{int(2 ** np.ceil(np.log2(held / usable * 1.1))):,} cards like these"
+    enough = _enough_cards(request, cards)
+    way = f"{enough:,} cards like these joined as they are" if enough else "cards with more memory"
     narrow = next((one for one in ("fp8", "nvfp4") if WEIGHT_BYTES[one] < WEIGHT_BYTES[pool.family.weights]), None)
     if narrow:
         way += f", or weights: [{narrow}] in the workload (this may change what the model says)"
@@ -147,3 +160,17 @@ def _no_room(space: Space, name: str) -> InfeasibleError:
         f"{units.show(usable, 'data')} are usable.",
         hint=f"{way}.",
     )
+
+
+def _enough_cards(request: Request, cards: int) -> int | None:
+    """Return how many cards of the first pool hold the model, doubled until it fits; its outermost tier joins them."""
+    old, count = request.formation.pools[0], cards
+    job = request.job.model_copy(update={"limits": request.job.limits.model_copy(update={"max_cards": None})})
+    while count < MOST_CARDS:
+        count *= 2
+        last = old.tiers[-1].model_copy(update={"size": max(count, old.tiers[-1].size)})
+        pool = replace(old, count=count, tiers=(*old.tiers[:-1], last))
+        again = replace(request, job=job, formation=replace(request.formation, pools=(pool,)))
+        if any(len(types_of(again, family, "both", Counter())) for family in families(again)):
+            return count
+    return None

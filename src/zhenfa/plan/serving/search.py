@@ -29,7 +29,8 @@ from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.space import Family, Types, families, types_of
 
 MISSED: Final = "misses a target at any load"
-BEHIND: Final = "worse than the plans listed (by bound)"
+FIRST_LOOK: Final = 512
+"""Pairs that are put in order at first; eight times as many each time that was not enough."""
 
 
 @dataclass
@@ -123,6 +124,11 @@ class Best:
             return -np.inf
         return min(score[0] for score, _ in self.found.values())
 
+    def limit(self, key: tuple[object, ...]) -> float:
+        """Return the score that a choice of one part with this key must beat to be kept."""
+        known = self.found.get((key,))
+        return self.last if known is None else max(self.last, known[0][0])
+
     @property
     def first(self) -> float:
         """Return the highest score so far."""
@@ -175,6 +181,18 @@ def _score(rate: float, cards: float) -> tuple[float, ...]:
     return (float(rate), -float(cards))
 
 
+def descending(bound: Any) -> Iterator[tuple[int, int]]:
+    """Yield the places of a table from the highest value down; a few are put in order at a time."""
+    flat, width = np.ravel(bound), bound.shape[1]
+    done, many = 0, FIRST_LOOK
+    while done < len(flat):
+        many = min(many, len(flat))
+        top = np.argpartition(-flat, many - 1)[:many] if many < len(flat) else np.arange(len(flat))
+        for place in top[np.argsort(-flat[top], kind="stable")][done:]:
+            yield divmod(int(place), width)
+        done, many = many, many * 8
+
+
 def _most_apart(first: Pool, other: Pool, joint: Crossing | None, cards: dict[str, int], best: Best) -> None:
     source, target = first.prefill, other.decode
     if not (len(source) and len(target)):
@@ -185,11 +203,12 @@ def _most_apart(first: Pool, other: Pool, joint: Crossing | None, cards: dict[st
         need, use = source.cards / first.supplied, target.cards / other.decoded
         apart = np.minimum((room / need)[:, None], (rest / use)[None, :])
         bound = room / (need[:, None] + use[None, :]) if same else apart
-    order = np.argsort(-bound, axis=None)
-    for flat in order:
-        at, to = divmod(int(flat), len(target))
+    keys = [Part(target, to, 1, 0.0, source).key for to in range(len(target))]
+    for at, to in descending(bound):
         if not bound[at, to] > max(best.last, 0.0):
             break
+        if not bound[at, to] > best.limit(keys[to]):
+            continue
         part = best_of_pair(first, other, joint, (at, to), (room, rest))
         if part is not None:
             best.offer(part, _score(part.rate, part.cards))
@@ -283,9 +302,7 @@ def _fewest_apart(space: Space, first: Pool, other: Pool, joint: Crossing | None
     need, use = _least(rate, first.supplied), _least(rate, other.decoded)
     used = (need * source.cards)[:, None] + (use * target.cards)[None, :]
     fits = used <= room if same else ((need * source.cards)[:, None] <= room) & ((use * target.cards)[None, :] <= rest)
-    order = np.argsort(np.where(fits, used, np.inf), axis=None)
-    for flat in order:
-        at, to = divmod(int(flat), len(target))
+    for at, to in descending(-np.where(fits, used, np.inf)):
         if not (fits[at, to] and -used[at, to] > best.last):
             break
         limit = (room - int(use[to] * target.cards[to])) if same else room
