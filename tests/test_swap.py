@@ -228,7 +228,7 @@ def test_cards_that_serve_are_replaced_under_the_same_targets() -> None:
 def test_a_load_that_is_given_is_taken_by_the_new_cards() -> None:
     workload = SERVE.workload.model_copy(update={"request_rate": 40.0})
     found = swap(asked("hgx-h100", "nvidia-h100-sxm", job=SERVE.model_copy(update={"workload": workload}), step=1))
-    assert rate_of(found.old) == pytest.approx(40 * 256)
+    assert rate_of(found.old) == pytest.approx(40 * 256, rel=1e-3)
     assert rate_of(found.new) >= rate_of(found.old) * (1 - 1e-9)
     assert found.cards <= found.replaced, "on as many cards as the old plan uses, or fewer"
 
