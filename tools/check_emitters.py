@@ -38,7 +38,7 @@ from zhenfa.plan.emit.recorded import PLACE, recorded
 from zhenfa.spec import yaml
 
 ROOT = Path(__file__).parent.parent
-PLANS = sorted((ROOT / "tests" / "data" / "plans").glob("*.yaml"))
+PLANS = sorted((ROOT / "examples" / "plans").glob("*.yaml"))
 SETTINGS = {"deepseek-v3-mixed-demo": ("cards-per-node.scalex=8",)}
 ASSUME = ("scalex-card.memory.capacity=64 GB",)
 
@@ -393,7 +393,7 @@ def check_ray() -> Iterator[str]:
     import ray
     from ray.cluster_utils import Cluster
 
-    subject = read_subject(str(ROOT / "tests/data/plans/llama3-8b-interleaved.yaml"))
+    subject = read_subject(str(ROOT / "examples/plans/llama3-8b-interleaved.yaml"))
     found = emit(subject, "ray")
     cluster = Cluster()
     try:

@@ -17,7 +17,7 @@ from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
 
 MOST_TRIED = 64
-PLANS_TRIED = 20
+PLANS_TRIED = 10
 """Plans of one maker's cards that are looked at."""
 
 
@@ -35,14 +35,17 @@ def nearest_plan(subject: Subject, rules: Sequence[Rule]) -> Nearest | None:
     First the plan itself is changed, one rule after the other. Where that does not help, as when makers meet, the
     planner searches the cards of each maker alone.
     """
-    near = _quickest(subject, subject.formation, _kept(subject, [subject.training], rules))
+    near = _quickest(_setting(subject, subject.formation), _kept(subject, [subject.training], rules))
     if near is not None:
         return near[1]
     found = []
     for maker in subject.makers():
+        if not all(rule.maker(maker) for rule in rules):
+            continue
         formation = _only(subject.formation, maker)
+        setting = _setting(subject, formation)
         for plan in _planned(subject, formation):
-            one = _quickest(subject, formation, _kept(subject, [plan], rules))
+            one = _quickest(setting, _kept(subject, [plan], rules))
             if one is not None:
                 found.append(one)
                 break
@@ -73,11 +76,11 @@ def _planned(subject: Subject, formation: Formation) -> list[Plan]:
     return [one.plan for one in answer.plans]
 
 
-def _quickest(subject: Subject, formation: Formation, plans: list[Plan]) -> tuple[float, Nearest] | None:
+def _quickest(setting: Setting | None, plans: list[Plan]) -> tuple[float, Nearest] | None:
     """Return the step and the plan with the shortest estimated step of those that fit; the first if none is known."""
     timed = []
     for plan in plans:
-        step, problem = _step(subject, formation, plan)
+        step, problem = _step(setting, plan)
         if not problem:
             timed.append((step, Nearest(plan, _words(plan, step))))
     return min(timed, key=lambda pair: pair[0]) if timed else None
@@ -95,15 +98,21 @@ def _words(plan: Plan, step: float) -> str:
     return words if step == float("inf") else f"{words}, estimated step {units.show(step, 'time')}"
 
 
-def _step(subject: Subject, formation: Formation, plan: Plan) -> tuple[float, str]:
+def _step(setting: Setting | None, plan: Plan) -> tuple[float, str]:
     """Return the estimated step of a plan, infinity where it cannot be estimated, and why it cannot run."""
+    if setting is None:
+        return float("inf"), ""
     try:
-        found = cost(plan, _setting(subject, formation))
+        found = cost(plan, setting)
     except ZhenfaError:
         return float("inf"), ""
     return found.step, found.problem
 
 
-def _setting(subject: Subject, formation: Formation) -> Setting:
+def _setting(subject: Subject, formation: Formation) -> Setting | None:
+    """Return what estimates take of these cards; None where their makers have not published what they need."""
     request = replace(subject.request(), formation=formation)
-    return look_up(request.graph, request.training, formation, request.traits, request.job.recovery)
+    try:
+        return look_up(request.graph, request.training, formation, request.traits, request.job.recovery)
+    except ZhenfaError:
+        return None

@@ -31,6 +31,8 @@ class Recorded:
             index += 1
             if option is None:
                 found.append(f"{name} is no option of {self.name} {self.version}")
+                while index < len(words) and not words[index].startswith("--"):
+                    index += 1
                 continue
             values = [value] if equals else []
             while index < len(words) and not words[index].startswith("--"):

@@ -43,7 +43,7 @@ def makers_only(makers: Collection[str], framework: str) -> Rule:
         others = [maker for maker in subject.makers() if maker not in makers]
         return f"{framework} runs on cards of {' and '.join(makers)}, not of {' and '.join(others)}" if others else ""
 
-    return Rule(reason)
+    return Rule(reason, maker=lambda maker: maker in makers)
 
 
 def _makers(pipeline: Pipeline, subject: Subject) -> int:

@@ -33,11 +33,12 @@ class Rule:
     """One thing that a target cannot do.
 
     ``reason`` returns why a plan cannot be written, or an empty text; ``change`` returns plans near it that can, as far
-    as this rule goes.
+    as this rule goes; ``maker`` says whether any plan on cards of a maker can.
     """
 
     reason: Callable[[Plan, Subject], str]
     change: Callable[[Plan, Subject], Sequence[Plan]] = lambda plan, subject: ()
+    maker: Callable[[str], bool] = lambda maker: True
 
 
 @dataclass(frozen=True)

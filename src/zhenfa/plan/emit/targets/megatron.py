@@ -218,7 +218,7 @@ TARGET: Final = Target(
     settings={"cards-per-node": CARDS_PER_NODE},
     rules=(
         rules.one_maker(TITLE),
-        Rule(_ascend),
+        Rule(_ascend, maker=lambda maker: not maker.startswith("Huawei")),
         rules.full_weights(TITLE),
         rules.precisions(TITLE, tuple(PRECISION)),
         _if(_half, lambda plan: []),
