@@ -192,29 +192,6 @@ def test_an_unknown_resource_and_image_are_said() -> None:
 # Ray.
 
 
-@pytest.mark.ray
-def test_ray_runs_the_script_in_placement_groups(tmp_path: Path) -> None:
-    import os
-    import sys
-
-    from ray.cluster_utils import Cluster
-
-    for one in emitted("llama3-8b-interleaved", "ray").files:
-        (tmp_path / one.name).write_text(one.text, encoding="utf-8")
-    (tmp_path / "train.sh").write_text('#!/usr/bin/env bash\nenv > "$(dirname "$0")/env.$NODE_RANK"\n', "utf-8")
-    (tmp_path / "train.sh").chmod(0o755)
-    cluster = Cluster()
-    try:
-        cluster.add_node(num_cpus=4, num_gpus=8)
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "MASTER_PORT": "46831"}
-        subprocess.run([sys.executable, "job.py"], cwd=tmp_path, env=environment, check=True, timeout=120)
-    finally:
-        cluster.shutdown()
-    seen = dict(line.split("=", 1) for line in (tmp_path / "env.0").read_text("utf-8").splitlines() if "=" in line)
-    assert (seen["NNODES"], seen["WORLD_SIZE"], seen["DEVICES_PER_NODE"]) == ("1", "8", "8")
-    assert len(seen["CUDA_VISIBLE_DEVICES"].split(",")) == 8
-
-
 def test_ray_names_what_it_does_not_count_by_itself() -> None:
     found = emitted("deepseek-v3-mixed-demo", "ray", SCALEX)
     rows = json.loads(file_of(found, "job.py").split('"""')[1])
