@@ -50,13 +50,13 @@ def is_one(pool: CardPool, names: Iterable[str]) -> bool:
 
 
 def is_maker(pool: CardPool, name: str) -> bool:
-    """Return whether a pool's cards are of a maker, in full or by its first word: ``Huawei Ascend``, ``huawei``."""
+    """Return whether a pool's cards are of a maker, in full or by a first word: ``Huawei Ascend``, ``huawei``."""
     return name.casefold() in {one.casefold() for one in maker_names(pool.maker)}
 
 
 def maker_names(maker: str) -> tuple[str, ...]:
     """Return the names that a maker goes by."""
-    return tuple(dict.fromkeys((maker, maker.split(maxsplit=1)[0].partition("/")[0])))
+    return tuple(dict.fromkeys((maker, *(part.split(maxsplit=1)[0] for part in maker.split("/") if part.strip()))))
 
 
 def _names(pool: CardPool) -> tuple[str, ...]:
