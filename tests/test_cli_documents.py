@@ -178,6 +178,10 @@ def test_the_reference_has_every_command_option_and_document() -> None:
         section = page.partition(f"## `zhenfa {name}`\n")[2].partition("\n## ")[0]
         assert section
         for parameter in command.params:
-            assert parameter.name == "job" or f"`{parameter.opts[0]}" in section or parameter.name in {"name", "term"}
+            assert (
+                parameter.name in {"job", "plan"}
+                or f"`{parameter.opts[0]}" in section
+                or parameter.name in {"name", "term"}
+            )
     for printed in PRINTED:
         assert f"| `{printed.schema_name}` | `zhenfa " in page
