@@ -119,9 +119,11 @@ def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
     """Yield every pipeline over two or more pools: every order, every number of stages, idle cards allowed."""
     names = [pool.name for pool in setting.formation.pools]
     for count in range(2, len(names) + 1):
-        for order, size in itertools.product(itertools.permutations(names, count), _sizes(setting)):
+        for order, size, context in itertools.product(
+            itertools.permutations(names, count), _sizes(setting), _contexts(setting)
+        ):
             cuts = [
-                list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES, [1], [1]))
+                list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES, [context], [1]))
                 for one in order
             ]
             for chosen in itertools.product(*cuts):
@@ -131,9 +133,10 @@ def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
 def _depths(setting: Setting, chosen: tuple[Cut, ...], size: int) -> Iterator[Layout]:
     total = setting.workload.global_batch // size
     cards = [setting.formation.pool(name).count for name, *_ in chosen]
+    widths = [tensor * context for _, tensor, _, _, context, _ in chosen]
     for replicas in range(1, total + 1):
-        most = [count // (tensor * replicas) for count, (_, tensor, *_) in zip(cards, chosen, strict=True)]
-        if any(replicas * tensor % expert for _, tensor, expert, *_ in chosen):
+        most = [count // (width * replicas) for count, width in zip(cards, widths, strict=True)]
+        if any(replicas * width % cut[2] for cut, width in zip(chosen, widths, strict=True)):
             continue
         for depth in itertools.product(*(range(1, one + 1) for one in most)):
             if sum(depth) <= len(setting.graph.layers):
@@ -192,3 +195,40 @@ def truth(setting: Setting) -> Truth:
             if not outcome.problem and outcome.step < found.step:
                 found.step, found.plan = outcome.step, plan
     return found
+
+
+def over_replicas(setting: Setting) -> Truth:
+    """Cost every way to share the batch between two pools that each run whole replicas of one layout of their own."""
+    found = Truth()
+    first, second = (pool.name for pool in setting.formation.pools)
+    batch = setting.workload.global_batch
+    for share in range(1, batch):
+        mine, other = _alone(setting, first, share), _alone(setting, second, batch - share)
+        for zero in sorted({plan.zero for _, plan in mine} & {plan.zero for _, plan in other}):
+            pairs = [
+                (max(one[0], two[0]), one[1], two[1])
+                for one, two in itertools.product(mine, other)
+                if one[1].zero == two[1].zero == zero
+            ]
+            for least, one, two in sorted(pairs, key=lambda pair: pair[0]):
+                if least >= found.step:
+                    break  # the sum of gradients between the pools only adds to it
+                plan = one.model_copy(update={"pipelines": one.pipelines + two.pipelines})
+                outcome = cost(plan, setting)
+                found.costed += 1
+                if not outcome.problem and outcome.step < found.step:
+                    found.step, found.plan = outcome.step, plan
+    return found
+
+
+def _alone(setting: Setting, pool: str, batch: int) -> list[tuple[float, Plan]]:
+    """Return the step and the plan of every layout and split of one pool that fits."""
+    workload = setting.workload.model_copy(update={"global_batch": batch})
+    smaller = replace(setting, workload=workload, _cards={}, _units={}, _costs={}, _plans={})
+    plans = [
+        to_plan(smaller, layout, ranges)
+        for layout in single_pool(smaller, pool)
+        for ranges in splits(len(setting.graph.layers), len(layout.cuts))
+    ]
+    costed = [(cost(plan, setting), plan) for plan in plans]
+    return [(outcome.step, plan) for outcome, plan in costed if not outcome.problem]

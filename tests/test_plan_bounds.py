@@ -21,6 +21,7 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.laws.pipeline import pipeline_time
 from zhenfa.plan import bounds, family
 from zhenfa.plan.build import CODES, Layout, rows_for, rows_of_many, take
+from zhenfa.plan.goal import QUICKEST
 from zhenfa.plan.look import Look
 from zhenfa.plan.search import Tally, layout_of
 from zhenfa.plan.space import Candidates, chunks, enumerate_pool, fewer_replicas
@@ -82,29 +83,33 @@ def test_no_split_over_several_pools_beats_any_bound(seed: int) -> None:
         whole, look = family.whole_layers(setting, part), Look.at(setting, part)
         for order in itertools.permutations(range(len(part.options))):
             sharp = look.bounds(order, math.inf)
-            for index in range(len(part)):
-                outcomes = all_splits(setting, part.layout(index, order), part.total)
-                quickest = min(found.step for found in outcomes) * SLACK
-                assert part.bound[index] <= quickest
-                assert whole[index] <= quickest
-                fitting = [found.step for found in outcomes if not found.problem]
-                if fitting:  # NaN would say that nothing fits
-                    assert sharp[index] <= min(fitting) * SLACK
+            for group in range(len(part)):
+                inside = look.members(group)
+                assert len(inside.part) == part.weight[group]
+                own = inside.bounds(order, math.inf)
+                for index in rng.sample(range(len(own)), min(2, len(own))):
+                    outcomes = all_splits(setting, inside.part.layout(index, order), part.total)
+                    quickest = min(found.step for found in outcomes) * SLACK
+                    assert part.bound[group] <= quickest
+                    assert whole[group] <= quickest
+                    fitting = [found.step for found in outcomes if not found.problem]
+                    if fitting:  # NaN would say that nothing fits
+                        assert sharp[group] <= min(fitting) * SLACK
+                        assert own[index] <= min(fitting) * SLACK
+                        assert not look.bounds(order, min(fitting) * 1.001)[group] >= min(fitting) * 1.001
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_idle_cards_never_lower_the_bound(seed: int) -> None:
     setting = random_setting(seed, 2, layers=(3, 5), cards=(2, 3, 4), batches=(4,), plenty=(20,))
     for one in family.every_family(setting, 4, Limits(), math.inf, Tally()):
-        fewer = family.fewer_stages(setting, one, math.inf, 10_000, Tally())
+        fewer = family.fewer_stages(setting, one, QUICKEST, math.inf, 10_000, Tally())
         assert not len(fewer) or fewer.bound.min() >= one.bound.min() * 0.98  # bisection leaves a little
         seen = {tuple(column) for column in np.concatenate([one.chosen, one.depth, one.replicas[None]]).T.tolist()}
         new = [tuple(column) for column in np.concatenate([fewer.chosen, fewer.depth, fewer.replicas[None]]).T.tolist()]
         assert len(set(new)) == len(new)
         assert not seen & set(new)
-        most = np.stack(
-            [option.count // option.tensor[pick] for option, pick in zip(one.options, one.chosen, strict=True)]
-        )
+        most = np.stack([option.count // option.width[pick] for option, pick in one.picks])
         reached = seen | set(new)
         for chosen, replicas, limit in zip(one.chosen.T.tolist(), one.replicas.tolist(), most.T.tolist(), strict=True):
             for depth in itertools.product(*(range(1, cards // replicas + 1) for cards in limit)):

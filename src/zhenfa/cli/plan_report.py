@@ -13,6 +13,7 @@ from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, band, bare, batches, figure, of, parameters
 from zhenfa.plan import Answer, Ranked
+from zhenfa.plan.bridge import bridge_of
 from zhenfa.plan.worth import COLUMNS, HEADINGS
 from zhenfa.spec.plan import Pipeline, Stage
 
@@ -35,6 +36,7 @@ def print_answer(
     _print_subject(answer, output)
     left_out = _print_plans(answer, wanted.top, output)
     _print_stages(answer.best, output)
+    _print_bridge(answer, output)
     out, walls = output.data, answer.best.estimate.walls
     out.head("Four walls of plan 1", f"(estimated; {walls.binding} binds)")
     print_walls(out, walls, empty="undisclosed")
@@ -172,6 +174,15 @@ def _print_stages(best: Ranked, output: Output) -> None:
         out.text(f"and {len(best.plan.pipelines) - KINDS_SHOWN} more kinds of replica")
 
 
+def _print_bridge(answer: Answer, output: Output) -> None:
+    found = bridge_of(answer.best.plan, answer.setting, answer.best.cost)
+    if found is not None:
+        output.data.head("Bridge between the pools of plan 1", "(estimated)")
+        output.data.text(found.words)
+        for one in found.crossings:
+            output.data.text(one.words, first=f"  {one.where}: ")
+
+
 def stage_lines(entry: Pipeline) -> Iterator[tuple[str, str]]:
     """Yield who holds which layers, stages alike on one line: which stages, and what they hold."""
     for run in _runs(entry.stages):
@@ -215,6 +226,8 @@ def _print_ground(answer: Answer, output: Output) -> None:
         out.items(answer.best.estimate.assumptions)
     out.head("Considered", f"{answer.considered:,} layouts in {answer.seconds:.2f} s, {answer.costed:,} costed exactly")
     reasons = list(answer.rejected.items())
+    if answer.gap:
+        out.text(f"The search stopped before its end: a plan may be better than plan 1 by {answer.gap:.1%} at most.")
     rows = [(f"{count:,}", reason) for reason, count in reasons[:REASONS_SHOWN]]
     if len(reasons) > REASONS_SHOWN:
         rows.append(("", f"and {len(reasons) - REASONS_SHOWN} more reasons (--json lists all)"))

@@ -234,6 +234,11 @@ class Bridge:
         staging = 2 * volume / PCIE_BYTES_PER_S if self.host_staged else 0.0
         return self.latency + volume / self.bandwidth + staging
 
+    def volume(self, seconds: Array) -> Array:
+        """Return the bytes per card that arrive within ``seconds``."""
+        each = 1 / self.bandwidth + (2 / PCIE_BYTES_PER_S if self.host_staged else 0.0)
+        return np.maximum(seconds - self.latency, 0.0) / each
+
 
 def bridge(network: Network | None, *, machine: str, emulated: bool) -> Bridge | None:
     """Return the link between pools; None where the machine has only one pool or names no network."""

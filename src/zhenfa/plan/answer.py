@@ -61,6 +61,9 @@ class Answer:
     bound_by: tuple[str, ...] = ()
     """The limits that kept out layouts which might have been better than the first plan."""
 
+    gap: float = 0.0
+    """By what share of the first plan's score, at most, a plan that the search stopped before may be better."""
+
     @property
     def objective(self) -> Objective:
         """Return what the plans were chosen for."""
@@ -116,8 +119,9 @@ def find_plans(request: Request, *, top: int = 5) -> Answer:
     rejected = {reason: count for reason, count in tally.rejected.most_common() if count}
     bound_by = tuple(reason for reason, score in tally.barred.items() if score < ranked[0].score)
     return Answer(
-        request, setting, plans, tally.considered, tally.costed, rejected, time.perf_counter() - begun, goal, bound_by
-    )
+        request, setting, plans, tally.considered, tally.costed, rejected, time.perf_counter() - begun, goal, bound_by,
+        max(0.0, 1.0 - tally.least_left / ranked[0].score),
+    )  # fmt: skip
 
 
 def _search(request: Request, objective: Objective, limits: Limits, top: int) -> tuple[Best, Tally, Setting]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zhenfa.estimate.detail import Detail, detail
+from zhenfa.plan.bridge import BridgeUse, bridge_of
 from zhenfa.plan.explain import Why
 from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.plan.why_documents import SensitivityPart, WhyPart, sensitivity_part, why_part
@@ -64,10 +65,36 @@ class PlanDetail(Item):
     memory_bytes: tuple[dict[str, float], ...]
 
 
+class CrossingPart(Item):
+    """What crosses from pool to pool at one place: ``activations`` from stage to stage with every micro-batch (and
+    gradients of as many bytes back), or ``gradients`` of weights once a step. ``message_bytes`` of one micro-batch of
+    one replica and direction, or what one card sends a step, in ``message_s``; ``step_bytes`` of all replicas."""
+
+    what: Literal["activations", "gradients"]
+    pools: tuple[str, ...]
+    stages: tuple[int, ...]
+    replicas: int
+    message_bytes: float
+    message_s: float
+    step_bytes: float
+
+
+class BridgePart(Item):
+    """The link between the pools of a plan, what crosses it, and the seconds of a step that wait for it."""
+
+    link: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    host_staged: bool
+    crossings: tuple[CrossingPart, ...]
+    exposed_s: float
+    share: float
+
+
 class RankedPlan(Item):
-    """One plan of the answer. ``plan`` can be saved as a file; ``lost_by`` is empty for the first. ``score`` is what it
-    is worth in the objective, ``limits_taken`` how much of each limit it takes up (1 is all of it). ``detail`` is there
-    for the first where it is asked for."""
+    """One plan of the answer. ``plan`` can be saved as a file; ``lost_by`` is empty for the first. ``bridge`` is there
+    where it stands on several pools. ``score`` is what it is worth in the objective, ``limits_taken`` how much of each
+    limit it takes up (1 is all of it). ``detail`` is there for the first where it is asked for."""
 
     rank: int
     layout: str
@@ -81,6 +108,7 @@ class RankedPlan(Item):
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
     detail: PlanDetail | None = None
+    bridge: BridgePart | None = None
     quality: tuple[str, ...] = ()
     score: Figure = Figure()
     limits_taken: dict[str, float] = {}
@@ -100,10 +128,11 @@ class FrontPart(Item):
 class Plans(Printed):
     """``zhenfa plan``: the best plans found, best first. All figures are estimates.
 
-    ``task`` says whether the job trains or serves. Of one that serves, ``front`` is what can be had of tokens per
-    second and card against tokens per second of one user, and ``gap`` by how much at most the first plan may be
-    beaten (0: exact); ``parts_s`` of a plan are those of a decode step. Of one that trains, plans are ordered by the
-    ``objective``, and ``bound_by`` names limits that kept out layouts which might have been better than the first.
+    ``task`` says whether the job trains or serves. ``gap``: by how much at most the first plan may be beaten by one of
+    the space that the search stopped before (0: by none). Of a job that serves, ``front`` is what can be had of tokens
+    per second and card against tokens per second of one user; ``parts_s`` of a plan are those of a decode step. Of one
+    that trains, plans are ordered by the ``objective``, and ``bound_by`` names limits that kept out layouts which might
+    have been better than the first.
     """
 
     schema_name: ClassVar[str] = "zhenfa.plans/1"
@@ -150,6 +179,17 @@ def detail_part(found: Detail) -> PlanDetail:
     )  # fmt: skip
 
 
+def bridge_part(found: BridgeUse | None) -> BridgePart | None:
+    """Return the bridge of a plan as a part of a document."""
+    if found is None:
+        return None
+    return BridgePart(
+        link=found.name, bandwidth_bytes_per_s=found.bandwidth, latency_s=found.latency,
+        host_staged=found.host_staged, exposed_s=found.exposed, share=found.exposed / found.step,
+        crossings=tuple(CrossingPart(**vars(one)) for one in found.crossings),
+    )  # fmt: skip
+
+
 def to_document(
     answer: Answer,
     top: int | None = None,
@@ -167,6 +207,7 @@ def to_document(
             assumptions=one.estimate.assumptions, sources=one.estimate.sources,
             detail=detail_part(detail(one.plan, answer.setting, one.cost)) if detailed and one.rank == 1 else None,
             score=one.score, limits_taken=dict(one.taken),
+            bridge=bridge_part(bridge_of(one.plan, answer.setting, one.cost)),
         )
         for one in answer.plans[:top]
     ]  # fmt: skip
@@ -175,6 +216,6 @@ def to_document(
         job=answer.request.job.name, machine=formation.name, objective=answer.objective, bound_by=answer.bound_by,
         emulated=formation.emulated, cards=formation.cards,
         plans=tuple(plans), considered=answer.considered, costed=answer.costed, rejected=answer.rejected,
-        seconds=answer.seconds, why=None if why is None else why_part(why),
+        seconds=answer.seconds, why=None if why is None else why_part(why), gap=answer.gap,
         sensitivity=None if sensitivity is None else sensitivity_part(sensitivity),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,27 +17,14 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Layout, Slot
+from zhenfa.plan.goal import Goal
 from zhenfa.plan.search import SLOWER, Tally
-from zhenfa.plan.space import (
-    Bools,
-    Candidates,
-    Ints,
-    divisors,
-    experts,
-    micro_batch_sizes,
-    reach,
-    tensor_degrees,
-    zero_stages,
-)
+from zhenfa.plan.space import Bools, Ints, context_degrees, divisors, micro_batch_sizes, zero_stages
+from zhenfa.plan.ways import Options, options_of
 from zhenfa.spec.job import Limits
 
 MAX_POOLS_ORDERED: Final = 4
 """Pools that one pipeline may cross; their orders are all tried."""
-
-MAX_MIXED_TENSOR: Final = 16
-
-FEW_OPTIONS: Final = 48
-"""Up to so many ways to cut a pool's stages, all are tried."""
 
 FEWER_AT_MOST: Final = 40_000
 """Mixed pipelines with fewer stages than there are cards for that are looked at."""
@@ -46,30 +33,9 @@ UNSEEN: Final = "not looked at (mixed pipelines that leave cards idle)"
 
 
 @dataclass(frozen=True)
-class Options:
-    """The ways to cut one pool's stages, as arrays: degrees, seconds of one micro-batch over the whole model, and of a
-    layer of each kind, shape ``[kinds, options]``."""
-
-    pool: str
-    tensor: Ints
-    expert: Ints
-    recompute: Ints
-    work: bounds.Work
-    count: int
-    routed: bool
-    """Whether the model has experts."""
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def slot(self, index: int) -> Slot:
-        """Return one option as a slot."""
-        return Slot(self.pool, int(self.tensor[index]), int(self.expert[index]), int(self.recompute[index]))
-
-
-@dataclass(frozen=True)
 class Family:
-    """Mixed pipelines over the same pools, with the same micro-batch size and ZeRO stage; arrays ``[candidate]``."""
+    """Mixed pipelines over the same pools, with the same micro-batch size, context degree and ZeRO stage; arrays
+    ``[candidate]``. A candidate is a group of layouts, one for each way of its options, unless ``cut`` says which."""
 
     options: list[Options]
     chosen: Ints
@@ -82,6 +48,8 @@ class Family:
     size: int
     total: int
     zero: int
+    cut: Ints | None = None
+    """Which cut each pool takes, ``[pools, candidates]``."""
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -92,82 +60,119 @@ class Family:
         return -(-self.total // self.replicas)
 
     @property
-    def zeros(self) -> Ints:
-        """Return the ZeRO stage of each candidate: none where nothing is replicated."""
-        shared = [self.replicas * one.tensor[pick] > one.expert[pick] for one, pick in self._picks if one.routed]
-        zeros: Ints = np.where(np.logical_or.reduce([self.replicas > 1, *shared]), self.zero, 0)
-        return zeros
+    def weight(self) -> Ints:
+        """Return how many layouts each candidate stands for, in one order of its pools."""
+        if self.cut is not None:
+            return np.ones_like(self.replicas)
+        many: Ints = np.prod([one.many[pick] for one, pick in self.picks], axis=0)
+        return many
 
     @property
-    def _picks(self) -> list[tuple[Options, Ints]]:
+    def orders(self) -> int:
+        """Return in how many orders the pools can stand."""
+        return math.factorial(len(self.options))
+
+    @property
+    def picks(self) -> list[tuple[Options, Ints]]:
+        """Return the options of each pool and which each candidate takes."""
         return list(zip(self.options, self.chosen, strict=True))
+
+    @property
+    def width(self) -> Ints:
+        """Return the cards of a stage in all replicas, ``[pools, candidates]``."""
+        return np.stack([one.width[pick] for one, pick in self.picks]) * self.replicas
+
+    @property
+    def cards(self) -> Mapping[str, Ints]:
+        """Return the cards of each pool that work."""
+        rows = self.depth * self.width
+        return {one.pool: row for one, row in zip(self.options, rows, strict=True)}
+
+    def zeros(self, cut: Ints) -> Ints:
+        """Return the ZeRO stage of each candidate with these cuts: none where nothing is replicated."""
+        shared = [self.replicas > 1]
+        for one, pick in zip(self.options, cut, strict=True):
+            shared.append(self.replicas * one.cuts.context[pick] > 1)
+            if one.routed > 1:
+                cards = self.replicas * one.cuts.tensor[pick] * one.cuts.context[pick]
+                shared.append(cards > one.cuts.expert[pick])
+        zeros: Ints = np.where(np.logical_or.reduce(shared), self.zero, 0)
+        return zeros
 
     def where(self, index: Ints) -> Family:
         """Return the candidates that an index selects."""
         return replace(
             self, chosen=self.chosen[:, index], depth=self.depth[:, index], replicas=self.replicas[index],
-            bound=self.bound[index],
+            bound=self.bound[index], cut=None if self.cut is None else self.cut[:, index],
         )  # fmt: skip
+
+    def members(self, index: int) -> Family:
+        """Return the layouts of one candidate, one for each choice of a way on every pool."""
+        ways = [one.ways[pick[index], : one.many[pick[index]]] for one, pick in self.picks]
+        cut = np.stack([axis.reshape(-1) for axis in np.meshgrid(*ways, indexing="ij")])
+        return replace(self.where(np.full(cut.shape[1], index)), cut=cut)
 
     def layout(self, index: int, order: Sequence[int]) -> Layout:
-        """Return one candidate with its pools in an order."""
+        """Return one layout with its pools in an order."""
+        assert self.cut is not None  # noqa: S101
         slots: list[Slot] = []
         for pool in order:
-            slots += [self.options[pool].slot(int(self.chosen[pool, index]))] * int(self.depth[pool, index])
-        replicas, zero = int(self.replicas[index]), int(self.zeros[index])
+            slots += [self.options[pool].slot(int(self.cut[pool, index]))] * int(self.depth[pool, index])
+        replicas = int(self.replicas[index])
+        zero = int(self.zeros(self.cut)[index])
         return Layout(tuple(slots), replicas, self.size, -(-self.total // replicas), zero)
-
-    def candidates(self, pool: int) -> Candidates:
-        """Return the candidates as one pool sees them."""
-        one, pick = self.options[pool], self.chosen[pool]
-        same = np.ones_like(self.replicas)
-        return Candidates.of(
-            one.tensor[pick], pipeline=self.depth[pool], data=self.replicas, expert=one.expert[pick],
-            size=self.size * same, total=self.total * same, zero=self.zeros, recompute=one.recompute[pick],
-        )  # fmt: skip
 
 
 def every_family(setting: Setting, sequences: int, limits: Limits, limit: float, tally: Tally) -> Iterator[Family]:
-    """Yield every choice of two or more pools and micro-batch size, with the candidates that may stay below ``limit``.
-
-    Those left out are counted as slower.
+    """Yield every choice of two or more pools, micro-batch size and context degree, with the candidates that may stay
+    below ``limit``. Those left out are counted as slower.
     """
     names = [pool.name for pool in setting.formation.pools]
     stages = [stage for stage in zero_stages(setting) if stage < 2]
-    for size in micro_batch_sizes(sequences, limits):
-        options = {name: _options(setting, name, size, limits) for name in names}
-        for count in range(2, min(len(names), MAX_POOLS_ORDERED) + 1):
-            for members in itertools.combinations(names, count):
+    contexts = sorted(set.intersection(*(set(context_degrees(setting, name, limits)) for name in names)))
+    sizes = micro_batch_sizes(sequences, limits)
+    found = {name: options_of(setting, name, sizes, contexts, limits) for name in names}
+    for size, context in itertools.product(sizes, contexts):
+        options = {name: every[size, context] for name, every in found.items() if (size, context) in every}
+        for count in range(2, min(len(options), MAX_POOLS_ORDERED) + 1):
+            for members in itertools.combinations(options, count):
                 chosen = [options[name] for name in members]
                 for zero in stages or [0]:
                     family, left_out = family_over(setting, chosen, size, sequences // size, zero, limits, limit)
                     tally.considered += left_out * math.factorial(count)
                     tally.rejected[SLOWER] += left_out * math.factorial(count)
-                    yield family
+                    if len(family):
+                        yield family
 
 
 def family_over(
     setting: Setting, options: list[Options], size: int, total: int, zero: int, limits: Limits, limit: float
 ) -> tuple[Family, int]:
     """Return every choice of options and data-parallel degree over these pools that may stay below ``limit``, with all
-    the stages that the cards and the layers allow, bounded; and how many were left out."""
-    degrees = np.array(_degrees(min(total, *(one.count for one in options))))
-    grid = np.meshgrid(*(np.arange(len(one)) for one in options), np.arange(len(degrees)), indexing="ij", sparse=True)
-    *chosen, place = grid
+    the stages that the cards and the layers allow, bounded; and how many layouts were left out."""
+    degrees = np.array(_degrees(min(total, *(one.count // one.context for one in options))))
+    axes = [np.arange(len(one.degrees)) for one in options]
+    *numbers, place = np.meshgrid(*axes, np.arange(len(degrees)), indexing="ij", sparse=True)
     speed: Floats = np.zeros(())
     possible: Bools = np.ones((), dtype=bool)
-    for one, pick in zip(options, chosen, strict=True):
-        depth = one.count // (one.tensor[:, None] * degrees)
-        whole = (depth >= 1) & (degrees * one.tensor[:, None] % one.expert[:, None] == 0)
-        speed = speed + (depth / one.work.whole[:, None])[pick, place]
-        possible = possible & whole[pick, place]
+    weight: Ints = np.ones((), dtype=np.int64)
+    tables = []
+    for one, number, axis in zip(options, numbers, axes, strict=True):
+        option = one.option_of(axis[:, None], degrees[None])
+        depth = one.count // (one.degrees[:, None] * one.context * degrees)
+        whole = (depth >= 1) & (option >= 0)
+        speed = speed + (depth / one.work.whole[option])[number, place]
+        possible = possible & whole[number, place]
+        weight = weight * one.many[option][number, place]
+        tables.append((option, depth))
     with np.errstate(divide="ignore"):
         likely = possible & (-(-total // degrees) / speed < limit)
     *picks, number = np.nonzero(likely)
-    replicas = degrees[number]
-    depth = np.stack([one.count // (one.tensor[pick] * replicas) for one, pick in zip(options, picks, strict=True)])
-    family = Family(options, np.stack(picks), depth, replicas, np.zeros(len(replicas)), size, total, zero)
-    left_out = int(possible.sum()) - len(family)
+    chosen, depth = (
+        np.stack([pair[side][pick, number] for pair, pick in zip(tables, picks, strict=True)]) for side in (0, 1)
+    )
+    family = Family(options, chosen, depth, degrees[number], np.zeros(len(number)), size, total, zero)
+    left_out = int(np.broadcast_to(weight, possible.shape)[possible & ~likely].sum())
     return _bounded(setting, _trimmed(family, _deepest(setting, limits), limits.max_cards)), left_out
 
 
@@ -178,7 +183,7 @@ def _deepest(setting: Setting, limits: Limits) -> int:
 
 def _seconds(family: Family) -> Floats:
     """Return the seconds of one micro-batch over the whole model on each pool, ``[pools, candidates]``."""
-    return np.stack([one.work.whole[pick] for one, pick in zip(family.options, family.chosen, strict=True)])
+    return np.stack([one.work.whole[pick] for one, pick in family.picks])
 
 
 def _trimmed(family: Family, deepest: int, cards: int | None) -> Family:
@@ -187,8 +192,7 @@ def _trimmed(family: Family, deepest: int, cards: int | None) -> Family:
     Each pool keeps at least one; what is still too deep or too wide is left out.
     """
     depth = family.depth.copy()
-    width = np.stack([one.tensor[pick] for one, pick in zip(family.options, family.chosen, strict=True)])
-    width = width * family.replicas
+    width = family.width
     columns = np.arange(len(family))
     for row in np.argsort(-_seconds(family), axis=0, kind="stable"):
         over = np.maximum(depth.sum(axis=0) - deepest, 0)
@@ -211,7 +215,7 @@ def _least_seconds(setting: Setting, family: Family) -> Floats:
     """
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     times = np.concatenate([counts, np.ones(2)])[:, None]
-    works = [one.work.take(pick) for one, pick in zip(family.options, family.chosen, strict=True)]
+    works = [one.work.take(pick) for one, pick in family.picks]
     parts = np.stack([np.concatenate([work.layers, work.ends]) for work in works])
     own = parts / np.stack([work.whole for work in works])[:, None]
     best, chosen = np.zeros(len(family)), np.zeros(family.depth.shape)
@@ -258,7 +262,7 @@ def fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
 def whole_layers(setting: Setting, family: Family) -> Floats:
     """Return ``m C`` for the least ``C`` at which whole layers of the most numerous kind find a place."""
     kind = bounds.main_index(setting)
-    layer = np.stack([one.work.layers[kind, pick] for one, pick in zip(family.options, family.chosen, strict=True)])
+    layer = np.stack([one.work.layers[kind, pick] for one, pick in family.picks])
     needed = np.bincount(setting.graph.layers)[kind]
     low: Floats = needed / (family.depth / layer).sum(axis=0)
     high = low + layer.max(axis=0)
@@ -270,30 +274,44 @@ def whole_layers(setting: Setting, family: Family) -> Floats:
     return bound
 
 
-def fewer_stages(setting: Setting, family: Family, limit: float, budget: int, tally: Tally) -> Family:
-    """Return the candidates with fewer stages, or other shares of them, whose bound is below ``limit``.
+def fewer_stages(setting: Setting, family: Family, goal: Goal, best: float, budget: int, tally: Tally) -> Family:
+    """Return the candidates with fewer stages, or other shares of them, that may have a score below ``best``.
 
     A stage less, or one moved to slower cards where the pipeline is as deep as it may be, only raises the bound; every
-    choice of stages is reached from the deepest one in such steps.
+    choice of stages is reached from the deepest one in such steps. Where there are more than ``budget`` on the way, the
+    rest are counted as not looked at.
     """
     deepest, found = family.depth.sum(axis=0).max(initial=0), []
     known: set[bytes] = set()
+    limit = goal.step_within_any(best)
     here = _unknown(family, limit, known)
     while len(here):
-        here = _unknown(_bounded(setting, _children(here, int(deepest))), limit, known)
         if len(known) > budget:
-            tally.considered += len(here)
-            tally.rejected[UNSEEN] += len(here)
+            left = int(here.weight.sum()) * here.orders
+            tally.considered += left
+            tally.rejected[UNSEEN] += left
+            tally.least_left = min(tally.least_left, float(_floor_of_fewer(goal, here).min(initial=np.inf)))
             break
         found.append(here)
-    return _together(family, found)
+        children = _bounded(setting, _children(here, int(deepest)))
+        near = children.where(np.flatnonzero(children.bound < limit))
+        near = replace(near, bound=np.maximum(near.bound, whole_layers(setting, near)))
+        here = _unknown(near, limit, known)
+    return _together(family, found[1:])
+
+
+def _floor_of_fewer(goal: Goal, family: Family) -> Floats:
+    """Return scores that no plan of these candidates can beat, however many of the pools' cards it takes."""
+    every = {one.pool: np.full(len(family), one.count) for one in family.options}
+    busy = {one.pool: one.work.whole[pick] * family.total * one.width[pick] for one, pick in family.picks}
+    return goal.floor_of_fewer(family.bound, every, busy)
 
 
 def _children(here: Family, deepest: int) -> Family:
     """Return each candidate with one stage less on each pool, and with one moved from each pool to each slower one."""
     pools = len(here.options)
     seconds, parts = _seconds(here), []
-    width = [one.tensor[pick] * here.replicas for one, pick in zip(here.options, here.chosen, strict=True)]
+    width = here.width
     for source, target in itertools.product(range(pools), range(-1, pools)):
         depth = here.depth.copy()
         depth[source] -= 1
@@ -335,29 +353,3 @@ def _degrees(widest: int) -> list[int]:
     doublings = max(1, math.ceil(math.log2(widest + 1)))
     steps = {min(widest, round(2 ** (eighth / 8))) for eighth in range(8 * doublings + 1)}
     return sorted(steps | set(range(1, min(widest, 16) + 1)) | set(divisors(widest, widest)))
-
-
-def _options(setting: Setting, name: str, size: int, limits: Limits) -> Options:
-    """Return the ways to cut one pool's stages.
-
-    Where they are more than :data:`FEW_OPTIONS`: per tensor degree and recomputation, the two quickest expert degrees
-    among those that spread the experts over 32 cards or more.
-    """
-    count = min(setting.formation.pool(name).count, reach(setting, name))
-    degrees = [one for one in tensor_degrees(setting, name, limits) if one <= min(count, MAX_MIXED_TENSOR)]
-    rows = list(itertools.product(degrees, divisors(experts(setting), 512), setting.traits.recompute))
-    tensor, expert, again = np.array(rows, dtype=np.int64).T
-    ones = np.ones_like(tensor)
-    cut = Candidates.of(
-        tensor, pipeline=ones, data=ones, expert=expert, size=size * ones, total=ones, zero=0 * ones, recompute=again
-    )
-    work = bounds.work_per_micro_batch(setting, name, cut)
-    keep = np.isfinite(work.whole) & (expert <= count * degrees[-1])
-    if keep.sum() > FEW_OPTIONS:
-        keep &= expert >= min(32, experts(setting))
-        quicker = (work.whole[None] < work.whole[:, None]) & keep[None]
-        alike = (tensor[None] == tensor[:, None]) & (again[None] == again[:, None])
-        keep &= (quicker & alike).sum(axis=1) < 2
-    chosen = np.flatnonzero(keep)
-    routed = experts(setting) > 1
-    return Options(name, tensor[chosen], expert[chosen], again[chosen], work.take(chosen), count, routed)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,124 +18,273 @@ from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
 from zhenfa.plan.space import Bools, Ints
 
+BISECTIONS: Final = 6
+"""How often the span between a bound and a step that is possible is halved."""
+
 ROUNDS: Final = 3
 """How often the longest a stage may work is sharpened by what the others can take."""
+
+DEEPER: Final = 1.5
+"""Pipelines are looked at together where none is this many times as deep as another."""
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Some candidates of a family with what their slots cost, one entry per pool."""
+    """Some candidates of a family with what their slots cost, one entry per pool: the least of each part over a group's
+    ways, or that of a layout's own cuts."""
 
     part: Family
     rows: list[Rows]
     counts: Ints
     """Layers of each kind."""
-    usable: list[float]
     setting: Setting
+    ways: list[Rows]
+    """What every way of each candidate costs, with last axes ``[candidates, ways]``."""
 
     @classmethod
     def at(cls, setting: Setting, part: Family) -> Look:
-        """Look at some candidates."""
-        rows = [
-            rows_of_many(setting, part.candidates(pool), one.work.take(pick))
-            for pool, (one, pick) in enumerate(zip(part.options, part.chosen, strict=True))
-        ]
-        usable = [setting.chips[one.pool].usable * (1 + 1e-9) for one in part.options]
+        """Look at some groups."""
+        ways = [_rows_of_ways(setting, part, pool) for pool in range(len(part.options))]
         counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-        return cls(part, rows, counts, usable, setting)
+        return cls(part, [Rows(*(table.min(axis=-1) for table in rows)) for rows in ways], counts, setting, ways)
 
-    @cached_property
-    def kind(self) -> int:
-        """Return the most numerous kind of layer."""
-        return int(np.argmax(self.counts))
+    def members(self, index: int) -> Look:
+        """Look at the layouts of one group."""
+        many = [int(one.many[pick[index]]) for one, pick in self.part.picks]
+        which = [axis.reshape(-1) for axis in np.meshgrid(*map(np.arange, many), indexing="ij")]
+        rows = [
+            Rows(*(table[..., index, :][..., way] for table in ways))
+            for ways, way in zip(self.ways, which, strict=True)
+        ]
+        return replace(self, part=self.part.members(index), rows=rows, ways=[])
 
-    @cached_property
-    def layer(self) -> Floats:
-        """Return the seconds of a layer of that kind on each pool, ``[pools, candidates]``."""
-        return np.stack([rows.kinds[self.kind, 0] for rows in self.rows])
+    def lines(self, order: Sequence[int]) -> Lines:
+        """Return the candidates with their pools in an order."""
+        part, kind = self.part, int(np.argmax(self.counts))
+        layer, state, activation, _ = np.stack([self.rows[pool].kinds[kind] for pool in order], axis=1)
+        first, last = self.rows[order[0]].stem, self.rows[order[-1]].head
+        rest = first[0] + last[0]
+        for other, count in enumerate(self.counts.tolist()):
+            if other != kind:
+                rest = rest + count * np.min([rows.kinds[other, 0] for rows in self.rows], axis=0)
+        stem = first[:3] + sum((self.rows[order[0]].kinds[one, :3] for one in self._leading), start=np.zeros((3, 1)))
+        usable = [self.setting.chips[part.options[pool].pool].usable * (1 + 1e-9) for pool in order]
+        return Lines(
+            depth=part.depth[list(order)],
+            layer=layer,
+            backward=self._backward(kind)[list(order)],
+            state=state,
+            activation=activation,
+            usable=np.broadcast_to(np.array(usable)[:, None], layer.shape),
+            stem=stem,
+            head=last[:3],
+            rest=rest,
+            hops=self._hops(order),
+            times=part.micro_batches,
+            bound=part.bound,
+            needed=int(self.counts[kind]),
+            others=int(self.counts.sum() - self.counts[kind]),
+        )
+
+    def _backward(self, kind: int) -> Floats:
+        """Return the seconds of the backward pass of a layer, recomputation included, ``[pools, candidates]``."""
+        found = []
+        for index, (one, pick) in enumerate(self.part.picks):
+            each = one.cut_work.layers[kind] - one.cut_work.forward[kind]
+            cut = self.part.cut
+            found.append(each[one.ways[pick]].min(axis=-1) if cut is None else each[cut[index]])
+        return np.stack(found)
+
+    @property
+    def _leading(self) -> list[int]:
+        """Return the kinds of the layers before the first of the most numerous kind."""
+        kind, layers = int(np.argmax(self.counts)), self.setting.graph.layers
+        return list(layers[: layers.index(kind)])
 
     def bounds(self, order: Sequence[int], limit: float) -> Floats:
-        """Return the bounds with the pools in an order, NaN where the layers do not fit in memory.
-
-        The stages hold whole layers of the most numerous kind, each at least one unless another kind stands there, and
-        at most as many as its time and memory let it, with stem and head; the quickest pools are filled first.
-        """
-        stages = self._stages(order)
-        fits = sum(held.sum(axis=0) for held, _ in stages) >= self.counts[self.kind]
-        rest, hops = self._rest(order), self._hops(order)
-        low, high = self.part.bound, np.minimum(2 * self.part.bound, limit)
-        for middle in itertools.chain([high], itertools.repeat(None, 7)):
-            now = (low + high) / 2 if middle is None else middle
-            found = self._possible(order, stages, rest, hops, now)
-            low, high = np.where(found, low, np.maximum(low, now)), np.where(found, now, high)
-        return np.where(fits, low, np.nan)
-
-    def _rest(self, order: Sequence[int]) -> Floats:
-        """Return the least seconds of stem, head and the layers of the other kinds."""
-        rest: Floats = self.rows[order[0]].stem[0] + self.rows[order[-1]].head[0]
-        for kind, count in enumerate(self.counts.tolist()):
-            if kind != self.kind:
-                rest = rest + count * np.min([rows.kinds[kind, 0] for rows in self.rows], axis=0)
-        return rest
+        """Return the bounds with the pools in an order: see :meth:`Lines.bounds`."""
+        return self.lines(order).bounds(limit)
 
     def _hops(self, order: Sequence[int]) -> Floats:
         """Return the seconds of one activation over all borders between pools."""
-        degrees = [self.part.options[pool].tensor[self.part.chosen[pool]] for pool in order]
+        picks = self.part.picks
+        degrees = [picks[pool][0].width[picks[pool][1]] for pool in order]
         hops: Floats = np.zeros(len(self.part))
         for here, there in itertools.pairwise(degrees):
             hops = hops + traffic.crossing(self.setting, self.part.size, here, there)
         return hops
 
-    def _stages(self, order: Sequence[int]) -> list[tuple[Floats, Floats]]:
-        """Return how many layers each stage's memory holds and the seconds of stem and head on it, per pool.
 
-        The arrays are ``[stages from the last, candidates]``, 0 beyond the pool's stages.
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Pipelines over pools in the order of the model, as arrays: of each pool ``[pools, lines]``, else ``[lines]``.
+
+    ``layer``, ``state`` and ``activation`` are the seconds and bytes of a layer of the most numerous kind; ``stem`` and
+    ``head`` the same three of theirs, the layers of other kinds that come first counted to the stem (where these take
+    more than the first stage, no other layer stands there at all); ``rest`` the least seconds of stem, head and the
+    layers of the other kinds.
+    """
+
+    depth: Ints
+    layer: Floats
+    backward: Floats
+    """Seconds of a layer's backward pass."""
+    state: Floats
+    activation: Floats
+    usable: Floats
+    stem: Floats
+    head: Floats
+    rest: Floats
+    hops: Floats
+    """Seconds of one activation over all borders between pools."""
+    times: Ints
+    bound: Floats
+    needed: int
+    """Layers of the most numerous kind."""
+    others: int
+
+    @staticmethod
+    def together(parts: Sequence[Lines]) -> Lines:
+        """Return the lines of all parts in one."""
+        arrays = (one.name for one in fields(Lines) if one.name not in {"needed", "others"})
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in arrays
+        }
+        return replace(parts[0], **joined)
+
+    def where(self, index: Ints) -> Lines:
+        """Return the lines that an index selects."""
+        arrays = (one.name for one in fields(self) if one.name not in {"needed", "others"})
+        chosen: dict[str, Any] = {name: getattr(self, name)[..., index] for name in arrays}
+        return replace(self, **chosen)
+
+    def bounds(self, limit: float) -> Floats:
+        """Return steps that no line can beat, NaN where the layers do not fit in memory, and at least the limit where
+        no step is below it.
+
+        The stages hold whole layers of the most numerous kind, each at least one unless another kind stands there, and
+        at most as many as its time and memory let it, with stem and head; the quickest pools are filled first.
         """
-        after = self.part.depth.sum(axis=0)
-        found: list[tuple[Floats, Floats]] = [(np.zeros(0), np.zeros(0))] * len(order)
-        for pool in order:
-            depth, rows = self.part.depth[pool], self.rows[pool]
-            after = after - depth
-            place = np.arange(int(depth.max(initial=0)))[:, None]
-            flight = np.minimum(after + place + 1, self.part.micro_batches)
-            room, busy = np.full(flight.shape, self.usable[pool]), np.zeros(flight.shape)
-            for here, end in ((place == depth - 1, rows.stem), (place == 0, rows.head)):
-                if pool == (order[0] if end is rows.stem else order[-1]):
-                    room -= np.where(here, end[1] + flight * end[2], 0.0)
-                    busy += np.where(here, end[0], 0.0)
-            _, state, activation, _ = rows.kinds[self.kind]
-            held = np.floor(np.maximum(room, 0.0) / (state + flight * activation) + 1e-9)
-            found[pool] = (np.where(place < depth, held, 0.0), busy)
+        found = np.empty(len(self.times))
+        for index in self._alike():
+            found[index] = self.where(index)._bounds(limit)
         return found
 
-    def _possible(
-        self, order: Sequence[int], stages: list[tuple[Floats, Floats]], rest: Floats, hops: Floats, step: Floats
-    ) -> Bools:
+    def _alike(self) -> Iterator[Ints]:
+        """Yield the indices of lines that are about as deep."""
+        deep = self.depth.sum(axis=0)
+        while (left := deep > 0).any():
+            least = deep[left].min()
+            index = np.flatnonzero(left & (deep <= max(DEEPER * least, least + 3)))
+            yield index
+            deep[index] = 0
+
+    def _bounds(self, limit: float) -> Floats:
+        fits = (self._held.sum(axis=0) >= self.needed) & ((self._held >= 1).sum(axis=0) >= self._deep - self.others)
+        found = np.where(fits, np.maximum(self.bound, limit), np.nan)
+        near = np.flatnonzero(fits & (self.bound < limit))
+        here = self.where(near)
+        if limit < np.inf and len(near):
+            below = here._possible(np.full(len(near), limit))
+            near, here = near[below], here.where(np.flatnonzero(below))
+        if len(near):
+            found[near] = here._least(limit)
+        return found
+
+    def _least(self, limit: float) -> Floats:
+        """Return the bounds of lines that may stay below the limit."""
+        low, high = self.bound, np.minimum(2 * self.bound, limit)
+        for middle in itertools.chain([high], itertools.repeat(None, BISECTIONS)):
+            now = (low + high) / 2 if middle is None else middle
+            found = self._possible(now)
+            low, high = np.where(found, low, np.maximum(low, now)), np.where(found, now, high)
+        return low
+
+    @cached_property
+    def _flight(self) -> Ints:
+        """Return the micro-batches in flight of each stage, ``[stages from the last, 1]``."""
+        return np.arange(1, int(self.depth.sum(axis=0).max(initial=0)) + 1)[:, None]
+
+    @cached_property
+    def _deep(self) -> Ints:
+        deep: Ints = self.depth.sum(axis=0)
+        return deep
+
+    @cached_property
+    def _pool(self) -> Ints:
+        """Return the pool on which each stage stands, ``[stages from the last, lines]``."""
+        behind = self.depth[::-1].cumsum(axis=0)[::-1]
+        pool: Ints = (self._flight[None] <= behind[:, None]).sum(axis=0) - 1
+        return np.maximum(pool, 0)
+
+    def _of_stages(self, each: Floats) -> Floats:
+        stages: Floats = np.take_along_axis(each, self._pool, axis=0)
+        return stages
+
+    @cached_property
+    def _ends(self) -> tuple[tuple[Bools, Floats], ...]:
+        """Return which stage holds the stem and which the head, with what these cost."""
+        return (self._flight == self._deep, self.stem), (self._flight == 1, self.head)
+
+    @cached_property
+    def _held(self) -> Floats:
+        """Return how many layers the memory of each stage holds: none beyond the first stage."""
+        flight = np.minimum(self._flight, self.times)
+        room = self._of_stages(self.usable)
+        for here, end in self._ends:
+            room = room - np.where(here, end[1] + flight * end[2], 0.0)
+        each = self._of_stages(self.state) + flight * self._of_stages(self.activation)
+        held = np.floor(np.maximum(room, 0.0) / each + 1e-9)
+        return np.where(self._flight <= self._deep, held, 0.0)
+
+    @cached_property
+    def _busy(self) -> Floats:
+        """Return the seconds of stem and head on each stage."""
+        return sum((np.where(here, end[0], 0.0) for here, end in self._ends), start=np.zeros(()))
+
+    @cached_property
+    def _stage_layer(self) -> Floats:
+        return self._of_stages(self.layer)
+
+    @cached_property
+    def _all_but_one(self) -> Floats:
+        """Return the seconds of a layer's backward passes of all micro-batches but one.
+
+        No backward pass of a stage begins before the first micro-batch has gone there and come back, and the last one
+        has the way to the first stage before it: ``X >= T + (m - 1) b`` for the backward passes ``b`` of any stage.
+        """
+        return np.maximum((self.times - 1) * self._of_stages(self.backward), 1e-12)
+
+    @cached_property
+    def _on_pool(self) -> Bools:
+        """Return which stage stands on which pool, ``[pools, stages, lines]``."""
+        on_pool: Bools = self._pool[None] == np.arange(len(self.depth))[:, None, None]
+        return on_pool
+
+    def _possible(self, step: Floats) -> Bools:
         """Return where a step may be as short: its stages have room for all layers, and time to fill and drain, and as
         many times as a micro-batch can set out only when another has come back, there is time for there and back."""
-        times, deep = self.part.micro_batches, self.part.depth.sum(axis=0)
-        longest = [np.where(held > 0, step / times, 0.0) for held, _ in stages]
-        possible = np.ones(len(self.part), dtype=bool)
-        for _ in range(ROUNDS):
-            room = np.stack(
-                [
-                    np.minimum(held, np.floor(np.maximum(most - busy, 0.0) / one + 1e-9)).sum(axis=0)
-                    for (held, busy), one, most in zip(stages, self.layer, longest, strict=True)
-                ]
-            )
-            left, work = self._least_work(room, rest)
-            possible &= left <= 0
-            longest = self._longest(order, longest, work, step)
-        ramp = bounds.ramp(deep, times)
-        trips = -(-times // deep) * (work + 2 * hops)
+        longest, work = np.where(self._flight <= self._deep, step / self.times, 0.0), np.zeros(())
+        possible = np.ones(len(self.times), dtype=bool)
+        for turn in range(ROUNDS):
+            taken = np.floor(np.maximum(longest - self._busy, 0.0) / self._stage_layer + 1e-9)
+            held = np.minimum(self._held, taken)
+            if turn:
+                held = np.minimum(held, np.floor(np.maximum(step - work, 0.0) / self._all_but_one + 1e-9))
+            room = np.where(self._on_pool, held, 0.0).sum(axis=1)
+            left, work = self._least_work(room)
+            possible &= (left <= 0) & ((held >= 1).sum(axis=0) >= self._deep - self.others)
+            if turn < ROUNDS - 1:
+                longest = self._longest(longest, work, step)
+        trips = -(-self.times // self._deep) * (work + 2 * self.hops)
+        ramp = bounds.ramp(self._deep, self.times)
         possible &= np.maximum(ramp * work, trips) <= step * (1 + 1e-9)
         return possible
 
-    def _least_work(self, room: Floats, rest: Floats) -> tuple[Floats, Floats]:
+    def _least_work(self, room: Floats) -> tuple[Floats, Floats]:
         """Return how many layers find no place, and the least work of a micro-batch, with room for so many on each."""
-        others = self.counts.sum() - self.counts[self.kind]
-        taken = np.minimum(np.maximum(self.part.depth - others, 0), room)
-        left, work = self.counts[self.kind] - taken.sum(axis=0), rest + (taken * self.layer).sum(axis=0)
+        taken = np.minimum(np.maximum(self.depth - self.others, 0), room)
+        left, work = self.needed - taken.sum(axis=0), self.rest + (taken * self.layer).sum(axis=0)
         order = np.argsort(self.layer, axis=0)
         quick = np.take_along_axis(self.layer, order, 0)
         for one, more in zip(quick, np.take_along_axis(room - taken, order, 0), strict=True):
@@ -143,28 +292,31 @@ class Look:
             left, work = left - now, work + now * one
         return left, work
 
-    def _longest(self, order: Sequence[int], longest: list[Floats], work: Floats, step: Floats) -> list[Floats]:
+    def _longest(self, longest: Floats, work: Floats, step: Floats) -> Floats:
         """Return the most seconds that each stage can work on a micro-batch, given the most of the others.
 
         With ``T`` the work of a micro-batch, at least ``T`` less what the others can take stands before a stage (``P``)
         and behind it (``R``). Then ``X >= P + m c``, and ``X >= T + R + (m - k) c`` where ``m`` is more than the ``k``
         micro-batches in flight (:func:`zhenfa.plan.split.schedule_bound`).
         """
-        times = self.part.micro_batches
-        found = list(longest)
-        total = sum(most.sum(axis=0) for most in longest)
-        after, behind = np.zeros(len(self.part), dtype=np.int64), np.zeros(len(self.part))
-        for pool in reversed(order):
-            most = longest[pool]
-            flight = after + np.arange(len(most))[:, None] + 1
-            later = behind + np.cumsum(most, axis=0)
-            before = np.maximum(work - later, 0.0)
-            follows = np.maximum(work - (total - later + most), 0.0)
-            free = times - flight
-            cap = (step - before) / times
-            steady = (step - work - follows) / np.maximum(free, 1)
-            cap = np.minimum(cap, np.where(free > 0, steady, np.inf))
-            found[pool] = np.minimum(most, np.maximum(cap, 0.0) * (1 + 1e-9))
-            after = after + self.part.depth[pool]
-            behind = later[-1] if len(later) else behind
-        return found
+        later = longest.cumsum(axis=0)
+        before = np.maximum(work - later, 0.0)
+        follows = np.maximum(work - (later[-1] - later + longest), 0.0)
+        free = self.times - self._flight
+        steady = np.where(free > 0, (step - work - follows) / np.maximum(free, 1), np.inf)
+        most: Floats = np.minimum(longest, np.maximum(np.minimum((step - before) / self.times, steady), 0.0))
+        return most * (1 + 1e-9)
+
+
+def _rows_of_ways(setting: Setting, part: Family, pool: int) -> Rows:
+    """Return what every way of one pool costs, with last axes ``[candidates, ways]``."""
+    one, pick = part.picks[pool]
+    cut = one.ways[pick]
+    key = cut * (int(part.replicas.max(initial=0)) + 1) + part.replicas[:, None]
+    _, first, back = np.unique(key, return_index=True, return_inverse=True)
+    chosen = cut.reshape(-1)[first]
+    data = np.broadcast_to(part.replicas[:, None], cut.shape).reshape(-1)[first]
+    found = replace(one.cuts.where(chosen), data=data, zero=np.full(len(chosen), part.zero))
+    rows = rows_of_many(setting, found, one.cut_work.take(chosen))
+    back = back.reshape(cut.shape)
+    return Rows(*(table[..., back] for table in rows))

@@ -2,46 +2,63 @@
 
 *In data parallel*: :mod:`zhenfa.plan.joint`. *In the pipeline*: every pool holds consecutive stages of each replica,
 and layers are split exactly over unequal stages. Searched are all orders of the pools, every recomputation per pool,
-and every number of stages per pool whose bound leaves it a chance to be the quickest plan; of tensor degrees those up
-to ``MAX_MIXED_TENSOR``, and of replicas and expert degrees those that :mod:`zhenfa.plan.family` chooses.
+and every number of stages per pool whose bound leaves it a chance to be the best plan; of tensor degrees those up
+to ``MAX_MIXED_TENSOR``, of expert degrees those of :mod:`zhenfa.plan.ways`, of replicas those that
+:mod:`zhenfa.plan.family` chooses; and one context degree for all pools.
 
-Four bounds, each sharper and dearer than the one before, where ``p_i`` stages stand on pool ``i``, on which a
-micro-batch over the whole model would take ``t_i`` and one layer of the most numerous kind ``l_i`` (where the kinds of
-layers do not cost the same parts of the whole everywhere, ``t_i`` is less: :func:`zhenfa.plan.family._least_seconds`):
+Layouts that differ in expert degrees and recomputation alone are bounded together at first: a group's stages take the
+least time of any of its layouts, and the least memory. Five bounds, each sharper and dearer than the one before, where
+``p_i`` stages stand on pool ``i``, on which a micro-batch over the whole model would take ``t_i`` and one layer of the
+most numerous kind ``l_i`` (where the kinds of layers do not cost the same parts of the whole everywhere, ``t_i`` is
+less: :func:`zhenfa.plan.family._least_seconds`):
 
 * ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
 * ``X >= T(C) r``, with what filling and draining ``p`` stages costs, see :func:`zhenfa.plan.family.fill`.
 * ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
-* The last two together, with at most as many layers on each stage as its memory holds, and with the time of traffic
-  between pools, see :mod:`zhenfa.plan.look`.
+* The last two together, with at most as many layers on each stage as its memory holds, with the time of traffic between
+  pools, with each stage working only as long as what the others can take leaves it, and with ``X >= T + (m - 1) b`` for
+  the backward pass ``b`` of any stage, see :mod:`zhenfa.plan.look`.
+* The same for each layout of a group, with its own times and memory.
 
-The first plan is the quickest of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
-mixed pipelines that were not costed or not looked at. Places behind the first are the best that were found.
+The first plan is the best of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
+mixed pipelines that were not costed or not looked at; it then says how much better they could be at most. Places behind
+the first are the best that were found.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from zhenfa.estimate.setting import Setting
+from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import take
 from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, whole_layers
+from zhenfa.plan.goal import Goal
 from zhenfa.plan.joint import replicas_over_pools
-from zhenfa.plan.look import Look
+from zhenfa.plan.look import Lines, Look
 from zhenfa.plan.polish import polish
-from zhenfa.plan.search import NO_MEMORY, SLOWER, Best, Hopeful, Tally, consider, search_pools
-from zhenfa.plan.space import chunks
+from zhenfa.plan.search import (
+    NO_MEMORY,
+    SLOWER,
+    Best,
+    Hopeful,
+    Tally,
+    consider,
+    family_of_layout,
+    search_pools,
+)
+from zhenfa.plan.space import Bools, Ints, chunks
 from zhenfa.spec.job import Limits
 
-FIRST_LOOK: Final = 1024
-"""Mixed pipelines whose memory is looked at together, at first."""
+FIRST_LOOK: Final = 512
+"""Groups of mixed pipelines whose memory is looked at together, at first."""
 
 PROVED_AT_MOST: Final = 1500
 """Mixed pipelines split to prove that none beats the first plan. Where that stops the search, the answer says so."""
@@ -49,11 +66,22 @@ PROVED_AT_MOST: Final = 1500
 LISTED_AT_MOST: Final = 40
 """Mixed pipelines split for the places behind the first."""
 
+LISTED_OF_A_FAMILY: Final = 4
+"""Of those, how many that a reader would call the same."""
+
+GROUPS_LISTED: Final = 12
+"""Groups of mixed pipelines opened for those places."""
+
+LISTED_FROM: Final = 512
+"""Groups of mixed pipelines out of which those are chosen."""
+
+OPENED_TOGETHER: Final = 16
+"""Groups that are opened at a time."""
+
 LISTED_WITHIN: Final = 1.1
-"""How many times the step of the first plan a mixed pipeline may take to be listed behind it."""
+"""How many times the score of the first plan a mixed pipeline may have to be listed behind it."""
 
 UNPROVED: Final = f"not costed (the search stops after {PROVED_AT_MOST:,} mixed pipelines)"
-UNLISTED: Final = f"not costed (of mixed pipelines behind the first plan, {LISTED_AT_MOST} are)"
 
 
 def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
@@ -68,92 +96,235 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
 
 def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
     """Offer pipelines whose stages stand on two or more pools, in every order of the pools."""
-    families = list(every_family(setting, sequences, limits, _horizon(best), tally)) if setting.bridge else []
+    if not setting.bridge:
+        return
+    goal = best.goal
+    families = list(every_family(setting, sequences, limits, goal.step_within_any(_horizon(best)), tally))
     if not families:
         return
     budget = _Budget()
     _evaluate(setting, job, families, budget, best, tally)
-    fewer = [fewer_stages(setting, family, best.first, FEWER_AT_MOST // len(families), tally) for family in families]
+    fewer, left = [], FEWER_AT_MOST
+    for family in sorted(families, key=lambda one: float(one.bound.min())):
+        fewer.append(fewer_stages(setting, family, goal, best.first, left, tally))
+        left -= len(fewer[-1])
     _evaluate(setting, job, fewer, budget, best, tally)
 
 
 @dataclass
 class _Budget:
-    """How many mixed pipelines may still be split: to prove the first plan, and for the places behind it."""
+    """How many mixed pipelines may still be split to prove the first plan, and how many of each family for the places
+    behind it."""
 
     proving: int = PROVED_AT_MOST
-    listing: int = LISTED_AT_MOST
+    listing: Counter[object] = field(default_factory=Counter)
 
-    def spent(self, *, proving: bool) -> bool:
-        """Take one; return whether there was none left."""
-        if proving:
-            self.proving -= 1
-        else:
-            self.listing -= 1
-        return (self.proving if proving else self.listing) < 0
+    def take(self) -> bool:
+        """Take one to prove the first plan; return whether there was one left."""
+        self.proving -= 1
+        return self.proving >= 0
+
+    def list(self, family: object) -> bool:
+        """Take one to list behind the first plan; return whether there was one left for its family."""
+        if self.listing[family] >= LISTED_OF_A_FAMILY or not self.lists:
+            return False
+        self.listing[family] += 1
+        return True
+
+    @property
+    def lists(self) -> bool:
+        """Return whether any may still be listed."""
+        return self.listing.total() < LISTED_AT_MOST
 
 
 def _horizon(best: Best) -> float:
-    """Return the step time from which on a mixed pipeline is not worth looking at."""
+    """Return the score from which on a mixed pipeline is not worth looking at."""
     return min(best.last, LISTED_WITHIN * best.first)
+
+
+def _floor(goal: Goal, part: Family, step: Floats) -> Floats:
+    """Return scores that no plan of these candidates can beat, given steps that none can."""
+    return step if goal.only_step else goal.floor(step, part.cards)
 
 
 def _evaluate(
     setting: Setting, job: str, families: Sequence[Family], budget: _Budget, best: Best, tally: Tally
 ) -> None:
     """Cost mixed pipelines in order of their bound: all that may be the first plan, and some that may be listed."""
-    looked_at = sum(len(family) * math.factorial(len(family.options)) for family in families)
+    looked_at = sum(int(family.weight.sum()) * family.orders for family in families)
     tally.considered += looked_at
-    seen, reason = 0, SLOWER
-    for one in _in_order(setting, families, tally, best):
-        if isinstance(one, int):
-            seen += one
-            continue
-        bound, layout, total, known = one
-        if bound >= _horizon(best):
+    frontier = _Frontier(setting, families, best, tally)
+    looked_at -= frontier.barred
+    for floor, layout, total, known in frontier:
+        if floor >= best.first:
+            if not budget.lists:
+                break
+            if not budget.list(family_of_layout(layout)):
+                continue
+        elif not budget.take():
+            tally.rejected[UNPROVED] += 1 + frontier.open
+            tally.least_left = min(tally.least_left, floor)
+            looked_at -= 1 + frontier.open
             break
-        proving = bound < best.first
-        if budget.spent(proving=proving):
-            reason = UNPROVED if proving else UNLISTED
-            break
-        seen += 1
+        looked_at -= 1
         consider(layout, total, known, setting, job, best, tally)
-    tally.rejected[reason] += looked_at - seen
+    tally.rejected[NO_MEMORY] += frontier.misfits
+    tally.rejected[SLOWER] += looked_at - frontier.misfits
 
 
-def _in_order(setting: Setting, families: Sequence[Family], tally: Tally, best: Best) -> Iterator[Hopeful | int]:
-    """Yield the candidates of all families in order of their sharpest bound, and the number of those that do not fit.
+@dataclass(frozen=True)
+class _Waiting:
+    """A group, or one layout, that waits for its turn."""
 
-    The sharper bounds are looked at a few candidates at a time, in order of the weaker bound: what waits is passed on
-    once nothing that is still to come can have a smaller bound.
+    look: Look
+    index: int
+    order: Sequence[int]
+
+    @property
+    def weight(self) -> int:
+        return int(self.look.part.weight[self.index])
+
+    def hopeful(self, floor: float) -> Hopeful:
+        part, cut = self.look.part, self.look.part.cut
+        assert cut is not None  # noqa: S101
+        known = {
+            one.slot(int(pick[self.index])): take(rows, self.index)
+            for one, pick, rows in zip(part.options, cut, self.look.rows, strict=True)
+        }
+        return floor, part.layout(self.index, self.order), part.total, known
+
+
+class _Frontier:
+    """The layouts of all families in order of their sharpest bound.
+
+    The sharper bounds are looked at a few groups at a time, in order of the weaker bound, and groups are opened when
+    nothing that is still to come can have a smaller bound. ``misfits`` counts layouts that do not fit in memory.
     """
-    bound = np.concatenate([family.bound for family in families])
-    owner = np.concatenate([np.full(len(family), number) for number, family in enumerate(families)])
-    place = np.concatenate([np.arange(len(family)) for family in families])
-    waiting: list[tuple[float, int, Look, int, Sequence[int]]] = []
-    ticket = itertools.count()
-    for chunk in chunks(bound, np.flatnonzero(bound < _horizon(best)), FIRST_LOOK):
-        while waiting and waiting[0][0] <= bound[chunk[0]]:
-            yield _hopeful(*heapq.heappop(waiting))
-        for number in np.unique(owner[chunk]).tolist():
-            part = families[number].where(place[chunk[owner[chunk] == number]])
-            part = replace(part, bound=np.maximum(part.bound, whole_layers(setting, part)))
-            look = Look.at(setting, part.where(np.flatnonzero(part.bound < _horizon(best))))
-            for order in itertools.permutations(range(len(part.options))):
-                floor = look.bounds(order, _horizon(best))
-                misfits = int(np.isnan(floor).sum())
-                tally.rejected[NO_MEMORY] += misfits
-                yield misfits
-                for index in np.flatnonzero(floor < _horizon(best)).tolist():
-                    heapq.heappush(waiting, (float(floor[index]), next(ticket), look, index, order))
-    while waiting:
-        yield _hopeful(*heapq.heappop(waiting))
+
+    def __init__(self, setting: Setting, families: Sequence[Family], best: Best, tally: Tally) -> None:
+        self.setting, self.families, self.best, self.misfits, self.barred = setting, families, best, 0, 0
+        self._waiting: list[tuple[float, int, _Waiting]] = []
+        self._behind: list[tuple[float, int, _Waiting]] = []
+        self._ticket = itertools.count()
+        self._floor = np.concatenate([_floor(best.goal, family, family.bound) for family in families])
+        self._unseen = self._floor < best.first
+        behind = np.flatnonzero((self._floor >= best.first) & (self._floor < _horizon(best)))
+        self._unseen[behind[np.argsort(self._floor[behind], kind="stable")[:LISTED_AT_MOST]]] = True
+        if best.goal.bounded:
+            self._unseen &= ~np.concatenate([self._bar(family, tally) for family in families])
+
+    def _bar(self, family: Family, tally: Tally) -> Bools:
+        """Count the groups that surely break a limit of the goal, and return which they are."""
+        out = np.zeros(len(family), dtype=bool)
+        for reason, barred in self.best.goal.barred(family.bound, family.cards):
+            fresh = barred & ~out
+            if fresh.any():
+                score = float(_floor(self.best.goal, family, family.bound)[fresh].min())
+                tally.barred[reason] = min(score, tally.barred.get(reason, np.inf))
+                count = int(family.weight[fresh].sum()) * family.orders
+                tally.rejected[reason] += count
+                self.barred += count
+            out |= barred
+        return out
+
+    @property
+    def open(self) -> int:
+        """Return how many layouts have not had their turn and may be better than the first plan."""
+        first = self.best.first
+        waiting = sum(one.weight for floor, _, one in self._waiting if floor < first)
+        left = np.concatenate([family.weight * family.orders for family in self.families])
+        return waiting + int(left[self._unseen & (self._floor < first)].sum())
+
+    def __iter__(self) -> Iterator[Hopeful]:
+        owner = np.concatenate([np.full(len(family), number) for number, family in enumerate(self.families)])
+        place = np.concatenate([np.arange(len(family)) for family in self.families])
+        for chunk in chunks(self._floor, np.flatnonzero(self._unseen), FIRST_LOOK):
+            yield from self._below(float(self._floor[chunk[0]]))
+            self._unseen[chunk] = False
+            parts = [
+                self.families[number].where(place[chunk[owner[chunk] == number]])
+                for number in np.unique(owner[chunk]).tolist()
+            ]
+            self._look(parts)
+        yield from self._below(np.inf)
+        self._list()
+        yield from self._below(np.inf)
+
+    def _below(self, limit: float) -> Iterator[Hopeful]:
+        """Yield what waits with a floor up to the limit."""
+        while self._waiting and self._waiting[0][0] <= limit:
+            groups: list[_Waiting] = []
+            while self._waiting and self._waiting[0][0] <= limit and len(groups) < OPENED_TOGETHER:
+                if self._waiting[0][2].look.part.cut is not None:
+                    break
+                groups.append(heapq.heappop(self._waiting)[2])
+            if groups:
+                self._open(groups, self.best.first)
+            else:
+                floor, _, one = heapq.heappop(self._waiting)
+                yield one.hopeful(floor)
+
+    def _look(self, parts: Sequence[Family]) -> None:
+        """Let groups that may be good enough wait, in each order of their pools in which they are."""
+        every = []
+        for part in parts:
+            sharper = replace(part, bound=np.maximum(part.bound, whole_layers(self.setting, part)))
+            near = np.flatnonzero(_floor(self.best.goal, sharper, sharper.bound) < _horizon(self.best))
+            if len(near):
+                look = Look.at(self.setting, sharper.where(near))
+                every += [(look, order) for order in itertools.permutations(range(len(part.options)))]
+        self._wait(every, self.best.first)
+
+    def _list(self) -> None:
+        """Open the likeliest of the groups that may be listed behind the first plan."""
+        near = [one for _, _, one in heapq.nsmallest(LISTED_FROM, self._behind)]
+        looks: dict[tuple[int, Sequence[int]], list[_Waiting]] = {}
+        for one in near:
+            looks.setdefault((id(one.look), one.order), []).append(one)
+        lines = [(group[0].look, order) for (_, order), group in looks.items()]
+        limit = self.best.goal.step_within_any(_horizon(self.best))
+        steps = _bounds(lines, limit, [np.array([one.index for one in group]) for group in looks.values()])
+        sharp = [
+            (float(bound), next(self._ticket), one)
+            for group, bounds in zip(looks.values(), steps, strict=True)
+            for one, bound in zip(group, bounds.tolist(), strict=True)
+            if bound < limit
+        ]
+        self._open([one for _, _, one in heapq.nsmallest(GROUPS_LISTED, sharp)], _horizon(self.best))
+
+    def _open(self, groups: Sequence[_Waiting], limit: float) -> None:
+        """Let the layouts of groups wait that may have a score below the limit."""
+        self._wait([(group.look.members(group.index), group.order) for group in groups], limit)
+
+    def _wait(self, looks: Sequence[tuple[Look, Sequence[int]]], limit: float) -> None:
+        """Let those wait that may have a score below the limit."""
+        goal = self.best.goal
+        steps, near = _bounds(looks, goal.step_within_any(limit)), goal.step_within_any(LISTED_WITHIN * limit)
+        for (look, order), step in zip(looks, steps, strict=True):
+            self.misfits += int(look.part.weight[np.isnan(step)].sum())
+            floor = _floor(goal, look.part, step)
+            for index in np.flatnonzero(floor < limit).tolist():
+                entry = (float(floor[index]), next(self._ticket), _Waiting(look, index, order))
+                heapq.heappush(self._waiting, entry)
+            if look.part.cut is None:
+                for index in np.flatnonzero((floor >= limit) & (look.part.bound < near)).tolist():
+                    entry = (float(look.part.bound[index]), next(self._ticket), _Waiting(look, index, order))
+                    self._behind.append(entry)
 
 
-def _hopeful(bound: float, ticket: int, look: Look, index: int, order: Sequence[int]) -> Hopeful:
-    part = look.part
-    known = {
-        one.slot(int(pick[index])): take(rows, index)
-        for one, pick, rows in zip(part.options, part.chosen, look.rows, strict=True)
-    }
-    return bound, part.layout(index, order), part.total, known
+def _bounds(
+    looks: Sequence[tuple[Look, Sequence[int]]], limit: float, which: Sequence[Ints] | None = None
+) -> list[Floats]:
+    """Return the bounds of several looks, or of those of their candidates that an index selects, those over as many
+    pools together."""
+    found: list[Floats] = [np.zeros(0)] * len(looks)
+    for count in {len(order) for _, order in looks}:
+        here = [number for number, (_, order) in enumerate(looks) if len(order) == count]
+        lines = [looks[number][0].lines(looks[number][1]) for number in here]
+        if which is not None:
+            lines = [one.where(which[number]) for one, number in zip(lines, here, strict=True)]
+        bound = Lines.together(lines).bounds(limit)
+        ends = np.cumsum([len(one.times) for one in lines])[:-1]
+        for number, part in zip(here, np.split(bound, ends), strict=True):
+            found[number] = part
+    return found

@@ -14,7 +14,6 @@ from zhenfa.estimate.training import PlanCost
 from zhenfa.plan import bounds
 from zhenfa.plan.build import CODES
 from zhenfa.plan.change import Form
-from zhenfa.plan.family import MAX_MIXED_TENSOR
 from zhenfa.plan.search import family_of
 from zhenfa.plan.space import (
     FEW_REPLICAS,
@@ -29,6 +28,7 @@ from zhenfa.plan.space import (
     zero_stages,
 )
 from zhenfa.plan.split import all_are_tried
+from zhenfa.plan.ways import MAX_MIXED_TENSOR
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
 

@@ -1,0 +1,114 @@
+"""The bridge between makers in one plan: where it is, what crosses it, and what that costs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from zhenfa import units
+from zhenfa.estimate import traffic
+from zhenfa.estimate.costs import GroupCost, PlanCost
+from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.training import groups_of
+from zhenfa.spec.plan import Pipeline, Plan
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What crosses from pool to pool at one place.
+
+    ``activations`` go from a stage to the next, and gradients of as many bytes come back, with every micro-batch;
+    ``gradients`` of weights are summed once a step over the pools' replicas. ``message_bytes``: of one micro-batch of
+    one replica and direction, or what one card sends a step; ``message_s`` the seconds that takes. ``step_bytes``: of
+    all replicas, both directions.
+    """
+
+    what: Literal["activations", "gradients"]
+    pools: tuple[str, ...]
+    stages: tuple[int, ...]
+    """The stages before and behind the bridge; none for gradients."""
+    replicas: int
+    message_bytes: float
+    message_s: float
+    step_bytes: float
+
+    @property
+    def words(self) -> str:
+        """Return the crossing in a sentence."""
+        sent = units.show(self.message_bytes, "data")
+        total = f"{units.show(self.step_bytes, 'data')} a step over {self.replicas:,} replicas"
+        takes = units.show(self.message_s, "time")
+        if self.what == "gradients":
+            return f"gradients of weights, {sent} from each card of the fullest stage in {takes} a step; {total}"
+        return f"activations, {sent} a micro-batch in {takes}, and gradients of as many back; {total}"
+
+    @property
+    def where(self) -> str:
+        """Return the place in words."""
+        if self.what == "gradients":
+            return ", ".join(self.pools)
+        return f"stage {self.stages[0]} to {self.stages[1]}, {self.pools[0]} to {self.pools[1]}"
+
+
+@dataclass(frozen=True)
+class BridgeUse:
+    """The link between pools with all that crosses it. ``exposed`` seconds of a step of ``step`` wait for it."""
+
+    name: str
+    bandwidth: float
+    """Bytes/s that a card reaches, before what staging takes."""
+    latency: float
+    host_staged: bool
+    crossings: tuple[Crossing, ...]
+    exposed: float
+    step: float
+
+    @property
+    def words(self) -> str:
+        """Return link and cost in a sentence."""
+        staged = ", staged through the hosts" if self.host_staged else ""
+        share = units.show(self.exposed / self.step, "ratio")
+        waits = f"{units.show(self.exposed, 'time')} of a step waits for it ({share})"
+        return f"{self.name}, {units.show(self.bandwidth, 'rate')} reached{staged}; {waits}"
+
+
+def bridge_of(plan: Plan, setting: Setting, cost: PlanCost) -> BridgeUse | None:
+    """Return what crosses between the pools of a plan; None where it stands on one pool, or nothing joins the pools."""
+    bridge, network = setting.bridge, setting.formation.network
+    if bridge is None or network is None or len(plan.cards_by_pool()) < 2:
+        return None
+    groups = list(zip(groups_of(plan).values(), cost.groups, strict=True))
+    crossings = [one for entries, group in groups for one in _activations(setting, entries, group)]
+    if len(groups) > 1:
+        crossings.append(_gradients(plan, setting, cost))
+    worst = cost.worst
+    exposed = worst.pipeline - worst.without_bridges + worst.tail_parts["bridge"]
+    return BridgeUse(
+        network.name, bridge.bandwidth, bridge.latency, bridge.host_staged, tuple(crossings), exposed, cost.step
+    )
+
+
+def _activations(setting: Setting, entries: list[Pipeline], group: GroupCost) -> Iterator[Crossing]:
+    first = entries[0]
+    whole = traffic.activation_bytes(setting, first.micro_batch_size)
+    replicas = sum(entry.count for entry in entries)
+    times = sum(entry.count * entry.micro_batches for entry in entries)
+    for index, (here, there) in enumerate(itertools.pairwise(group.stages)):
+        if here.crosses:
+            pools = (here.stage.pool, there.stage.pool)
+            yield Crossing("activations", pools, (index, index + 1), replicas, whole, here.transfer, 2 * times * whole)
+
+
+def _gradients(plan: Plan, setting: Setting, cost: PlanCost) -> Crossing:
+    """Return the sum of gradients over the groups of replicas."""
+    assert setting.bridge is not None  # noqa: S101
+    sent = {id(stage): float(setting.bridge.volume(stage.across)) for stage in cost.stages}
+    fullest = max(cost.stages, key=lambda stage: stage.across)
+    total = 0.0
+    for entries, group in zip(groups_of(plan).values(), cost.groups, strict=True):
+        replicas = sum(entry.count for entry in entries)
+        total += sum(sent[id(stage)] * stage.stage.cards * replicas for stage in group.stages)
+    pools = tuple(dict.fromkeys(stage.stage.pool for stage in cost.stages))
+    return Crossing("gradients", pools, (), plan.replicas, sent[id(fullest)], fullest.across, total)

@@ -1,0 +1,157 @@
+"""The ways to cut the stages of one pool in a mixed pipeline, gathered in groups that share all but expert degree and
+recomputation: a bound with the least of each part holds for the whole group."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from zhenfa.estimate.setting import Setting
+from zhenfa.plan import bounds
+from zhenfa.plan.bounds import Floats, Work
+from zhenfa.plan.build import Slot
+from zhenfa.plan.space import Candidates, Ints, divisors, experts, reach, tensor_degrees
+from zhenfa.spec.job import Limits
+
+MAX_MIXED_TENSOR: Final = 16
+
+MAX_MIXED_EXPERT: Final = 512
+
+FEW_CUTS: Final = 48
+"""Up to so many cuts of a pool's stages, all are tried."""
+
+SPREAD_OVER: Final = 32
+"""Cards over which experts are spread at least, where they can be and there are more than :data:`FEW_CUTS` cuts."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The ways to cut one pool's stages.
+
+    ``cuts``: one micro-batch of each cut, one stage deep, and ``cut_work`` its seconds. An option is a tensor degree
+    with what number of cards experts may be spread over; its ``ways``, ``[options, ways]``, are the cuts that it
+    allows (the last repeated where there are fewer than in the widest option), ``many`` how many, ``work`` the least
+    seconds of each part over them.
+    """
+
+    pool: str
+    cuts: Candidates
+    cut_work: Work
+    tensor: Ints
+    context: int
+    ways: Ints
+    many: Ints
+    work: Work
+    count: int
+    routed: int
+    """Experts (1: the model has none)."""
+    place: Ints
+    """Option of each tensor degree and divisor of the experts, -1 where there is none."""
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    @property
+    def width(self) -> Ints:
+        """Return the cards of one replica's stage, per option."""
+        return self.tensor * self.context
+
+    @property
+    def degrees(self) -> Ints:
+        """Return the tensor degrees."""
+        return np.unique(self.cuts.tensor)
+
+    def option_of(self, degree: Ints, replicas: Ints) -> Ints:
+        """Return the option of a tensor degree (by number) with so many replicas; -1 where there is none."""
+        parts = np.array(divisors(self.routed, self.routed))
+        spread = np.gcd(replicas * self.degrees[degree] * self.context, self.routed)
+        option: Ints = self.place[degree, np.searchsorted(parts, spread)]
+        return option
+
+    def slot(self, cut: int) -> Slot:
+        """Return one cut as a slot."""
+        found = self.cuts
+        columns = (found.tensor, found.expert, found.recompute, found.context, found.expert_tensor)
+        return Slot(self.pool, *(int(column[cut]) for column in columns))
+
+
+def options_of(
+    setting: Setting, name: str, sizes: Sequence[int], contexts: Sequence[int], limits: Limits
+) -> dict[tuple[int, int], Options]:
+    """Return the ways to cut one pool's stages, by micro-batch size and context degree where there are any.
+
+    Where there are more than :data:`FEW_CUTS`, an option has the two quickest expert degrees of each recomputation
+    among those that spread the experts over :data:`SPREAD_OVER` cards or more, or else as far as they can be.
+    """
+    count = min(setting.formation.pool(name).count, reach(setting, name))
+    degrees = [one for one in tensor_degrees(setting, name, limits) if one <= MAX_MIXED_TENSOR]
+    spread = divisors(experts(setting), MAX_MIXED_EXPERT)
+    rows = [
+        row
+        for row in itertools.product(sizes, contexts, degrees, spread, setting.traits.recompute)
+        if row[1] * row[2] <= count and row[3] <= count // (row[1] * row[2]) * row[1] * row[2]
+    ]
+    if not rows:
+        return {}
+    size, context, tensor, expert, again = np.array(rows, dtype=np.int64).T
+    ones = np.ones_like(tensor)
+    cuts = Candidates.of(
+        tensor, context=context, pipeline=ones, data=ones, expert=expert, size=size, total=ones, zero=0 * ones,
+        recompute=again,
+    )  # fmt: skip
+    work = bounds.work_per_micro_batch(setting, name, cuts)
+    found: dict[tuple[int, int], Options] = {}
+    for key in itertools.product(sizes, contexts):
+        here = np.flatnonzero((size == key[0]) & (context == key[1]))
+        if len(here):
+            options = _options(setting, name, cuts.where(here), work.take(here), count, key[1])
+            found |= {} if options is None else {key: options}
+    return found
+
+
+def _options(setting: Setting, name: str, cuts: Candidates, work: Work, count: int, context: int) -> Options | None:
+    """Return the options of one micro-batch size and context degree."""
+    routed, degrees = experts(setting), np.unique(cuts.tensor).tolist()
+    every = divisors(routed, routed)
+    found: list[tuple[int, list[int]]] = []
+    place = np.full((len(degrees), len(every)), -1)
+    for number, degree in enumerate(degrees):
+        for column, most in enumerate(every):
+            allowed = _allowed(cuts, work, degree, most, few=len(cuts) <= FEW_CUTS)
+            if len(allowed):
+                place[number, column] = len(found)
+                found.append((degree, allowed))
+    if not found:
+        return None
+    widest = max(len(allowed) for _, allowed in found)
+    ways = np.array([allowed + allowed[-1:] * (widest - len(allowed)) for _, allowed in found])
+    return Options(
+        name, cuts, work, np.array([degree for degree, _ in found]), context, ways,
+        np.array([len(allowed) for _, allowed in found]), _least(setting, work, ways), count, routed, place,
+    )  # fmt: skip
+
+
+def _allowed(cuts: Candidates, work: Work, degree: int, most: int, *, few: bool) -> list[int]:
+    """Return the cuts of a tensor degree whose experts can be shared out over a divisor of ``most`` cards."""
+    keep = (cuts.tensor == degree) & (most % cuts.expert == 0) & np.isfinite(work.whole)
+    if not few:
+        keep &= cuts.expert >= min(SPREAD_OVER, most)
+        chosen: list[int] = []
+        for mode in np.unique(cuts.recompute):
+            here = np.flatnonzero(keep & (cuts.recompute == mode))
+            chosen += here[np.argsort(work.whole[here], kind="stable")[:2]].tolist()
+        return sorted(chosen)
+    return np.flatnonzero(keep).tolist()
+
+
+def _least(setting: Setting, work: Work, ways: Ints) -> Work:
+    """Return the least of each part of the work over the ways of each option."""
+    parts = [part[:, ways].min(axis=-1) for part in work[1:]]
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    layers, ends = parts[:2]
+    whole: Floats = (counts[:, None] * layers).sum(axis=0) + ends.sum(axis=0)
+    return Work(whole, *parts)
