@@ -65,10 +65,10 @@ def small(seed: int) -> Request:
 
 @pytest.fixture(autouse=True)
 def few_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space, "CHUNKS", (8192,))
+    monkeypatch.setattr(space, "CHUNKS", (4096,))
 
 
-@pytest.mark.parametrize("seed", range(64))
+@pytest.mark.parametrize("seed", range(60))
 def test_the_search_finds_what_brute_force_finds(seed: int) -> None:
     request = small(seed)
     workload, brute = request.serving, Brute(request)
@@ -87,6 +87,8 @@ def test_the_search_finds_what_brute_force_finds(seed: int) -> None:
         wanted = brute.most_of_all()
         _, best, _ = answer.look(request, 3)
         assert max(best.first, 0.0) == pytest.approx(wanted, rel=1e-5)
+        served = found.best.estimate.figures.requests_per_s.value if found else 0.0
+        assert served == pytest.approx(wanted, rel=2e-3)
     if found is None:
         return
     for one in found.plans:  # figures of the single plan, which the search did not make

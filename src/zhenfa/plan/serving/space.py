@@ -80,7 +80,7 @@ def _powers(most: float) -> list[int]:
     return [2**power for power in range(40) if 2**power <= most]
 
 
-def cuts(graph: Graph, pool: CardPool, limits: Limits, role: Role) -> Cut:
+def cuts(graph: Graph, pool: CardPool, limits: Limits, role: Role, chunks: tuple[int, ...] = CHUNKS) -> Cut:
     """Return every way to cut an instance of a pool, as arrays with a last axis of 1.
 
     TP, attention DP, PP and (prefill only) CP in powers of two; experts whole on their cards over the stage, or cut
@@ -100,7 +100,7 @@ def cuts(graph: Graph, pool: CardPool, limits: Limits, role: Role) -> Cut:
                 break
             spread = 2 ** int(np.log2(min(stage, experts)))
             for expert in dict.fromkeys((1, spread)):
-                for chunk in CHUNKS if role != "decode" else CHUNKS[:1]:
+                for chunk in chunks:
                     found.append((tensor, data, context, expert, pipeline, chunk))
     columns = np.array(found, float).reshape(-1, 6).T[..., None]
     return Cut(Layout(*columns[:5]), np.ones_like(columns[0]), columns[5], BATCH * columns[1])
@@ -174,7 +174,8 @@ class Types:
 def types_of(request: Request, family: Family, role: Role, tally: Counter[str]) -> Types:
     """Return the instance types of a family that hold the weights and a request; the others are tallied."""
     graph, workload, pool = request.graph, request.serving, family.pool
-    cut = cuts(graph, pool, request.job.limits, role)
+    # decode alone takes in no prompts: its steps leave room for those of the engine's default
+    cut = cuts(graph, pool, request.job.limits, role, (family.engine.chunk,) if role == "decode" else CHUNKS)
     anyone = Instance(pool=pool.name)
     plan = ServingPlan(
         model=request.model.name, machine=request.formation.name, engine=workload.engine, weights=family.weights,
