@@ -11,18 +11,19 @@ import pytest
 
 from emit_plans import CLUSTERS, PLANS, TRAINERS, emitted, file_of, handed, options, subject
 from zhenfa.errors import CapabilityError, InputError
-from zhenfa.plan.emit import emit, targets
+from zhenfa.plan.emit import Subject, emit, targets
 from zhenfa.plan.emit.parts import parts_of
 from zhenfa.plan.emit.recorded import makers, recorded
 from zhenfa.spec import yaml
 from zhenfa.spec.plan import Plan
+from zhenfa.spec.serving import Instance
 
 ALL = sorted(path.stem for path in PLANS.glob("*.yaml"))
 SCALEX = "cards-per-node.scalex=8"
 
 
 def settings(plan: str) -> tuple[str, ...]:
-    return (SCALEX,) if plan == "deepseek-v3-mixed-demo" else ()
+    return (SCALEX,) if plan in ("deepseek-v3-mixed-demo", "deepseek-v3-apart") else ()
 
 
 @pytest.mark.parametrize("to", CLUSTERS)
@@ -66,24 +67,51 @@ def test_serve_commands_hold_options_that_exist(engine: str, program: str, tmp_p
 
 
 def test_prefill_and_decode_of_two_makers_meet_in_host_memory(tmp_path: Path) -> None:
-    found = emitted("deepseek-v3-apart", "vllm")
+    found = emitted("deepseek-v3-apart", "vllm", SCALEX)
     prefill = options(handed(found, "prefill.sh", "vllm", tmp_path, NODE_RANK="1", MASTER_ADDR="host0"))
     decode = options(handed(found, "decode.sh", "vllm", tmp_path, NODE_RANK="3", MASTER_ADDR="host0"))
     assert json.loads(prefill["--kv-transfer-config"][0]) == {
         "kv_connector": "NixlConnector", "kv_role": "kv_producer", "kv_buffer_device": "cpu"
     }  # fmt: skip
     assert json.loads(decode["--speculative-config"][0]) == {"method": "mtp", "num_speculative_tokens": 1}
-    assert decode["--tensor-parallel-size"] == ["2"], "a card of two dies is two devices"
-    assert decode["--max-num-seqs"] == ["128"], "4,096 requests over 32 data-parallel groups"
-    assert (decode["--data-parallel-size-local"], decode["--data-parallel-start-rank"]) == (["8"], ["24"])
+    assert decode["--max-num-seqs"] == ["256"], "4,096 requests over 16 data-parallel groups"
+    assert (decode["--data-parallel-size-local"], decode["--data-parallel-start-rank"]) == (["4"], ["12"])
     assert "--headless" in decode
     assert "--quantization" not in prefill, "the checkpoint is FP8 as published"
-    with pytest.raises(CapabilityError, match="names no transfer of a cache between NVIDIA and Huawei Ascend"):
-        emit(subject("deepseek-v3-apart"), "sglang")
+    with pytest.raises(CapabilityError, match="names no transfer of a cache between NVIDIA and Hygon/Sugon"):
+        emit(subject("deepseek-v3-apart", SCALEX), "sglang")
+
+
+def apart(prefill: str, decode: str, *given: str) -> Subject:
+    there = subject("deepseek-v3-apart", *given)
+    first = Instance(pool=prefill, tensor_parallel=8)
+    second = Instance(pool=decode, data_parallel=32, expert_parallel=32, count=2)
+    return there.with_plan(there.serving.model_copy(update={"prefill": first, "decode": second}))
+
+
+def test_ascend_has_a_connector_of_its_own(tmp_path: Path) -> None:
+    found = emit(apart("ascend", "ascend"), "vllm")
+    decode = options(handed(found, "decode.sh", "vllm", tmp_path, NODE_RANK="0"))
+    assert decode["--tensor-parallel-size"] == ["2"], "a card of two dies is two devices"
+    assert json.loads(decode["--kv-transfer-config"][0]) == {
+        "kv_connector": "MooncakeConnectorV1", "kv_role": "kv_consumer", "kv_port": "30100",
+        "kv_connector_extra_config": {
+            "prefill": {"dp_size": 1, "tp_size": 16}, "decode": {"dp_size": 32, "tp_size": 2}
+        },
+    }  # fmt: skip
+    assert "NIXL" not in file_of(found, "decode.sh")
+
+
+def test_a_cache_that_no_connector_moves_is_refused() -> None:
+    with pytest.raises(CapabilityError, match="between torch devices cuda and npu") as problem:
+        emit(apart("h20", "ascend"), "vllm")
+    assert "--set kv-connector=NAME" in str(problem.value.hint)
+    found = emit(apart("h20", "ascend", "kv-connector=OursConnector"), "vllm")
+    assert '"kv_connector": "OursConnector"' in file_of(found, "prefill.sh")
 
 
 def test_experts_over_some_cards_are_refused() -> None:
-    there = subject("deepseek-v3-apart")
+    there = subject("deepseek-v3-apart", SCALEX)
     prefill = there.serving.prefill
     assert prefill is not None
     some = there.serving.model_copy(update={"prefill": prefill.model_copy(update={"expert_parallel": 4})})
@@ -159,7 +187,7 @@ def test_kubernetes_jobs_hold_all_hosts_and_name_each_makers_cards() -> None:
 
 
 def test_kubernetes_serves_with_sets_of_hosts_and_finds_them() -> None:
-    kinds = manifests("deepseek-v3-apart")
+    kinds = manifests("deepseek-v3-apart", SCALEX)
     sets = [one for one in kinds if one["kind"] == "StatefulSet"]
     assert [one["spec"]["replicas"] for one in sets] == [2] * 4 + [4] * 2
     services = {one["metadata"]["name"]: one["spec"] for one in kinds if one["kind"] == "Service"}
@@ -173,7 +201,7 @@ def test_kubernetes_serves_with_sets_of_hosts_and_finds_them() -> None:
         assert service in services
         assert host == f"{service}-0"
     scripts = next(one for one in kinds if one["kind"] == "ConfigMap")
-    assert scripts["data"]["decode.sh"] == file_of(emitted("deepseek-v3-apart", "vllm"), "decode.sh")
+    assert scripts["data"]["decode.sh"] == file_of(emitted("deepseek-v3-apart", "vllm", SCALEX), "decode.sh")
 
 
 def test_an_unknown_resource_and_image_are_said() -> None:

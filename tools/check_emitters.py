@@ -32,14 +32,15 @@ from pathlib import Path
 
 import emitter_sources as sources
 
-from zhenfa.errors import CapabilityError
+from zhenfa.errors import ZhenfaError
 from zhenfa.plan.emit import Emission, emit, read_subject, targets
 from zhenfa.plan.emit.recorded import PLACE, recorded
 from zhenfa.spec import yaml
 
 ROOT = Path(__file__).parent.parent
 PLANS = sorted((ROOT / "examples" / "plans").glob("*.yaml"))
-SETTINGS = {"deepseek-v3-mixed-demo": ("cards-per-node.scalex=8",)}
+SCALEX = ("cards-per-node.scalex=8",)
+SETTINGS = {"deepseek-v3-mixed-demo": SCALEX, "deepseek-v3-apart": SCALEX}
 ASSUME = ("scalex-card.memory.capacity=64 GB",)
 
 
@@ -50,11 +51,11 @@ class Missing(Exception):  # noqa: N818
 def emissions(target: str) -> Iterator[tuple[str, Emission]]:
     """Yield what a target writes of every plan that it takes, the nearest where it takes no other."""
     for path in PLANS:
-        whole = target in ("slurm", "k8s", "ray")
-        subject = read_subject(str(path), assume=ASSUME, settings=SETTINGS.get(path.stem, ()) if whole else ())
+        whole = target in ("slurm", "k8s", "ray", "vllm", "sglang") and path.stem in SETTINGS
+        subject = read_subject(str(path), assume=ASSUME, settings=SETTINGS[path.stem] if whole else ())
         try:
             yield path.stem, emit(subject, target, nearest=True)
-        except CapabilityError as problem:
+        except ZhenfaError as problem:
             print(f"  {path.stem}: not for {target} ({problem.message[:100]})")
 
 

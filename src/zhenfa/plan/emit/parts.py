@@ -19,7 +19,9 @@ from zhenfa.spec.machine import CardPool
 from zhenfa.spec.plan import Plan
 
 RUN: Final = "what every host runs: a target such as megatron or vllm, whose scripts are written too, or a command"
-SETTINGS: Final = {**SERVING_SETTINGS, "run": RUN}
+SETTINGS: Final = {
+    **SERVING_SETTINGS, "run": RUN, "kv-connector": "vLLM's connector between prefill and decode"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

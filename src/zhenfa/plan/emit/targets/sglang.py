@@ -38,7 +38,7 @@ def _script(subject: Subject, role: Role) -> str:
     body = ['exec python3 -m sglang.launch_server "${ARGS[@]}" --host 0.0.0.0 --port "${PORT:-30000}" "$@"']
     head = [f"Options of SGLang {recorded('sglang').version}. PORT is where it listens."]
     group = role.group
-    if group.cards_per_node is not None and (group.nodes or 1) > 1:
+    if group.cards > 1 and role.hosts > 1:
         nodes = role.hosts
         head.append(f"Run it on the {nodes} hosts of each instance, with NODE_RANK=0, 1, ... and MASTER_ADDR that of "
                     "host 0.")  # fmt: skip

@@ -18,6 +18,12 @@ TITLE: Final = "vLLM"
 CACHE: Final[dict[CacheFormat, str]] = {
     "bf16": "bfloat16", "fp16": "float16", "fp8": "fp8", "int8": "int8_per_token_head"
 }  # fmt: skip
+NIXL: Final = frozenset({"cuda", "xpu", "tpu", "cpu"})
+"""Torch devices whose cache vLLM's NixlConnector moves (its ``_NIXL_SUPPORTED_DEVICE``)."""
+
+ASCEND: Final = "MooncakeConnectorV1"
+"""The connector of the plug-in vllm-ascend."""
+
 OTHER_HOSTS: Final = "NODE_RANK=${NODE_RANK:-0} MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}"
 
 
@@ -33,7 +39,7 @@ def write(subject: Subject) -> Written:
 def _script(subject: Subject, role: Role) -> str:
     """Return the script of one role."""
     body, head = _hosts(role)
-    if role.name != "serve":
+    if role.name != "serve" and connector(subject) == "NixlConnector":
         body = [
             "export VLLM_NIXL_SIDE_CHANNEL_HOST=${VLLM_NIXL_SIDE_CHANNEL_HOST:-$(hostname -i)}",
             "export VLLM_NIXL_SIDE_CHANNEL_PORT=${VLLM_NIXL_SIDE_CHANNEL_PORT:-5600}", *body,
@@ -102,22 +108,44 @@ def _speculation(subject: Subject, one: Speculation) -> dict[str, object]:
 
 def _transfer(subject: Subject, role: Role) -> dict[str, object]:
     """Return how the cache goes from prefill to decode: between makers, through host memory."""
-    found: dict[str, object] = {
-        "kv_connector": "NixlConnector", "kv_role": "kv_producer" if role.name == "prefill" else "kv_consumer"
-    }  # fmt: skip
+    name = connector(subject)
+    sends = role.name == "prefill"
+    found: dict[str, object] = {"kv_connector": name, "kv_role": "kv_producer" if sends else "kv_consumer"}
+    if name == ASCEND:
+        each = {
+            one.name: {"dp_size": one.instance.data_parallel, "tp_size": one.tensor} for one in share.roles(subject)
+        }
+        return found | {"kv_port": "30000" if sends else "30100", "kv_connector_extra_config": each}
     return found | ({"kv_buffer_device": "cpu"} if len(subject.makers()) > 1 else {})
+
+
+def connector(subject: Subject) -> str:
+    """Return the connector that reaches all cards. Raises :class:`CapabilityError` where none that is known does."""
+    given = subject.setting("kv-connector")
+    if given:
+        return given
+    devices = {pool.accelerator.software.torch_device if pool.accelerator.software else "" for pool in subject.pools()}
+    if devices <= NIXL:
+        return "NixlConnector"
+    if devices == {"npu"}:
+        return ASCEND
+    raise CapabilityError(
+        f"no connector of vLLM is known to move a cache between torch devices {' and '.join(sorted(devices))}: "
+        f"NixlConnector reaches {', '.join(sorted(NIXL))}, {ASCEND} npu alone.",
+        hint="name the one that your engines have with --set kv-connector=NAME.",
+    )
 
 
 def _hosts(role: Role) -> tuple[list[str], list[str]]:
     """Return how the hosts of one instance are started together, and how that is said."""
     serve = 'exec vllm serve "${ARGS[@]}" --port "${PORT:-8000}"'
     group = role.group
-    if group.cards_per_node is None or group.nodes == 1:
+    if group.cards == 1 or role.hosts == 1:
         return [f'{serve} "$@"'], ["Run it once for each instance."]
     nodes, instance = role.hosts, role.instance
     words_ = f"Run it on the {nodes} hosts of each instance, with NODE_RANK=0, 1, ... and MASTER_ADDR that of host 0."
     unit = instance.tensor_parallel * instance.pipeline_parallel * instance.context_parallel
-    here, rest = divmod(group.cards_per_node, unit)
+    here, rest = divmod(instance.cards // nodes, unit)
     if here and not rest:
         body = [
             OTHER_HOSTS, "HEADLESS=()", "[ \"$NODE_RANK\" = 0 ] || HEADLESS=(--headless)",
@@ -153,12 +181,16 @@ def _router(subject: Subject, roles: list[Role]) -> str:
         "#!/usr/bin/env bash", comments(head), "set -euo pipefail", "",
         'read -r -a PREFILL <<<"${PREFILL:?addresses of the prefill instances}"',
         'read -r -a DECODE <<<"${DECODE:?addresses of the decode instances}"',
-        array("ARGS", ["--vllm-pd-disaggregation", "--kv-connector", "nixl"]),
+        array("ARGS", ["--vllm-pd-disaggregation", "--kv-connector", _protocol(subject)]),
         'for one in "${PREFILL[@]}"; do ARGS+=(--prefill "$one"); done',
         'for one in "${DECODE[@]}"; do ARGS+=(--decode "$one"); done',
         'exec vllm-router "${ARGS[@]}" --host 0.0.0.0 --port "${PORT:-8080}" "$@"',
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _protocol(subject: Subject) -> str:
+    return "nixl" if connector(subject) == "NixlConnector" else "mooncake"
 
 
 def _notes(subject: Subject, roles: list[Role]) -> list[str]:
@@ -170,6 +202,8 @@ def _notes(subject: Subject, roles: list[Role]) -> list[str]:
             found.append("on Ascend it is the plug-in vllm-ascend that runs this")
         elif maker not in ("NVIDIA", "AMD", "Intel"):
             found.append(f"vLLM itself has no backend for {maker}: it is that maker's plug-in or fork that runs this")
+    if len(roles) > 1 and connector(subject) != "NixlConnector":
+        found.append("vllm-router has not been seen with this connector; its plug-in brings a proxy of its own")
     if len(subject.makers()) > 1:
         found.append("between makers the cache goes through host memory (kv_buffer_device cpu); both sides must hold "
                      "it in the same format, blocks and heads")  # fmt: skip
@@ -180,5 +214,5 @@ def _notes(subject: Subject, roles: list[Role]) -> list[str]:
 
 TARGET: Final = Target(
     name="vllm", title=TITLE, tasks=("serve",), version=recorded("vllm").version, write=write,
-    settings=share.SETTINGS,
+    settings={**share.SETTINGS, "kv-connector": "vLLM's connector between prefill and decode"},
 )  # fmt: skip
