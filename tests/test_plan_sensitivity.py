@@ -125,10 +125,7 @@ def test_what_to_ask_first_is_the_widest_that_is_not_sure(found: Sensitivity) ->
     assert tags[next(name for name in tags if name.endswith(".memory.capacity"))] in ("assumed", "still")
 
 
-def test_another_objective_and_emulated_cards(answer: zhenfa.Answer) -> None:
-    energy = sensitivity(zhenfa.plan({**JOB, "objective": "energy"}, top=1), searched=0)
-    assert energy.objective == "energy"
-    assert energy.rows[0].span() == pytest.approx(energy.rows[0].span("energy"), rel=0.2)
+def test_emulated_cards_have_no_failures_and_no_energy() -> None:
     emulated = sensitivity(zhenfa.plan(ROOT / "examples/mixed-pretrain.yaml", top=1), searched=0)
     assert not [row for row in emulated.rows if "failures" in row.input.name]
     assert all(row.now.energy is None for row in emulated.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -19,8 +19,8 @@ from zhenfa.spec import yaml
 
 NAMES = [
     "Answer", "CapabilityError", "DocumentError", "InfeasibleError", "InputError", "InternalError", "Job", "Machine",
-    "MissingFactError", "Model", "Plan", "RunError", "UnitError", "UnknownNameError", "ZhenfaError", "__version__",
-    "plan",
+    "MissingFactError", "Model", "Plan", "RunError", "ServingAnswer", "UnitError", "UnknownNameError", "ZhenfaError",
+    "__version__", "plan",
 ]  # fmt: skip
 PLAN_NAMES = ["Answer", "Ranked", "Request", "estimate_plan", "find_plans", "make_request", "read_request"]
 MACHINE = Path(__file__).parent.parent / "examples/our-cluster.yaml"
@@ -93,6 +93,19 @@ def test_a_second_answer_rests_on_the_same_sources(job: Path, answer: zhenfa.Ans
     assert [one.estimate.sources for one in zhenfa.plan(job).plans] == [one.estimate.sources for one in answer.plans]
 
 
+def test_it_explains_itself(answer: zhenfa.Answer, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(answer.plans[1].plan.to_yaml(), encoding="utf-8")
+    for plan in (2, answer.plans[1].plan, path, str(path)):
+        assert answer.why(plan).step == answer.plans[1].cost.step
+    assert answer.detail().step == pytest.approx(answer.best.cost.step)
+    assert answer.detail(2).step == pytest.approx(answer.plans[1].cost.step)
+    assert answer.sensitivity(searched=0).rows
+    for rank in (0, 6):
+        with pytest.raises(zhenfa.InputError, match=f"there is no plan {rank}: there are 5"):
+            answer.why(rank)
+
+
 def test_its_json_is_what_the_command_prints(
     job: Path, answer: zhenfa.Answer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +151,17 @@ def test_it_shows_itself_as_text_and_as_a_table(answer: zhenfa.Answer) -> None:
     assert {len(row) for row in cells.rows} == {len(cells.rows[0])}
 
 
+def test_a_job_that_serves_answers_alike() -> None:
+    found = zhenfa.plan(MACHINE.parent / "qwen3-235b-serve.yaml", top=2)
+    assert isinstance(found, zhenfa.ServingAnswer)
+    assert repr(found).splitlines()[1].split()[:4] == ["#", "layout", "cards", "requests/s"]
+    cells = _Cells()
+    cells.feed(found._repr_html_())
+    assert [row[0] for row in cells.rows] == ["#", *(str(one.rank) for one in found.plans)]
+    assert json.loads(found.to_json())["task"] == "serve"
+    assert found.best is found.plans[0]
+
+
 def test_text_in_the_table_is_escaped() -> None:
     data = {**yaml.read(MACHINE.read_text(encoding="utf-8"), "machine")[0]}
     found = zhenfa.plan(yaml.read(SMALL, "small")[0], data, top=1)
@@ -174,3 +198,27 @@ def test_errors_are_those_of_the_tree(
 def test_top_is_a_whole_number(job: Path, top: Any) -> None:
     with pytest.raises(zhenfa.InputError, match="whole number"):
         zhenfa.plan(job, top=top)
+
+
+# The notebook.
+
+NOTEBOOK = MACHINE.parent / "planning.ipynb"
+
+
+def test_the_notebook_runs_from_top_to_bottom() -> None:
+    tool = NOTEBOOK.parent.parent / "tools/run_notebook.py"
+    spec = importlib.util.spec_from_file_location("run_notebook", tool)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kept = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    again = module.run(NOTEBOOK)["cells"]
+    assert len(kept) == len(again)
+    for before, now in zip(kept, again, strict=True):
+        if before["cell_type"] == "code":
+            assert before["execution_count"] == now["execution_count"]
+            assert [one["output_type"] for one in before["outputs"]] == [one["output_type"] for one in now["outputs"]]
+    shown = [one for cell in kept for one in cell.get("outputs", [])]
+    assert sum("text/html" in one.get("data", {}) for one in shown) >= 3
+    assert not [one for one in shown if one["output_type"] == "error"]

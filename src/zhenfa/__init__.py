@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zhenfa.errors import ZhenfaError as ZhenfaError
     from zhenfa.plan.answer import Answer as Answer
     from zhenfa.plan.door import Planner
+    from zhenfa.plan.serving.answer import ServingAnswer as ServingAnswer
     from zhenfa.spec.job import Job as Job
     from zhenfa.spec.machine import Machine as Machine
     from zhenfa.spec.model import Model as Model
@@ -41,7 +42,8 @@ _ERRORS = (
 )  # fmt: skip
 _HOMES = {
     "Answer": "zhenfa.plan.answer", "Job": "zhenfa.spec.job", "Machine": "zhenfa.spec.machine",
-    "Model": "zhenfa.spec.model", "Plan": "zhenfa.spec.plan", **dict.fromkeys(_ERRORS, "zhenfa.errors"),
+    "Model": "zhenfa.spec.model", "Plan": "zhenfa.spec.plan", "ServingAnswer": "zhenfa.plan.serving.answer",
+    **dict.fromkeys(_ERRORS, "zhenfa.errors"),
 }  # fmt: skip
 
 __all__ = ["__version__", "plan", *_HOMES]  # noqa: PLE0604 - names of the table

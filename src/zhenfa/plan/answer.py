@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zhenfa import cite, units
-from zhenfa.errors import InfeasibleError, ZhenfaError
+from zhenfa.errors import InfeasibleError, InputError, ZhenfaError
 from zhenfa.estimate.report import report, step_parts, summary
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
@@ -23,6 +24,11 @@ from zhenfa.plan.worth import kept_to, worth
 from zhenfa.spec.job import Limits, Objective
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Estimate, Figure
+
+if TYPE_CHECKING:
+    from zhenfa.estimate.detail import Detail
+    from zhenfa.plan.explain import Why
+    from zhenfa.plan.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +79,35 @@ class Answer:
     def best(self) -> Ranked:
         """Return the first plan."""
         return self.plans[0]
+
+    def why(self, plan: Plan | int | str | os.PathLike[str]) -> Why:
+        """Return why a plan lost to the first: one of these by rank, or a plan of your own (its file, or the plan)."""
+        from zhenfa.plan.explain import explain
+        from zhenfa.plan.given import read_plan
+
+        if isinstance(plan, int):
+            return explain(self, self.at(plan).rank)
+        if isinstance(plan, Plan):
+            return explain(self, plan)
+        return explain(self, read_plan(plan, self.request), name=str(plan))
+
+    def detail(self, rank: int = 1) -> Detail:
+        """Return where a plan spends its step, operator by operator and link by link, and what its cards hold."""
+        from zhenfa.estimate.detail import detail
+
+        return detail(self.at(rank).plan, self.setting, self.at(rank).cost)
+
+    def sensitivity(self, *, searched: int | None = None) -> Sensitivity:
+        """Return which input moves the first plan most; the search is run again for the widest ``searched``."""
+        from zhenfa.plan.sensitivity import sensitivity
+
+        return sensitivity(self, searched=searched)
+
+    def at(self, rank: int) -> Ranked:
+        """Return the plan of a rank. Raises :class:`InputError`."""
+        if not 1 <= rank <= len(self.plans):
+            raise InputError(f"there is no plan {rank}: there are {len(self.plans)}.", hint="ask for more with top=.")
+        return self.plans[rank - 1]
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``zhenfa plan --json`` prints, as data: the document ``zhenfa.plans/1``."""

@@ -7,7 +7,6 @@ ZeRO stage, schedule, micro-batch size, the split of the layers.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from zhenfa.errors import InputError
 from zhenfa.estimate.setting import RECOMPUTE, Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.build import CODES, Layout, Slot, make_plan, pipelines
+from zhenfa.plan.even import even_ranges
 from zhenfa.plan.given import faults
 from zhenfa.plan.goal import QUICKEST, Goal
 from zhenfa.plan.polish import improved
@@ -211,9 +211,7 @@ def _laid(plan: Plan, form: Form, setting: Setting, cards: int) -> Plan | None:
 def _splits(setting: Setting, layout: Layout) -> list[list[tuple[int, int]]]:
     """Return splits of the layers to try: the likeliest of the search under 1F1B, an even one under other schedules or
     where none fits in memory."""
-    stages, layers = len(layout.slots) * layout.virtual, len(setting.graph.layers)
-    ends = [layers * stage // stages for stage in range(stages + 1)]
-    even = [list(itertools.pairwise(ends))]
+    even = [even_ranges(len(setting.graph.layers), len(layout.slots), layout.virtual)]
     if layout.schedule != "1f1b":
         return even
     found = split_layers(setting, layout)

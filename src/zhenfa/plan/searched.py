@@ -14,6 +14,7 @@ from zhenfa.estimate.training import PlanCost
 from zhenfa.plan import bounds
 from zhenfa.plan.build import CODES
 from zhenfa.plan.change import Form
+from zhenfa.plan.even import Variant, even_ranges
 from zhenfa.plan.search import family_of
 from zhenfa.plan.space import (
     FEW_REPLICAS,
@@ -28,12 +29,10 @@ from zhenfa.plan.space import (
     zero_stages,
 )
 from zhenfa.plan.split import all_are_tried
+from zhenfa.plan.variants import first_bound, takes, variants
 from zhenfa.plan.ways import MAX_MIXED_TENSOR
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
-
-SCHEDULES = ("1f1b",)
-"""Schedules that are searched."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,15 @@ def searched(
     """Return whether the search looked at a plan, and what kept it out of ``listed``: plans with their steps."""
     outside = _never_searched(plan)
     form = Form.of(plan)
+    if form is None and plan.schedule != "1f1b":
+        outside.append(f"schedule {plan.schedule} over several sorts of stages: searched is 1f1b")
     if form is None:
         outside += _mixed(plan, setting, limits)
         if outside:
             return Searched(False, tuple(outside))
         words = "pipelines over several pools, or replicas of several sorts: their bounds are looked at together"
         return Searched(None, (words, *_placed(plan, found, listed)))
-    outside += _outside(form, setting, limits)
+    outside += [*_outside(form, setting, limits), *_schedule(form, plan, setting)]
     if outside:
         return Searched(False, tuple(outside))
     row = _row(form, plan, setting, limits)
@@ -76,8 +77,6 @@ def _never_searched(plan: Plan) -> list[str]:
         value = getattr(plan, name)
         if value != usual:
             said.append(f"{name} {value}: the search leaves it as {'it is usual' if usual is None else usual}")
-    if plan.schedule not in SCHEDULES:
-        said.append(f"schedule {plan.schedule}: searched are {', '.join(SCHEDULES)}")
     stages = [stage for pipe in plan.pipelines for stage in pipe.stages]
     if any(stage.recompute_modules or stage.recompute_layers is not None for stage in stages):
         said.append("recomputation of named modules or of some layers: the search computes all layers of a stage alike")
@@ -136,6 +135,28 @@ def _outside(form: Form, setting: Setting, limits: Limits) -> list[str]:
     return said
 
 
+def _schedule(form: Form, plan: Plan, setting: Setting) -> list[str]:
+    """Return why no search tries the schedule of a plan."""
+    if form.schedule == "1f1b":
+        return []
+    every = variants(setting)
+    if form.schedule not in {one.schedule for one in every}:
+        known = dict.fromkeys(["1f1b", *(one.schedule for one in every)])
+        return [f"schedule {form.schedule}: searched are {', '.join(known)}"]
+    if (form.schedule, form.virtual) not in {(one.schedule, one.virtual) for one in every}:
+        most = max(one.virtual for one in every if one.schedule == form.schedule)
+        return [f"{form.virtual} stages to a place: searched are up to {most}"]
+    ranges = [(stage.first, stage.last) for stage in plan.pipelines[0].stages]
+    if ranges != even_ranges(len(setting.graph.layers), form.places, form.virtual):
+        return [f"layers split unevenly: under {form.schedule} even splits are searched"]
+    return []
+
+
+def _variant(form: Form, setting: Setting) -> Variant | None:
+    found = (one for one in variants(setting) if (one.schedule, one.virtual) == (form.schedule, form.virtual))
+    return next(found, None)
+
+
 def _size(size: int, sequences: int, limits: Limits) -> str:
     return f"micro-batches of {size}: searched are {_list(micro_batch_sizes(sequences, limits))}"
 
@@ -165,7 +186,7 @@ def _row(form: Form, plan: Plan, setting: Setting, limits: Limits) -> Candidates
 
 def _split_words(plan: Plan, setting: Setting) -> list[str]:
     stages = len(plan.pipelines[0].stages)
-    if all_are_tried(stages, plan.layers):
+    if plan.schedule != "1f1b" or all_are_tried(stages, plan.layers):
         return []
     return ["of the ways to split its layers, too many to try, the search takes the shortest busiest stage and moves "
             "single layers"]  # fmt: skip
@@ -178,7 +199,13 @@ def _left_out(
     if found is not None and found.problem:
         return ["left out because it does not fit in memory" if "bandwidth" not in found.problem else found.problem]
     work = bounds.work_per_micro_batch(setting, form.pool, row)
-    bound = float(bounds.step_bound(setting, work, row.pipeline, row.micro_batches)[0])
+    variant = _variant(form, setting)
+    if variant is not None and not bool(takes(setting, variant, row)[1][0]):
+        return ["left out because the schedule cannot take so many micro-batches"]
+    bound = float(
+        (bounds.step_bound(setting, work, row.pipeline, row.micro_batches) if variant is None
+         else first_bound(setting, variant, row, work))[0]
+    )  # fmt: skip
     last = listed[-1][1] if listed else float("inf")
     if bound >= last and plan not in [one for one, _ in listed]:
         return [

@@ -14,6 +14,7 @@ from zhenfa.errors import CapabilityError
 from zhenfa.estimate import serving
 from zhenfa.estimate.serving_cards import stored_format
 from zhenfa.estimate.serving_report import ServingEstimate, estimate, estimate_part
+from zhenfa.plan.notebook import as_html, as_text
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import closed, fleet, misfit, parts, search
 from zhenfa.plan.serving.front import FrontPoint, front
@@ -41,7 +42,7 @@ class ServingRanked:
         return self.plan.cards / (self.estimate.figures.requests_per_s.value or np.inf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ServingAnswer:
     """What the planner found. ``gap``: by how much at most the best plan may be beaten within the space (0: exact)."""
 
@@ -69,6 +70,12 @@ class ServingAnswer:
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return what ``zhenfa plan --json`` prints."""
         return json.dumps(self.to_data(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:
