@@ -29,6 +29,9 @@ def test_one_file_is_written_as_it_is(call: Call) -> None:
     assert shown.out.startswith("#!/usr/bin/env bash\n# llama3-8b on hgx-h100: TP2 PP2 DP2 VP2 ZeRO-1.")
     assert "note: no --job was given" in shown.err
     assert call("emit", INTERLEAVED, "--to", "megatron", "--quiet").err == ""
+    cited = call("emit", INTERLEAVED, "--to", "megatron", "--cite")
+    assert cited.out == shown.out
+    assert "source: github.com/NVIDIA/Megatron-LM megatron/training/arguments.py" in cited.err
 
 
 def test_several_files_stand_under_their_names(call: Call) -> None:

@@ -85,6 +85,8 @@ def _talk(found: Emission, output: Output) -> None:
         output.talk.text(instead, first="written instead: ")
     for note in found.notes:
         output.talk.text(note, first="note: ")
+    if output.cite:
+        output.talk.text(found.target.source, first="source: ")
 
 
 def to_document(found: Emission, plan: str, places: Sequence[str]) -> Emitted:

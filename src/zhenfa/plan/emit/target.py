@@ -45,8 +45,9 @@ class Rule:
 class Target:
     """A system that takes files.
 
-    ``tasks`` are what it does; ``version`` is the release whose options are written; ``settings`` are the names that
-    ``--set`` takes, each with what it says; ``rules`` are what it cannot express of a training plan.
+    ``tasks`` are what it does; ``version`` is the release whose options are written, ``source`` where they were read;
+    ``settings`` are the names that ``--set`` takes, each with what it says; ``rules`` are what it cannot express of a
+    training plan.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Target:
     write: Callable[[Subject], Written]
     rules: tuple[Rule, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,7 @@ def _router(subject: Subject, name: str, parts: Parts) -> list[Data]:
 
 TARGET: Final = Target(
     name="k8s", title="Kubernetes", tasks=("train", "serve"), version="1.28", write=write,
+    source="device plug-ins of the makers: resource names in catalog/data/targets/makers.json",
     settings={
         **SETTINGS, "image": "container image", "resource": "extended resource that counts the cards",
         "node-label": "LABEL=VALUE that hosts must have",

@@ -214,6 +214,7 @@ TARGET: Final = Target(
     title=TITLE,
     tasks=("train",),
     version=recorded("megatron").version,
+    source=recorded("megatron").source,
     write=write,
     settings={"cards-per-node": CARDS_PER_NODE},
     rules=(

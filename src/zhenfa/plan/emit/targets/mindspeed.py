@@ -152,6 +152,7 @@ TARGET: Final = Target(
     title=TITLE,
     tasks=("train",),
     version=recorded("mindspeed").version,
+    source=recorded("mindspeed").source,
     write=write,
     settings={"cards-per-node": CARDS_PER_NODE},
     rules=(

@@ -122,5 +122,6 @@ def _script(subject: Subject, parts: Parts) -> str:
 
 TARGET: Final = Target(
     name="ray", title="Ray", tasks=("train", "serve"), version="2.60", write=write,
+    source="ray 2.60: ray/_private/accelerators, ray.util.placement_group",
     settings={**SETTINGS, "resource": "what Ray calls the cards"},
 )  # fmt: skip

@@ -139,6 +139,7 @@ def _notes(subject: Subject) -> list[str]:
 
 
 TARGET: Final = Target(
-    name="sglang", title=TITLE, tasks=("serve",), version=recorded("sglang").version, write=write,
+    name="sglang", title=TITLE, tasks=("serve",), version=recorded("sglang").version,
+    source=recorded("sglang").source, write=write,
     settings=share.SETTINGS,
 )  # fmt: skip

@@ -103,6 +103,7 @@ def _where(subject: Subject, part: Part) -> list[str]:
 
 TARGET: Final = Target(
     name="slurm", title="Slurm", tasks=("train", "serve"), version="22.05", write=write,
+    source="slurm-wlm 22.05.8: sbatch(1), heterogeneous jobs",
     settings={
         **SETTINGS, "partition": "partition of the cluster", "constraint": "features that hosts must have",
         "time": "limit of the job, such as 2-00:00:00", "account": "who pays",

@@ -218,6 +218,7 @@ TARGET: Final = Target(
     title=TITLE,
     tasks=("train",),
     version=VERSION,
+    source="torchtitan 0.3.0 wheel: torchtitan/config/configs.py, torchtitan/models, torchtitan/distributed",
     write=write,
     settings={"cards-per-node": CARDS_PER_NODE},
     rules=(

@@ -213,6 +213,7 @@ def _notes(subject: Subject, roles: list[Role]) -> list[str]:
 
 
 TARGET: Final = Target(
-    name="vllm", title=TITLE, tasks=("serve",), version=recorded("vllm").version, write=write,
+    name="vllm", title=TITLE, tasks=("serve",), version=recorded("vllm").version,
+    source=recorded("vllm").source, write=write,
     settings={**share.SETTINGS, "kv-connector": "vLLM's connector between prefill and decode"},
 )  # fmt: skip
