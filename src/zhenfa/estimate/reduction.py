@@ -119,8 +119,9 @@ def exchange(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Hold
         whole.gather(spread[0] * weight, terms.zero, fabric),
     )
     if np.any(held.routed):
-        reduce = reduce + expert.reduce(held.trained_routed * size, scatter, fabric)
-        gather = gather + expert.gather(spread[1] * weight, terms.zero, fabric)
+        there = np.greater(held.routed, 0)  # a stage without experts starts no collective for them
+        reduce = reduce + np.where(there, expert.reduce(held.trained_routed * size, scatter, fabric), 0.0)
+        gather = gather + np.where(there, expert.gather(spread[1] * weight, terms.zero, fabric), 0.0)
     across: Array = 0.0 * reduce
     if owners > 1 and traits.one_ring and setting.bridge is not None:
         reduce = 0.0 * reduce

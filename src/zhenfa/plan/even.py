@@ -10,7 +10,7 @@ weights) ``m`` times. What is behind it on the way back is ``D_j``. So a step ta
 * interleaved: ``A_j + m P_j + D_j`` with whole backwards in ``D_j``: the last backward of a place is that of its first
   stage, and goes back through all places before it;
 * zero-bubble: the same with ``b - w`` in ``D_j``, less the weights' gradients that are put off behind the last of those
-  of the input, ``min(j, m)`` of them, and the first place's own last one;
+  of the input, ``min(j + 1, m)`` of them, and with the first place's own last one;
 * ZB-V: ``A_j + m P_j``; and the same as above with at most ``2 p`` gradients put off, for the memory that it may use;
 * DualPipe: ``A_j + m/2 P_j`` from the nearer end, ``P_j`` of two stages, less the exchange of tokens that it hides;
 * any: there and back once, gradients of weights aside.
@@ -150,7 +150,7 @@ def chain(variant: Variant, stages: Stages, times: Ints) -> Floats:
             found = arrival + times * work + back
         case "zero-bubble":
             work = stages.forward + stages.backward
-            put_off = np.minimum(np.arange(places)[:, None], times) * stages.weight
+            put_off = np.minimum(np.arange(places)[:, None] + 1, times) * stages.weight
             back = _ahead(stages.backward - stages.weight + _next(stages.hop, places))
             own = arrival + times * work
             found = np.maximum(

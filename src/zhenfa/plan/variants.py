@@ -61,7 +61,8 @@ def schedules_for(setting: Setting, places: Ints) -> Ints:
     layers, simple = len(setting.graph.layers), "1f1b" in setting.traits.schedules
     count: Ints = np.where(places > 1, int(simple), 1)
     for one in variants(setting):
-        count = count + ((places >= 2) & (places * one.virtual <= layers))
+        whole = places % 2 == 0 if one.schedule == "dualpipe" else True
+        count = count + ((places >= 2) & (places * one.virtual <= layers) & whole)
     return count
 
 
@@ -95,7 +96,13 @@ def first_bound(setting: Setting, variant: Variant, found: Candidates, work: Wor
     hidden = counts @ work.expert if variant.schedule == "dualpipe" else 0.0
     once = work.whole - counts @ work.weight - hidden
     quickest = (work.layers - (work.expert if variant.schedule == "dualpipe" else 0.0)).min(axis=0)
-    busiest = times * -(-len(setting.graph.layers) // places) * quickest
+    # under DualPipe two stages share a place, and each sees half of the micro-batches
+    held = (
+        -(-2 * len(setting.graph.layers) // places) / 2
+        if variant.schedule == "dualpipe"
+        else -(-len(setting.graph.layers) // places)
+    )
+    busiest = times * held * quickest
     found_bound: Floats = np.max([share, best, once, busiest], axis=0)
     return found_bound * _lockstep(setting) + setting.traits.step_overhead_s
 
@@ -177,7 +184,7 @@ class Sharp:
         durations, times = Durations(forward, backward, weight, hop, paired), int(part.micro_batches[index])
         ends = schedule_ends(durations, times, variant.schedule, virtual_stages=variant.virtual)
         whole = float(ends.max()) * SLACK * _lockstep(setting) + setting.traits.step_overhead_s
-        return whole + float(self.beside[index])
+        return max(whole + float(self.beside[index]), float(self.seconds[index]))
 
 
 def sharper(
@@ -200,7 +207,7 @@ def sharper(
             places.append(group[hope])
     if not groups:
         return [], 0
-    return _beside(setting, pool, groups, seconds, places)
+    return _beside(setting, pool, groups, seconds, [pairs.bound[chunk[place]] for place in places], places)
 
 
 def _groups(setting: Setting, pairs: Pairs, chunk: Ints) -> Iterator[Ints]:
@@ -211,7 +218,7 @@ def _groups(setting: Setting, pairs: Pairs, chunk: Ints) -> Iterator[Ints]:
 
 
 def _beside(
-    setting: Setting, pool: str, groups: list[Group], seconds: list[Floats], places: list[Ints]
+    setting: Setting, pool: str, groups: list[Group], seconds: list[Floats], least: list[Floats], places: list[Ints]
 ) -> tuple[list[Sharp], int]:
     """Return the groups' candidates that may fit, with what comes beside their schedules, and how many do not fit."""
     every = Candidates.together([group.part for group in groups])
@@ -230,8 +237,8 @@ def _beside(
     beside = around(setting, pool, left, every.where(chosen), kept)
     parts = np.split(beside, np.cumsum([len(fit) for fit in fits])[:-1])
     found = [
-        Sharp(group, extra, plain[fit] + extra, place[fit])
-        for group, extra, plain, fit, place in zip(left, parts, seconds, fits, places, strict=True)
+        Sharp(group, extra, np.maximum(plain[fit] + extra, first[fit]), place[fit])
+        for group, extra, plain, first, fit, place in zip(left, parts, seconds, least, fits, places, strict=True)
     ]
     return found, len(every) - len(chosen)
 
