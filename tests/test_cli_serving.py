@@ -153,3 +153,24 @@ def test_a_job_that_serves_is_not_run(zhenfa: Call) -> None:
     flood = zhenfa("plan", changed(JOB, "request_rate: 1", "requests: 100"))
     assert flood.code == 1
     assert "write concurrency for a closed loop" in flood.err
+
+
+def test_objective_and_limits_are_kept_to_or_refused(zhenfa: Call) -> None:
+    job = changed("deepseek-v3-serve.yaml", "workload:", "objective: energy\nworkload:")
+    ranked = find_serving(read_request(job)).plans
+    drawn = [one.estimate.figures.energy_j_per_token.value or 0.0 for one in ranked]
+    assert drawn == sorted(drawn)
+    assert "energy of a token" in ranked[1].lost_by
+    plain = find_serving(read_request("deepseek-v3-serve.yaml")).best
+    assert drawn[0] <= (plain.estimate.figures.energy_j_per_token.value or 0.0)
+    costly = zhenfa("plan", changed("deepseek-v3-serve.yaml", "workload:", "objective: cost\nworkload:"))
+    assert costly.code == 2
+    assert "ascend.price" in costly.err
+    fewer = changed(JOB, "workload:", "limits: {max_cards: 4}\nworkload:")
+    assert find_serving(read_request(fewer, on="mi300x-8")).best.plan.cards <= 4
+    one_maker = changed(JOB, "  request_rate: 1\n", "")
+    Path(one_maker).write_text(Path(one_maker).read_text() + "limits: {refuse: [deep]}\n")
+    assert set(find_serving(read_request(one_maker, on="two.yaml")).best.plan.cards_by_pool()) == {"wide"}
+    late = zhenfa("plan", changed(JOB, "workload:", "limits: {deadline: 3 h}\nworkload:"))
+    assert late.code == 1
+    assert "limits.deadline is not kept to" in late.err

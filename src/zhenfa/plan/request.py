@@ -44,7 +44,7 @@ class Request:
         if isinstance(self.job.workload, ServingWorkload):
             raise CapabilityError(
                 f"job {self.job.name!r} serves (workload.task), and only training is executed or laid out here.",
-                hint="`zhenfa plan` plans it; `--out PLAN` writes the plan for the engine that runs it.",
+                hint="`zhenfa plan JOB` plans it; in Python, zhenfa.plan.serving.find_serving(request).",
             )
         return self.job.workload
 

@@ -16,11 +16,13 @@ from zhenfa.estimate.serving_cards import stored_format
 from zhenfa.estimate.serving_report import ServingEstimate, estimate, estimate_part
 from zhenfa.plan.notebook import as_html, as_text
 from zhenfa.plan.request import Request
-from zhenfa.plan.serving import closed, fleet, misfit, parts, search
+from zhenfa.plan.serving import closed, fleet, misfit, parts, search, wants
 from zhenfa.plan.serving.front import FrontPoint, front
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.search import Best, Space
 from zhenfa.plan.serving.words import summary
+from zhenfa.plan.supply import supplied
+from zhenfa.spec.job import Objective
 from zhenfa.spec.serving import ServingPlan, ServingWorkload
 
 
@@ -91,24 +93,28 @@ def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:
             "requests that come all at once (workload.requests) are estimated of a given plan, not planned for.",
             hint="write concurrency for a closed loop, or request_rate for arrivals at random.",
         )
+    wants.check(request.job, request.formation)
+    objective, asked = request.job.objective, request
+    request = replace(request, formation=supplied(request.formation, request.job.limits))
     with cite.collect() as used:
-        space, best, gap = look(request, top)
+        keep = max(top, wants.WIDER) if objective in ("cost", "energy") else top
+        space, best, gap = look(request, keep)
         ranked = best.ranked()
         if not ranked:
             raise misfit.nothing_serves(space)
         estimates = [_estimate(request, chosen) for _, chosen in ranked]
+        if keep > top or objective in ("cost", "energy"):
+            estimates = sorted(estimates, key=lambda one: wants.least(objective, one[1]) or 0.0)[:top]
         seen = front(space)
     first = None
     plans: list[ServingRanked] = []
     for number, (plan, found) in enumerate(estimates, 1):
         one = ServingRanked(number, plan, found, summary(plan), "", quality(request, plan))
         first = first or one
-        plans.append(
-            one if one is first else replace(one, lost_by=_lost_by(first, one, most=request.serving.open_ended))
-        )
+        plans.append(one if one is first else replace(one, lost_by=_lost_by(first, one, objective)))
     rejected = {reason: count for reason, count in space.tally.most_common() if count}
     return ServingAnswer(
-        request, tuple(plans), seen, space.considered, space.costed, rejected, gap, tuple(used),
+        asked, tuple(plans), seen, space.considered, space.costed, rejected, gap, tuple(used),
         time.perf_counter() - begun,
     )  # fmt: skip
 
@@ -173,16 +179,18 @@ def quality(request: Request, plan: ServingPlan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _lost_by(first: ServingRanked, other: ServingRanked, *, most: bool) -> str:
-    """Say how many more card-seconds a request takes, and in which group most of them; ``most``: plans are ranked by
-    requests per second."""
+def _lost_by(first: ServingRanked, other: ServingRanked, objective: Objective) -> str:
+    """Say by how much a plan is behind in what plans are ranked by, and in which group of instances most of it is."""
     mine, best = _use(other), _use(first)
     gaps = {name: mine.get(name, 0.0) - best.get(name, 0.0) for name in (*mine, *best)}
     worst, won = max(gaps, key=lambda name: gaps[name]), min(gaps, key=lambda name: gaps[name])
     words = f"{gaps[worst]:.3g} more {worst}" if gaps[worst] > 0 else "no group takes more"
     words += f", {-gaps[won]:.3g} less {won}" if -gaps[won] > max(gaps[worst] / 2, 0.0) else ""
     words = f"card-seconds a request: {words}"
-    if most:
+    mine_least, best_least = (wants.least(objective, one.estimate) for one in (other, first))
+    if mine_least is not None and best_least is not None:
+        return f"{mine_least / best_least - 1:+.1%} {objective} of a token; {words}"
+    if first.estimate.parts[0].served.workload.request_rate is not None and _rate(other) < _rate(first) * (1 - 1e-4):
         left = first.plan.cards - other.plan.cards
         fewer = f"; {left:,} fewer cards" if left > 0 else ""
         return f"{_rate(other) / _rate(first) - 1:+.1%} requests/s; {words}{fewer}"
