@@ -228,6 +228,7 @@ def _alone(setting: Setting, pool: str, batch: int) -> list[tuple[float, Plan]]:
     plans = [
         to_plan(smaller, layout, ranges)
         for layout in single_pool(smaller, pool)
+        if layout.schedule == "1f1b"  # one plan has one schedule
         for ranges in splits(len(setting.graph.layers), len(layout.cuts))
     ]
     costed = [(cost(plan, setting), plan) for plan in plans]

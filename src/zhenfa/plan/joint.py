@@ -237,6 +237,12 @@ def _times(found: PlanCost) -> dict[str, float]:
     return {group.stages[0].stage.pool: group.step for group in found.groups}
 
 
+def replicas_of(plan: Plan, micro_batches: int) -> tuple[Pipeline, ...]:
+    """Return the replicas of a plan on one pool with so many micro-batches shared out over them."""
+    groups = _by_pool(plan)
+    return _entries(groups, dict.fromkeys(groups, micro_batches))
+
+
 def _by_pool(plan: Plan) -> dict[str, list[Pipeline]]:
     groups: dict[str, list[Pipeline]] = {}
     for entry in plan.pipelines:

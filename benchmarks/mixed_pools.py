@@ -1,0 +1,169 @@
+"""The planner on mixed pools against simpler policies: never worse, and by how much better.
+
+Run ``python benchmarks/mixed_pools.py [POOLS]``. Each pool is drawn by seed from the catalog's systems with disclosed
+facts: two or three kinds of cards, their numbers, the network between them, and a model. The policies:
+
+* *one maker*: the best plan on any one of the pools.
+* *even*: one pipeline over all pools, all stages cut alike, as many layers on each; the best of all such cuts.
+* *by speed*: the same, with layers in proportion to the peak of each stage's cards.
+* *greedy*: each pool runs replicas of its own best layout, sequences in proportion to the speed it has alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+
+from zhenfa import catalog
+from zhenfa.errors import ZhenfaError
+from zhenfa.estimate.setting import Setting, look_up
+from zhenfa.estimate.training import cost
+from zhenfa.plan.joint import replicas_of, shares
+from zhenfa.plan.mixed import search_mixed
+from zhenfa.plan.search import Best, Found, Tally, search_pools
+from zhenfa.plan.space import experts, micro_batch_sizes, tensor_degrees
+from zhenfa.spec.job import Limits, Workload
+from zhenfa.spec.machine import Machine, Network, Pool
+from zhenfa.spec.plan import Pipeline, Plan, Stage
+
+SYSTEMS = (
+    ("nvidia-hgx-h20-8", 8), ("nvidia-hgx-h800-8", 8), ("nvidia-hgx-h100-8", 8), ("huawei-atlas800t-a2", 8),
+    ("huawei-cloudmatrix384", 32), ("amd-mi300x-8", 8), ("intel-gaudi3-8", 8),
+)  # fmt: skip
+MODELS = ("llama3-8b", "llama3-70b", "qwen3-30b-a3b")
+POLICIES = ("one maker", "even", "by speed", "greedy")
+MODES = ("none", "selective", "full")
+
+
+def draw(seed: int) -> Setting:
+    """Return a job on a mixed machine."""
+    rng = random.Random(seed)  # noqa: S311
+    known = [(name, grain) for name, grain in SYSTEMS if name in catalog.systems()]
+    chosen = rng.sample(known, rng.choice([2, 2, 3]))
+    pools = tuple(
+        Pool(name=f"p{index}", system=name, count=grain * rng.choice([1, 2, 3, 4]))
+        for index, (name, grain) in enumerate(chosen)
+    )
+    network = Network(bandwidth=rng.choice(["100 Gb/s", "200 Gb/s", "400 Gb/s"]), host_staged=rng.random() < 0.7)
+    formation = catalog.resolve(Machine(name="drawn", pools=pools, network=network), {})
+    models = [name for name in MODELS if name in catalog.models()]
+    workload = Workload(sequence_length=4096, global_batch=rng.choice([128, 256, 512]))
+    return look_up(catalog.model(rng.choice(models)).graph(), workload, formation)
+
+
+def plan_of(setting: Setting, entries: Sequence[Pipeline], zero: int) -> Plan:
+    return Plan(
+        job="bench", model=setting.graph.name, machine=setting.formation.name,
+        sequence_length=setting.workload.sequence_length, precision=setting.workload.precision, zero=zero,
+        pipelines=tuple(entries),
+    )  # fmt: skip
+
+
+def alike(setting: Setting, *, by_speed: bool) -> Iterator[Plan]:
+    """Yield pipelines over all pools whose stages are all cut alike."""
+    formation, layers, batch = setting.formation, len(setting.graph.layers), setting.workload.global_batch
+    names = [pool.name for pool in formation.pools]
+    degrees = set.intersection(*(set(tensor_degrees(setting, name, Limits())) for name in names))
+    for tensor, replicas, size in itertools.product(
+        sorted(degrees), (1, 2, 4, 8, 16, 32), micro_batch_sizes(batch, Limits())
+    ):
+        depth = [pool.count // (tensor * replicas) for pool in formation.pools]
+        if min(depth) < 1 or sum(depth) > layers or replicas * size > batch or batch % (replicas * size):
+            continue
+        speeds = [setting.chips[name].peak if by_speed else 1.0 for name in names]
+        held = parts([speed for speed, many in zip(speeds, depth, strict=True) for _ in range(many)], layers)
+        ends = list(itertools.accumulate(held))
+        where = [name for name, many in zip(names, depth, strict=True) for _ in range(many)]
+        expert = math.gcd(replicas * tensor, experts(setting))
+        for mode in MODES:
+            stages = tuple(
+                Stage(
+                    pool=name, first=end - own, last=end, tensor_parallel=tensor, expert_parallel=expert, recompute=mode
+                )
+                for name, own, end in zip(where, held, ends, strict=True)
+            )
+            entry = Pipeline(
+                count=replicas, micro_batches=batch // (replicas * size), micro_batch_size=size, stages=stages
+            )
+            yield plan_of(setting, [entry], 1)
+
+
+def parts(weights: Sequence[float], whole: int) -> list[int]:
+    """Split layers in proportion to weights, at least one each."""
+    exact = [1 + (whole - len(weights)) * weight / sum(weights) for weight in weights]
+    found = [int(value) for value in exact]
+    for index in sorted(range(len(exact)), key=lambda one: found[one] - exact[one])[: whole - sum(found)]:
+        found[index] += 1
+    return found
+
+
+def quickest(setting: Setting, plans: Iterator[Plan]) -> float:
+    """Return the shortest step of those that can run."""
+    costs = (cost(plan, setting) for plan in plans)
+    return min((found.step for found in costs if not found.problem), default=math.inf)
+
+
+def greedy(setting: Setting, alone: dict[str, Found]) -> float:
+    """Return the step of replicas of each pool's own best layout."""
+    found = {name: one for name, one in alone.items() if one.plan.schedule == "1f1b"}
+    if len(found) < 2:
+        return math.inf
+    parts_of = shares({name: 1 / one.step for name, one in found.items()}, setting.workload.global_batch)
+    entries: list[Pipeline] = []
+    for name, one in found.items():
+        size = one.plan.pipelines[0].micro_batch_size
+        if parts_of[name] % size or parts_of[name] // size < one.plan.replicas:
+            return math.inf
+        entries += replicas_of(one.plan, parts_of[name] // size)
+    return quickest(setting, iter([plan_of(setting, entries, max(one.plan.zero for one in found.values()))]))
+
+
+def contest(setting: Setting) -> tuple[float, dict[str, float]] | None:
+    """Return the planner's step and that of each policy; None where nothing fits."""
+    batch, best = setting.workload.global_batch, Best(1)
+    search_mixed(setting, "bench", batch, Limits(), best, Tally())
+    if not best.ranked():
+        return None
+    alone = search_pools(setting, "bench", batch, Limits(), Best(1), Tally())
+    return best.first, {
+        "one maker": min((one.step for one in alone.values()), default=math.inf),
+        "even": quickest(setting, alike(setting, by_speed=False)),
+        "by speed": quickest(setting, alike(setting, by_speed=True)),
+        "greedy": greedy(setting, alone),
+    }
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    gains: dict[str, list[float]] = {name: [] for name in POLICIES}
+    seed = drawn = 0
+    while drawn < count:
+        seed += 1
+        try:
+            found = contest(draw(seed))
+        except ZhenfaError as problem:
+            print(f"{seed:>4}  left out: {problem}")
+            continue
+        if found is None:
+            continue
+        drawn += 1
+        step, others = found
+        print(
+            f"{seed:>4}  {step:9.3f} s  " + "  ".join(f"{name} x{other / step:.3f}" for name, other in others.items())
+        )
+        for name, other in others.items():
+            if other < step * (1 - 1e-9):
+                raise SystemExit(f"pool {seed}: {name} beats the planner")
+            if math.isfinite(other):
+                gains[name].append(other / step)
+    print(f"\n{drawn} pools; the planner is never worse. How many times as fast, geometric mean:")
+    for name, values in gains.items():
+        mean = math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
+        print(f"  {name:<10} {mean:.3f}  ({len(values)} pools on which it runs at all)")
+
+
+if __name__ == "__main__":
+    main()
