@@ -309,7 +309,6 @@ def test_why_in_json(command: Call, answer: zhenfa.Answer, tmp_path: Path) -> No
         ("small.yaml", "zhenfa.plan/1"),
         ("1", "1 is not between 2 and 100"),
         ("best", "'best' is not a whole number"),
-        ("99", "there is no plan 99"),
     ],
 )
 def test_what_is_no_plan_is_said(command: Call, plan: str, error: str) -> None:
