@@ -216,8 +216,11 @@ def allowed(goal: Goal, pool: str, found: Candidates, bound: Floats, known: Ints
     for reason, barred in goal.barred(bound, {pool: found.cards}):
         out = known[barred[known]]
         if len(out):
-            score = float(goal.floor_without_limits(bound, {pool: found.cards})[out].min())
-            tally.barred[reason] = min(score, tally.barred.get(reason, np.inf))
+            score = goal.floor_without_limits(bound, {pool: found.cards})[out]
+            likely = np.argsort(score, kind="stable")[:LIKELY_BARRED]
+            fit = goal.setting is not None and bounds.may_fit(goal.setting, pool, found.where(out[likely]))
+            least = float(np.min(score[likely], initial=np.inf, where=fit))
+            tally.barred[reason] = min(least, tally.barred.get(reason, np.inf))
             tally.rejected[reason] += len(out)
             known = known[~barred[known]]
     return known
@@ -230,9 +233,9 @@ def floor_of(goal: Goal, pool: str, found: Candidates, bound: Floats) -> Floats:
 
 def floor_of_fewer(goal: Goal, pool: str, found: Candidates, work: Work, bound: Floats) -> Floats:
     """Return scores that no plan of these layouts can beat, whether with as many replicas or fewer."""
-    if goal.only_step:
+    if goal.only_step or goal.setting is None:
         return bound
-    busy = work.whole * found.total * found.tensor * found.context
+    busy = least_share(goal.setting, work, np.ones_like(found.total), found.total) * found.tensor * found.context
     return goal.floor_of_fewer(bound, {pool: found.cards}, {pool: busy})
 
 
