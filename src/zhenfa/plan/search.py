@@ -39,6 +39,10 @@ SLOWER_WITH_FEWER = "slower with fewer replicas than one that is slower already"
 """Counted, not enumerated: the bound of a layout holds for the same one with fewer replicas as well."""
 
 
+LIKELY_BARRED = 256
+"""Layouts that a limit keeps out whose memory is looked at, to say whether one of them might have been the best."""
+
+
 @dataclass(order=True)
 class Found:
     """One costed plan, ordered by its score."""
