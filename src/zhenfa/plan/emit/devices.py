@@ -52,8 +52,3 @@ def _stage(subject: Subject, stage: Stage, experts: int) -> Stage:
         "expert_tensor_parallel": stage.expert_tensor_parallel * times
     }  # fmt: skip
     return stage.model_copy(update={"tensor_parallel": tensor, **(more if experts > 1 else {})})
-
-
-def devices_of(plan: Plan, pool: CardPool) -> int:
-    """Return how many devices of a pool work in a plan that is written in cards."""
-    return plan.cards_by_pool().get(pool.name, 0) * devices_per_card(pool)
