@@ -6,7 +6,7 @@ from zhenfa.errors import CapabilityError
 from zhenfa.plan.emit.shape import experts_of, heads_of
 from zhenfa.plan.emit.subject import Subject
 from zhenfa.spec.machine import CardPool
-from zhenfa.spec.plan import Pipeline, Plan, Stage
+from zhenfa.spec.plan import Pipeline, Stage
 
 
 def devices_per_card(pool: CardPool) -> int:
