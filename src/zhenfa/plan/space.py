@@ -247,16 +247,16 @@ def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:
 
 def with_fewer(found: Candidates) -> Ints:
     """Return how many layouts :func:`fewer_replicas` leads to from each, one after the other."""
-    groups = found.data // found.step
-    key = np.stack([groups, found.step, found.total])
-    _, first, back = np.unique(key, axis=1, return_index=True, return_inverse=True)
+    names = (found.data // found.step, found.step, found.total)
+    key = np.ravel_multi_index(names, tuple(int(one.max(initial=0)) + 1 for one in names))
+    _, first, back = np.unique(key, return_index=True, return_inverse=True)
     one = found.where(first)
     counts, rows, here = np.zeros(len(one), dtype=np.int64), np.arange(len(one)), one
     while len(here):
         here, left = fewer_replicas(here)
         rows = rows[left]
         counts[rows] += 1
-    total: Ints = counts[back.reshape(-1)]
+    total: Ints = counts[back]
     return total
 
 
