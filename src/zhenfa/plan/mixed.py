@@ -60,7 +60,7 @@ from zhenfa.spec.job import Limits
 FIRST_LOOK: Final = 512
 """Groups of mixed pipelines whose memory is looked at together, at first."""
 
-PROVED_AT_MOST: Final = 400
+PROVED_AT_MOST: Final = 1000
 """Mixed pipelines split to prove that none beats the first plan. Where that stops the search, the answer says so."""
 
 LISTED_AT_MOST: Final = 40
