@@ -325,10 +325,15 @@ def _variants_in_order(setting: Setting, pool: str, pairs: Pairs, best: Best) ->
     waiting = _Waiting(setting, pool, pairs, of, best)
     for chunk in chunks(floor, np.flatnonzero(floor < best.last), FIRST_PAIRS):
         yield from waiting.until(float(floor[chunk[0]]))
-        found, misfits = sharper(setting, pool, pairs, chunk, of, best.last)
+        here = chunk
+        if not np.isfinite(best.last):  # nothing has fitted yet: the test of 1F1B costs less, and these keep no less
+            fits = bounds.may_fit(setting, pool, pairs.base.where(pairs.row[chunk])) | pairs.placed_as_v[chunk]
+            yield int((~fits).sum())
+            here = chunk[fits]
+        found, misfits = sharper(setting, pool, pairs, here, of, best.last)
         yield misfits
         for sharp in found:
-            waiting.add(sharp, chunk)
+            waiting.add(sharp, here)
     yield from waiting.until(np.inf)
 
 

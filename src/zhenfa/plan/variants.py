@@ -23,6 +23,7 @@ from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout
 from zhenfa.plan.even import SLACK, Group, Stages, Variant, around, chain, may_fit, stages_of
 from zhenfa.plan.space import Bools, Candidates, Ints
+from zhenfa.spec.plan import PLACED_AS_V
 
 UNEVEN: Final = "micro-batches that the schedule cannot take"
 
@@ -145,6 +146,13 @@ class Pairs:
             np.concatenate([np.zeros(0), *bound]), uneven,
         )  # fmt: skip
 
+    @property
+    def placed_as_v(self) -> Bools:
+        """Return which pairs have stem and head at the same place."""
+        these = np.array([one.schedule in PLACED_AS_V for one in self.variants], dtype=bool)
+        mask: Bools = these[self.which]
+        return mask
+
     def where(self, index: Ints) -> Pairs:
         """Return the pairs that an index selects."""
         return replace(self, which=self.which[index], row=self.row[index], bound=self.bound[index])
@@ -214,7 +222,8 @@ def _groups(setting: Setting, pairs: Pairs, chunk: Ints) -> Iterator[Ints]:
     """Yield which pairs share their schedule and their number of places."""
     key = pairs.which[chunk] * (len(setting.graph.layers) + 1) + pairs.base.pipeline[pairs.row[chunk]]
     order = np.argsort(key, kind="stable")
-    yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+    if len(order):
+        yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
 
 
 def _beside(
