@@ -124,7 +124,8 @@ WRONG = [
     (
         "plan typo.yaml",
         "typo.yaml:4:1: 'machin' is not a key here. Did you mean 'machine'?",
-        "known here: assume, execution, limits, machine, model, name, owner, priority, recovery, schema, workload.",
+        "known here: assume, execution, limits, machine, model, name, objective, owner, priority, recovery, schema, "
+        "workload.",
     ),
     (
         "plan no-machine.yaml",

@@ -75,7 +75,10 @@ def front(space: Space) -> tuple[FrontPoint, ...]:
 
 def _floor(user: Any, card: Any) -> Any:
     """Return what a point must reach per card to be on the front: what some point with at least its bin of tokens per
-    second and user reaches. Proof: the best of all bins above its own beats it in both."""
+    second and user reaches. Proof: the best of all bins above its own beats it in both. What rests on an undisclosed
+    bandwidth is on no front."""
+    known = np.isfinite(user) & np.isfinite(card)
+    user, card = np.where(known, user, 0.0), np.where(known, card, 0.0)
     edges = np.geomspace(max(float(user.min()), 1e-9), float(user.max()) * (1 + 1e-9), BINS + 1)
     place = np.clip(np.searchsorted(edges, user, side="right") - 1, 0, BINS - 1)
     most = np.zeros(BINS + 1)
