@@ -19,10 +19,29 @@ KOFN: Final = cite.declare(
 )
 
 
+MANY: Final = 1e6
+"""Events beyond which a Poisson law is taken by Wilson and Hilferty's cube root (1931), right there within 1e-6."""
+
+WIDE: Final = 1e4
+"""Standard deviation beyond which a binomial law is taken as normal, right there within 1e-4."""
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
 def _poisson_cdf(count: float, mean: float) -> float:
-    """Return P(X <= count), summed outwards from the largest term so that no term underflows before it matters."""
+    """Return P(X <= count), summed outwards from the largest term so that no term underflows before it matters.
+
+    Beyond :data:`MANY` events, where the terms that matter are thousands, by Wilson and Hilferty's cube root.
+    """
     if mean == 0:
         return 1.0
+    if min(count, mean) > MANY:
+        scaled = math.cbrt(mean / (count + 1)) - 1 + 1 / (9 * (count + 1))
+        return _normal_cdf(-3 * math.sqrt(count + 1) * scaled)
+    if max(count, mean) > MANY:
+        return 1.0 if count > mean else 0.0
     top = int(count)
     mode = min(top, int(mean))
     log_mode = mode * math.log(mean) - mean - math.lgamma(mode + 1)
@@ -42,12 +61,15 @@ def _poisson_cdf(count: float, mean: float) -> float:
 
 
 def _binomial_cdf(count: float, trials: float, chance: float) -> float:
-    """Return P(X <= count), summed outwards from the largest term."""
+    """Return P(X <= count), summed outwards from the largest term; by the normal law where its spread passes
+    :data:`WIDE`."""
     top, n = int(count), int(trials)
     if top >= n or chance <= 0:
         return 1.0
     if chance >= 1:
         return 0.0
+    if n * chance * (1 - chance) > WIDE**2:
+        return _normal_cdf((top + 0.5 - n * chance) / math.sqrt(n * chance * (1 - chance)))
     mode = min(top, int((n + 1) * chance))
     odds = chance / (1 - chance)
     log_mode = (
