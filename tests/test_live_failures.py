@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,9 @@ if __name__ == "__main__":
 
 
 def children_of(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+    """All below a process, but for the tracker that multiprocessing keeps to its process's end once it was used."""
+    tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
+    return [one for one in psutil.Process(pid).children(recursive=True) if one.pid != tracker]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
