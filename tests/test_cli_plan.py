@@ -188,3 +188,11 @@ def test_bars_without_block_characters(tmp_path: Path) -> None:
     with open(tmp_path / "utf-8", "w", encoding="utf-8") as stream:
         screen = Screen(stream)
     assert [screen.bar(share, 4) for share in (-1.0, 0.0, 0.5, 1.0, 7.0)] == ["░░░░", "░░░░", "██░░", "████", "████"]
+
+
+def test_what_comes_next_keeps_what_was_asked(zhenfa: Call) -> None:
+    shown = zhenfa("plan", "small.yaml", "--for", "cards", "--limit", "tokens_per_s=1000 tokens/s")
+    assert shown.code == 0, shown.err
+    again = "zhenfa plan small.yaml --for cards --limit 'tokens_per_s=1000 tokens/s'"
+    assert f"  {again} --detail\n" in shown.err
+    assert f"  {again} --cite\n" in shown.err

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.plan import Wanted
+from zhenfa.cli.plan_ground import command_of, print_rejected, suggest
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, band, bare, batches, figure, of, parameters
@@ -26,7 +26,6 @@ SCHEDULES: Final = {
     "zero-bubble-v": "zero-bubble (ZB-V)", "dualpipe": "DualPipe",
 }  # fmt: skip
 KINDS_SHOWN: Final = 4
-REASONS_SHOWN: Final = 5
 
 
 def print_answer(
@@ -55,7 +54,7 @@ def print_answer(
     _print_ground(answer, output)
     if output.cite:
         output.sources(answer.best.estimate.sources)
-    _suggest(answer, wanted, output)
+    suggest(wanted, len(answer.plans), _more(answer, wanted, output), output)
     output.left_out(left_out)
 
 
@@ -225,28 +224,15 @@ def _print_ground(answer: Answer, output: Output) -> None:
         out.head("Rests on")
         out.items(answer.best.estimate.assumptions)
     out.head("Considered", f"{answer.considered:,} layouts in {answer.seconds:.2f} s, {answer.costed:,} costed exactly")
-    reasons = list(answer.rejected.items())
     if answer.gap:
         out.text(f"The search stopped before its end: a plan may be better than plan 1 by {answer.gap:.1%} at most.")
-    rows = [(f"{count:,}", reason) for reason, count in reasons[:REASONS_SHOWN]]
-    if len(reasons) > REASONS_SHOWN:
-        rows.append(("", f"and {len(reasons) - REASONS_SHOWN} more reasons (--json lists all)"))
-    if rows:
-        out.table(table((Column("rejected", right=True), Column("because", wrap=30)), rows), indent=2)
+    print_rejected(answer.rejected, output)
 
 
-def _suggest(answer: Answer, wanted: Wanted, output: Output) -> None:
-    """Say on stderr which commands lead on from here."""
-    words = ["zhenfa", "plan", wanted.job, *(["--on", wanted.on] if wanted.on else [])]
-    words += [part for text in wanted.assume for part in ("--assume", text)]
-    command = shlex.join(words)
-    output.talk.line()
-    output.talk.line("Next:", "dim")
-    if not wanted.detail:
-        output.talk.line(f"  {command} --detail")
-    if wanted.why is None and len(answer.plans) > 1:
-        output.talk.line(f"  {command} --why 2")
-    if not output.cite:
-        output.talk.line(f"  {command} --cite")
-    if answer.request.formation.emulated:
-        output.talk.line(f"  {command.replace('zhenfa plan', 'zhenfa run', 1)}")
+def _more(answer: Answer, wanted: Wanted, output: Output) -> list[str]:
+    """Return what training may be asked besides. ``zhenfa run`` takes the objective and the limits of the job alone."""
+    command = command_of(wanted)
+    more = [] if output.cite else [f"{command} --cite"]
+    if answer.request.formation.emulated and not (wanted.objective or wanted.limit):
+        more.append(command.replace("zhenfa plan", "zhenfa run", 1))
+    return more

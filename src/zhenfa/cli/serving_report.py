@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.plan import Wanted
 from zhenfa.cli.plan_detail import figure_table
+from zhenfa.cli.plan_ground import command_of, print_rejected, suggest
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, band, bare, difference, of, parameters
@@ -17,7 +17,6 @@ from zhenfa.plan.serving import ServingAnswer, ServingRanked
 from zhenfa.plan.serving.words import group_words
 from zhenfa.spec.result import Figure
 
-REASONS_SHOWN: Final = 5
 FRONT_SHOWN: Final = 10
 
 
@@ -36,7 +35,8 @@ def print_serving(answer: ServingAnswer, wanted: Wanted, output: Output) -> None
     _print_ground(answer, output)
     if output.cite:
         output.sources(answer.sources)
-    _suggest(answer, wanted, output)
+    written = [] if wanted.out else [f"{command_of(wanted)} --out serving-plan.yaml"]
+    suggest(wanted, len(answer.plans), written, output)
     output.left_out(left_out)
 
 
@@ -229,21 +229,4 @@ def _print_ground(answer: ServingAnswer, output: Output) -> None:
         out.head("Rests on")
         out.items(answer.best.estimate.assumptions)
     out.head("Considered", f"{answer.considered:,} instance types in {answer.seconds:.2f} s, {answer.costed:,} costed")
-    rows = [(f"{count:,}", reason) for reason, count in list(answer.rejected.items())[:REASONS_SHOWN]]
-    if rows:
-        out.table(table((Column("rejected", right=True), Column("because", wrap=30)), rows), indent=2)
-
-
-def _suggest(answer: ServingAnswer, wanted: Wanted, output: Output) -> None:
-    """Say on stderr which commands lead on from here."""
-    words = ["zhenfa", "plan", wanted.job, *(["--on", wanted.on] if wanted.on else [])]
-    words += [part for text in wanted.assume for part in ("--assume", text)]
-    command = shlex.join(words)
-    output.talk.line()
-    output.talk.line("Next:", "dim")
-    if not wanted.detail:
-        output.talk.line(f"  {command} --detail")
-    if wanted.why is None and len(answer.plans) > 1:
-        output.talk.line(f"  {command} --why 2")
-    if not wanted.out:
-        output.talk.line(f"  {command} --out serving-plan.yaml")
+    print_rejected(answer.rejected, output)
