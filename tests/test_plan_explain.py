@@ -163,6 +163,16 @@ def test_what_is_never_searched_is_named(answer: zhenfa.Answer, changed: dict[st
     assert any(words in one for one in why.searched.words)
 
 
+def test_a_schedule_that_the_job_leaves_out_is_not_searched() -> None:
+    narrow = zhenfa.plan({**JOB, "limits": {"schedules": ["interleaved"]}}, top=2)
+    deep = [{**stage(16), "first": 0}, {**stage(32), "first": 16}]
+    why = explain(narrow, own(narrow, zero=1, pipelines=pipes(*deep, count=4, micro_batches=16)))
+    check(why)
+    assert why.searched.contained is False
+    assert "schedule 1f1b: searched are interleaved" in why.searched.words
+    assert explain(narrow, own(narrow)).searched.contained is True
+
+
 def test_a_degree_that_straddles_a_tier_is_not_searched() -> None:
     machine = {
         "name": "odd",

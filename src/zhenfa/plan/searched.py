@@ -137,11 +137,12 @@ def _outside(form: Form, setting: Setting, limits: Limits) -> list[str]:
 
 def _schedule(form: Form, plan: Plan, setting: Setting) -> list[str]:
     """Return why no search tries the schedule of a plan."""
-    if form.schedule == "1f1b":
+    simple = "1f1b" in setting.traits.schedules
+    if form.schedule == "1f1b" and (simple or form.places == 1):
         return []
     every = variants(setting)
     if form.schedule not in {one.schedule for one in every}:
-        known = dict.fromkeys(["1f1b", *(one.schedule for one in every)])
+        known = dict.fromkeys([*(["1f1b"] if simple else []), *(one.schedule for one in every)])
         return [f"schedule {form.schedule}: searched are {', '.join(known)}"]
     if (form.schedule, form.virtual) not in {(one.schedule, one.virtual) for one in every}:
         most = max(one.virtual for one in every if one.schedule == form.schedule)
