@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhenfa.cli.console import Output
+from zhenfa.cli.wanted import CompareWanted
 from zhenfa.errors import InfeasibleError
 
 if TYPE_CHECKING:
-    from zhenfa.plan.merit import By
+    pass
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What was asked of ``zhenfa compare``."""
-
-    job: str
-    on: Sequence[str] = ()
-    assume: Sequence[str] = ()
-    by: By | None = None
-    cards: int | None = None
-    jobs: int | None = None
-    detail: bool = False
-    picture: str | None = None
-
-    @property
-    def machines(self) -> list[str]:
-        """Return the machines, commas taken apart."""
-        return [name.strip() for text in self.on for name in text.split(",") if name.strip()]
-
-
-def compare_machines(wanted: Wanted, output: Output) -> None:
+def compare_machines(wanted: CompareWanted, output: Output) -> None:
     """Plan a job on several machines and print them side by side.
 
     Raises :class:`InfeasibleError`, the answer printed, if none of them has a plan.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from zhenfa import units
-from zhenfa.cli.compare import Wanted
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import NAMES
+from zhenfa.cli.wanted import CompareWanted
 from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, of, ratio
 from zhenfa.plan.best_plan import BestPlan
 from zhenfa.plan.compare import Comparison, Entry
@@ -32,7 +32,7 @@ UNITS: Final[dict[By, str]] = {
 }
 
 
-def print_comparison(found: Comparison, wanted: Wanted, output: Output) -> None:
+def print_comparison(found: Comparison, wanted: CompareWanted, output: Output) -> None:
     """Print the contest as far as it was asked for."""
     out = output.data
     _print_subject(found, output)
@@ -283,7 +283,7 @@ def _print_without(found: Comparison, output: Output) -> None:
             out.text(problem.hint, first="    way out: ", style="dim")
 
 
-def _print_ground(found: Comparison, wanted: Wanted, output: Output) -> None:
+def _print_ground(found: Comparison, wanted: CompareWanted, output: Output) -> None:
     out = output.data
     if wanted.detail:
         for entry in found.planned:
@@ -301,7 +301,7 @@ def _print_ground(found: Comparison, wanted: Wanted, output: Output) -> None:
         out.items(yours)
 
 
-def _suggest(found: Comparison, wanted: Wanted, output: Output) -> None:
+def _suggest(found: Comparison, wanted: CompareWanted, output: Output) -> None:
     """Say on stderr which commands lead on from here."""
     names: Sequence[str] = [entry.name for entry in found.ranked]
     if not names:

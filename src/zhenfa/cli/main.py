@@ -198,9 +198,10 @@ def show(name: str | None, as_json: bool, cite_sources: bool, quiet: bool) -> No
 @output_options
 def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     """Find the best ways to lay a JOB file over a machine, the quickest unless --for says otherwise, and say why."""
-    from zhenfa.cli.plan import Wanted, plan_job
+    from zhenfa.cli.plan import plan_job
+    from zhenfa.cli.wanted import PlanWanted
 
-    plan_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+    plan_job(PlanWanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command(short_help="Lay the best plans of several machines for one job side by side.")
@@ -226,9 +227,10 @@ def compare(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> No
     Throughput, per card, per kW and per CNY, step time, MFU, ETTR and the four walls of each; which machines cannot be
     told apart, and on which there is no plan, and why.
     """
-    from zhenfa.cli.compare import Wanted, compare_machines
+    from zhenfa.cli.compare import compare_machines
+    from zhenfa.cli.wanted import CompareWanted
 
-    compare_machines(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+    compare_machines(CompareWanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command(short_help="How many cards of another kind replace those of a machine for one job.")
@@ -248,9 +250,10 @@ def swap(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     plan makes as many tokens/s at the same batch, sequence length and precision. With the band of that count, power,
     price, and the wall that makes the difference.
     """
-    from zhenfa.cli.swap import Wanted, swap_cards
+    from zhenfa.cli.swap import swap_cards
+    from zhenfa.cli.wanted import SwapWanted
 
-    swap_cards(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+    swap_cards(SwapWanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command(short_help="Write a plan as files of the system that will run it.")
@@ -324,9 +327,10 @@ def validate(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> N
     Each row is one published or own measurement, in one of the forms of docs/guide/validating.md. A row that the laws
     cannot predict is skipped, and it is said why.
     """
-    from zhenfa.cli.validate import Wanted, validate_rows
+    from zhenfa.cli.validate import validate_rows
+    from zhenfa.cli.wanted import ValidateWanted
 
-    validate_rows(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+    validate_rows(ValidateWanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command(short_help="Time the device that is present; write it down as a machine to plan on.")

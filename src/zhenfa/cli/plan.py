@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zhenfa.cli.console import Output
+from zhenfa.cli.wanted import PlanWanted
 from zhenfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,26 +15,9 @@ if TYPE_CHECKING:
     from zhenfa.plan.request import Request
     from zhenfa.plan.sensitivity import Sensitivity
     from zhenfa.plan.serving import ServingAnswer
-    from zhenfa.spec.job import Objective
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What was asked of ``zhenfa plan``."""
-
-    job: str
-    on: str | None = None
-    assume: Sequence[str] = ()
-    objective: Objective | None = None
-    limit: Sequence[str] = ()
-    top: int = 5
-    why: int | str | None = None
-    detail: bool = False
-    sensitivity: bool = False
-    out: str | None = None
-
-
-def plan_job(wanted: Wanted, output: Output) -> None:
+def plan_job(wanted: PlanWanted, output: Output) -> None:
     """Plan a job file and print the answer. Raises what :func:`zhenfa.plan.find_plans` raises."""
     from zhenfa.plan import find_plans, read_request
 
@@ -62,7 +44,7 @@ def plan_job(wanted: Wanted, output: Output) -> None:
     print_answer(answer, wanted, output, why, found)
 
 
-def _plan_serving(request: Request, wanted: Wanted, output: Output) -> None:
+def _plan_serving(request: Request, wanted: PlanWanted, output: Output) -> None:
     """Plan a job that serves and print the answer."""
     from zhenfa.plan.serving import find_serving
 
@@ -89,7 +71,7 @@ def _plan_serving(request: Request, wanted: Wanted, output: Output) -> None:
     print_serving(answer, wanted, output)
 
 
-def _sensitivity(wanted: Wanted, answer: Answer, output: Output) -> Sensitivity | None:
+def _sensitivity(wanted: PlanWanted, answer: Answer, output: Output) -> Sensitivity | None:
     """Return which input moves the answer most; None where that was not asked."""
     if not wanted.sensitivity:
         return None
@@ -99,7 +81,7 @@ def _sensitivity(wanted: Wanted, answer: Answer, output: Output) -> Sensitivity 
         return sensitivity(answer, progress=move)
 
 
-def _why(wanted: Wanted, answer: Answer) -> Why | None:
+def _why(wanted: PlanWanted, answer: Answer) -> Why | None:
     """Return why the plan asked for lost; None where none was. Raises :class:`InputError`."""
     if wanted.why is None:
         return None

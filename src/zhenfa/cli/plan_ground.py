@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from zhenfa.cli.console import Output
-from zhenfa.cli.plan import Wanted
 from zhenfa.cli.tables import Column, table
+from zhenfa.cli.wanted import PlanWanted
 
 REASONS_SHOWN: Final = 5
 
@@ -24,7 +24,7 @@ def print_rejected(rejected: Mapping[str, int], output: Output) -> None:
         output.data.table(table((Column("rejected", right=True), Column("because", wrap=30)), rows), indent=2)
 
 
-def command_of(wanted: Wanted) -> str:
+def command_of(wanted: PlanWanted) -> str:
     """Return the command that plans the same again, without what it shows besides."""
     words = ["zhenfa", "plan", wanted.job, *(["--on", wanted.on] if wanted.on else [])]
     words += [part for text in wanted.assume for part in ("--assume", text)]
@@ -33,7 +33,7 @@ def command_of(wanted: Wanted) -> str:
     return shlex.join(words)
 
 
-def suggest(wanted: Wanted, plans: int, more: Sequence[str], output: Output) -> None:
+def suggest(wanted: PlanWanted, plans: int, more: Sequence[str], output: Output) -> None:
     """Say on stderr which commands lead on from here: details, why the second lost, and ``more``."""
     command = command_of(wanted)
     output.talk.line()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
-from zhenfa.cli.plan import Wanted
 from zhenfa.cli.plan_ground import command_of, print_rejected, suggest
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
+from zhenfa.cli.wanted import PlanWanted
 from zhenfa.cli.words import EMULATED, band, bare, batches, figure, of, parameters
 from zhenfa.plan import Answer, Ranked
 from zhenfa.plan.bridge import bridge_of
@@ -29,7 +29,7 @@ KINDS_SHOWN: Final = 4
 
 
 def print_answer(
-    answer: Answer, wanted: Wanted, output: Output, why: Why | None = None, moved: Sensitivity | None = None
+    answer: Answer, wanted: PlanWanted, output: Output, why: Why | None = None, moved: Sensitivity | None = None
 ) -> None:
     """Print the answer as far as it was asked for."""
     _print_subject(answer, output)
@@ -229,7 +229,7 @@ def _print_ground(answer: Answer, output: Output) -> None:
     print_rejected(answer.rejected, output)
 
 
-def _more(answer: Answer, wanted: Wanted, output: Output) -> list[str]:
+def _more(answer: Answer, wanted: PlanWanted, output: Output) -> list[str]:
     """Return what training may be asked besides. ``zhenfa run`` takes the objective and the limits of the job alone."""
     command = command_of(wanted)
     more = [] if output.cite else [f"{command} --cite"]

@@ -6,11 +6,11 @@ from typing import Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
-from zhenfa.cli.plan import Wanted
 from zhenfa.cli.plan_detail import figure_table
 from zhenfa.cli.plan_ground import command_of, print_rejected, suggest
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
+from zhenfa.cli.wanted import PlanWanted
 from zhenfa.cli.words import EMULATED, band, bare, difference, of, parameters
 from zhenfa.estimate.serving_report import PartEstimate
 from zhenfa.plan.serving import ServingAnswer, ServingRanked
@@ -20,7 +20,7 @@ from zhenfa.spec.result import Figure
 FRONT_SHOWN: Final = 10
 
 
-def print_serving(answer: ServingAnswer, wanted: Wanted, output: Output) -> None:
+def print_serving(answer: ServingAnswer, wanted: PlanWanted, output: Output) -> None:
     """Print the answer as far as it was asked for."""
     _print_subject(answer, output)
     left_out = _print_plans(answer, wanted.top, output)

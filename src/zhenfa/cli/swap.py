@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from zhenfa.cli.console import Output
+from zhenfa.cli.wanted import SwapWanted
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What was asked of ``zhenfa swap``."""
-
-    job: str
-    machine: str
-    to: str
-    cards: int | None = None
-    shape: str | None = None
-    step: int | None = None
-    assume: Sequence[str] = ()
-    detail: bool = False
-
-
-def swap_cards(wanted: Wanted, output: Output) -> None:
+def swap_cards(wanted: SwapWanted, output: Output) -> None:
     """Say how many cards replace those of a machine. Raises what :func:`zhenfa.plan.swap.swap` raises."""
     from zhenfa.plan.swap import read_swap, swap
 

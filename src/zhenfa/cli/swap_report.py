@@ -9,9 +9,9 @@ from typing import Final
 from zhenfa import units
 from zhenfa.cli.compare_report import marked, share, workload_words
 from zhenfa.cli.console import Output
-from zhenfa.cli.swap import Wanted
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import NAMES
+from zhenfa.cli.wanted import SwapWanted
 from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, ratio, short
 from zhenfa.plan.best_plan import BestPlan
 from zhenfa.plan.compare import Entry
@@ -29,7 +29,7 @@ NEGLIGIBLE: Final = 5e-4
 """Share of all card-seconds below which a part has no line of its own."""
 
 
-def print_swap(found: Swap, wanted: Wanted, output: Output) -> None:
+def print_swap(found: Swap, wanted: SwapWanted, output: Output) -> None:
     """Print the answer as far as it was asked for."""
     out = output.data
     out.text(f"{found.job.model}; {workload_words(found.job)}", first=f"{found.job.name}: ")
@@ -209,7 +209,7 @@ def _spent(name: str, old: float, new: float) -> tuple[str, ...]:
     return (name, bare(old), bare(new), ("+" if gap >= 0 else "-") + bare(abs(gap)), ratio(new, old or None))
 
 
-def _print_search(found: Swap, wanted: Wanted, output: Output) -> None:
+def _print_search(found: Swap, wanted: SwapWanted, output: Output) -> None:
     out, counts = output.data, found.counts
     out.head("How the count was found")
     out.text(
@@ -237,7 +237,7 @@ def _print_search(found: Swap, wanted: Wanted, output: Output) -> None:
     out.table(table(columns, rows, strong=[shown.index(found.cards // counts.step)]), indent=2)
 
 
-def _print_ground(found: Swap, wanted: Wanted, output: Output) -> None:
+def _print_ground(found: Swap, wanted: SwapWanted, output: Output) -> None:
     out = output.data
     for entry in (found.old, found.new):
         if wanted.detail and entry.best:
@@ -254,7 +254,7 @@ def _print_ground(found: Swap, wanted: Wanted, output: Output) -> None:
         out.items(yours)
 
 
-def _suggest(found: Swap, wanted: Wanted, output: Output) -> None:
+def _suggest(found: Swap, wanted: SwapWanted, output: Output) -> None:
     """Say on stderr which commands lead on from here."""
     given = [part for text in wanted.assume for part in ("--assume", text)]
     asked = ["--from", wanted.machine, "--to", wanted.to]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from zhenfa.cli.console import Output
+from zhenfa.cli.wanted import ValidateWanted
 from zhenfa.errors import InputError, ZhenfaError
 
 if TYPE_CHECKING:
@@ -18,18 +17,7 @@ if TYPE_CHECKING:
     from zhenfa.validation.summary import Summary
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What was asked of ``zhenfa validate``."""
-
-    rows: Sequence[str] = ()
-    kind: Sequence[str] = ()
-    plot: str | None = None
-    detail: bool = False
-    strict: bool = False
-
-
-def validate_rows(wanted: Wanted, output: Output) -> None:
+def validate_rows(wanted: ValidateWanted, output: Output) -> None:
     """Run the laws on measured rows and print how far off they are.
 
     Raises :class:`InputError` if nothing could be read, and with ``strict`` :class:`ZhenfaError` for a missed target.
@@ -58,7 +46,7 @@ def validate_rows(wanted: Wanted, output: Output) -> None:
         raise ZhenfaError(f"{len(missed)} targets are missed: {'; '.join(missed)}.")
 
 
-def _nothing(found: Validation, wanted: Wanted) -> InputError:
+def _nothing(found: Validation, wanted: ValidateWanted) -> InputError:
     first = found.unread[0] if found.unread else None
     if first is None:
         kinds = " or ".join(wanted.kind) or "any kind"

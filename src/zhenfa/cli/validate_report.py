@@ -9,7 +9,7 @@ from typing import Final
 from zhenfa import cite
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, table
-from zhenfa.cli.validate import Wanted
+from zhenfa.cli.wanted import ValidateWanted
 from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.run import Validation
 from zhenfa.validation.summary import Summary, worst
@@ -27,7 +27,7 @@ KINDS: Final = {
 }  # fmt: skip
 
 
-def print_report(found: Validation, groups: dict[str, Summary], wanted: Wanted, output: Output) -> None:
+def print_report(found: Validation, groups: dict[str, Summary], wanted: ValidateWanted, output: Output) -> None:
     """Print the result as far as it was asked for."""
     out = output.data
     judged = [one for one in found.outcomes if one.skipped is None]
@@ -80,7 +80,7 @@ def _number(value: float | None, *, sign: bool = False) -> str:
     return f"{value:+.3f}" if sign else f"{value:.3f}"
 
 
-def _print_rows(found: Validation, wanted: Wanted, output: Output) -> list[str]:
+def _print_rows(found: Validation, wanted: ValidateWanted, output: Output) -> list[str]:
     out, left_out = output.data, []
     if wanted.detail:
         for kind, title in KINDS.items():

@@ -121,7 +121,7 @@ def _chained(sizes: Mapping[str, int]) -> tuple[Callable[[list[Any]], Any], list
 
 def _eager_decode(sizes: Mapping[str, int], kind: Any, device: Any) -> Call:
     """Decode one token of one sequence with a model that has next to no work."""
-    from zhenfa.live.calibrate.trial import Cache
+    from zhenfa.live.calibrate.cache import Cache
     from zhenfa.live.decoder import StageModule
 
     small = tiny_sizes(sizes["layers"])
