@@ -264,6 +264,27 @@ def test_a_measured_node_is_the_sum_of_its_pairs() -> None:
     assert setting.bridge.bandwidth == pytest.approx(0.115e9 / 8)
 
 
+def test_the_cards_at_work_share_what_was_measured_of_a_whole_node() -> None:
+    """Two of eight cards have the node's sum to themselves, as far as each one's own slot goes."""
+    counts = {"RTX-3090": 2, "Titan-RTX": 2}
+    stages = [{"n_layers": 26, "replicas": ["RTX-3090 x2 (tp2)", "Titan-RTX x2 (tp2)"]}]
+    parallel = {**UNEQUAL["parallel"], "tp": 2, "stages": stages}
+    run = training.read({**UNEQUAL, "cluster": {**UNEQUAL["cluster"], "counts": counts}, "parallel": parallel})
+    rates = {pool.name: pool.tiers[0].bandwidth.value for pool in run.formation.pools}
+    assert rates == {"RTX-3090": pytest.approx(5.2e9), "Titan-RTX": pytest.approx(16e9)}  # PCIe 3.0, sixteen lanes
+
+
+def test_a_peak_below_the_state_of_the_layout_is_of_something_else() -> None:
+    run = training.read(UNEQUAL)
+    state = run.cost().stages[0].memory
+    least = sum(state[part] for part in ("weights", "gradients", "optimizer")) + run.engine.traits.runtime_bytes
+    for share in (0.99, 1.01):
+        row = {**UNEQUAL, "measured": {"iter_s": 60.0, "mem_max_gib": share * least / 2**30}}
+        _, memory = training.outcomes(row)
+        assert (memory.predicted is None) == (share < 1)
+        assert ("cannot be the peak" in (memory.skipped or "")) == (share < 1)
+
+
 def test_unlike_replicas_sum_in_one_ring_over_the_slowest_uplink() -> None:
     run = training.read(UNEQUAL)
     weights = 4 * run.graph.parameters

@@ -77,3 +77,18 @@ def test_rows_that_no_fit_has_seen() -> None:
     assert all(one.skipped is None for one in outcomes)
     errors = [abs(one.log_ratio) for one in outcomes if one.log_ratio is not None]
     assert statistics.median(errors) < 0.12
+
+
+def test_unequal_cards_are_predicted_within_fifteen_percent_and_keep_their_order() -> None:
+    """Every published layout over unequal cards whose step, and whose memory, can be of the layout described."""
+    found = rows.read_rows([rows.MEASUREMENTS / "training_mixed.yaml"])
+    outcomes = [one for row in found if isinstance(row, rows.Row) for one in training.outcomes(row.record)]
+    steps = [one for one in outcomes if one.metric == "iter_s" and one.predicted is not None]
+    memory = [one for one in outcomes if one.groups == ("train / memory",) and one.predicted is not None]
+    assert (len(steps), len(memory)) == (4, 3)
+    assert all(abs((one.predicted or 0) / (one.measured or 1) - 1) < 0.15 for one in (*steps, *memory))
+    ranked = sorted(steps, key=lambda one: one.measured or 0)
+    assert ranked == sorted(steps, key=lambda one: one.predicted or 0)
+    skipped = {one.id: one.skipped or "" for one in outcomes if one.predicted is None}
+    assert "placeholder" in skipped["sailor-mit-N3_D1"]
+    assert "cannot be the peak" in skipped["sailor-mit-N2_D1"]

@@ -60,3 +60,19 @@ def shown(cost: PlanCost, tool: Tool, traits: Traits, capacity: float) -> float:
     """
     held = max(stage.bytes + stage.cached for stage in cost.stages)
     return min(held + (traits.runtime_bytes if tool == "card" else 0.0), capacity)
+
+
+def impossible(cost: PlanCost, tool: Tool, traits: Traits, measured: float) -> str | None:
+    """Return why a figure cannot be the peak of the layout that its row describes, or None.
+
+    Every step ends with weights, gradients and the optimizer's state on the card, whatever the passes before it held. A
+    figure below them, and what the tool counts beside tensors, is of something else: another layout, or an early step.
+    """
+    states = ((stage.memory[part] for part in ("weights", "gradients", "optimizer")) for stage in cost.stages)
+    least = max(sum(parts) for parts in states) + (traits.runtime_bytes if tool == "card" else 0.0)
+    if measured >= least:
+        return None
+    return (
+        f"{measured / GIB:.2f} GiB cannot be the peak of the layout that the row describes: weights, gradients and the "
+        f"optimizer's state{' with the driver' if tool == 'card' else ''} are {least / GIB:.2f} GiB"
+    )

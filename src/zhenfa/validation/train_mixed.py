@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from zhenfa import units
 from zhenfa.errors import InputError
+from zhenfa.estimate import wires
 from zhenfa.spec.fact import Confidence, Fact, undisclosed
-from zhenfa.spec.machine import CardPool, Formation, Network, Tier
+from zhenfa.spec.machine import Accelerator, CardPool, Formation, Network, Tier
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 from zhenfa.validation.train_machine import accelerator_of, precision_of
 from zhenfa.validation.train_model import model_of, sequence_of
@@ -74,7 +75,7 @@ def _formation(record: Mapping[str, Any], notes: list[str]) -> Formation:
     cluster = part(record, "cluster")
     counts, sizes = part(cluster, "counts"), part(cluster, "gpus")
     measured = part(cluster, "measured_bandwidth_asymptote_GBps")
-    inside, between = _of_a_card(measured), part(measured, "inter_node_p2p")
+    between = part(measured, "inter_node_p2p")
     pools, uplinks = [], []
     for name, cards in counts.items():
         count = whole(cards, most=10**6)
@@ -82,7 +83,8 @@ def _formation(record: Mapping[str, Any], notes: list[str]) -> Formation:
             raise InputError(f"the row gives no number of {name} cards.")
         card = accelerator_of({"accel": name, "mem_gb": number(sizes.get(name))}, notes)
         each = min(count, CARDS_PER_NODE)
-        tiers = [_tier("node", each, inside.get(name), card.scale_up.bandwidth.value, "switch")]
+        inside = _of_a_card(measured, name, each, card)
+        tiers = [_tier("node", each, inside, card.scale_up.bandwidth.value, "switch")]
         uplink = number(between.get(name))
         uplinks.append((uplink or 10.0) * 1e9 / each)
         if count > each:
@@ -98,20 +100,21 @@ def _formation(record: Mapping[str, Any], notes: list[str]) -> Formation:
 _INSIDE: Final = re.compile(r"intra_node_tp(\d+)")
 
 
-def _of_a_card(measured: Mapping[str, Any]) -> dict[str, float]:
-    """Return the GB/s of one card inside a node, by kind of card.
+def _of_a_card(measured: Mapping[str, Any], name: str, working: int, card: Accelerator) -> float | None:
+    """Return the GB/s of one card inside a node of which so many cards are at work.
 
     The figures of ``intra_node_tpN`` are sums: half of N cards send to the other half at once, and the bytes of all are
-    divided by the time (eth-easl/sailor, profiling/networking/test_sendrecv.py). One card has its share of it.
+    divided by the time (eth-easl/sailor, profiling/networking/test_sendrecv.py). The cards at work share the sum
+    between them; one alone has no more than its own link, and never less than its share of all N.
     """
-    found: dict[str, float] = {}
     for key in measured:
-        cards = _INSIDE.fullmatch(key)
-        for name, rate in part(measured, key).items() if cards else ():
-            total = number(rate)
-            if cards and total:
-                found[name] = total / max(int(cards[1]) // 2, 1)
-    return found
+        cards, total = _INSIDE.fullmatch(key), number(part(measured, key).get(name))
+        if cards and total:
+            least = total / max(int(cards[1]) // 2, 1)
+            shared = total / max(working // 2, 1)
+            slot = wires.slot_rate(card)
+            return max(least, min(shared, slot / 1e9 if slot else least))
+    return None
 
 
 def _tier(name: str, size: int, gigabytes: float | None, otherwise: float | None, topology: Any) -> Tier:

@@ -22,7 +22,7 @@ from zhenfa.validation.outcome import Outcome
 from zhenfa.validation.train_engine import engine_of
 from zhenfa.validation.train_layout import Layout, layout_of
 from zhenfa.validation.train_machine import formation_of, precision_of
-from zhenfa.validation.train_memory import memory_of, shown, tool_of
+from zhenfa.validation.train_memory import Tool, impossible, memory_of, shown, tool_of
 from zhenfa.validation.train_metric import Measured, out_of_memory, speed_of
 from zhenfa.validation.train_model import model_of, sequence_of
 from zhenfa.validation.train_plan import plan_of
@@ -152,9 +152,18 @@ def outcomes(record: Mapping[str, Any]) -> list[Outcome]:
     ]  # fmt: skip
     held = memory_of(record)
     if held is not None:
-        size = shown(found, tool_of(record, held[0]), run.engine.traits, run.capacity())
-        result.append(Outcome(name, "train", ("train / memory",), held[0], "B", held[1], size, gate=False, note=note))
+        result.append(_memory(name, run, found, held, tool_of(record, held[0]), note))
     return result
+
+
+def _memory(name: str, run: Run, found: PlanCost, held: tuple[str, float], tool: Tool, note: str | None) -> Outcome:
+    """Return the memory of a row beside what the laws say that its tool shows."""
+    (key, measured), groups = held, ("train / memory",)
+    why = impossible(found, tool, run.engine.traits, measured)
+    if why is not None:
+        return Outcome(name, "train", groups, key, "B", measured, skipped=why, gate=False, note=note)
+    size = shown(found, tool, run.engine.traits, run.capacity())
+    return Outcome(name, "train", groups, key, "B", measured, size, gate=False, note=note)
 
 
 def _first_line(problem: Exception) -> str:
