@@ -64,6 +64,9 @@ def test_a_machine_serves_or_says_why_not(title: str, machine: str) -> None:
     assert figures.ttft_s.value <= request.serving.ttft_target
     assert figures.tpot_s.value <= request.serving.tpot_target
     assert figures.requests_per_s.value >= (request.serving.request_rate or 0) * (1 - 1e-9)
+    for ranked in outcome.answer.plans:
+        held, whole = ranked.estimate.fullest
+        assert 0 < held <= whole, ranked.plan
 
 
 def check_cannot_serve(title: str, outcome) -> None:

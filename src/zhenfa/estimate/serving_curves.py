@@ -199,10 +199,11 @@ def room(group: Group, graph: Graph, workload: ServingWorkload, *, outputs: bool
     kept = 1.0 if group.engine.reserves_output else 0.5
     tokens = workload.mean_input + (kept * workload.mean_output if outputs else 0.0)
     active = CONTEXT_BYTES + group.cut.chunk * graph.hidden * 2.0 * serving_memory.ACTIVATION_FEATURES
-    active = 0.0 * active if group.engine.static_memory else active
-    held = np.asarray(serving_memory.capacity(group.kept, group.usable - active, tokens))
-    # users raise the engine's share of the memory and cut its chunks before they give up
-    tight = serving_memory.capacity(group.kept, group.setup.cards.dense.capacity * BINARY * TIGHT, tokens)
+    counted = 0.0 * active if group.engine.static_memory else active
+    held = np.asarray(serving_memory.capacity(group.kept, group.usable - counted, tokens))
+    # users raise the engine's share of the memory before they give up
+    whole = group.setup.cards.dense.capacity * BINARY * TIGHT
+    tight = serving_memory.capacity(group.kept, whole - active, tokens)
     return np.minimum(np.where(held < 1, tight, held), group.cut.most)
 
 
