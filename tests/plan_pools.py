@@ -145,8 +145,8 @@ def plan_of(setting: Setting, pipelines: Sequence[Pipeline], zero: int = 0, sche
     """A plan of these pipelines for a setting."""
     return Plan(
         job="test", model=setting.graph.name, machine=setting.formation.name,
-        sequence_length=setting.workload.sequence_length, precision=setting.workload.precision, zero=zero,
-        schedule=schedule, pipelines=tuple(pipelines),
+        sequence_length=setting.workload.sequence_length, zero=zero, schedule=schedule,
+        precision=setting.precisions(pipelines[0].stages[0].pool)[0], pipelines=tuple(pipelines),
     )  # fmt: skip
 
 

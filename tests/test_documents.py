@@ -99,7 +99,7 @@ FAULTS: list[tuple[type[Document], str, str, str, Any]] = [
     (Plan, "first: 4", "frist: 4", "11:19: 'pipelines.0.stages.1.frist' is not a key here. Did you mean 'first'? "
      "(1 more problem in this document.)",
      "known here: context_parallel, expert_parallel, expert_tensor_parallel, first, last, offload_layers, pool, "
-     "recompute, recompute_layers, recompute_modules, tensor_parallel."),
+     "precision, recompute, recompute_layers, recompute_modules, tensor_parallel."),
     # counts
     (Machine, "size: 8", "size: -8", "17:28: pools.1.tiers.0.size is -8: it must be at least 1.", None),
     (Machine, "count: 8\n", "count: 0\n", "15:12: pools.1.count is 0: it must be at least 1.", None),
@@ -135,7 +135,9 @@ FAULTS: list[tuple[type[Document], str, str, str, Any]] = [
      "Did you mean 'full-mesh'?", "it is one of switch, full-mesh, mesh, torus, clos, undisclosed."),
     (Job, "tokens: 1e12", "precision: bf61", "8:14: workload.precision is 'bf61'. Did you mean 'bf16'?",
      "it is one of fp64, fp32, tf32, bf16, fp16, fp8, fp6, fp4, int8, int4."),
-    (Job, "tokens: 1e12", "precision: 16", "8:14: workload.precision is 16. Did you mean 'fp16'?", ...),
+    (Job, "tokens: 1e12", "precision: 16", "8:14: workload.precision is 16: text or a list is wanted.", ...),
+    (Job, "tokens: 1e12", "precision: [fp8, bf61]", "8:20: workload.precision.1 is 'bf61'. Did you mean 'bf16'?", ...),
+    (Job, "tokens: 1e12", "precision: []", "8:14: workload.precision is empty: it must have at least 1 item.", ...),
     (Job, "tokens: 1e12", "task: srve", "8:9: workload.task is 'srve'. Did you mean 'serve'?",
      "it is one of train, serve."),
     (Job, "tokens: 1e12", "task: serve", "6:3: 'workload.sequence_length' is not a key here. "

@@ -156,7 +156,7 @@ def test_arrays_and_single_layouts_go_through_one_law(seed: int) -> None:
     setting = random_setting(seed, 1)
     found = candidates_of(setting, "p0")
     units = setting.units("p0", bounds.shape_of(setting, found), found.zero, found.recompute)
-    rows = rows_of_many(setting, found, bounds.work_per_micro_batch(setting, "p0", found))
+    rows = rows_of_many(setting, "p0", found, bounds.work_per_micro_batch(setting, "p0", found))
     for index in random.Random(seed).sample(range(len(found)), min(8, len(found))):
         layout = layout_of(found, index, "p0")
         slot = layout.slots[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -113,9 +113,48 @@ def matmul_peak(accelerator: Accelerator, precision: Precision) -> tuple[float, 
     given = accelerator.peak.get(precision)
     problem = missing(f"{accelerator.id}.peak.{precision}", "speed", given.note if given else None)
     extra = f" Published: {', '.join(published)}." if published else ""
-    usable = next((one for one in ("bf16", "fp16", "fp32") if one in published), None)
+    usable = usable_precision(accelerator)
     other = f" Or ask for one that it has: workload.precision: {usable}." if usable else ""
     raise MissingFactError(problem.message + extra, hint=f"{problem.hint}{other}")
+
+
+def in_precisions(pool: CardPool, allowed: Sequence[Precision]) -> dict[Precision, Chip]:
+    """Return a pool's card in each of the precisions that its facts have a rate for, in their order.
+
+    Raises :class:`MissingFactError` where there is none, naming those that it has.
+    """
+    found: dict[Precision, Chip] = {}
+    for one in allowed:
+        try:
+            matmul_peak(pool.accelerator, one)
+        except MissingFactError as problem:
+            refused = problem
+        else:
+            found[one] = chip(pool, one)
+    if not found:
+        raise _none_of(pool.accelerator, allowed, refused)
+    return found
+
+
+def _none_of(accelerator: Accelerator, allowed: Sequence[Precision], problem: MissingFactError) -> MissingFactError:
+    """Return the error for a card that has none of the allowed precisions, with one that it has as a way out."""
+    has = usable_precision(accelerator)
+    if has is None:
+        return problem
+    names = " or ".join(allowed)
+    supply = problem.hint.partition(" Or ")[0] if problem.hint else ""
+    way = f"allow one that it has beside {'it' if len(allowed) == 1 else 'them'}: workload.precision: "
+    listed = f"[{', '.join([*allowed, has])}]"
+    return MissingFactError(
+        f"{problem.message} {accelerator.id} has no {names} to compute in.", hint=f"{supply} Or {way}{listed}."
+    )
+
+
+def usable_precision(accelerator: Accelerator) -> Precision | None:
+    """Return the first of bf16, fp16 and fp32 that a card has a rate for; None for none."""
+    wide: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+    facts = ((one, accelerator.peak.get(one)) for one in wide)
+    return next((one for one, fact in facts if fact is not None and fact.value is not None), None)
 
 
 def chip(

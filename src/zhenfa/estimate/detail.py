@@ -199,7 +199,7 @@ def _exchanged(
     accelerator = setting.formation.pool(pool).accelerator
     return OperatorTime(
         "experts.permute", "elementwise", 1.0, float(done.forward), float(done.backward), extra,
-        float(ideal.forward + ideal.backward), 0.0, "memory", origin(moving, accelerator, setting.workload.precision),
+        float(ideal.forward + ideal.backward), 0.0, "memory", origin(moving, accelerator, card.chip.precision),
     )  # fmt: skip
 
 

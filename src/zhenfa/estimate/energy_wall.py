@@ -55,6 +55,7 @@ def energy_wall(
     if setting.formation.emulated:
         words = "emulated cards draw no power of their own"
         return EnergyWall(Figure(unit="J", note=words), "emulated cards draw none of their own")
+    setting = setting.computing_as(plan)
     drawn: list[tuple[int, Draw]] = []
     said: list[str] = []
     for name, count in plan.cards_by_pool().items():

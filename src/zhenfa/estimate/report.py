@@ -24,6 +24,7 @@ MFU_NOTE: Final = "model FLOPs with causal attention, no recomputation, over the
 
 def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] = ()) -> Estimate:
     """Return the estimate of a plan whose cost is known."""
+    setting = setting.computing_as(plan)
     tag = _tag(plan, setting)
     survived = survival(plan, setting)
     parts = step_parts(cost.worst)
@@ -36,7 +37,7 @@ def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] 
         walls=walls,
         operating=operating(plan, setting, survived, energy, figures.mfu),
         parts_s=parts,
-        stages=_stages(cost),
+        stages=_stages(plan, cost),
         assumptions=tuple(dict.fromkeys((*setting.assumptions, *survived.assumptions, *energy.assumptions))),
         sources=tuple(cite.text(key) for key in sources),
     )
@@ -79,6 +80,7 @@ def step_parts(group: GroupCost) -> dict[str, float]:
 
 def model_flops(plan: Plan, setting: Setting, cost: PlanCost) -> float:
     """Return the model FLOPs of one step: forward and backward, causal attention, no recomputation."""
+    setting = setting.computing_as(plan)
     work = 0.0
     for group, entries in zip(cost.groups, groups_of(plan).values(), strict=True):
         for stage in group.stages:
@@ -89,6 +91,7 @@ def model_flops(plan: Plan, setting: Setting, cost: PlanCost) -> float:
 
 def work_by_pool(plan: Plan, setting: Setting, cost: PlanCost) -> dict[str, float]:
     """Return the share of a step's model FLOPs that the cards of each pool do."""
+    setting = setting.computing_as(plan)
     done: dict[str, float] = {}
     for group, entries in zip(cost.groups, groups_of(plan).values(), strict=True):
         times = sum(entry.count * entry.micro_batches for entry in entries)
@@ -100,7 +103,8 @@ def work_by_pool(plan: Plan, setting: Setting, cost: PlanCost) -> dict[str, floa
 
 
 def speed_of_light(plan: Plan, setting: Setting) -> float:
-    """Return the sum of the matmul peaks of the cards that work, in FLOP/s."""
+    """Return the sum of the matmul peaks of the cards that work, each in its own precision, in FLOP/s."""
+    setting = setting.computing_as(plan)
     return sum(setting.chips[pool].peak * count for pool, count in plan.cards_by_pool().items())
 
 
@@ -112,7 +116,7 @@ def _figures(plan: Plan, setting: Setting, cost: PlanCost, survived: Survival, e
         step_time_s=Figure(value=cost.step, unit="s", tag=tag, note=note),
         tokens_per_s=Figure(value=rate, unit="tokens/s", tag=tag, note=note),
         tokens_per_s_per_card=Figure(value=rate / plan.cards, unit="tokens/s", tag=tag, note=note),
-        mfu=Figure(value=utilisation, tag=tag, note=f"{MFU_NOTE} ({plan.precision})"),
+        mfu=Figure(value=utilisation, tag=tag, note=f"{MFU_NOTE} ({precisions(plan)})"),
         memory_bytes_per_card=Figure(value=cost.fullest.bytes, unit="B", tag="derived", note="the fullest card"),
         energy_j_per_token=energy,
         ettr=Figure(value=survived.ettr, tag="assumed", note=survived.note),
@@ -152,12 +156,21 @@ def card_price(setting: Setting, pool: str) -> float:
     return setting.formation.pool(pool).accelerator.price.require(f"{pool}.price")
 
 
-def _stages(cost: PlanCost) -> tuple[StageFigures, ...]:
+def precisions(plan: Plan) -> str:
+    """Return in what precision a plan computes, such as ``bf16``; where pools differ, which does what."""
+    found = plan.precision_by_pool()
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ", ".join(f"{one} on {pool}" for pool, one in found.items())
+
+
+def _stages(plan: Plan, cost: PlanCost) -> tuple[StageFigures, ...]:
     return tuple(
         StageFigures(
             pipeline=number, stage=index, pool=stage.stage.pool, layers=(stage.stage.first, stage.stage.last),
             forward_s=stage.forward, backward_s=stage.backward, transfer_s=stage.transfer, memory_bytes=stage.bytes,
             memory_parts=stage.memory, capacity_bytes=stage.capacity,
+            precision=stage.stage.precision or plan.precision,
         )
         for number, group in enumerate(cost.groups)
         for index, stage in enumerate(group.stages)

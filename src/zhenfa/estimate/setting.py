@@ -22,7 +22,7 @@ from zhenfa.laws.arrays import Array
 from zhenfa.laws.fabric import Fabric
 from zhenfa.spec.graph import Graph, Operator
 from zhenfa.spec.job import Workload
-from zhenfa.spec.machine import BYTES, CardPool, Formation
+from zhenfa.spec.machine import BETWEEN, BYTES, CardPool, Formation, Precision
 from zhenfa.spec.plan import Plan, RecomputeModule
 from zhenfa.spec.upkeep import Recovery
 
@@ -81,8 +81,10 @@ class Cut(NamedTuple):
 class Setting:
     """A job on a machine with everything looked up.
 
-    ``chips`` in the workload's precision, ``wide`` in 16 bits where that is narrower. ``sharding`` is what a plan says
-    beyond its ZeRO stage; ``on_pool``, by pool, the traits that are others on its cards.
+    ``chips``, by pool, in the precision of its matmuls, ``wide`` in 16 bits where that may be narrower. ``choices``:
+    the chips of each pool that may compute in several precisions; ``chips`` has the first of them, until
+    :meth:`computing` says which. ``sharding`` is what a plan says beyond its ZeRO stage; ``on_pool``, by pool, the
+    traits that are others on its cards.
     """
 
     graph: Graph
@@ -94,23 +96,71 @@ class Setting:
     bridge: Bridge | None
     assumptions: tuple[str, ...]
     wide: dict[str, Chip] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[Precision, Chip]] = field(default_factory=dict)
     sharding: Sharding = field(default_factory=Sharding)
     on_pool: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recovery: Recovery = field(default_factory=Recovery)
-    _cards: dict[str, Card] = field(default_factory=dict, repr=False, compare=False)
-    _units: dict[Cut, Units] = field(default_factory=dict, repr=False, compare=False)
+    _cards: dict[tuple[str, Precision], Card] = field(default_factory=dict, repr=False, compare=False)
+    _units: dict[tuple[Cut, Precision], Units] = field(default_factory=dict, repr=False, compare=False)
     _costs: dict[tuple[object, ...], Cost] = field(default_factory=dict, repr=False, compare=False)
     _plans: dict[tuple[object, ...], Setting] = field(default_factory=dict, repr=False, compare=False)
 
     def card(self, pool: str) -> Card:
         """Return a pool's card with its fabric and the engine on it."""
-        if pool not in self._cards:
-            chip, traits = self.chips[pool], self.traits.but(**self.on_pool.get(pool, {}))
-            self._cards[pool] = Card(chip, self.wide.get(pool, chip), self.fabrics[pool], traits, self.sharding.adapter)
-        return self._cards[pool]
+        chip = self.chips[pool]
+        key = (pool, chip.precision)
+        if key not in self._cards:
+            wide = self.wide.get(pool, chip) if BYTES[chip.precision] < BYTES["bf16"] else chip
+            traits = self.traits.but(**self.on_pool.get(pool, {}))
+            self._cards[key] = Card(chip, wide, self.fabrics[pool], traits, self.sharding.adapter)
+        return self._cards[key]
+
+    def precisions(self, pool: str) -> tuple[Precision, ...]:
+        """Return the precisions in which the cards of a pool may compute."""
+        return tuple(self.choices.get(pool, (self.chips[pool].precision,)))
+
+    @property
+    def between(self) -> Precision:
+        """Return the format of weights, and of what flows between layers."""
+        return BETWEEN[next(iter(self.chips.values())).precision]
+
+    def computing(self, precisions: Mapping[str, Precision]) -> Setting:
+        """Return the setting whose pools compute in these precisions; the others may still choose."""
+        chosen = {pool: one for pool, one in precisions.items() if pool in self.choices}
+        if not chosen:
+            return self
+        key = ("computing", *sorted(chosen.items()))
+        if key not in self._plans:
+            chips = {pool: self.choices[pool][one] for pool, one in chosen.items()}
+            left = {pool: every for pool, every in self.choices.items() if pool not in chosen}
+            gone = {note for pool in chosen for one in self.choices[pool].values() for note in one.assumptions} - {
+                note for one in (*{**self.chips, **chips}.values(),) for note in one.assumptions
+            }
+            self._plans[key] = replace(
+                self, chips={**self.chips, **chips}, choices=left, _plans={},
+                assumptions=tuple(note for note in self.assumptions if note not in gone),
+            )  # fmt: skip
+        return self._plans[key]
+
+    def with_chips(self, pool: str, change: Callable[[Chip], Chip]) -> Setting:
+        """Return the setting with a pool's chip changed in every precision; nothing computed before is kept."""
+        chips, wide = ({**one, pool: change(one[pool])} if pool in one else one for one in (self.chips, self.wide))
+        choices = dict(self.choices)
+        if pool in choices:
+            choices[pool] = {name: change(one) for name, one in choices[pool].items()}
+        return replace(
+            self, chips=chips, wide=wide, choices=choices, _cards={}, _units={}, _costs={}, _plans={}
+        )  # fmt: skip
+
+    def computing_as(self, plan: Plan) -> Setting:
+        """Return the setting whose pools compute in the precisions of a plan."""
+        return self.computing(plan.precision_by_pool()) if self.choices else self
 
     def for_plan(self, plan: Plan) -> Setting:
-        """Return the setting with the engine doing what the plan asks of it."""
+        """Return the setting with the engine doing what the plan asks of it, in the plan's precisions."""
+        chosen = self.computing_as(plan)
+        if chosen is not self:
+            return chosen.for_plan(plan)
         changes = {
             name: value
             for name in ("sequence_parallel", "context_exchange", "expert_imbalance")
@@ -137,7 +187,7 @@ class Setting:
         card = self.card(pool)
 
         def unit(operators: Sequence[Operator], again: Array) -> Unit:
-            return self._unit(operators, layer_cost(operators, shape, card), shape, zero, again)
+            return self._unit(operators, layer_cost(operators, shape, card), pool, shape, zero, again)
 
         kinds, stem, head = self._blocks
         none = 0 * np.asarray(recompute)
@@ -156,7 +206,8 @@ class Setting:
 
     def units_of(self, cut: Cut) -> Units:
         """Return the building blocks of one cut, computed once."""
-        if cut not in self._units:
+        key = (cut, self.chips[cut.pool].precision)
+        if key not in self._units:
             shape = Shape(
                 float(cut.sequences), float(self.workload.sequence_length), float(cut.tensor), float(cut.expert),
                 float(cut.data), float(cut.context), float(cut.expert_tensor),
@@ -164,34 +215,45 @@ class Setting:
             kinds, stem, head = self._blocks
             again = any_of(cut.modules)
             found = [
-                self._unit(block, self._cost(index, block, cut.pool, shape), shape, cut.zero, mode, again, cut.pool)
+                self._unit(block, self._cost(index, block, cut.pool, shape), cut.pool, shape, cut.zero, mode, again)
                 for index, (block, mode) in enumerate(
                     [*((kind, cut.recompute) for kind in kinds), (stem, 0), (head, 0)]
                 )
             ]
-            self._units[cut] = Units(tuple(found[:-2]), found[-2], found[-1])
-        return self._units[cut]
+            self._units[key] = Units(tuple(found[:-2]), found[-2], found[-1])
+        return self._units[key]
 
     def _cost(self, index: int, block: Sequence[Operator], pool: str, shape: Shape) -> Cost:
         """Return a block's cost, which does not depend on how many replicas there are."""
-        key = (index, pool, shape.sequences, shape.tensor, shape.expert, shape.context, shape.expert_tensor)
+        key = (
+            index,
+            pool,
+            self.chips[pool].precision,
+            shape.sequences,
+            shape.tensor,
+            shape.expert,
+            shape.context,
+            shape.expert_tensor,
+        )
         if key not in self._costs:
             self._costs[key] = layer_cost(block, shape, self.card(pool))
         return self._costs[key]
 
-    def memory(self, shape: Shape, zero: Array, recompute: Array) -> list[tuple[Holding, Array]]:
-        """Return what each kind of layer, the stem and the head hold, and the bytes that each needs only at work."""
+    def memory(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> list[tuple[Holding, Array]]:
+        """Return what each kind of layer, the stem and the head hold on a pool, and the bytes that each needs only at
+        work."""
         kinds, stem, head = self._blocks
         none = 0 * np.asarray(recompute)
         return [
-            self._memory(block, shape, zero, again)
+            self._memory(block, pool, shape, zero, again)
             for block, again in [*((kind, recompute) for kind in kinds), (stem, none), (head, none)]
         ]
 
     def _memory(
-        self, operators: Sequence[Operator], shape: Shape, zero: Array, recompute: Array, again: Again = None
-    ) -> tuple[Holding, Array]:
-        precision = self.workload.precision
+        self, operators: Sequence[Operator], pool: str, shape: Shape, zero: Array, recompute: Array,
+        again: Again = None,
+    ) -> tuple[Holding, Array]:  # fmt: skip
+        precision = self.chips[pool].precision
         said = self.sharding
         sharding = Sharding(zero, said.group, said.adapter, said.offload, said.whole)
         held = holding(operators, shape, precision, sharding, recompute, self.traits, self.graph.hidden, again)
@@ -202,15 +264,15 @@ class Setting:
         self,
         operators: Sequence[Operator],
         cost: Cost,
+        pool: str,
         shape: Shape,
         zero: Array,
         recompute: Array,
         again: Again = None,
-        pool: str | None = None,
     ) -> Unit:
-        held, working = self._memory(operators, shape, zero, recompute, again)
+        held, working = self._memory(operators, pool, shape, zero, recompute, again)
         light = cost.light_forward
-        if again is not None and pool is not None:
+        if again is not None:
             chosen = [operator for operator in operators if again(operator)]
             light = layer_cost(chosen, shape, self.card(pool)).forward_total
         repeated = recomputed(cost, light, recompute)
@@ -246,6 +308,12 @@ def _slowness(formation: Formation, traits: Traits) -> float:
     return here / there
 
 
+def _wide(pool: CardPool, ways: Mapping[Precision, Chip]) -> Chip:
+    """Return the chip in 16 bits, or as it is where it computes in no fewer."""
+    narrow = any(BYTES[one] < BYTES["bf16"] for one in ways)
+    return (ways.get("bf16") or chips.chip(pool, "bf16")) if narrow else next(iter(ways.values()))
+
+
 _SPEEDS: Final = ("matmul_share", "matmul_share_low", "attention_share")
 
 
@@ -265,10 +333,12 @@ def look_up(
 
     Raises :class:`MissingFactError` naming an undisclosed value that the laws need and no prior may stand in for.
     """
-    found = {pool.name: chips.chip(pool, workload.precision) for pool in formation.pools}
+    every = {pool.name: chips.in_precisions(pool, workload.precisions) for pool in formation.pools}
+    found = {name: next(iter(ways.values())) for name, ways in every.items()}
+    choices = {name: ways for name, ways in every.items() if len(ways) > 1}
     wide = found
-    if BYTES[workload.precision] < BYTES["bf16"]:
-        wide = {pool.name: chips.chip(pool, "bf16") for pool in formation.pools}
+    if any(BYTES[one] < BYTES["bf16"] for one in workload.precisions):
+        wide = {pool.name: _wide(pool, every[pool.name]) for pool in formation.pools}
     fabrics = {pool.name: wires.fabric(pool) for pool in formation.pools}
     joint = (
         wires.bridge(formation.network, machine=formation.name, emulated=formation.emulated)
@@ -285,8 +355,9 @@ def look_up(
     if traits is not None and traits.eager:
         issued = {pool.name: {"host_s_per_kernel": host} for pool in formation.pools if (host := _issuing(pool))}
     notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
-    for one in found.values():
-        notes.extend(one.assumptions)
+    for ways in every.values():
+        for one in ways.values():
+            notes.extend(one.assumptions)
     for _, words in fabrics.values():
         notes.extend(words)
     if not formation.emulated:
@@ -301,5 +372,5 @@ def look_up(
         engine = engine.but(rotary=False)
     return Setting(
         graph, workload, formation, engine, found, {name: table for name, (table, _) in fabrics.items()}, joint,
-        tuple(dict.fromkeys(notes)), wide, on_pool={**changes, **issued}, recovery=recovery or Recovery(),
+        tuple(dict.fromkeys(notes)), wide, choices, on_pool={**changes, **issued}, recovery=recovery or Recovery(),
     )  # fmt: skip

@@ -162,7 +162,7 @@ def kept_shares(cards: Mapping[str, Array], setting: Setting, replicas: Array = 
     """Return where the wall clock goes over so many cards of each pool, at least one of each: floats, or arrays over
     plans that train the whole model. ``work`` is the ETTR. ``replicas`` may go on without each other (0: all stop)."""
     found = failing_cards(cards, setting)
-    size = saving.state_bytes(saving.all_parameters(setting), setting.workload.precision)
+    size = saving.state_bytes(saving.all_parameters(setting), setting.between)
     return policy_times(cards, setting, found, size, replicas).shares(found.mtbf)
 
 

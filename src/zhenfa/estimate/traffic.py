@@ -22,7 +22,7 @@ def wide(precision: str) -> float:
 
 def activation_bytes(setting: Setting, size: int) -> float:
     """Return the bytes of the activations between two layers of a micro-batch of ``size`` sequences."""
-    return size * setting.workload.sequence_length * setting.graph.hidden * wide(setting.workload.precision)
+    return size * setting.workload.sequence_length * setting.graph.hidden * wide(setting.between)
 
 
 def crossing(setting: Setting, size: int, here: Array, there: Array) -> Any:

@@ -138,10 +138,10 @@ def room(setting: Setting, pool: str, candidates: Candidates) -> Floats:
     """Return how many times over the stages could hold the layers of the most numerous kind: 0 where one holds none."""
     shape = shape_of(setting, candidates)
     usable = setting.chips[pool].usable * (1 + 1e-9)
-    state, activation = main_layer(setting, shape, candidates)
-    least_state, least_activation = least_layer(setting, shape, candidates)
+    state, activation = main_layer(setting, pool, shape, candidates)
+    least_state, least_activation = least_layer(setting, pool, shape, candidates)
     stem, head = (
-        _ends(setting, ends, shape, candidates.zero)
+        _ends(setting, pool, ends, shape, candidates.zero)
         for ends in (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
     )
     held = np.zeros(len(candidates))
@@ -157,9 +157,9 @@ def room(setting: Setting, pool: str, candidates: Candidates) -> Floats:
     return times
 
 
-def _ends(setting: Setting, operators: Sequence[Operator], shape: Shape, zero: Array) -> tuple[Array, Array]:
+def _ends(setting: Setting, pool: str, operators: Sequence[Operator], shape: Shape, zero: Array) -> tuple[Array, Array]:
     """Return the bytes of state and of one micro-batch's activations of the stem or the head."""
-    precision = setting.workload.precision
+    precision = setting.chips[pool].precision
     held = holding(operators, shape, precision, zero, 0, setting.traits, setting.graph.hidden)
     return held.state, held.activation
 
@@ -175,19 +175,21 @@ def main_kind(setting: Setting) -> tuple[Sequence[Operator], int]:
     return setting.graph.kinds[index].operators, setting.graph.layers.count(index)
 
 
-def main_layer(setting: Setting, shape: Shape, found: Candidates) -> tuple[Array, Array]:
+def main_layer(setting: Setting, pool: str, shape: Shape, found: Candidates) -> tuple[Array, Array]:
     """Return the bytes of state and of one micro-batch's activations of a layer of the most numerous kind."""
-    return _layer(setting, main_kind(setting)[0], shape, found)
+    return _layer(setting, pool, main_kind(setting)[0], shape, found)
 
 
-def least_layer(setting: Setting, shape: Shape, found: Candidates) -> tuple[Array, Array]:
+def least_layer(setting: Setting, pool: str, shape: Shape, found: Candidates) -> tuple[Array, Array]:
     """Return at most the bytes of state and of activations of any layer."""
-    every = [_layer(setting, kind.operators, shape, found) for kind in setting.graph.kinds]
+    every = [_layer(setting, pool, kind.operators, shape, found) for kind in setting.graph.kinds]
     state, activation = (np.min(np.broadcast_arrays(*parts), axis=0) for parts in zip(*every, strict=True))
     return state, activation
 
 
-def _layer(setting: Setting, operators: Sequence[Operator], shape: Shape, found: Candidates) -> tuple[Array, Array]:
-    precision, hidden = setting.workload.precision, setting.graph.hidden
+def _layer(
+    setting: Setting, pool: str, operators: Sequence[Operator], shape: Shape, found: Candidates
+) -> tuple[Array, Array]:
+    precision, hidden = setting.chips[pool].precision, setting.graph.hidden
     held = holding(operators, shape, precision, found.zero, found.recompute, setting.traits, hidden)
     return held.state, held.activation

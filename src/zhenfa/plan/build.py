@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from zhenfa.estimate.setting import RECOMPUTE, Cut, Setting, Unit, Units
 from zhenfa.laws.arrays import Array
 from zhenfa.plan.bounds import Work, shape_of
 from zhenfa.plan.space import Candidates
+from zhenfa.spec.machine import BETWEEN, Precision
 from zhenfa.spec.plan import PLACED_AS_V, Offload, Pipeline, Plan, Recompute, Schedule, Stage
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +33,8 @@ class Slot:
     recompute: int
     context: int = 1
     expert_tensor: int = 1
+    precision: Precision | None = field(default=None, kw_only=True)
+    """None: the one in which the pool computes."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,11 @@ def rows_of(units: Units) -> Rows:
     return Rows(np.array([_four(unit) for unit in units.kinds]), _four(units.stem), _four(units.head))
 
 
-def rows_of_many(setting: Setting, candidates: Candidates, work: Work) -> Rows:
-    """Return the costs of many layouts' building blocks, with a last axis of ``[candidates]``."""
+def rows_of_many(setting: Setting, pool: str, candidates: Candidates, work: Work) -> Rows:
+    """Return the costs of the building blocks of many layouts of a pool, with a last axis of ``[candidates]``."""
     shape = shape_of(setting, candidates)
-    bytes_ = [_three(*parts, shape.tokens) for parts in setting.memory(shape, candidates.zero, candidates.recompute)]
+    held = setting.memory(pool, shape, candidates.zero, candidates.recompute)
+    bytes_ = [_three(*parts, shape.tokens) for parts in held]
     seconds = [*work.layers, *work.ends]
     *kinds, stem, head = (np.stack([time, *parts]) for time, parts in zip(seconds, bytes_, strict=True))
     return Rows(np.array(kinds), stem, head)
@@ -139,8 +143,30 @@ def _over_places(layout: Layout) -> list[Slot]:
 
 def make_plan(setting: Setting, job: str, layout: Layout, entries: tuple[Pipeline, ...]) -> Plan:
     """Return the plan document."""
+    ways = {slot.pool: slot.precision or setting.chips[slot.pool].precision for slot in layout.slots}
+    usual, entries = in_precisions(entries, ways)
     return Plan(
         job=job, model=setting.graph.name, machine=setting.formation.name,
-        sequence_length=setting.workload.sequence_length, precision=setting.workload.precision,
+        sequence_length=setting.workload.sequence_length, precision=usual,
         schedule=layout.schedule, zero=layout.zero, offload=layout.offload, pipelines=entries,
     )  # fmt: skip
+
+
+def in_precisions(
+    entries: tuple[Pipeline, ...], ways: Mapping[str, Precision]
+) -> tuple[Precision, tuple[Pipeline, ...]]:
+    """Return the precision of a plan whose pools compute in these, and its pipelines: where pools differ, that of what
+    flows between them, and the stages of the others say their own."""
+    usual = next(iter(ways.values()))
+    if len(set(ways.values())) == 1:
+        if all(stage.precision is None for entry in entries for stage in entry.stages):
+            return usual, entries
+    else:
+        usual = BETWEEN[usual]
+    own = {pool: None if one == usual else one for pool, one in ways.items()}
+    return usual, tuple(
+        entry.model_copy(
+            update={"stages": tuple(stage.model_copy(update={"precision": own[stage.pool]}) for stage in entry.stages)}
+        )
+        for entry in entries
+    )

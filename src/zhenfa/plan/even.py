@@ -257,7 +257,7 @@ def around(setting: Setting, pool: str, groups: Sequence[Group], every: Candidat
             Holding(*(np.broadcast_to(np.asarray(part), len(every))[rows] for part in vars(one).values()))
             for one, _ in blocks
         ]
-        terms = Terms.usual(setting.workload.precision, zero)
+        terms = Terms.usual(setting.chips[pool].precision, zero)
         behind: list[Array] = []
         ahead: list[Array] = []
         for look in looks[: 1 if all(one.variant.schedule == "interleaved" for one in groups) else 3]:

@@ -29,7 +29,6 @@ def belongs(plan: Plan, request: Request, *, name: str = "the plan") -> None:
         ("model", plan.model, request.graph.name, "take a job with that model, or plan this one with --out."),
         ("machine", plan.machine, formation.name, f"add --on {plan.machine}, or plan this machine with --out."),
         ("sequence_length", plan.sequence_length, workload.sequence_length, "give job and plan the same."),
-        ("precision", plan.precision, workload.precision, "give job and plan the same."),
         ("sequences of a step", plan.global_batch, workload.global_batch, "count x micro_batches x micro_batch_size "
          "over its pipelines must be the job's global_batch."),
         ("layers", plan.layers, len(request.graph.layers), "its last stage must end at the model's last layer."),
@@ -37,6 +36,15 @@ def belongs(plan: Plan, request: Request, *, name: str = "the plan") -> None:
     for what, mine, wanted, hint in said:
         if mine != wanted:
             raise InputError(f"{name}: {what} is {mine!r}, but the job's is {wanted!r}.", hint=hint)
+    for pool, one in plan.precision_by_pool().items():
+        if one not in workload.precisions:
+            allowed = workload.precisions
+            wanted = repr(allowed[0]) if len(allowed) == 1 else f"one of {', '.join(allowed)}"
+            where = "" if len(set(plan.precision_by_pool().values())) == 1 else f" on {pool}"
+            raise InputError(
+                f"{name}: precision{where} is {one!r}, but the job's is {wanted}.",
+                hint=f"give job and plan the same, or allow both: workload.precision: [{', '.join((*allowed, one))}].",
+            )
     known = [pool.name for pool in formation.pools]
     for pool in plan.cards_by_pool():
         if pool not in known:

@@ -253,7 +253,8 @@ class Goal:
         """Return cards that every plan has: together they hold the weights in two bytes or less each."""
         assert self.setting is not None  # noqa: S101
         usable = max(chip.usable for chip in self.setting.chips.values())
-        return max(self.setting.graph.parameters * min(BYTES[self.setting.workload.precision], 2) / usable, 1.0)
+        each = min(2.0, *(BYTES[one] for one in self.setting.workload.precisions))
+        return max(self.setting.graph.parameters * each / usable, 1.0)
 
     def _score_of(self, step: Floats, cards: Cards, busy: Cards | None) -> Floats:
         """Return the score of a step on these cards or, with ``busy``, the least on as many or fewer."""

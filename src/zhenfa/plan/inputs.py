@@ -58,6 +58,7 @@ class Input:
 
 def inputs(plan: Plan, setting: Setting) -> list[Input]:
     """Return every number that the estimate of a plan rests on."""
+    setting = setting.computing_as(plan)
     found: list[Input] = []
     for name in plan.cards_by_pool():
         found += _cards(setting, plan, setting.formation.pool(name))
@@ -118,11 +119,7 @@ def _cards(setting: Setting, plan: Plan, pool: CardPool) -> Iterator[Input]:
 
 
 def _on_chips(setting: Setting, plan: Plan, pool: str, change: Change, factor: float) -> Moved:
-    first, wide = (
-        {**table, pool: change(factor, table[pool])} if pool in table else table
-        for table in (setting.chips, setting.wide)
-    )
-    return changed(setting, chips=first, wide=wide), plan
+    return setting.with_chips(pool, partial(change, factor)), plan
 
 
 def _wider(factor: float, chip: Chip) -> Chip:

@@ -18,6 +18,7 @@ from typing import Final
 from zhenfa.estimate.costs import GroupCost, schedule_time
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan.build import in_precisions
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.search import NO_MEMORY, Best, Found, Tally, search_pool
 from zhenfa.plan.space import NO_BANDWIDTH, zero_stages
@@ -41,7 +42,7 @@ def replicas_over_pools(
     """Offer data parallel over all pools that can hold the model; ``alone`` holds the best plan of each."""
     if len(alone) < 2:
         return
-    setting = replace(setting, traits=setting.traits.but(schedules=("1f1b",)))
+    setting = replace(setting, traits=setting.traits.but(schedules=("1f1b",)), _plans={})
     least = min(zero_stages(setting))
     known: dict[int, dict[str, Plan]] = {}
     speeds: dict[int, dict[str, float]] = {}
@@ -176,8 +177,9 @@ def shares(speeds: dict[str, float], sequences: int) -> dict[str, int]:
 
 def _join(plans: Sequence[Plan], zero: int) -> Plan:
     """Put the pipelines of several plans into one."""
-    entries = tuple(entry for plan in plans for entry in plan.pipelines)
-    return plans[0].model_copy(update={"pipelines": entries, "zero": zero})
+    ways = {pool: one for plan in plans for pool, one in plan.precision_by_pool().items()}
+    precision, entries = in_precisions(tuple(entry for plan in plans for entry in plan.pipelines), ways)
+    return plans[0].model_copy(update={"pipelines": entries, "zero": zero, "precision": precision})
 
 
 def least_kept(setting: Setting, parts: dict[str, int], goal: Goal) -> dict[str, int]:

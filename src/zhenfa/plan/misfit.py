@@ -83,6 +83,10 @@ def holds(setting: Setting, pool: str, limits: Limits) -> Layout | None:
 
     The smallest micro-batch never needs more memory than a larger one, so that no other is tried.
     """
+    ways = setting.precisions(pool)
+    if len(ways) > 1:
+        found_ways = (holds(setting.computing({pool: one}), pool, limits) for one in ways)
+        return next((one for one in found_ways if one is not None), None)
     small = limits if limits.micro_batch_size else limits.model_copy(update={"micro_batch_size": 1})
     tally = Tally()
     found = enumerate_pool(setting, pool, setting.workload.global_batch, small, tally.rejected)
@@ -93,7 +97,7 @@ def holds(setting: Setting, pool: str, limits: Limits) -> Layout | None:
     order = np.argsort(-room, kind="stable")[: int((room >= 1.0).sum())]
     for chunk in np.array_split(order, max(1, len(order) // 256)):
         part = found.where(chunk)
-        rows = rows_of_many(setting, part, work.take(chunk))
+        rows = rows_of_many(setting, pool, part, work.take(chunk))
         for index in range(len(part)):
             layout = layout_of(part, index, pool)
             known_rows = {layout.slots[0]: take(rows, index)}
@@ -153,8 +157,8 @@ def least_cards(setting: Setting, pool: str, limits: Limits) -> int | None:
 
 def with_usable(setting: Setting, pool: str, usable: float) -> Setting:
     """Return a setting whose pool has so many usable bytes a card."""
-    chip = setting.chips[pool]
-    return replace(setting, chips={**setting.chips, pool: replace(chip, capacity=chip.capacity * usable / chip.usable)})
+    ratio = usable / _usable(setting, pool)
+    return setting.with_chips(pool, lambda chip: replace(chip, capacity=chip.capacity * ratio))
 
 
 def with_cards(setting: Setting, pool: str, count: int) -> Setting:
@@ -165,7 +169,13 @@ def with_cards(setting: Setting, pool: str, count: int) -> Setting:
     pools = tuple(new if one is old else one for one in setting.formation.pools)
     fabrics = {**setting.fabrics, pool: wires.fabric(new)[0]}
     return replace(
-        setting, formation=replace(setting.formation, pools=pools), fabrics=fabrics, _cards={}, _units={}, _costs={}
+        setting,
+        formation=replace(setting.formation, pools=pools),
+        fabrics=fabrics,
+        _cards={},
+        _units={},
+        _costs={},
+        _plans={},
     )
 
 
@@ -226,6 +236,6 @@ def _shorter(setting: Setting, pool: str, limits: Limits) -> int | None:
         length = setting.workload.sequence_length // part
         if length:
             workload = setting.workload.model_copy(update={"sequence_length": length})
-            if holds(replace(setting, workload=workload, _cards={}, _units={}, _costs={}), pool, limits):
+            if holds(replace(setting, workload=workload, _cards={}, _units={}, _costs={}, _plans={}), pool, limits):
                 return length
     return None

@@ -44,6 +44,7 @@ from zhenfa.plan.goal import Goal
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Lines, Look
 from zhenfa.plan.polish import polish
+from zhenfa.plan.precision import assignments, by_format, no_format
 from zhenfa.plan.search import (
     NO_MEMORY,
     SLOWER,
@@ -85,12 +86,19 @@ UNPROVED: Final = f"not costed (the search stops after {PROVED_AT_MOST:,} mixed 
 
 
 def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
-    """Offer to ``best`` plans over single pools, data parallel over several, and pipelines over several."""
-    names = [pool.name for pool in setting.formation.pools]
-    alone = search_pools(setting, job, sequences, limits, best, tally)
-    if len(names) > 1:
-        replicas_over_pools(setting, job, alone, sequences, limits, best, tally)
-        pipelines_over_pools(setting, job, sequences, limits, best, tally)
+    """Offer to ``best`` plans over single pools, data parallel over several, and pipelines over several.
+
+    Where pools may compute in several precisions, every choice is searched.
+    """
+    for each in by_format(setting):
+        alone = search_pools(each, job, sequences, limits, best, tally)
+        if len(each.formation.pools) > 1:
+            replicas_over_pools(each, job, alone, sequences, limits, best, tally)
+            for one in assignments(each):
+                pipelines_over_pools(one, job, sequences, limits, best, tally)
+    refused = no_format(setting)
+    tally.considered += refused.total()
+    tally.rejected.update(refused)
     polish(setting, best)
 
 

@@ -34,7 +34,7 @@ def polish(setting: Setting, best: Best) -> None:
 
 def improved(setting: Setting, plan: Plan, found: PlanCost) -> tuple[Plan, PlanCost] | None:
     """Return a plan with layers moved and its cost, or None if no move helps or every split has been tried."""
-    stages = plan.pipelines[0].stages
+    setting, stages = setting.computing_as(plan), plan.pipelines[0].stages
     if len({entry.stages for entry in plan.pipelines}) > 1 or all_are_tried(len(stages), plan.layers):
         return None
     layout = layout_of_plan(plan)

@@ -9,6 +9,7 @@ from typing import get_args
 
 from zhenfa import catalog
 from zhenfa.errors import CapabilityError, InputError, UnknownNameError
+from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.traits import Traits, on_processors
 from zhenfa.plan.supply import supplied
@@ -93,12 +94,15 @@ def with_memory(setting: Setting, limits: Limits) -> Setting:
     """Return a setting whose cards may be filled no further than ``memory`` and ``headroom`` let them."""
     if not (limits.memory.known or limits.headroom.known):
         return setting
-    chips = {}
-    for pool, chip in setting.chips.items():
+
+    def filled(chip: Chip) -> Chip:
         least = min(limits.memory.value or 1.0, 1.0 - (limits.headroom.value or 0.0) / chip.capacity)
         usable = min(chip.usable, max(least, 1e-9) * chip.capacity)
-        chips[pool] = replace(chip, capacity=chip.capacity * usable / chip.usable)
-    return replace(setting, chips=chips)
+        return replace(chip, capacity=chip.capacity * usable / chip.usable)
+
+    for pool in setting.chips:
+        setting = setting.with_chips(pool, filled)
+    return setting
 
 
 def read_request(

@@ -180,8 +180,13 @@ def search_pool(
     """Offer to ``best`` every layout of one pool, under every schedule, that can be among the best: exact over the
     layouts that :mod:`zhenfa.plan.space` enumerates and the splits named here.
 
-    ``zero`` restricts the search to one ZeRO stage.
+    ``zero`` restricts the search to one ZeRO stage. Where the pool may compute in several precisions, each is searched.
     """
+    ways = setting.precisions(pool)
+    if len(ways) > 1:
+        for one in ways:
+            search_pool(setting.computing({pool: one}), job, pool, sequences, limits, best, tally, zero)
+        return
     impossible: Counter[str] = Counter()
     widest = enumerate_pool(setting, pool, sequences, limits, impossible)
     tally.rejected.update(impossible)
@@ -375,7 +380,7 @@ def _in_order(
         hopeful = part.where(fit)
         if not len(hopeful):
             continue
-        rows = rows_of_many(setting, hopeful, work.take(chunk[fit]))
+        rows = rows_of_many(setting, pool, hopeful, work.take(chunk[fit]))
         for index, place in enumerate(chunk[fit].tolist()):
             layout = layout_of(hopeful, index, pool)
             yield float(floor[place]), layout, int(hopeful.total[index]), {layout.slots[0]: take(rows, index)}

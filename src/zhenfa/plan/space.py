@@ -164,7 +164,7 @@ def zero_stages(setting: Setting) -> tuple[int, ...]:
     all-reduce does, and both the memory and the update shrink.
     """
     stages = setting.traits.zero_stages
-    wide = setting.workload.precision in {"fp32", "tf32"}
+    wide = setting.between == "fp32"
     return stages if wide or 1 not in stages else tuple(stage for stage in stages if stage)
 
 

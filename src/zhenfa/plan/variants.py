@@ -231,7 +231,7 @@ def _beside(
 ) -> tuple[list[Sharp], int]:
     """Return the groups' candidates that may fit, with what comes beside their schedules, and how many do not fit."""
     every = Candidates.together([group.part for group in groups])
-    blocks = setting.memory(bounds.shape_of(setting, every), every.zero, every.recompute)
+    blocks = setting.memory(pool, bounds.shape_of(setting, every), every.zero, every.recompute)
     ends = np.cumsum([0, *(len(group.part) for group in groups)])
     slices = list(itertools.pairwise(ends.tolist()))
     fits = [

@@ -153,6 +153,9 @@ def _taken(members: tuple[Any, ...], label: str) -> Any:
     plain = [member for member in members if not _is_model(member)]
     words = {"constrained-str": "str", "constrained-int": "int", "constrained-float": "float"}
     label = words.get(label, label)
+    origins: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "literal": Literal}
+    origin = origins.get(label.partition("[")[0])
+    plain = [member for member in plain if origin is not None and get_origin(member) is origin] or plain
     return next((member for member in plain if getattr(member, "__name__", "") == label), plain[0] if plain else None)
 
 

@@ -14,15 +14,46 @@ from zhenfa.spec.serving import ServingWorkload
 from zhenfa.spec.upkeep import Recovery
 
 
+def _no_auto(value: object) -> None:
+    """Refuse a choice of precision that nobody has made: it changes the numbers that training computes."""
+    if value == "auto" or (isinstance(value, list | tuple) and "auto" in value):
+        raise ValueError(
+            "precision auto: precision changes what training computes, so the recipe says what it allows: write one "
+            "such as bf16, or a list such as [fp8, bf16]"
+        )
+    if isinstance(value, list | tuple) and len(value) != len({str(one) for one in value}):
+        raise ValueError(f"precision names one twice: {', '.join(map(str, value))}")
+
+
+Allowed = Annotated[tuple[Precision, ...], Field(min_length=1)]
+
+
 class Workload(Part):
-    """A training workload. ``global_batch`` counts sequences; ``tokens`` is the length of the whole run."""
+    """A training workload. ``global_batch`` counts sequences; ``tokens`` is the length of the whole run.
+
+    ``precision`` is that of the matmuls, or a list of those that the training recipe allows: each pool of cards then
+    computes in the one of them that makes the best plan. Master weights and gradients stay as they are, and what flows
+    between layers is in 16 bits (:data:`zhenfa.spec.machine.BETWEEN`).
+    """
 
     task: Literal["train"] = "train"
     sequence_length: Annotated[int, Field(ge=1, le=100_000_000, strict=True)]
     global_batch: Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
-    precision: Precision = "bf16"
+    precision: Precision | Allowed = "bf16"
     optimizer: Literal["adamw"] = "adamw"
     tokens: Annotated[float, Field(gt=0, le=1e18)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            _no_auto(data.get("precision"))
+        return data
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Return the precisions that the recipe allows."""
+        return self.precision if isinstance(self.precision, tuple) else (self.precision,)
 
 
 Objective = Literal["step", "throughput", "time", "cost", "energy", "cards"]

@@ -17,6 +17,13 @@ Cards = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 
 Precision = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4"]
 
+BETWEEN: Final[dict[Precision, Precision]] = {
+    "fp64": "fp64", "fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "fp16", "fp8": "bf16", "fp6": "bf16",
+    "fp4": "bf16", "int8": "bf16", "int4": "bf16",
+}  # fmt: skip
+"""In what format weights, and what flows between layers, are where matmuls run in a precision. Those below 16 bits
+convert their operands from bf16 and give bf16 back; fp16 has another range, and its gradients are scaled."""
+
 Loose = dict[str, str | float | None]
 """A published figure kept as read (``value, unit, source, confidence, note``) that no law needs."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from zhenfa.spec.document import Document, Part
-from zhenfa.spec.machine import Name, Precision
+from zhenfa.spec.machine import BETWEEN, Name, Precision
 
 Recompute = Literal["none", "selective", "full"]
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "zero-bubble-v", "dualpipe"]
@@ -45,7 +45,8 @@ class Stage(Part):
     ``recompute``: activations are kept (``none``), all but what ``recompute_modules`` name (``selective``; by default
     norms and activation functions), or only the layer's input (``full``), of ``recompute_layers`` of the stage's layers
     (default: all; the others keep everything). ``offload_layers`` of the stage's layers (default: all) keep their
-    activations in host memory where the plan offloads activations.
+    activations in host memory where the plan offloads activations. ``precision``: of its matmuls (None: the plan's);
+    the stages of a pool have the same.
     """
 
     pool: Name
@@ -59,6 +60,7 @@ class Stage(Part):
     recompute_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
     recompute_modules: tuple[RecomputeModule, ...] = ()
     offload_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
+    precision: Precision | None = None
 
     @property
     def layers(self) -> int:
@@ -74,7 +76,8 @@ class Stage(Part):
     def cut(self) -> tuple[object, ...]:
         """Return where the stage stands and how it is cut: the same for all stages of one place."""
         return (
-            self.pool, self.tensor_parallel, self.context_parallel, self.expert_parallel, self.expert_tensor_parallel
+            self.pool, self.tensor_parallel, self.context_parallel, self.expert_parallel, self.expert_tensor_parallel,
+            self.precision,
         )  # fmt: skip
 
     @property
@@ -136,6 +139,8 @@ class Pipeline(Part):
 class Plan(Document):
     """A layout of one training job over a machine.
 
+    ``precision``: of the matmuls of every stage that does not say its own. Master weights and gradients, and what flows
+    between stages, are in formats that all of them share (:data:`zhenfa.spec.machine.BETWEEN`).
     ``zero``: what replicas share out: nothing (0), the optimizer's state (1), gradients too (2), weights too (3, also
     called fully sharded). ``shard_group``: over so many cards, several such groups holding the same (None: over all
     replicas). ``reshard``: when weights gathered under ``zero`` 3 are dropped: after each layer, so that the backward
@@ -190,6 +195,34 @@ class Plan(Document):
                 if stage.cut != pipeline.stages[place].cut:
                     raise ValueError(f"stages {place} and {index} stand at the same place but are cut differently")
         return self
+
+    @model_validator(mode="after")
+    def _precisions_meet(self) -> Self:
+        found = {"the plan": self.precision}
+        for pipeline in self.pipelines:
+            for stage in pipeline.stages:
+                own = stage.precision or self.precision
+                if found.setdefault(stage.pool, own) != own:
+                    raise ValueError(
+                        f"stages on {stage.pool} compute in {found[stage.pool]} and in {own}: give all stages of a "
+                        "pool one precision"
+                    )
+        between = {BETWEEN[one]: f"{where} in {one}" for where, one in found.items()}
+        if len(between) > 1:
+            said = "; ".join(f"{words}, with {kind} between layers" for kind, words in between.items())
+            raise ValueError(
+                f"no number format in common for what crosses between stages ({said}): write precisions that have one, "
+                "such as bf16 and fp8"
+            )
+        return self
+
+    def precision_by_pool(self) -> dict[str, Precision]:
+        """Return in what precision the cards of each pool compute."""
+        return {
+            stage.pool: stage.precision or self.precision
+            for pipeline in self.pipelines
+            for stage in pipeline.stages[: pipeline.places]
+        }
 
     @property
     def cards(self) -> int:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.fact import Tag
+from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Plan
 
 
@@ -93,7 +94,7 @@ class Walls(Part):
 
 
 class StageFigures(Part):
-    """One stage of one pipeline: seconds per micro-batch, bytes per card."""
+    """One stage of one pipeline: seconds per micro-batch, bytes per card, and the precision of its matmuls."""
 
     pipeline: int
     stage: int
@@ -105,6 +106,7 @@ class StageFigures(Part):
     memory_bytes: float
     memory_parts: dict[str, float] = {}
     capacity_bytes: float | None = None
+    precision: Precision | None = None
 
 
 class Event(Part):
