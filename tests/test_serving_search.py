@@ -6,8 +6,10 @@ import random
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 
+import zhenfa
 from serving_brute import Brute
 from zhenfa import catalog
 from zhenfa.errors import InfeasibleError
@@ -99,3 +101,23 @@ def test_the_search_finds_what_brute_force_finds(seed: int) -> None:
         assert figures.ttft_s.value <= (workload.ttft_target or 0) * 1.001
         used = one.plan.cards_by_pool()
         assert all(count <= request.formation.pool(name).count for name, count in used.items())
+
+
+NO_LINK = {
+    "schema": "zhenfa.machine/1", "name": "no-link", "title": "cards whose link is undisclosed",
+    "pools": [{"name": "cards", "system": "biren-npo", "count": 8}],
+}  # fmt: skip
+
+
+def test_where_the_link_is_undisclosed_cards_serve_each_alone() -> None:
+    asked = {
+        "schema": "zhenfa.job/1", "name": "alone", "model": "dense-1b",
+        "workload": {
+            "task": "serve", "input_length": 128, "output_length": 1024, "ttft_target": "30 s", "tpot_target": "100 ms"
+        },
+    }  # fmt: skip
+    assume = {"peak.bf16": "500 TFLOPS", "memory.bandwidth": "2 TB/s", "memory.capacity": "64 GB"}
+    answer = zhenfa.plan(asked, NO_LINK, assume={f"biren-br166.{name}": value for name, value in assume.items()})
+    assert answer.best.layout == "8 x TP1"
+    assert all("TP2" not in one.layout for one in answer.plans)
+    assert all(np.isfinite(one.tokens_per_s_per_card) for one in answer.front)

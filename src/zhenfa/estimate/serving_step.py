@@ -131,7 +131,7 @@ def step(setup: Setup, load: Load, *, drafts: Array = 0.0) -> Step:
         total = total.plus(_block(setup, setup.graph.extra, one), drafts)
     hops = np.subtract(setup.layout.pipeline, 1.0)
     moved = load.tokens * setup.graph.hidden * BYTES_16 / setup.layout.data
-    away = communication.point_to_point_time(moved, setup.layout.stage, setup.fabric)
+    away = np.where(hops > 0, communication.point_to_point_time(moved, setup.layout.stage, setup.fabric), 0.0)
     return total.plus(Step(send=away), hops)
 
 

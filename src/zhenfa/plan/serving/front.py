@@ -46,12 +46,19 @@ class _Cloud:
 
 
 def front(space: Space) -> tuple[FrontPoint, ...]:
-    """Return the Pareto front of a space under its TTFT target, whatever the TPOT, from fast to frugal."""
+    """Return the Pareto front of a space under its TTFT target, whatever the TPOT, from fast to frugal.
+
+    What rests on an undisclosed bandwidth is on no front.
+    """
     clouds = [*_together(space), *_apart(space)]
     found: list[tuple[float, float, float, int, int]] = []
     for number, cloud in enumerate(clouds):
         flat_user, flat_card, running = (np.ravel(one) for one in (cloud.user, cloud.card, cloud.running))
-        hope = np.flatnonzero(flat_card >= _floor(flat_user, flat_card))
+        known = np.isfinite(flat_user) & np.isfinite(flat_card) & (flat_user > 0) & (flat_card > 0)
+        if not known.any():
+            continue
+        floor = _floor(np.where(known, flat_user, 0.0), np.where(known, flat_card, 0.0))
+        hope = np.flatnonzero(known & (flat_card >= floor))
         best = hope[np.lexsort((-flat_card[hope], -flat_user[hope]))]
         user, card = flat_user[best], flat_card[best]
         rises = card > np.concatenate([[0.0], np.maximum.accumulate(card)[:-1]])
@@ -75,11 +82,9 @@ def front(space: Space) -> tuple[FrontPoint, ...]:
 
 def _floor(user: Any, card: Any) -> Any:
     """Return what a point must reach per card to be on the front: what some point with at least its bin of tokens per
-    second and user reaches. Proof: the best of all bins above its own beats it in both. What rests on an undisclosed
-    bandwidth is on no front."""
-    known = np.isfinite(user) & np.isfinite(card)
-    user, card = np.where(known, user, 0.0), np.where(known, card, 0.0)
-    edges = np.geomspace(max(float(user.min()), 1e-9), float(user.max()) * (1 + 1e-9), BINS + 1)
+    second and user reaches. Proof: the best of all bins above its own beats it in both. Points of 0 are no points."""
+    fastest = float(user.max())
+    edges = np.geomspace(float(np.min(user, where=user > 0, initial=fastest)), fastest * (1 + 1e-9), BINS + 1)
     place = np.clip(np.searchsorted(edges, user, side="right") - 1, 0, BINS - 1)
     most = np.zeros(BINS + 1)
     np.maximum.at(most, place, card)
