@@ -6,6 +6,7 @@ import io
 import json
 import stat
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import date
@@ -25,7 +26,7 @@ from zhenfa.estimate import bands
 from zhenfa.live.calibrate import check, clock, predict
 from zhenfa.live.calibrate.card import Calibrated, card_of, slug
 from zhenfa.live.calibrate.clock import EventClock
-from zhenfa.live.calibrate.fit import Knob, fit, line
+from zhenfa.live.calibrate.fit import Floats, Knob, fit, line
 from zhenfa.live.calibrate.machine import machine_of, write
 from zhenfa.live.calibrate.samples import Sample, Task, quantile, together
 from zhenfa.live.calibrate.session import Measurements, Wires, find_device
@@ -118,6 +119,31 @@ def test_fit_leaves_out_what_the_timings_do_not_show() -> None:
     assert found.values["slope"] == pytest.approx(3.0, rel=1e-3)
     assert found.shown == {"slope"}
     assert found.values["idle"] == pytest.approx(1.0)
+
+
+def test_fit_leaves_out_a_speed_of_which_only_the_least_is_shown() -> None:
+    knobs = [Knob("arithmetic", 1.0, 0.1, 10.0), Knob("memory", 0.2, 0.01, 10.0)]
+
+    def predict(values: Mapping[str, float]) -> Floats:  # the longer of two, never memory's
+        return np.array([1 / values["arithmetic"], max(1 / values["arithmetic"], 0.5 / values["memory"])])
+
+    found = fit(knobs, predict, [0.5, 0.5], [1.0, 1.0])
+    assert found.values["arithmetic"] == pytest.approx(2.0, rel=1e-2)
+    assert found.shown == {"arithmetic"}
+
+
+@given(arithmetic=st.floats(0.5, 5.0), share=st.floats(0.05, 0.5))
+def test_fit_finds_what_the_start_hides(arithmetic: float, share: float) -> None:
+    knobs = [Knob("arithmetic", 1.0, 0.1, 10.0), Knob("memory", 10.0, 0.01, 10.0)]
+    memory = share * arithmetic
+
+    def predict(values: Mapping[str, float]) -> Floats:
+        speed, rate = 1 / values["arithmetic"], 1 / values["memory"]
+        return np.array([speed, 2 * speed, max(speed, rate), max(speed, 2 * rate)])
+
+    found = fit(knobs, predict, list(predict({"arithmetic": arithmetic, "memory": memory})), [1.0] * 4)
+    assert found.shown == {"arithmetic", "memory"}
+    assert found.values == pytest.approx({"arithmetic": arithmetic, "memory": memory}, rel=2e-2)
 
 
 def test_fit_gives_outliers_little_weight() -> None:

@@ -20,6 +20,9 @@ from zhenfa.spec.machine import Accelerator, Memory, Precision, Software
 HEADROOM: Final = 2.0
 """Where no maker states a peak, the search takes twice the best that was measured; the result is then stated as the
 peak that the timings tend to, of which large kernels reach all."""
+BEYOND: Final = 16.0
+"""How many times that peak the search may reach: where memory holds every matmul back, arithmetic is far faster than
+the best that was measured."""
 
 FITTED_KINDS: Final = (
     "matmul", "attention", "attention backward", "decode", "stream", "chain", "chain backward", "launch",
@@ -72,7 +75,7 @@ def card_of(measurements: Measurements) -> Calibrated:
     known = catalog.find_accelerator(measurements.device.name) if measurements.device.provider != "cpu" else None
     base = known or _unknown(measurements, samples, words)
     precisions = list(dict.fromkeys(one.task.precision for one in samples if one.task.kind == "matmul"))
-    knobs = _knobs(samples, precisions)
+    knobs = _knobs(samples, precisions, 1.0 if known else BEYOND)
     tasks = [one.task for one in samples]
     measured = np.array([one.middle * measurements.stretch for one in samples])
 
@@ -93,11 +96,11 @@ def card_of(measurements: Measurements) -> Calibrated:
     return Calibrated(accelerator, measurements, tuple(samples), tuple(float(one) for one in ratios))
 
 
-def _knobs(samples: Sequence[Sample], precisions: Sequence[Precision]) -> list[Knob]:
+def _knobs(samples: Sequence[Sample], precisions: Sequence[Precision], most: float) -> list[Knob]:
     found = []
     for precision in precisions:
-        found.append(Knob(f"matmul.{precision}", 0.5, 0.01, 1.0))
-        found.append(Knob(f"attention.{precision}", 0.3, 0.005, 1.0))
+        found.append(Knob(f"matmul.{precision}", 0.5, 0.01, most))
+        found.append(Knob(f"attention.{precision}", 0.3, 0.005, most))
     tiny = [one.median for one in samples if one.task.kind == "launch"]
     launch = max(min(tiny, default=4e-6), 1e-7)
     kinds = {one.task.kind for one in samples}

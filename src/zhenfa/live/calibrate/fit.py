@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,15 @@ HUBER: Final = 0.1
 """Logarithm of predicted over measured from which a timing counts as an outlier."""
 STEPS: Final = 60
 NUDGE: Final = 1e-3
-PULL: Final = 1e-3
+DONE: Final = 1e-5
+"""Largest change of a coefficient's logarithm at which the search stands still."""
+PULL: Final = 1e-5
 """Weight of the start, which decides where the timings do not."""
 MOVES: Final = 1e-4
 """Least mean change of the logarithm of a prediction by a coefficient's: below it the timings do not show it."""
+TELLS: Final = 0.01
+"""Least change of the logarithm of some prediction when a coefficient goes to either of its bounds: below it the timings
+show on one side only what it is, as a speed that is high enough."""
 
 
 @dataclass(frozen=True)
@@ -57,67 +62,104 @@ class Fitted:
 def fit(knobs: Sequence[Knob], predict: Predict, measured: Sequence[float], weights: Sequence[float]) -> Fitted:
     """Return the coefficients with which ``predict`` comes nearest to the ``measured`` seconds.
 
-    ``weights`` of each timing, 1 being usual. The result depends on its arguments alone.
+    ``weights`` of each timing, 1 being usual. The result depends on its arguments alone. A law takes the longer of two
+    times, so a coefficient may start where it moves nothing and stay there while others bend to the timings that it
+    should explain: such a search is begun again with that coefficient at its bounds, and the nearest end is kept.
     """
-    wanted, weigh = np.log(np.asarray(measured, float)), np.asarray(weights, float)
-    low, high = (np.asarray(np.log([getattr(knob, end) for knob in knobs]), float) for end in ("low", "high"))
-    start = np.asarray(np.log([knob.start for knob in knobs]), float)
+    wanted = np.log(np.asarray(measured, float))
+    low, high, start = (
+        np.asarray(np.log([getattr(knob, at) for knob in knobs]), float) for at in ("low", "high", "start")
+    )
 
     def residuals(place: Floats) -> Floats:
         values = np.exp(np.clip(place, low, high))
         found = predict({knob.name: float(value) for knob, value in zip(knobs, values, strict=True)})
         return np.asarray(np.log(found) - wanted, float)
 
-    place, damping = start, 1e-2
-    here = residuals(place)
-    for _ in range(STEPS):
-        slope = _slope(residuals, place, here, low, high)
-        moved = _step(slope, here, weigh, start - place, damping)
-        there = np.clip(place + moved, low, high)
-        after = residuals(there)
-        if _loss(after, weigh, there - start) < _loss(here, weigh, place - start):
-            done = float(np.max(np.abs(there - place), initial=0.0)) < 1e-5
-            place, here, damping = there, after, max(damping / 4, 1e-9)
-            if done:
+    descent = _Descent(residuals, start, low, high, np.asarray(weights, float))
+    best = descent.down(start)
+    for index in np.flatnonzero(~best.shown):
+        for end in (low[index], high[index]):
+            other = np.where(np.arange(len(start)) == index, end, start)
+            if np.any(residuals(other) != residuals(start)):
+                best = min(best, descent.down(other), key=lambda one: one.loss)
+    shown = frozenset(knob.name for knob, seen in zip(knobs, best.shown, strict=True) if seen)
+    values = {knob.name: float(value) for knob, value in zip(knobs, np.exp(best.place), strict=True)}
+    return Fitted(values, best.here, shown)
+
+
+class _End(NamedTuple):
+    """Where a descent ended: the coefficients' logarithms, the residuals, their loss, which coefficients move them."""
+
+    place: Floats
+    here: Floats
+    loss: float
+    shown: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Descent:
+    """Steps of least squares from any place, with a little pull towards the usual start."""
+
+    residuals: Callable[[Floats], Floats]
+    start: Floats
+    low: Floats
+    high: Floats
+    weigh: Floats
+
+    def down(self, place: Floats) -> _End:
+        """Return where the steps from a place end."""
+        here, damping = self.residuals(place), 1e-2
+        loss, slope = self._loss(place, here), self._slope(place, here)
+        for _ in range(STEPS):
+            there = np.clip(place + self._step(place, here, slope, damping), self.low, self.high)
+            after = self.residuals(there)
+            if (lower := self._loss(there, after)) < loss:
+                done = float(np.max(np.abs(there - place), initial=0.0)) < DONE
+                place, here, loss, damping = there, after, lower, max(damping / 4, 1e-9)
+                slope = self._slope(place, here)
+                if done:
+                    break
+            elif damping > 1e6:
                 break
-        elif damping > 1e6:
-            break
-        else:
-            damping *= 6
-    slope = _slope(residuals, place, here, low, high)
-    shown = frozenset(
-        knob.name for knob, column in zip(knobs, slope.T, strict=True) if float(np.mean(np.abs(column))) > MOVES
-    )
-    values = {knob.name: float(value) for knob, value in zip(knobs, np.exp(place), strict=True)}
-    return Fitted(values, here, shown)
+            else:
+                damping *= 6
+        return _End(place, here, loss, (np.mean(np.abs(slope), axis=0) > MOVES) & self._told(place, here))
 
+    def _told(self, place: Floats, here: Floats) -> npt.NDArray[np.bool_]:
+        """Return which coefficients cannot go to their bounds without a change that is seen."""
+        told = np.full(len(place), True)
+        for index, value in enumerate(place):
+            for end in (self.low[index], self.high[index]):
+                if abs(end - value) > NUDGE:
+                    moved = self.residuals(np.where(np.arange(len(place)) == index, end, place)) - here
+                    told[index] &= float(np.max(np.abs(moved))) > TELLS
+        return told
 
-def _slope(residuals: Callable[[Floats], Floats], place: Floats, here: Floats, low: Floats, high: Floats) -> Floats:
-    """Return the change of every residual by every coefficient's logarithm, taken away from the nearer bound."""
-    columns: list[Floats] = []
-    for index, value in enumerate(place):
-        away = NUDGE if high[index] - value >= value - low[index] else -NUDGE
-        nudged = place.copy()
-        nudged[index] += away
-        columns.append((residuals(nudged) - here) / away)
-    return np.asarray(np.stack(columns, axis=1), float)
+    def _slope(self, place: Floats, here: Floats) -> Floats:
+        """Return the change of every residual by every coefficient's logarithm, away from the nearer bound."""
+        columns: list[Floats] = []
+        for index, value in enumerate(place):
+            away = NUDGE if self.high[index] - value >= value - self.low[index] else -NUDGE
+            nudged = place.copy()
+            nudged[index] += away
+            columns.append((self.residuals(nudged) - here) / away)
+        return np.asarray(np.stack(columns, axis=1), float)
 
+    def _step(self, place: Floats, here: Floats, slope: Floats, damping: float) -> Floats:
+        size, back = np.abs(here), self.start - place
+        robust = self.weigh * np.where(size <= HUBER, 1.0, HUBER / np.maximum(size, 1e-12))
+        square = slope.T @ (robust[:, None] * slope)
+        damped = square + PULL * np.eye(len(back)) + damping * np.diag(np.diag(square) + 1e-9)
+        solved = np.linalg.solve(damped, -slope.T @ (robust * here) + PULL * back)
+        return np.asarray(np.clip(solved, -1.0, 1.0), float)
 
-def _step(slope: Floats, here: Floats, weigh: Floats, back: Floats, damping: float) -> Floats:
-    size = np.abs(here)
-    robust = weigh * np.where(size <= HUBER, 1.0, HUBER / np.maximum(size, 1e-12))
-    square = slope.T @ (robust[:, None] * slope)
-    damped = square + PULL * np.eye(len(back)) + damping * np.diag(np.diag(square) + 1e-9)
-    solved = np.linalg.solve(damped, -slope.T @ (robust * here) + PULL * back)
-    return np.asarray(np.clip(solved, -1.0, 1.0), float)
-
-
-def _loss(here: Floats, weigh: Floats, away: Floats) -> float:
-    if not np.all(np.isfinite(here)):
-        return math.inf
-    size = np.abs(here)
-    huber = np.where(size <= HUBER, size**2 / 2, HUBER * (size - HUBER / 2))
-    return float(np.sum(weigh * huber) + PULL * np.sum(away**2) / 2)
+    def _loss(self, place: Floats, here: Floats) -> float:
+        if not np.all(np.isfinite(here)):
+            return math.inf
+        size = np.abs(here)
+        huber = np.where(size <= HUBER, size**2 / 2, HUBER * (size - HUBER / 2))
+        return float(np.sum(self.weigh * huber) + PULL * np.sum((place - self.start) ** 2) / 2)
 
 
 def line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
