@@ -30,8 +30,8 @@ PULL: Final = 1e-5
 MOVES: Final = 1e-4
 """Least mean change of the logarithm of a prediction by a coefficient's: below it the timings do not show it."""
 TELLS: Final = 0.01
-"""Least change of the logarithm of some prediction when a coefficient goes to either of its bounds: below it the timings
-show on one side only what it is, as a speed that is high enough."""
+"""Least change of the logarithm of some prediction when a coefficient goes to either bound: below it the timings show
+on one side only what it is, as a speed that is high enough."""
 
 
 @dataclass(frozen=True)
