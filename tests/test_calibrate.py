@@ -6,11 +6,12 @@ import io
 import json
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -449,10 +450,20 @@ def test_bench_goes_on_where_it_stopped_and_says_what_it_cannot_do() -> None:
     assert len(found["refused"]) == 2
 
 
-@pytest.mark.live
-def test_operands_from_memory_rotate_over_more_than_the_last_cache() -> None:
-    torch = pytest.importorskip("torch")
+@pytest.fixture
+def work() -> Iterator[ModuleType]:
+    """Lend the work of a card, and give back the memory of its operands."""
+    pytest.importorskip("torch")
     from zhenfa.live.calibrate import work
+
+    work.arena.cache_clear()
+    yield work
+    work.arena.cache_clear()
+
+
+@pytest.mark.live
+def test_operands_from_memory_rotate_over_more_than_the_last_cache(work: ModuleType) -> None:
+    import torch
 
     rows = work._rotating(torch.device("cpu"), torch.float32, 512, 512)
     seen = {next(rows).data_ptr() for _ in range(200)}
@@ -464,8 +475,13 @@ def test_operands_from_memory_rotate_over_more_than_the_last_cache() -> None:
 
 
 @pytest.mark.live
-def test_every_task_of_a_card_can_be_built(lent: EventClock) -> None:
-    torch = pytest.importorskip("torch")
+def test_every_task_of_a_card_can_be_built(
+    lent: EventClock, work: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(work, "COLD_BYTES", 2**20)
+    monkeypatch.setattr(work, "MOST_COLD_BYTES", 2**20)
     small = {"rows": 8, "inputs": 16, "outputs": 24, "sequences": 2, "length": 16, "heads": 2, "dim": 8, "side": 16,
              "elements": 64, "parameters": 64, "tensors": 2, "layers": 1}  # fmt: skip
     for task in tasks_for("cuda"):
