@@ -1,6 +1,7 @@
 # Two commands matter: `make run` and `make test`. Both work on a bare machine with Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= auto
 BIN := $(VENV)/bin
 CODE := $(wildcard src tests tools benchmarks)
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
@@ -10,8 +11,8 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 run: $(VENV)/.run ## plan and run the mixed-maker training job
 	$(BIN)/zhenfa run examples/mixed-pretrain.yaml
 
-test: $(VENV)/.test ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.test ## the whole test suite, by as many workers as there are processors (WORKERS=1: by one)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --inline-snapshot disable
 
 check: $(VENV)/.test ## style, types, layers
 	$(BIN)/ruff format --check $(CODE)
