@@ -475,9 +475,7 @@ def test_operands_from_memory_rotate_over_more_than_the_last_cache(work: ModuleT
 
 
 @pytest.mark.live
-def test_every_task_of_a_card_can_be_built(
-    lent: EventClock, work: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_task_of_a_card_can_be_built(lent: EventClock, work: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(work, "COLD_BYTES", 2**20)
