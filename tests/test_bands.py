@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test_docs_laws import tool
+from zhenfa import catalog
 from zhenfa.estimate import bands
 from zhenfa.spec.machine import Accelerator
 from zhenfa.spec.result import Figure, Figures
@@ -135,3 +136,50 @@ def test_every_plan_has_a_band(makers: list[str], mixture: bool) -> None:
     assert found.mfu.p90 is not None
     assert found.mfu.p90 <= 1.0
     assert found.energy_j_per_token.p10 is None
+
+
+def test_an_engine_that_nobody_measured_has_the_widest_band() -> None:
+    """On the same cards, a mode whose costs are a prior has a wider band than one that was fitted."""
+    figures = Figures(tpot_s=Figure(value=0.05, unit="s", tag="assumed"))
+    card = catalog.accelerator("ascend-910c")
+    known, prior = (bands.serving(figures, engine, [card]).tpot_s for engine in ("vllm-ascend", "vllm-ascend-full"))
+    assert known.p10 is not None and known.p90 is not None and prior.p10 is not None and prior.p90 is not None  # noqa: PT018
+    assert prior.p90 - prior.p10 > 1.5 * (known.p90 - known.p10)
+
+
+def step_band(card: str, *, mixture: bool) -> bands.Band:
+    found = bands.training_band([catalog.accelerator(card)], mixture=mixture)
+    assert found is not None
+    return found
+
+
+def wide(found: bands.Band) -> float:
+    return math.log(found.high / found.low)
+
+
+def test_bands_widen_with_less_evidence() -> None:
+    """Of a chip with rows, a sibling without, a sort of model with a few rows, a generation that nobody measured."""
+    measured, sibling = step_band("ascend-910b2", mixture=False), step_band("ascend-910c", mixture=False)
+    assert wide(measured) < wide(sibling)
+    few = step_band("ascend-910b2", mixture=True)
+    assert wide(few) > max(wide(measured), wide(step_band("nvidia-h100-sxm", mixture=True)))
+    assert wide(step_band("ascend-910c", mixture=True)) > wide(few)
+    for mixture in (False, True):
+        unknown = step_band("intel-gaudi3", mixture=mixture)
+        assert wide(unknown) > wide(step_band("google-tpu7x", mixture=mixture))
+        assert unknown.low <= 0.73
+        assert unknown.high >= 1.4
+
+
+def test_generations_left_out_count_alike_whatever_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two generations that are off to either side by a third make a band as wide, though one has ten times the rows."""
+    rows = {"many": [({"off": 0.3 + 0.001 * at}, f"a{at % 2}") for at in range(100)]}
+    rows |= {"few": [({"off": -0.3 - 0.001 * at}, f"b{at % 2}") for at in range(10)]}
+    monkeypatch.setattr(FIT, "by_generation", lambda _: rows)
+    monkeypatch.setattr(FIT, "steps", lambda record: [record["off"]])
+    found = FIT.left_out([])
+    assert math.log(found[FIT.LEFT_OUT]["low"]) < -0.29
+    assert math.log(found[FIT.LEFT_OUT]["high"]) > 0.29
+    assert found[FIT.LEFT_OUT]["n"] == 110
+    assert found[FIT.CHIP_LEFT_OUT]["chips"] == ["a0", "a1", "b0", "b1"]
+    assert found[FIT.CHIP_LEFT_OUT]["high"] < 1.01

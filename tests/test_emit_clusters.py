@@ -100,6 +100,8 @@ def test_ascend_has_a_connector_of_its_own(tmp_path: Path) -> None:
         },
     }  # fmt: skip
     assert "NIXL" not in file_of(found, "decode.sh")
+    assert json.loads(decode["--compilation-config"][0]) == {"cudagraph_mode": "FULL_DECODE_ONLY"}
+    assert "--compilation-config" not in file_of(found, "prefill.sh")
 
 
 def test_a_cache_that_no_connector_moves_is_refused() -> None:

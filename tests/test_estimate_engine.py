@@ -243,9 +243,10 @@ def test_a_checkpoint_counts_every_tensor_once() -> None:
     found = checkpoint(layout, setting, asynchronous=False)
     assert found.bytes == 14.0 * setting.graph.parameters
     assert found.writers == 4
-    assert found.stall == pytest.approx(found.bytes / 4 * (1 / 50.4e9 + 1 / 1e9))
+    copied = max(found.bytes / 4 / 50.4e9, 0.59)
+    assert found.stall == pytest.approx(copied + found.bytes / 4 / 1e9)
     later = checkpoint(layout, setting)
-    assert later.stall == pytest.approx(found.bytes / 4 / 50.4e9)
+    assert later.stall == pytest.approx(copied)
     few = checkpoint(plan(setting, stages_of(1, 1), count=4, trainable="lora"), setting)
     assert few.bytes < 0.05 * found.bytes
 

@@ -149,6 +149,7 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "saving.checkpoint_stall": {
         "bytes_": (1e12, 5e12), "writers": (8, 16384), "copy_rate": (25e9, 50e9), "write_rate": (1e8, 1e9),
         "store_rate": (1e11, np.inf), "interval": (60.0, np.inf), "asynchronous": (True, False),
+        "least": (0.0, 0.59),
     },
     "saving.load_time": {
         "bytes_": (1e12, 5e12), "readers": (8, 16384), "copy_rate": (25e9, 50e9), "read_rate": (1e8, np.inf),

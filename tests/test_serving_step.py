@@ -150,6 +150,20 @@ def test_engines_are_found_however_they_are_written(text: str, maker: str, found
     assert serving_engine.find(text, maker).id == found
 
 
+def test_plans_stand_for_the_mode_that_their_command_asks_for() -> None:
+    """vLLM on Ascend captures decode steps in pieces unless it is told to capture them whole; plans tell it."""
+    pieces, whole = serving_engine.find("vLLM", "Huawei Ascend"), serving_engine.planned("vLLM", "Huawei Ascend")
+    assert (pieces.id, whole.id) == ("vllm-ascend", "vllm-ascend-full")
+    assert serving_engine.find("vllm-ascend 0.13, FULL_DECODE_ONLY", "Huawei Ascend") == whole
+    assert serving_engine.planned("vLLM", "NVIDIA").id == "vllm"
+    cost = step(setup_of(DENSE, tensor=2), Load(sequences=16.0, context=500.0))
+    taken = [float(serving_engine.coefficients(one).time(cost, 16.0)) for one in (pieces, whole)]
+    assert taken[0] - taken[1] > 0.9 * float(cost.layers) * (667e-6 - 3e-6)
+    assert whole.graph_mode == "FULL_DECODE_ONLY"
+    assert pieces.graph_mode is None
+    assert [serving_engine.fitted(one.id) for one in (pieces, whole)] == [True, False]
+
+
 def test_attention_over_selected_keys_pads_the_heads_of_a_card() -> None:
     def kernels(tensor: int) -> float:
         setup = setup_of("deepseek-v3.2", tensor=tensor)

@@ -57,7 +57,9 @@ def test_a_checkpoint_is_the_states_over_links_and_store() -> None:
     assert found.checkpoint_bytes.value == pytest.approx(14 * (graph.parameters + graph.extra_parameters))
     size = found.checkpoint_bytes.value or 0.0
     assert found.checkpoint_write_s.value == pytest.approx(size / 10e9)
-    assert found.checkpoint_stall_s.value == pytest.approx(size / plan().cards / (0.8 * 63e9))
+    copied = size / plan().cards / (0.8 * 63e9)
+    assert copied < 0.59, "published: cards that stop together for a small copy do so for longer than the copy"
+    assert found.checkpoint_stall_s.value == pytest.approx(0.59)
     assert "yours" in (found.checkpoint_write_s.note or "")
     usual = estimate().operating
     assert usual.checkpoint_write_s.value == pytest.approx(size / (81e6 * 64)), "an assumed store"

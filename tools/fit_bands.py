@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from zhenfa.errors import ZhenfaError
+from zhenfa.estimate import engines
 from zhenfa.spec import yaml
-from zhenfa.validation import kinds
+from zhenfa.validation import kinds, train_mixed, training
 from zhenfa.validation.banding import class_names, residual
-from zhenfa.validation.rows import Fault, packaged
+from zhenfa.validation.rows import Fault, Row, packaged, read_rows
 from zhenfa.validation.run import read_sorted
 
 OUT = Path(__file__).parent.parent / "src" / "zhenfa" / "catalog" / "data" / "bands.yaml"
@@ -49,11 +51,19 @@ SLACK = 0.04
 TRAINING: dict[str, dict[str, Any]] = {
     "train / dense / NVIDIA / tier A": {"quantity": "step", "makers": ["NVIDIA"], "mixture": False},
     "train / MoE / tier A": {"quantity": "step", "makers": ["NVIDIA"], "mixture": True},
-    "train / Ascend": {"quantity": "step", "makers": ["Huawei Ascend"], "mixture": None},
+    "train / Ascend": {"quantity": "step", "makers": ["Huawei Ascend"], "mixture": False},
     "train / other": {"quantity": "step", "makers": None, "mixture": None},
     "train / memory": {"quantity": "memory"},
 }
 """Which plans the classes of training rows stand for."""
+
+LEFT_OUT = "train / generation left out"
+"""Steps on a generation of cards of which no training row was measured: every generation predicted from the others."""
+
+CHIP_LEFT_OUT = "train / chip left out"
+"""What comes to that on a chip without rows of its own, in a generation that has some: chips against their siblings."""
+
+FEWEST_OF_A_CHIP = 3
 
 HEAD = """\
 # Bands around estimates: four of five measured times lie between low and high times the predicted one (of a rate, the
@@ -104,6 +114,66 @@ def collect(paths: Sequence[Path | str]) -> dict[str, Residuals]:
         wide: Residuals(np.array([value for value, _ in pairs]), np.array([name for _, name in pairs]))
         for wide, pairs in found.items()
     }
+
+
+def left_out(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the bands of steps on generations, and on chips, that no row was measured on.
+
+    A generation's rows are predicted without what was fitted to it: by the median of the other generations. Each counts
+    the same, however many rows it has. A chip's median residual is laid beside that of its generation's other chips.
+    """
+    known, found, apart, listed = engines.fits(), {}, {}, set()
+    chips: dict[str, dict[str, list[float]]] = {}
+    for name, rows in by_generation(records).items():
+        for record, chip in rows:
+            chips.setdefault(name, {}).setdefault(chip, []).extend(steps(record))
+            listed.add(chip)
+        engines.use_fits({key: value for key, value in known.items() if name not in key.split("/")})
+        found[name] = sorted(value for record, _ in rows for value in steps(record))
+        engines.use_fits(known)
+    each = min(len(values) for values in found.values())
+    spread = [(np.quantile(values, np.linspace(0, 1, each)), name) for name, values in found.items()]
+    for name, own in chips.items():
+        full = {chip: values for chip, values in own.items() if len(values) >= FEWEST_OF_A_CHIP}
+        for chip, values in full.items():
+            others = [value for other, theirs in full.items() if other != chip for value in theirs]
+            if others:
+                apart[chip] = (float(np.median(values) - np.median(others)), name)
+    one = fit(
+        Residuals(np.concatenate([values for values, _ in spread]), np.repeat([name for _, name in spread], each))
+    )
+    other = Residuals(*(np.array(column) for column in zip(*apart.values(), strict=True)))
+    low, high = interval(other.values, TARGET)
+    return {
+        LEFT_OUT: {**one, "n": sum(map(len, found.values())), "generations": sorted(found)},
+        CHIP_LEFT_OUT: {
+            "low": float(f"{math.exp(low):.6g}"), "high": float(f"{math.exp(high):.6g}"), "n": len(other.values),
+            "clusters": len(np.unique(other.clusters)), "coverage": round(held_out(other, TARGET), 3),
+            "chips": sorted(listed),
+        },
+    }  # fmt: skip
+
+
+def by_generation(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[Mapping[str, Any], str]]]:
+    """Return training rows with their chip, by the generation of cards that they ran on."""
+    found: dict[str, list[tuple[Mapping[str, Any], str]]] = {}
+    for record in records:
+        if train_mixed.accepts(record):
+            continue
+        try:
+            chip = training.read(record).formation.pools[0].accelerator.id
+        except (ZhenfaError, ArithmeticError, LookupError, TypeError, ValueError):
+            continue
+        name = engines.generation(chip)
+        if "matmul_share" in (engines.fits().get(name) or {}):
+            found.setdefault(name, []).append((record, chip))
+    return found
+
+
+def steps(record: Mapping[str, Any]) -> list[float]:
+    """Return the residual of a row's step, if it has one."""
+    found = [residual(one) for one in training.outcomes(record) if one.groups != ("train / memory",)]
+    return [one for one in found if one is not None]
 
 
 def balanced(rows: Residuals) -> Residuals:
@@ -183,8 +253,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="further files of measured rows")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--training", action="store_true", help="the classes of training alone; others as they are")
     arguments = parser.parse_args()
-    rows = collect([*packaged(), *arguments.files])
+    files = [*packaged(), *arguments.files]
+    if arguments.training:
+        files = [one for one in files if "train" in Path(one).name]
+    rows = collect(files)
     entries = []
     for name in sorted(rows, key=lambda name: (list(TRAINING).index(name) if name in TRAINING else 99, name)):
         if wanted(name, rows[name], rows):
@@ -195,6 +269,14 @@ def main() -> None:
             print(f"{name:60} n {entry['n']:6} x{entry['low']:.3f} - x{entry['high']:.3f}  "
                   f"held out {entry['coverage']:.0%}  all {inside:.0%}")  # fmt: skip
             entries.append(entry)
+    read = {str(one.record.get("id")): one.record for one in read_rows(files) if isinstance(one, Row)}
+    entries += [{"class": name, **entry} for name, entry in left_out(list(read.values())).items()]
+    if arguments.training:
+        kept = yaml.read(arguments.out.read_text("utf-8"), str(arguments.out))[0]["bands"]
+        entries += [one for one in kept if not one["class"].startswith("train")]
+    for entry in entries:
+        if entry["class"] in (LEFT_OUT, CHIP_LEFT_OUT):
+            print(entry)
     arguments.out.write_text(HEAD + yaml.write({"bands": entries}), encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from zhenfa.catalog import files
+from zhenfa.estimate import engines, serving_engine
 from zhenfa.spec.machine import Accelerator
 from zhenfa.spec.result import Figure, Figures
 
@@ -61,18 +62,47 @@ def band(*names: str) -> Band | None:
     return next((found for name in names if (found := bands().get(name)) is not None), None)
 
 
-def training_band(makers: Iterable[str], *, mixture: bool) -> Band | None:
-    """Return the band of a training step on cards of these makers; ``mixture``: the model is a mixture of experts.
+GENERATION_LEFT_OUT: Final = "train / generation left out"
+CHIP_LEFT_OUT: Final = "train / chip left out"
 
-    A class that the file lays down for these makers and this sort of model comes before one for any.
+
+def training_band(cards: Iterable[Accelerator], *, mixture: bool) -> Band | None:
+    """Return the band of a training step on these cards; ``mixture``: the model is a mixture of experts.
+
+    It widens with less evidence. Makers whose rows are of this sort of model have their class; rows of another sort
+    alone count together with what this sort shows elsewhere. Chips without rows of their own add how far apart the
+    chips of a generation are; a generation without rows has what each measured one shows when it is left out.
     """
-    wanted = set(makers)
-    for item in _items():
-        fits = item.get("quantity") == "step"
-        fits = fits and (item.get("makers") is None or wanted <= set(item["makers"]))
-        if fits and item.get("mixture") in {None, mixture}:
-            return bands()[item["class"]]
-    return None
+    cards = list(cards)
+    known = {item["class"]: item for item in _items()}
+    seen = known.get(GENERATION_LEFT_OUT, {}).get("generations", ())
+    step = _class_of({card.maker for card in cards}, mixture=mixture)
+    if any(engines.generation(card.id) not in seen for card in cards if not card.emulated):
+        return _around(step, band(GENERATION_LEFT_OUT))
+    measured = known.get(CHIP_LEFT_OUT, {}).get("chips", ())
+    new = any(card.id not in measured for card in cards if not card.emulated)
+    return joined(step, band(CHIP_LEFT_OUT)) if new else step
+
+
+def _class_of(makers: set[str], *, mixture: bool) -> Band | None:
+    """Return the band of the rows of these makers and this sort of model, or of what is known of each."""
+    steps = [item for item in _items() if item.get("quantity") == "step"]
+    own = [item for item in steps if item.get("makers") is not None and makers <= set(item["makers"])]
+    sort = [item for item in steps if item.get("mixture") is mixture]
+    anybody = [item for item in steps if item.get("makers") is None]
+    exact = [item for item in own if item.get("mixture") in {None, mixture}]
+    if exact or not own or not sort:
+        return next((bands()[item["class"]] for item in (*exact, *anybody)), None)
+    return joined(bands()[own[0]["class"]], bands()[sort[0]["class"]])
+
+
+def _around(*parts: Band | None) -> Band | None:
+    """Return the band from the lowest of the lower ends to the highest of the upper ones."""
+    known = [one for one in parts if one is not None]
+    if not known:
+        return None
+    fewest = min(known, key=lambda one: one.n)
+    return replace(fewest, low=min(one.low for one in known), high=max(one.high for one in known))
 
 
 def joined(*parts: Band | None) -> Band | None:
@@ -119,7 +149,7 @@ def training(figures: Figures, cards: Sequence[Accelerator], *, mixture: bool) -
 
     Cards that carry the spread of their own calibration have that; any others that of their makers' class.
     """
-    step = calibrated(cards) or training_band({card.maker for card in cards}, mixture=mixture)
+    step = calibrated(cards) or training_band(cards, mixture=mixture)
     return figures.model_copy(
         update={
             "step_time_s": banded(figures.step_time_s, step),
@@ -136,11 +166,12 @@ def training(figures: Figures, cards: Sequence[Accelerator], *, mixture: bool) -
 def serving(figures: Figures, engine: str, cards: Sequence[Accelerator]) -> Figures:
     """Return the figures of a serving plan with the bands of its engine and makers: the narrowest class comes first.
 
-    The bands of single cards' classes hold for makers whose cards were served and measured; any others have the widest.
+    The bands of single cards' classes hold for makers whose cards were served and measured, by engines whose costs were
+    fitted to what was measured; any others have the widest.
     """
-    makers = {card.maker.lower() for card in cards}
+    makers = {card.maker.lower().partition(" ")[0] for card in cards} if serving_engine.fitted(engine) else set()
     gate = "serve / gate / no speculation"
-    sorts = {"NVIDIA": makers == {"nvidia"}, "east": makers <= {"huawei", "amd"}}
+    sorts = {"NVIDIA": makers == {"nvidia"}, "east": bool(makers) and makers <= {"huawei", "amd"}}
     known = {"NVIDIA": (f"{gate} & serve / {engine}", gate), "east": ("serve / Ascend and AMD",)}
     names = [*(one for sort, held in sorts.items() if held for one in known[sort]), "serve"]
 

@@ -82,9 +82,10 @@ def saving_times(
     plans: in which training stands still, until it is safe after that, and to read it back."""
     copy = min(offload.link(setting.card(pool).traits) for pool in cards)
     there, count = store(setting), sum(cards.values())
+    least = 0.0 if setting.formation.emulated else operation.failures().recovery.stop.require("recovery.stop")
     stall = saving.checkpoint_stall(
         size, writers=count, copy_rate=copy, write_rate=there.per_card, store_rate=there.write,
-        interval=interval, asynchronous=asynchronous,
+        interval=interval, asynchronous=asynchronous, least=least,
     )  # fmt: skip
     written = plain(np.maximum(np.true_divide(size, count) / there.per_card, size / there.write))
     load = saving.load_time(size, readers=count, copy_rate=copy, read_rate=there.per_card, store_rate=there.read)

@@ -109,8 +109,8 @@ def look_up(graph: Graph, plan: ServingPlan, formation: Formation, *, engine: En
 
 
 def engine_on(name: str, pool: CardPool) -> Engine:
-    """Return what the engine of that name adds on the cards of a pool."""
-    return serving_engine.coefficients(serving_engine.find(name, pool.maker), pool.accelerator)
+    """Return what the engine of that name, as plans run it, adds on the cards of a pool."""
+    return serving_engine.coefficients(serving_engine.planned(name, pool.maker), pool.accelerator)
 
 
 def group(

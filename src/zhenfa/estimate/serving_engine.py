@@ -85,6 +85,22 @@ def find(name: str, maker: str) -> ServingEngine:
     return fitting[0] if fitting else engines()["other"]
 
 
+def planned(name: str, maker: str) -> ServingEngine:
+    """Return the engine that a plan stands for: that of the name, in the mode that a plan's command asks for.
+
+    >>> find("vllm", "Huawei").id, planned("vllm", "Huawei").id, planned("vllm", "NVIDIA").id
+    ('vllm-ascend', 'vllm-ascend-full', 'vllm')
+    """
+    found = find(name, maker)
+    return found if found.planned is None else engines()[found.planned]
+
+
+def fitted(name: str) -> bool:
+    """Return whether the costs of the engine with that id were fitted to measured rows of its own."""
+    found = engines().get(name)
+    return found is not None and found.step.confidence == "calibrated"
+
+
 def coefficients(engine: ServingEngine, card: Accelerator | None = None) -> Engine:
     """Return an engine's coefficients as floats, with its defaults on a card."""
     facts = {name: getattr(engine, name) for name in _FACTS}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from zhenfa import units
-from zhenfa.estimate import bands, serving_curves, serving_memory
+from zhenfa.estimate import bands, serving_curves, serving_engine, serving_memory
 from zhenfa.estimate.energy_wall import draw_at, pue_at
 from zhenfa.estimate.power import serving_activity
 from zhenfa.estimate.serving import Served, Service
@@ -150,8 +150,13 @@ def estimate(parts: Sequence[PartEstimate], formation: Formation) -> ServingEsti
 
 def _engine_notes(part: PartEstimate) -> list[str]:
     groups = (part.service.decode, part.service.prefill) if part.service.apart else (part.service.decode,)
-    names = dict.fromkeys(group.engine.id for group in groups)
-    return [f"engine: {name} ({part.service.engine.tag} costs of its own)" for name in names]
+    known = dict.fromkeys((group.engine.id, group.engine.tag) for group in groups)
+    listed = serving_engine.engines()
+    return [
+        f"engine: {name} ({tag} costs of its own{mode})"
+        for name, tag in known
+        for mode in ((f"; {listed[name].note}" if listed[name].note else ""),)
+    ]
 
 
 def _groups(part: PartEstimate) -> list[tuple[Instance, Group]]:

@@ -75,14 +75,16 @@ class Process(Part):
 class Recovery(Part):
     """What a failure costs in time: the blocking part of a checkpoint, down until reload starts, and reload.
 
-    ``checkpoint`` and ``reload`` are for jobs of which no bytes are known; ``store_per_card`` is the bandwidth of a
-    checkpoint store for each card that it serves.
+    ``checkpoint`` and ``reload`` are for jobs of which no bytes are known; ``stop``: for how long a checkpoint stops
+    training however small its copy; ``store_per_card`` is the bandwidth of a checkpoint store for each card that it
+    serves.
     """
 
     checkpoint: fact.Time
     down: fact.Time
     reload: fact.Time
     store_per_card: fact.Rate
+    stop: fact.Time
 
 
 class Growth(Part):

@@ -241,6 +241,8 @@ class ServingEngine(Part):
     requests that run at once; ``smaller``: the same on small cards. ``mixed``: prompts share a step with running
     requests;
     ``reserves_output``: a request is admitted when its whole output fits. ``eager``: steps are not captured.
+    ``graph_mode``: the engine's own word for the mode in which these costs hold, which a plan's command asks for;
+    ``planned``: the engine, a mode of this one, that a plan stands for that names this one.
     ``imbalance``: lasting excess of the busiest expert rank. ``entry``: what a request and its first token spend
     outside the steps (connection, template, tokenizer, and the way back); ``front``: what of it one process of the
     front end does for one request after the other; ``polls``: decode steps until a new request is looked at;
@@ -275,6 +277,8 @@ class ServingEngine(Part):
     max_batch: Degree
     smaller: SmallerDefaults | None = None
     template: TemplateParsing | None = None
+    graph_mode: str | None = None
+    planned: Name | None = None
     mixed: bool = True
     reserves_output: bool = False
     eager: bool = False

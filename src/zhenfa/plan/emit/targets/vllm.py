@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from zhenfa.errors import CapabilityError
+from zhenfa.estimate import serving_engine
 from zhenfa.plan.emit import serving_words as share
 from zhenfa.plan.emit.recorded import recorded
 from zhenfa.plan.emit.serving_words import Role
@@ -63,6 +64,9 @@ def command(subject: Subject, role: Role) -> list[str]:
         max_num_seqs=share.batch_each(instance), max_num_batched_tokens=instance.chunk,
         max_model_len=_longest(subject), enforce_eager=plan.eager, enable_dbo=instance.two_batch_overlap,
     )  # fmt: skip
+    mode = serving_engine.planned(plan.engine, role.pool.maker).graph_mode
+    if mode is not None and not plan.eager and role.name != "prefill":
+        found += ["--compilation-config", json.dumps({"cudagraph_mode": mode})]
     if plan.speculation is not None:
         found += ["--speculative-config", json.dumps(_speculation(subject, plan.speculation))]
     if role.name != "serve":
