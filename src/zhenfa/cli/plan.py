@@ -52,8 +52,6 @@ def _plan_serving(request: Request, wanted: PlanWanted, output: Output) -> None:
         raise InputError("--why names a file, and a plan that serves is compared by its number.", hint="--why 2.")
     if wanted.sensitivity:
         raise InputError("--sensitivity is of plans that train; this job serves.", hint="leave --sensitivity out.")
-    if wanted.objective is not None:
-        raise InputError("--for is of plans that train; this job serves.", hint="leave --for out.")
     with output.working("planning"):
         answer = find_serving(request, top=max(wanted.top, wanted.why or 1))
     if wanted.why is not None and wanted.why > len(answer.plans):

@@ -18,6 +18,12 @@ from zhenfa.plan.serving.words import group_words
 from zhenfa.spec.result import Figure
 
 FRONT_SHOWN: Final = 10
+ORDER: Final = {
+    "cost": "cheapest token first",
+    "energy": "least energy of a token first",
+    "cards": "fewest cards first",
+}
+"""How plans are ordered, by objective; else by output."""
 
 
 def print_serving(answer: ServingAnswer, wanted: PlanWanted, output: Output) -> None:
@@ -63,7 +69,9 @@ def _print_subject(answer: ServingAnswer, output: Output) -> None:
 
 def _print_plans(answer: ServingAnswer, top: int, output: Output) -> list[str]:
     out, workload = output.data, answer.request.serving
-    order = "most requests/s first" if workload.open_ended else "most output per card first"
+    order = ORDER.get(answer.request.job.objective) or (
+        "most requests/s first" if workload.open_ended else "most output per card first"
+    )
     out.head("Plans", f"(estimated, {order})")
     left_out = out.table(plan_table(answer.plans[:top]))
     figures = answer.best.estimate.figures

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -49,3 +50,15 @@ def take(value: T, index: Any) -> T:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{one.name: take(getattr(value, one.name), index) for one in fields(value)})
     return value
+
+
+def join(parts: Sequence[T]) -> T:
+    """Return the rows of all arrays in dataclasses of one kind, one after the other; what has none stays."""
+    first = parts[0]
+    if isinstance(first, np.ndarray):
+        every: list[Any] = list(parts)
+        return cast("T", np.concatenate(every)) if first.ndim > 1 else first
+    if is_dataclass(first) and not isinstance(first, type):
+        names = [one.name for one in fields(first)]
+        return replace(first, **{name: join([getattr(one, name) for one in parts]) for name in names})
+    return first

@@ -63,6 +63,8 @@ class Group:
     setup: Setup
     usable: float
     kept: serving_memory.Held
+    tight: float = np.inf
+    """Bytes that may be used where weights leave little room."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def room(group: Group, graph: Graph, workload: ServingWorkload, *, outputs: bool
     counted = 0.0 * active if group.engine.static_memory else active
     held = np.asarray(serving_memory.capacity(group.kept, group.usable - counted, tokens))
     # users raise the engine's share of the memory before they give up
-    whole = group.setup.cards.dense.capacity * BINARY * TIGHT
+    whole = min(group.tight, group.setup.cards.dense.capacity * BINARY * TIGHT)
     tight = serving_memory.capacity(group.kept, whole - active, tokens)
     return np.minimum(np.where(held < 1, tight, held), group.cut.most)
 

@@ -35,7 +35,7 @@ def held(graph: Graph, cards: Cards, layout: Layout) -> Held:
     """Return what one card of an instance holds.
 
     Counts weights in their formats (embedding and head in 16 bits), keys and values, latents and states. Omits
-    redundant experts. A pipeline spreads layers evenly.
+    redundant experts, but for those that fill up cards. A pipeline spreads layers evenly.
     """
     layers = [(kind.operators, graph.layers.count(index)) for index, kind in enumerate(graph.kinds)]
     weights = sum(times * _weights(operators, cards, layout) for operators, times in layers) / layout.pipeline
@@ -51,7 +51,7 @@ def _weights(operators: Iterable[Operator], cards: Cards, layout: Layout) -> Arr
         cut: Array = 1.0 if operator.shard == "none" else layout.tensor
         size = cards.attention_bytes
         if operator.kind == "grouped_matmul":
-            size, cut = cards.expert_bytes, layout.stage
+            size, cut = cards.expert_bytes, layout.stage / _copies(operator, layout)
         elif (
             operator.shard == "vocabulary" or operator.kind in {"norm", "embedding"} or operator.name.endswith("router")
         ):
@@ -60,6 +60,11 @@ def _weights(operators: Iterable[Operator], cards: Cards, layout: Layout) -> Arr
             size = cards.dense_bytes
         total = total + operator.parameters * size / cut
     return total
+
+
+def _copies(operator: Operator, layout: Layout) -> Array:
+    """Return the experts that all cards hold over those there are: some twice where they do not come out even."""
+    return np.ceil(operator.experts / layout.expert - 1e-9) * layout.expert / operator.experts
 
 
 def token_bytes(graph: Graph, cards: Cards) -> float:

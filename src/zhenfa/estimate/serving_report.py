@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from zhenfa import units
 from zhenfa.estimate import bands, serving_curves, serving_engine, serving_memory
 from zhenfa.estimate.energy_wall import draw_at, pue_at
-from zhenfa.estimate.power import serving_activity
+from zhenfa.estimate.power import Draw, serving_activity
 from zhenfa.estimate.serving import Served, Service
 from zhenfa.estimate.serving_curves import BINARY, CONTEXT_BYTES, Group
 from zhenfa.estimate.serving_step import Load, Step, step
 from zhenfa.spec.fact import weakest
-from zhenfa.spec.machine import Formation
+from zhenfa.spec.graph import Graph
+from zhenfa.spec.machine import CardPool, Formation
 from zhenfa.spec.result import Figure, Figures, Wall, Walls
-from zhenfa.spec.serving import Instance
+from zhenfa.spec.serving import Instance, ServingWorkload
+
+Role = Literal["both", "prefill", "decode"]
+"""What a group of instances does."""
 
 
 @dataclass(frozen=True)
@@ -186,12 +191,11 @@ def _power(parts: Sequence[PartEstimate], formation: Formation) -> tuple[float |
     words: dict[str, None] = {}
     for part in parts:
         for instance, group in _groups(part):
-            apart = part.service.apart
-            moved, work = _activity(part, prefill=apart and group is part.service.prefill, both=not apart)
             cards = instance.count * instance.cards
-            drawn = draw_at(
-                formation.pool(instance.pool), formation, flops=work / cards, bytes_per_second=moved / cards, share=1.0
-            )
+            drawn = group_draw(
+                formation.pool(instance.pool), formation, part.service.graph, part.served.workload,
+                rate=part.served.requests_per_second, running=part.served.running, cards=cards, role=_role(part, group),
+            )  # fmt: skip
             if drawn is None:
                 text = f'{instance.pool}: power undisclosed; supply --assume {instance.pool}.power_per_card="700 W"'
                 return None, text
@@ -203,20 +207,27 @@ def _power(parts: Sequence[PartEstimate], formation: Formation) -> tuple[float |
     return whole, f"{units.show(whole, 'power')} at work, {at}; {'; '.join(words)}"
 
 
-def _activity(part: PartEstimate, *, prefill: bool, both: bool) -> tuple[float, float]:
-    """Return bytes and FLOP per second of all cards of a group."""
-    served, graph = part.served, part.service.graph
-    workload = served.workload
-    context = workload.mean_input + workload.mean_output / 2
+def _role(part: PartEstimate, group: Group) -> Role:
+    if not part.service.apart:
+        return "both"
+    return "prefill" if group is part.service.prefill else "decode"
+
+
+def group_draw(
+    pool: CardPool, formation: Formation, graph: Graph, workload: ServingWorkload, *, rate: float, running: float,
+    cards: float, role: Role,
+) -> Draw | None:  # fmt: skip
+    """Return what one of the ``cards`` of a group of instances draws with its share of the host, where they take
+    ``rate`` requests/s and ``running`` requests decode at once in an instance; None where nothing is known."""
     new = workload.mean_input * (1 - workload.cached_prefix)
-    rate = served.requests_per_second * (new if prefill else workload.mean_output)
-    batch = max(served.running, 1.0)
+    prefill = role == "prefill"
     moved, work = serving_activity(
-        graph, tokens_per_second=rate, batch=max(new, 1.0) if prefill else batch, cards=1.0,
-        context=workload.mean_input / 2 if prefill else context,
-        prompt_share=new / workload.mean_output if both else 0.0,
+        graph, tokens_per_second=rate * (new if prefill else workload.mean_output),
+        batch=max(new, 1.0) if prefill else max(running, 1.0), cards=1.0,
+        context=workload.mean_input / 2 if prefill else workload.mean_input + workload.mean_output / 2,
+        prompt_share=new / workload.mean_output if role == "both" else 0.0,
     )  # fmt: skip
-    return float(moved), float(work)
+    return draw_at(pool, formation, flops=float(work) / cards, bytes_per_second=float(moved) / cards, share=1.0)
 
 
 def _price(parts: Sequence[PartEstimate], formation: Formation) -> tuple[float | None, str]:

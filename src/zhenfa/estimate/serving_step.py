@@ -314,7 +314,7 @@ def _experts(setup: Setup, routed: Sequence[Operator], load: Load) -> Step:
     """The routed experts of one layer on the busiest card, and what moves to them and back."""
     layout, up, down = setup.layout, routed[0], routed[-1]
     cut = layout.stage / layout.expert
-    held = np.maximum(up.experts / layout.expert, 1.0)
+    held = np.ceil(up.experts / layout.expert - 1e-9)  # some twice where they do not come out even
     busiest = serving.busiest_share(load.tokens * up.active_experts, layout.expert, skew=setup.imbalance)
     copies = load.tokens * up.active_experts / layout.expert * busiest
     apart = np.greater(layout.data, 1) & np.greater(layout.expert, 1)

@@ -16,10 +16,11 @@ from zhenfa.estimate.serving_cards import stored_format
 from zhenfa.estimate.serving_report import ServingEstimate, estimate, estimate_part
 from zhenfa.plan.notebook import as_html, as_text
 from zhenfa.plan.request import Request
-from zhenfa.plan.serving import closed, fleet, misfit, parts, search, wants
+from zhenfa.plan.serving import closed, fleet, misfit, parts, search, sizes
+from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.front import FrontPoint, front
 from zhenfa.plan.serving.parts import Part
-from zhenfa.plan.serving.search import Best, Space
+from zhenfa.plan.serving.search import Space
 from zhenfa.plan.serving.words import summary
 from zhenfa.plan.supply import supplied
 from zhenfa.spec.job import Objective
@@ -93,18 +94,14 @@ def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:
             "requests that come all at once (workload.requests) are estimated of a given plan, not planned for.",
             hint="write concurrency for a closed loop, or request_rate for arrivals at random.",
         )
-    wants.check(request.job, request.formation)
     objective, asked = request.job.objective, request
     request = replace(request, formation=supplied(request.formation, request.job.limits))
     with cite.collect() as used:
-        keep = max(top, wants.WIDER) if objective in ("cost", "energy") else top
-        space, best, gap = look(request, keep)
+        space, best, gap = look(request, top)
         ranked = best.ranked()
         if not ranked:
             raise misfit.nothing_serves(space)
         estimates = [_estimate(request, chosen) for _, chosen in ranked]
-        if keep > top or objective in ("cost", "energy"):
-            estimates = sorted(estimates, key=lambda one: wants.least(objective, one[1]) or 0.0)[:top]
         seen = front(space)
     first = None
     plans: list[ServingRanked] = []
@@ -122,21 +119,34 @@ def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:
 def look(request: Request, top: int) -> tuple[Space, Best, float]:
     """Return the space, the best choices in it, and by how much at most the first may be beaten."""
     space = search.open_space(request)
-    best = Best(top, space.whole)
-    workload, several = request.serving, len(space.cards) > 1
-    bound = 0.0
-    if workload.concurrency is not None:
-        bound = closed.closed(space, workload.concurrency, best)
-    elif workload.request_rate is not None:
-        search.fewest(space, workload.request_rate, best)
-        if several:
-            fleet.fewest(space, workload.request_rate, best)
-    else:
-        search.most(space, space.cards, best)
-        if several:
-            bound = fleet.most(space, best)
+    best = Best(top, space.allows)
+    bound = ask(space, best)
+    if sizes.refine(space, best):
+        bound = max(bound, ask(space, best))
     gap = bound / best.first - 1.0 if 0 < best.first < bound < np.inf else 0.0
     return space, best, gap
+
+
+def ask(space: Space, best: Best) -> float:
+    """Offer the answers to what is wanted of a space; return a score that none can exceed (0: as the first's)."""
+    wish, several = space.wish, len(space.cards) > 1
+    if wish.question == "closed":
+        return closed.closed(space, wish.requests, best)
+    if wish.question == "most":
+        search.most(space, space.cards, best)
+        return fleet.most(space, best) if several else 0.0
+    if wish.question == "least":
+        search.fewest(space, wish.rate or 0.0, best)
+        if several:
+            fleet.fewest(space, wish.rate or 0.0, best)
+        return 0.0
+    search.least_each(space, wish.rate or 0.0, best)
+    if wish.rate is not None and several:
+        whole = Best(best.keep, space.allows)
+        fleet.fewest(space, wish.rate, whole)
+        for score, chosen in whole.ranked():
+            best.offer(chosen, (score[0] / wish.rate, wish.rate))
+    return 0.0
 
 
 def to_plan(request: Request, chosen: tuple[Part, ...]) -> ServingPlan:
@@ -187,14 +197,24 @@ def _lost_by(first: ServingRanked, other: ServingRanked, objective: Objective) -
     words = f"{gaps[worst]:.3g} more {worst}" if gaps[worst] > 0 else "no group takes more"
     words += f", {-gaps[won]:.3g} less {won}" if -gaps[won] > max(gaps[worst] / 2, 0.0) else ""
     words = f"card-seconds a request: {words}"
-    mine_least, best_least = (wants.least(objective, one.estimate) for one in (other, first))
+    mine_least, best_least = (_least(objective, one.estimate) for one in (other, first))
     if mine_least is not None and best_least is not None:
         return f"{mine_least / best_least - 1:+.1%} {objective} of a token; {words}"
+    if objective == "cards" and other.plan.cards != first.plan.cards:
+        return f"{other.plan.cards / first.plan.cards - 1:+.1%} cards; {words}"
     if first.estimate.parts[0].served.workload.request_rate is not None and _rate(other) < _rate(first) * (1 - 1e-4):
         left = first.plan.cards - other.plan.cards
         fewer = f"; {left:,} fewer cards" if left > 0 else ""
         return f"{_rate(other) / _rate(first) - 1:+.1%} requests/s; {words}{fewer}"
     return f"{other.card_seconds / first.card_seconds - 1:+.1%} {words}"
+
+
+def _least(objective: Objective, estimate: ServingEstimate) -> float | None:
+    """Return what an objective wants little of, for a token; None where plans are ranked by output or cards."""
+    figure = {
+        "cost": estimate.figures.cost_per_million_tokens, "energy": estimate.figures.energy_j_per_token,
+    }.get(objective)  # fmt: skip
+    return None if figure is None else figure.value
 
 
 def _rate(one: ServingRanked) -> float:

@@ -3,8 +3,8 @@
 With ``n`` instances, each holds a share of the requests, so that fewer instances run larger batches and put out more
 per card until a target is missed. Instances that do both are looked at from the fewest on, until their bound, the most
 that a batch of no more than ``requests / n`` puts out per card, is no better than what is kept: exact. Where prefill is
-apart, pairs of types are looked at in the order of the bound of :mod:`zhenfa.plan.serving.search`, each with a few
-numbers of instances of both, and at most :data:`PAIRS` of them: the answer says how far the bound is.
+apart, pairs of types are looked at in the order of such a bound, each with every number of instances of both that may
+be among the best; at most :data:`PAIRS` pairs, and the answer says how far the bound of the others is.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ from zhenfa.estimate.rows import along, finer, take
 from zhenfa.estimate.serving_curves import Crossing, Paces
 from zhenfa.estimate.serving_state import FINE, State, meet
 from zhenfa.plan.serving import parts, search
+from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.parts import Part
-from zhenfa.plan.serving.search import Best, Pool, Space
+from zhenfa.plan.serving.power import worth
+from zhenfa.plan.serving.search import Pair, Pool, Space
 from zhenfa.spec.serving import ServingWorkload
 
 PAIRS: Final = 200
 """Pairs of prefill and decode types that are looked at, at most."""
 
-TRIES: Final = 6
-"""Numbers of instances of each side of a pair that are tried."""
+NUMBERS: Final = 64
+MOST_BLOCKS: Final = 64
+"""Numbers of decode instances of a pair that are looked at together, and how often."""
+
+MORE: Final = 3
+"""Prefill instances beyond those that the rate needs which are tried, to bring the first token in time."""
 
 
 def closed(space: Space, requests: float, best: Best) -> float:
@@ -38,8 +44,8 @@ def closed(space: Space, requests: float, best: Best) -> float:
     bound = 0.0
     for pool in space.pools:
         _together(space, pool, requests, best)
-    for first, other, joint in space.pairs:
-        bound = max(bound, _apart(space, first, other, joint, requests, best))
+    for pair in space.pairs:
+        bound = max(bound, _apart(space, pair, requests, best))
     return max(bound, best.first)
 
 
@@ -49,69 +55,117 @@ def met(workload: ServingWorkload, state: State) -> Any:
     return np.ravel(within & (np.asarray(state.first.mean) <= parts.ceiling(workload.ttft_target)))
 
 
+def _rates(running: Any, tpot: Any, mean: float) -> tuple[Any, Any]:
+    """Return batches, and the most requests/s of one instance with no more than so many."""
+    found = [
+        (batch, np.maximum.accumulate(batch / (mean * pace), axis=-1))
+        for part in parts.blocks(len(tpot))
+        for batch, pace in [(finer(running[part], FINE), finer(tpot[part], FINE))]
+    ]
+    batch, rate = (np.concatenate(one) for one in zip(*found, strict=True))
+    return batch, rate
+
+
+def _offer(space: Space, part: Part, best: Best) -> None:
+    counted = worth(space.request, space.wish, (part,))
+    best.offer(part, (part.rate / counted, -counted))
+
+
 def _together(space: Space, pool: Pool, requests: float, best: Best) -> None:
-    types, room = pool.both, space.cards[pool.family.pool.name]
+    types, room = pool.both, space.wish.room(pool.name, space.cards[pool.name])
     if not len(types):
         return
-    workload = types.workload
+    workload, each = types.workload, space.wish.counts(pool.name)
     pace = types.paces(slice(None), np.ones(len(types)))
-    batch, tpot = finer(pace.running, FINE), finer(pace.tpot, FINE)
-    rate = np.maximum.accumulate(batch / (workload.mean_decoded * tpot), axis=-1)
+    batch, rate = _rates(pace.running, pace.tpot, workload.mean_decoded)
     counts = np.ones(len(types))
     open_ = np.flatnonzero(pool.together > 0)
     while len(open_):
         share = (requests / counts[open_])[:, None]
-        ceiling = along(share, batch[open_], rate[open_])[:, 0] / types.cards[open_]
+        most = np.minimum(along(share, batch[open_], rate[open_])[:, 0], pool.together[open_])
+        ceiling = most / (types.cards[open_] * each)
         open_ = open_[(ceiling > best.last) & (counts[open_] * types.cards[open_] <= room)]
         if not len(open_):
             return
         service, lines = types.counted(open_, counts[open_])
         state = meet(service, workload, serving_curves.paces(service, workload, lines))
         good = met(workload, state)
-        used = counts[open_] * types.cards[open_]
         through = np.ravel(state.through)
-        for at, here, cards, each in zip(open_[good], through[good], used[good], counts[open_][good], strict=True):
-            best.offer(Part(types, int(at), int(each), float(here)), (float(here / cards), -float(cards)))
+        for at, here, number in zip(open_[good], through[good], counts[open_][good], strict=True):
+            _offer(space, Part(types, int(at), int(number), float(here)), best)
         counts[open_] += 1
 
 
-def _apart(space: Space, first: Pool, other: Pool, joint: Crossing | None, requests: float, best: Best) -> float:
-    source, target = first.prefill, other.decode
-    if not (len(source) and len(target)):
-        return 0.0
+def _apart(space: Space, pair: Pair, requests: float, best: Best) -> float:
+    """Offer pairs of types; return what a request per second of those left out counts for at least, one over it.
+
+    Each of ``m`` decode instances holds at most ``requests / m``, so that together they give at most ``m R(requests /
+    m)`` requests/s, ``R`` being the most with no more than that batch; of ``n`` prefill instances each gives at most
+    its own rate.
+    """
+    first, other, _ = pair
+    source, target, wish = first.prefill, other.decode, space.wish
+    lines = target.curves
+    tpot = serving_curves.decode_seconds(target.service, lines) / target.service.accepted
+    batch, rate = _rates(lines.running, tpot, target.workload.mean_decoded)
+    alone = np.minimum(along(np.full((len(target), 1), requests), batch, rate)[:, 0], other.decoded)
+    each = wish.counts(first.name), wish.counts(other.name)
     with np.errstate(divide="ignore", invalid="ignore"):
-        bound = 1.0 / ((source.cards / first.supplied)[:, None] + (target.cards / other.decoded)[None, :])
-    for number, (at, to) in enumerate(search.descending(bound)):
-        if not bound[at, to] > max(best.last, 0.0):
+        need = source.cards * each[0] / first.supplied
+        use = target.cards * each[1] / alone
+
+    def bound(some: Any, more: Any) -> Any:
+        return 1.0 / (some + more)
+
+    for number, (limit, at) in enumerate(search.table(need, use, bound, max(best.last, 0.0)).descending()):
+        if not limit > max(best.last, 0.0):
             return 0.0
         if number >= PAIRS:
-            return float(bound[at, to])
-        _pair(space, first, other, joint, requests, (at, to), best)
+            return limit
+        _pair(space, pair, requests, at, (batch[at[1]], rate[at[1]]), best)
     return 0.0
 
 
-def _pair(
-    space: Space, first: Pool, other: Pool, joint: Crossing | None, requests: float, at: tuple[int, int], best: Best
+def _pair(space: Space, pair: Pair, requests: float, at: tuple[int, int], curve: tuple[Any, Any], best: Best) -> None:
+    """Offer the numbers of instances of a pair of types that may be among the best."""
+    first, other, _ = pair
+    wish, target, workload = space.wish, other.decode, other.decode.workload
+    size, each = int(first.prefill.cards[at[0]]), int(target.cards[at[1]])
+    here, there = (wish.room(one.name, space.cards[one.name]) for one in (first, other))
+    least = float(first.supplied[at[0]])
+    key = Part(target, at[1], 1, 0.0, first.prefill).key
+    for block in range(MOST_BLOCKS):
+        left = np.arange(block * NUMBERS + 1, (block + 1) * NUMBERS + 1)
+        left = left[left * each <= there]
+        if not len(left):
+            return
+        most = left * np.minimum(np.interp(requests / left, *curve), float(other.decoded[at[1]]))
+        worth_of = left * each * wish.counts(other.name)
+        limit = max(best.limit(key), 0.0)
+        hope = most / (most * size * wish.counts(first.name) / least + worth_of)
+        if not np.any(hope > limit):
+            return
+        givers = np.arange(1, min(here // size, int(np.ceil(np.max(most) / least)) + MORE) + 1)
+        counts, decoders = (np.ravel(one) for one in np.meshgrid(givers, left[hope > limit], indexing="ij"))
+        top = np.minimum(counts * least, np.repeat(most[hope > limit][None], len(givers), 0).ravel())
+        spent = counts * size * wish.counts(first.name) + decoders * each * wish.counts(other.name)
+        cards = {first.name: counts * size, other.name: decoders * each}
+        cards = {first.name: counts * size + decoders * each} if first.name == other.name else cards
+        good = (top / spent > limit) & wish.fits(cards) & (cards[first.name] <= here)
+        if np.any(good):
+            _evaluate(space, pair, at, counts[good], decoders[good], workload, best)
+
+
+def _evaluate(
+    space: Space, pair: Pair, at: tuple[int, int], counts: Any, left: Any, workload: ServingWorkload, best: Best
 ) -> None:
-    source, target, workload = first.prefill, other.decode, other.decode.workload
-    size, each = source.cards[at[0]], target.cards[at[1]]
-    stay = workload.mean_decoded * (workload.tpot_target or 0.0) + (workload.ttft_target or 0.0)
-    least = np.ceil(requests / max(other.decoded[at[1]] * stay, 1e-300)) if stay else 1.0
-    decoders = np.maximum(least, 1.0) + np.arange(TRIES)
-    needed = np.maximum(np.floor(decoders * other.decoded[at[1]] / first.supplied[at[0]]), 1.0)
-    fewer = np.maximum(needed[:, None] + np.arange(-1, TRIES - 1)[None, :], 1.0)
-    left, counts = np.ravel(np.broadcast_to(decoders[:, None], fewer.shape)), np.ravel(fewer)
-    here, there = space.cards[first.family.pool.name], space.cards[other.family.pool.name]
-    same = first.family.pool.name == other.family.pool.name
-    fits = counts * size + left * each <= here if same else (counts * size <= here) & (left * each <= there)
-    left, counts = left[fits], counts[fits]
-    if not len(left):
-        return
-    state = pair_state(first, other, joint, at, counts, left)
-    good = met(workload, state)
-    for n, m, through in zip(counts[good], left[good], np.ravel(state.through)[good], strict=True):
-        part = Part(target, at[1], int(m), float(through), source, at[0], int(n))
-        best.offer(part, (through / part.cards, -float(part.cards)))
+    first, other, joint = pair
+    for block in parts.blocks(len(counts)):
+        state = pair_state(first, other, joint, at, counts[block], left[block])
+        good = met(workload, state)
+        rates = np.broadcast_to(np.ravel(state.through), good.shape)
+        for n, m, through in zip(counts[block][good], left[block][good], rates[good], strict=True):
+            _offer(space, Part(other.decode, at[1], int(m), float(through), first.prefill, at[0], int(n)), best)
 
 
 def pair_state(first: Pool, other: Pool, joint: Crossing | None, at: tuple[int, int], counts: Any, left: Any) -> State:

@@ -10,23 +10,30 @@ prefill on one pool and decode on the other. ``r`` requests across leave less fo
 and a pair can gain only where the last factor is positive: where prefill and decode are cheap where they stand. Pairs
 are looked at in the order of that bound, with every number of instances where a pool has at most :data:`SMALL` cards,
 which is exact; with :data:`STEPS` numbers and :data:`PAIRS` pairs otherwise, and the bound is part of the answer.
+
+Where pools share a limit (of cards, or of power), their own parts are given cards in steps (:mod:`shares`), one by one
+where every pool has at most :data:`SMALL`; pairs across then stand alone, and the bound is that without the limit.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from zhenfa.estimate.serving_curves import Crossing
 from zhenfa.plan.serving import parts, search
+from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.parts import Part
-from zhenfa.plan.serving.search import Best, Pool, Space
+from zhenfa.plan.serving.power import worth
+from zhenfa.plan.serving.search import Pool, Space
 
 SMALL: Final = 16
 STEPS: Final = 24
 PAIRS: Final = 12
+MOST_STATES: Final = 512
+"""States of a fleet that are kept from pool to pool at most."""
 
 
 class Own:
@@ -48,7 +55,7 @@ class Own:
             if cards < 1:
                 self._found[key] = None
             elif whole <= SMALL or cards == whole:
-                best = Best(4)
+                best = Best(4, allows=self._affordable)
                 search.most(self.space, {pool: cards}, best)
                 ranked = [chosen[0] for _, chosen in best.ranked()]
                 self._found[key] = ranked[0] if ranked else None
@@ -58,6 +65,9 @@ class Own:
                 self.part(pool, whole)
                 self._found[key] = self._scaled(pool, cards)
         return self._found[key]
+
+    def _affordable(self, chosen: tuple[Part, ...]) -> bool:
+        return self.space.over(chosen) <= 1
 
     def rate(self, pool: str, cards: int) -> float:
         """Return the requests/s of that part."""
@@ -72,7 +82,7 @@ class Own:
         if part.prefill is not None:
             first = next(one for one in self.space.pools if one.prefill is part.prefill)
             other = next(one for one in self.space.pools if one.decode is part.decode)
-            return search.best_of_pair(first, other, None, (part.prefill_at, part.at), (cards, cards))
+            return search.best_of_pair(self.space, (first, other, None), (part.prefill_at, part.at), (cards, cards))
         count = cards // int(part.decode.cards[part.at])
         if not count:
             return None
@@ -83,54 +93,72 @@ class Own:
         """Return requests/s that a card of a pool cannot exceed on its own pool, whatever the plan."""
         most = 0.0
         for one in self.space.pools:
-            if one.family.pool.name == pool and len(one.both):
-                most = max(most, float(np.max(one.together / one.both.cards)))
+            if one.name == pool and len(one.both):
+                most = max(most, float(np.nan_to_num(one.together / one.both.cards).max()))
         for first, other, _ in self.space.pairs:
-            if first.family.pool.name == pool == other.family.pool.name and len(first.prefill) and len(other.decode):
-                need, use = _needs(first, other)
-                most = max(most, 1.0 / (float(need.min()) + float(use.min())))
+            if first.name == pool == other.name:
+                need, use = search.needs(first, other)
+                most = max(most, 1.0 / (float(np.nanmin(need)) + float(np.nanmin(use))))
         return most
-
-
-def _needs(first: Pool, other: Pool) -> tuple[Any, Any]:
-    """Return the cards that one request per second needs at least, for prefill and for decode, by type."""
-    with np.errstate(divide="ignore"):
-        return first.prefill.cards / first.supplied, other.decode.cards / other.decoded
 
 
 def most(space: Space, best: Best) -> float:
     """Offer the fleets that take the most requests/s. Return a rate that no fleet can exceed."""
     own, names = Own(space), list(space.cards)
-    if sum(space.cards.values()) > space.whole:  # a limit on the cards of all pools together
-        return np.inf
-    alone = [part for name in names if (part := own.part(name, space.cards[name])) is not None]
-    _offer(alone, best)
     base = {name: space.cards[name] * own.per_card(name) for name in names}
-    bound = sum(base.values())
-    for first, other, joint in space.pairs:
-        if joint is not None and len(first.prefill) and len(other.decode):
-            bound = max(bound, _across(space, own, (first, other, joint), sum(base.values()), best))
-    return bound
+    whole = sum(base.values())
+    crossing = [pair for pair in space.pairs if pair[2] is not None]
+    if space.wish.budgets or space.wish.power is not None:
+        _offer(space, given_out(space, own, None), best)
+        return max([whole, *(float(np.max(_bounds(space, own, pair, whole), initial=0.0)) for pair in crossing)])
+    _offer(space, [part for name in names if (part := own.part(name, space.cards[name])) is not None], best)
+    return max([whole, *(_across(space, own, pair, whole, best) for pair in crossing)])
 
 
-def _offer(chosen: list[Part], best: Best) -> None:
+def _offer(space: Space, chosen: list[Part], best: Best) -> None:
+    chosen = _with_shares(space, chosen)
     rate = sum(one.rate for one in chosen)
     if rate > 0:
         kept = tuple(sorted(chosen, key=lambda one: -one.rate))
         best.offer(kept, (rate, -float(sum(one.cards for one in kept))))
 
 
-def _across(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing], base: float, best: Best) -> float:
+def _with_shares(space: Space, chosen: list[Part]) -> list[Part]:
+    """Return a fleet with less on the other cards where too small a share of the work is on a maker's."""
+    for _, pools, least in space.wish.shares:
+        inside = [one for one in chosen if set(one.cards_by_pool()) <= pools]
+        others = [one for one in chosen if not set(one.cards_by_pool()) & pools]
+        rate = sum(one.rate for one in others)
+        allowed = sum(one.rate for one in inside) * (1 - least) / least
+        if rate > allowed:
+            scale = allowed / rate
+            mixed = [one for one in chosen if one not in inside and one not in others]
+            chosen = [*inside, *mixed, *(_fewer(one, scale) for one in others if scale > 0)]
+    return chosen
+
+
+def _fewer(part: Part, scale: float) -> Part:
+    """Return a part with so much of its rate, and the instances that it then needs."""
+    count, givers = (max(int(np.ceil(one * scale - 1e-9)), 1) for one in (part.count, max(part.prefill_count, 1)))
+    return replace(part, rate=part.rate * scale, count=count, prefill_count=givers if part.prefill else 0)
+
+
+def _bounds(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], base: float) -> Any:
+    """Return, for each pair of types across two pools, a rate that no fleet with it can exceed."""
+    first, other, _ = pair
+    need, use = search.needs(first, other)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = 1.0 - need[:, None] * own.per_card(first.name) - use[None, :] * own.per_card(other.name)
+        most_across = np.minimum((space.cards[first.name] / need)[:, None], (space.cards[other.name] / use)[None, :])
+        bound = base + np.where(np.isfinite(gain), most_across * np.maximum(gain, 0.0), 0.0)
+    return np.where(most_across > 0, bound, 0.0)
+
+
+def _across(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], base: float, best: Best) -> float:
     """Offer fleets with one pair of types across two pools; return a rate that none of those left out can exceed."""
     first, other, _ = pair
-    here, there = first.family.pool.name, other.family.pool.name
-    need, use = _needs(first, other)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gain = 1.0 - need[:, None] * own.per_card(here) - use[None, :] * own.per_card(there)
-        most_across = np.minimum((space.cards[here] / need)[:, None], (space.cards[there] / use)[None, :])
-        bound = base + np.where(np.isfinite(gain), most_across * np.maximum(gain, 0.0), 0.0)
-    bound = np.where(most_across > 0, bound, 0.0)
-    small = max(space.cards[here], space.cards[there]) <= SMALL
+    bound = _bounds(space, own, pair, base)
+    small = max(space.cards[first.name], space.cards[other.name]) <= SMALL
     for number, (at, to) in enumerate(search.descending(bound)):
         if not bound[at, to] > max(best.last, 0.0) * (1 + parts.SLACK):
             return 0.0
@@ -147,9 +175,9 @@ def _numbers(most: int) -> Any:
     return np.unique(np.linspace(1, most, STEPS).astype(int))
 
 
-def _pair(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing], at: tuple[int, int], best: Best) -> None:
+def _pair(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], at: tuple[int, int], best: Best) -> None:
     first, other, joint = pair
-    here, there = first.family.pool.name, other.family.pool.name
+    here, there = first.name, other.name
     size, each = int(first.prefill.cards[at[0]]), int(other.decode.cards[at[1]])
     decoders, givers = _numbers(space.cards[there] // each), _numbers(space.cards[here] // size)
     if not (len(decoders) and len(givers)):
@@ -169,48 +197,72 @@ def _pair(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing], at: tuple[i
     spare = {here: space.cards[here] - size * n, there: space.cards[there] - each * m}
     spare |= {name: space.cards[name] for name in rest}
     added = [part for name, cards in spare.items() if (part := own.part(name, cards)) is not None]
-    _offer([across, *added], best)
+    _offer(space, [across, *added], best)
 
 
 def fewest(space: Space, rate: float, best: Best) -> None:
-    """Offer the fleet of the pools' own parts that takes a rate with the fewest cards.
+    """Offer the fleet of the pools' own parts that takes a rate with the cards that count least.
 
     Exact where every pool has at most :data:`SMALL` cards; otherwise cards are given out in :data:`STEPS` steps of each
     pool, and each part then keeps only the cards that its share needs.
     """
-    own = Own(space)
-    table: dict[float, tuple[int, dict[str, int]]] = {0.0: (0, {})}
-    for name, whole in space.cards.items():
-        steps = range(whole + 1) if whole <= SMALL else np.unique(np.linspace(0, whole, STEPS).astype(int))
-        joined: dict[float, tuple[int, dict[str, int]]] = {}
-        for taken, (used, chosen) in table.items():
-            for cards in map(int, steps):
-                part = own.part(name, cards)
-                total, spent = min(taken + (part.rate if part else 0.0), rate), used + (part.cards if part else 0)
-                if spent <= space.whole and (total not in joined or joined[total][0] > spent):
-                    joined[total] = (spent, {**chosen, name: cards})
-        table = _frontier(joined)
-    enough = [one for total, one in table.items() if total >= rate * (1 - parts.SLACK)]
-    if not enough:
-        return
-    _, chosen = min(enough, key=lambda one: one[0])
-    found = [part for name, cards in chosen.items() if (part := own.part(name, cards)) is not None]
+    found = given_out(space, Own(space), rate)
     if len(found) > 1:
         scale = rate / sum(one.rate for one in found)
-        kept = tuple(sorted((_part_of(one, scale) for one in found), key=lambda one: -one.rate))
-        best.offer(kept, (-float(sum(one.cards for one in kept)), 0.0))
+        kept = tuple(sorted((replace(one, rate=one.rate * scale) for one in found), key=lambda one: -one.rate))
+        best.offer(kept, (-worth(space.request, space.wish, kept), 0.0))
 
 
-def _part_of(part: Part, scale: float) -> Part:
-    return replace(part, rate=part.rate * scale)
+@dataclass(frozen=True)
+class _State:
+    """Parts of some pools: what they take and count for, and what they use of each limit that pools share."""
+
+    rate: float
+    spent: float
+    used: tuple[float, ...]
+    chosen: tuple[Part, ...]
 
 
-def _frontier(table: dict[float, tuple[int, dict[str, int]]]) -> dict[float, tuple[int, dict[str, int]]]:
-    """Return the entries that no other beats in both rate and cards."""
-    kept: dict[float, tuple[int, dict[str, int]]] = {}
-    fewest_so_far = np.inf
-    for total in sorted(table, reverse=True):
-        if table[total][0] < fewest_so_far:
-            kept[total] = table[total]
-            fewest_so_far = table[total][0]
-    return kept
+def given_out(space: Space, own: Own, rate: float | None) -> list[Part]:
+    """Return the pools' own parts that take a rate and count least, or (None) take most, within what pools share."""
+    wish = space.wish
+    limits = (*(float(one.most) for one in wish.budgets), *(() if wish.power is None else (wish.power,)))
+    states = [_State(0.0, 0.0, (0.0,) * len(limits), ())]
+    for name, whole in space.cards.items():
+        steps = range(whole + 1) if whole <= SMALL else np.unique(np.linspace(0, whole, STEPS).astype(int))
+        tried = {id(part): part for cards in map(int, steps) if (part := own.part(name, cards)) is not None}.values()
+        grown = list(states)
+        for part in tried:
+            spent, used = worth(space.request, wish, (part,)), _uses(space, part)
+            for state in states:
+                again = tuple(a + b for a, b in zip(state.used, used, strict=True))
+                if all(a <= b * (1 + parts.SLACK) for a, b in zip(again, limits, strict=True)):
+                    total = state.rate + part.rate
+                    grown.append(_State(total, state.spent + spent, again, (*state.chosen, part)))
+        states = _frontier(grown, rate, limits)
+    if rate is None:
+        return list(max(states, key=lambda one: one.rate).chosen)
+    enough = [one for one in states if one.rate >= rate * (1 - parts.SLACK)]
+    allowed = (one for one in sorted(enough, key=lambda one: one.spent) if space.allows(one.chosen))
+    return list(next((one.chosen for one in allowed), ()))
+
+
+def _uses(space: Space, part: Part) -> tuple[float, ...]:
+    """Return what a part uses of each limit that pools share."""
+    wish, cards = space.wish, part.cards_by_pool()
+    counted = [float(sum(some for name, some in cards.items() if name in one.pools)) for one in wish.budgets]
+    return (*counted, *(() if wish.power is None else (space.over((part,)) * wish.power,)))
+
+
+def _frontier(states: list[_State], rate: float | None, limits: tuple[float, ...]) -> list[_State]:
+    """Return the states that no other beats in all of rate, worth and use; of too many, the best of each bucket."""
+    most = np.inf if rate is None else rate
+    table = np.array([[-min(one.rate, most), one.spent if rate is not None else 0.0, *one.used] for one in states])
+    order = np.lexsort(table.T[::-1])
+    kept: list[int] = []
+    for at in order:
+        if not kept or not np.any(np.all(table[kept] <= table[at] + 1e-12, axis=1)):
+            kept.append(int(at))
+    if len(kept) > MOST_STATES:
+        kept = [kept[at] for at in np.unique(np.linspace(0, len(kept) - 1, MOST_STATES).astype(int))]
+    return [states[at] for at in kept]

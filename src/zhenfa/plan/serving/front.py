@@ -14,6 +14,7 @@ from zhenfa.estimate.serving_state import FINE
 from zhenfa.plan.serving import parts
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.search import Pool, Space
+from zhenfa.plan.serving.space import Types
 from zhenfa.plan.serving.words import summary
 
 BINS: Final = 256
@@ -50,25 +51,12 @@ def front(space: Space) -> tuple[FrontPoint, ...]:
 
     What rests on an undisclosed bandwidth is on no front.
     """
-    clouds = [*_together(space), *_apart(space)]
-    found: list[tuple[float, float, float, int, int]] = []
-    for number, cloud in enumerate(clouds):
-        flat_user, flat_card, running = (np.ravel(one) for one in (cloud.user, cloud.card, cloud.running))
-        known = np.isfinite(flat_user) & np.isfinite(flat_card) & (flat_user > 0) & (flat_card > 0)
-        if not known.any():
-            continue
-        floor = _floor(np.where(known, flat_user, 0.0), np.where(known, flat_card, 0.0))
-        hope = np.flatnonzero(known & (flat_card >= floor))
-        best = hope[np.lexsort((-flat_card[hope], -flat_user[hope]))]
-        user, card = flat_user[best], flat_card[best]
-        rises = card > np.concatenate([[0.0], np.maximum.accumulate(card)[:-1]])
-        found += [(user[at], card[at], running[best[at]], number, best[at]) for at in np.flatnonzero(rises)]
-    found.sort(key=lambda one: (-one[0], -one[1]))
-    kept, most = [], 0.0
-    for one in found:
-        if one[1] > most:
-            kept.append(one)
-            most = one[1]
+    clouds = list(_apart(space))
+    found = [one for number, cloud in enumerate(clouds) for one in _edge(number, cloud)]
+    for cloud in _together(space, _Edge.of(found)):
+        clouds.append(cloud)
+        found += _edge(len(clouds) - 1, cloud)
+    kept = _Edge.of(found).points
     if len(kept) > POINTS:
         kept = [kept[at] for at in np.unique(np.linspace(0, len(kept) - 1, POINTS).astype(int))]
     return tuple(
@@ -78,6 +66,47 @@ def front(space: Space) -> tuple[FrontPoint, ...]:
         )
         for user, card, running, number, flat in kept
     )  # fmt: skip
+
+
+_Point = tuple[float, float, float, int, int]
+
+
+def _edge(number: int, cloud: _Cloud) -> list[_Point]:
+    """Return the points of a cloud that no other of it beats in both."""
+    flat_user, flat_card, running = (np.ravel(one) for one in (cloud.user, cloud.card, cloud.running))
+    known = np.isfinite(flat_user) & np.isfinite(flat_card) & (flat_user > 0) & (flat_card > 0)
+    if not known.any():
+        return []
+    floor = _floor(np.where(known, flat_user, 0.0), np.where(known, flat_card, 0.0))
+    hope = np.flatnonzero(known & (flat_card >= floor))
+    best = hope[np.lexsort((-flat_card[hope], -flat_user[hope]))]
+    user, card = flat_user[best], flat_card[best]
+    rises = card > np.concatenate([[0.0], np.maximum.accumulate(card)[:-1]])
+    return [(user[at], card[at], running[best[at]], number, best[at]) for at in np.flatnonzero(rises)]
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """Points of a front, from fast to frugal."""
+
+    points: list[_Point]
+    users: Any
+    cards: Any
+
+    @classmethod
+    def of(cls, found: list[_Point]) -> _Edge:
+        kept: list[_Point] = []
+        for one in sorted(found, key=lambda one: (-one[0], -one[1])):
+            if not kept or one[1] > kept[-1][1]:
+                kept.append(one)
+        return cls(kept, np.array([-one[0] for one in kept]), np.array([one[1] for one in kept]))
+
+    def beats(self, user: Any, card: Any) -> Any:
+        """Return which points one of the front is no worse than in both."""
+        if not self.points:
+            return np.zeros(np.shape(user), bool)
+        place = np.searchsorted(self.users, -np.asarray(user), side="right") - 1
+        return (place >= 0) & (self.cards[np.maximum(place, 0)] >= card)
 
 
 def _floor(user: Any, card: Any) -> Any:
@@ -91,27 +120,46 @@ def _floor(user: Any, card: Any) -> Any:
     return np.maximum.accumulate(most[::-1])[::-1][place + 1]
 
 
-def _together(space: Space) -> Iterator[_Cloud]:
+def _together(space: Space, edge: _Edge) -> Iterator[_Cloud]:
+    """Yield what instances that do both reach, of the types that may add to a front.
+
+    Proof: without any wait for the first token a type yields no less, so that one that is beaten even so adds nothing.
+    """
     for pool in space.pools:
         types = pool.both
         if not len(types):
             continue
-        counts = np.maximum(space.cards[pool.family.pool.name] // types.cards.astype(int), 1)
-        seen = types.points(slice(None), counts)
-        good = seen.ttft <= parts.ceiling(types.workload.ttft_target)
-        rate = np.where(good & (seen.running >= 1), seen.rate, 0.0) / (counts * types.cards)[:, None]
+        counts = np.maximum(space.cards[pool.name] // types.cards.astype(int), 1)
+        index = np.concatenate([
+            np.arange(block.start, block.stop)[_may_add(types, block, edge)] for block in parts.blocks(len(types))
+        ]).astype(int)  # fmt: skip
+        for block in parts.blocks(len(index)):
+            some = index[block]
+            seen = types.points(some, counts[some])
+            good = (seen.ttft <= parts.ceiling(types.workload.ttft_target)) & (seen.running >= 1)
+            rate = np.where(good, seen.rate, 0.0) / (counts * types.cards)[some][:, None]
 
-        def part(flat: int, pool: Pool = pool) -> Part:
-            return Part(pool.both, flat // FINE, 1)
+            def part(flat: int, pool: Pool = pool, some: Any = some) -> Part:
+                return Part(pool.both, int(some[flat // FINE]), 1)
 
-        yield _Cloud(1.0 / seen.tpot, rate * types.workload.mean_output, seen.running, part)
+            yield _Cloud(1.0 / seen.tpot, rate * types.workload.mean_output, seen.running, part)
+
+
+def _may_add(types: Types, block: slice, edge: _Edge) -> Any:
+    """Return which types of a block reach a point that is not on or below a front, did nobody wait."""
+    workload = types.workload
+    pace = types.paces(block, np.ones(block.stop - block.start))
+    batch, tpot, own = (finer(one, FINE) for one in (pace.running, pace.tpot, pace.own))
+    card = batch / (workload.mean_decoded * tpot) / types.cards[block][:, None] * workload.mean_output
+    good = (own <= parts.ceiling(workload.ttft_target)) & (batch >= 1)
+    return np.any(good & ~edge.beats(1.0 / tpot, card), axis=-1)
 
 
 def _apart(space: Space) -> Iterator[_Cloud]:
     for first, other, _ in space.pairs:
-        source, target = first.prefill, other.decode
-        if not (len(source) and len(target)) or not np.any(first.supplied > 0):
+        if not np.any(first.supplied > 0):
             continue
+        source, target = first.prefill, other.decode
         workload = target.workload
         with np.errstate(divide="ignore"):
             need = source.cards / first.supplied

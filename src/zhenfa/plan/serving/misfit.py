@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -11,10 +12,14 @@ from zhenfa import units
 from zhenfa.errors import InfeasibleError, ZhenfaError
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import fleet, search
-from zhenfa.plan.serving.search import Best, Space
+from zhenfa.plan.serving.best import Best
+from zhenfa.plan.serving.parts import Part
+from zhenfa.plan.serving.power import watts
+from zhenfa.plan.serving.search import Space
 from zhenfa.plan.serving.space import NO_TIER, Types, cuts, families, types_of
 from zhenfa.plan.serving.words import cut_words
 from zhenfa.spec import fact
+from zhenfa.spec.job import Limits
 from zhenfa.spec.serving import WEIGHT_BYTES, ServingWorkload
 
 MOST_CARDS = 4096
@@ -29,11 +34,52 @@ def nothing_serves(space: Space) -> ZhenfaError:
     if not any(len(pool.both) for pool in space.pools):
         return _undisclosed(space) or _no_room(space, name)
     workload = request.serving
+    limited = _limited(space, name)
+    if limited is not None:
+        return limited
     if not workload.open_ended:
         most = _most(space)
         if most > 0:
             return _too_much(space, name, most)
     return _missed(space, name)
+
+
+LIMITS: Final = ("tokens_per_s", "power", "least_share", "headroom", "memory", "supply", "spares", "max_cards")
+"""Limits that may keep every plan out, those that are given up first first."""
+
+
+def _limited(space: Space, name: str) -> InfeasibleError | None:
+    """Return the error that names the limit without which there is a plan; None where no single one decides."""
+    request = space.request
+    for field in LIMITS:
+        limits = request.job.limits
+        free = limits.model_copy(update={field: Limits.model_fields[field].get_default(call_default_factory=True)})
+        if free == limits:
+            continue
+        again = replace(request, job=request.job.model_copy(update={"limits": free}))
+        _, chosen = _first(again)
+        if chosen:
+            rate = sum(one.rate for one in chosen)
+            tokens = rate * request.serving.mean_output
+            cards = sum(one.cards for one in chosen)
+            held = f"Without it, {cards:,} cards put out {tokens:,.0f} tokens/s"
+            held += "" if not space.wish.watts else f" and draw {units.show(watts(request, chosen), 'power')}"
+            return InfeasibleError(
+                f"{name}: no plan keeps to limits.{field}; without it there is one. The nearest miss: {held}.",
+                hint=f"leave limits.{field} out, or set it to what the nearest miss needs.",
+            )
+    return None
+
+
+def _first(request: Request) -> tuple[float, tuple[Part, ...]]:
+    """Return the score and the parts of the best plan of a request; nothing where there is none."""
+    from zhenfa.plan.serving.answer import ask
+
+    space = search.open_space(request)
+    best = Best(1, space.allows)
+    ask(space, best)
+    ranked = best.ranked()
+    return (ranked[0][0][0], ranked[0][1]) if ranked else (0.0, ())
 
 
 def _undisclosed(space: Space) -> ZhenfaError | None:
@@ -46,7 +92,7 @@ def _undisclosed(space: Space) -> ZhenfaError | None:
 
 
 def _most(space: Space) -> float:
-    best = Best(1, space.whole)
+    best = Best(1, space.allows)
     search.most(space, space.cards, best)
     if len(space.cards) > 1:
         fleet.most(space, best)
@@ -87,7 +133,7 @@ def _relaxed(request: Request, times: dict[str, float], *, open_ended: bool) -> 
     changes = {name: one * factor for name, factor in times.items() if (one := getattr(workload, name)) is not None}
     again = with_workload(request, workload.model_copy(update=changes))
     space = search.open_space(again)
-    best = Best(1, space.whole)
+    best = Best(1, space.allows)
     if again.serving.request_rate is not None and not open_ended:
         search.fewest(space, again.serving.request_rate, best)
     elif open_ended:

@@ -9,6 +9,7 @@ that the most is the lesser of what ``n`` of the one (:func:`prefill_limit`) and
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ from zhenfa.spec.serving import ServingPlan, ServingWorkload
 
 HALVINGS: Final = 44
 """Times that the interval of a rate is halved."""
+
+BLOCK: Final = 128
+"""Rows of a table that are worked on at once."""
 
 SLACK: Final = 1e-9
 """Relative excess over a target that rounding may cause."""
@@ -43,12 +47,22 @@ class Part:
     prefill_at: int = 0
     prefill_count: int = 0
 
+    @property
+    def decode_cards(self) -> int:
+        """Return the cards of the instances that decode."""
+        return self.count * int(self.decode.cards[self.at])
+
+    @property
+    def prefill_cards(self) -> int:
+        """Return the cards of the instances that do nothing but prefill."""
+        return 0 if self.prefill is None else self.prefill_count * int(self.prefill.cards[self.prefill_at])
+
     def cards_by_pool(self) -> dict[str, int]:
         """Return how many cards of each pool work."""
-        found = {self.decode.family.pool.name: self.count * int(self.decode.cards[self.at])}
+        found = {self.decode.family.pool.name: self.decode_cards}
         if self.prefill is not None:
             name = self.prefill.family.pool.name
-            found[name] = found.get(name, 0) + self.prefill_count * int(self.prefill.cards[self.prefill_at])
+            found[name] = found.get(name, 0) + self.prefill_cards
         return found
 
     @property
@@ -58,10 +72,11 @@ class Part:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return what makes two parts the same to a reader: pools, formats, and how decode is cut, chunks aside."""
-        family, layout = self.decode.family, self.decode.group.cut.layout
-        cut = tuple(float(np.ravel(one)[self.at]) for one in (layout.tensor, layout.data, layout.pipeline))
+        """Return what makes two parts the same to a reader: pools, formats, and how decode is cut, chunks and attention
+        data parallelism aside (within a factor of two)."""
+        family = self.decode.family
         source = self.prefill.family.pool.name if self.prefill else None
+        cut = self.decode.shapes[self.at]
         return (family.pool.name, family.weights, family.cache, family.speculation, cut, source)
 
     def plan(self) -> ServingPlan:
@@ -71,8 +86,19 @@ class Part:
         return plan.model_copy(update={"decode": self.decode.instance(self.at, self.count), "prefill": prefill})
 
 
+def blocks(rows: int) -> Iterator[slice]:
+    """Yield the rows of a table in parts whose fine grids stay in a processor's cache."""
+    yield from (slice(first, min(first + BLOCK, rows)) for first in range(0, rows, BLOCK))
+
+
 def most_together(types: Types, index: Any, counts: Any) -> Any:
     """Return the most requests/s that meet the targets, of so many instances of each type that do both."""
+    index, counts = np.asarray(index), np.asarray(counts)
+    found = [_most_of(types, index[part], counts[part]) for part in blocks(len(index))]
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _most_of(types: Types, index: Any, counts: Any) -> Any:
     workload = types.workload
     seen = types.points(index, counts)
     met = (seen.tpot <= ceiling(workload.tpot_target)) & (seen.ttft <= ceiling(workload.ttft_target))
@@ -90,10 +116,13 @@ def together_bound(types: Types) -> Any:
     Proof: requests wait for no less than nothing, so that no batch is allowed that TPOT alone, or the first token
     alone without any wait, forbids.
     """
-    pace = types.paces(slice(None), np.ones(len(types)))
-    batch, tpot, own = (finer(one, FINE) for one in (pace.running, pace.tpot, pace.own))
-    met = (tpot <= ceiling(types.workload.tpot_target)) & (own <= ceiling(types.workload.ttft_target))
-    return np.max(np.where(met, batch / (types.workload.mean_decoded * tpot), 0.0), axis=-1)
+    found = []
+    for part in blocks(len(types)):
+        pace = types.paces(part, np.ones(part.stop - part.start))
+        batch, tpot, own = (finer(one, FINE) for one in (pace.running, pace.tpot, pace.own))
+        met = (tpot <= ceiling(types.workload.tpot_target)) & (own <= ceiling(types.workload.ttft_target))
+        found.append(np.max(np.where(met, batch / (types.workload.mean_decoded * tpot), 0.0), axis=-1))
+    return np.concatenate(found)
 
 
 def decode_limit(types: Types) -> Any:
@@ -104,10 +133,12 @@ def decode_limit(types: Types) -> Any:
     workload = types.workload
     lines = types.curves
     tpot = serving_curves.decode_seconds(types.service, lines) / types.service.accepted
-    batch, pace = finer(lines.running, FINE), finer(tpot, FINE)
-    rate = batch / (workload.mean_decoded * pace)
-    within = pace <= ceiling(workload.tpot_target)
-    return np.max(np.where(within, rate, 0.0), axis=-1)
+    found = []
+    for part in blocks(len(types)):
+        batch, pace = finer(lines.running[part], FINE), finer(tpot[part], FINE)
+        within = pace <= ceiling(workload.tpot_target)
+        found.append(np.max(np.where(within, batch / (workload.mean_decoded * pace), 0.0), axis=-1))
+    return np.concatenate(found)
 
 
 def prefill_limit(
@@ -149,3 +180,16 @@ def fits_together(first: Family, other: Family) -> bool:
 def workload_of(workload: ServingWorkload, rate: float) -> ServingWorkload:
     """Return a workload under which so many requests come per second."""
     return workload.model_copy(update={"request_rate": rate, "concurrency": None, "requests": None, "total": None})
+
+
+def share_on(chosen: Iterable[Part], pools: Collection[str], prompt: float) -> float:
+    """Return the share of all tokens that some pools work on; ``prompt``: the share of a request's that its prompt is.
+
+    Every token takes the same model FLOPs, attention aside.
+    """
+    total = done = 0.0
+    for part in chosen:
+        total += part.rate
+        source = (part.prefill or part.decode).family.pool.name
+        done += part.rate * (prompt * (source in pools) + (1 - prompt) * (part.decode.family.pool.name in pools))
+    return done / total if total else 0.0

@@ -1,18 +1,21 @@
 """Search for serving plans of one part: prefill and decode together on a pool, or apart on one pool or two.
 
-Under a load at random (or the most that meets the targets) the search is exact over :mod:`zhenfa.plan.serving.space`:
+Under a load at random, the most that meets the targets, or the requests that count least, the search is exact over the
+types of its space (:mod:`zhenfa.plan.serving.space`):
 
-* together, every type is evaluated with as many instances as there is room for, or as few as take the load;
+* together, types are evaluated in the order of a bound, with as many instances as there is room for, or as few as take
+  the load;
 * apart, ``r`` requests per second need ``a r`` cards for prefill and ``b r`` for decode at least, so that a pair of
-  types takes no more than ``cards / (a + b)``. Pairs are looked at in the order of that bound until none can be among
-  the best. Of one pair, all numbers of prefill instances, the rest of the cards decoding, are evaluated as one array.
+  types takes no more than ``cards / (a + b)``, and a request counts for no less than what ``a`` and ``b`` cards count
+  for. Pairs are looked at in the order of that bound until none can be among the best. Of one pair, all numbers of
+  prefill instances, with as many that decode as go with them, are evaluated as one array.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
@@ -25,12 +28,24 @@ from zhenfa.estimate.rows import take
 from zhenfa.estimate.serving_curves import Crossing
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import parts
+from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.parts import Part
-from zhenfa.plan.serving.space import Family, Types, families, types_of
+from zhenfa.plan.serving.power import watts, worth
+from zhenfa.plan.serving.space import ROLES, Family, Role, Types, Wanted, families, types_of
+from zhenfa.plan.serving.wish import ANY, Wish, wish_of
 
 MISSED: Final = "misses a target at any load"
 FIRST_LOOK: Final = 512
 """Pairs that are put in order at first; eight times as many each time that was not enough."""
+
+SHRINKS: Final = 6
+"""Times that numbers of instances are lowered to keep to a limit of power."""
+
+GRID: Final = 4096
+"""Pairs of numbers of instances, across pools, up to which all are tried for the least cost."""
+
+TRIED: Final = 64
+"""Numbers of instances of a pair that are tried under a limit of power."""
 
 
 @dataclass
@@ -45,12 +60,18 @@ class Pool:
     decoded: Any = None
     supplied: Any = None
 
+    @property
+    def name(self) -> str:
+        """Return the name of the pool."""
+        return self.family.pool.name
+
 
 @dataclass
 class Space:
     """Everything that is looked at for a request. ``cards``: of each pool that may be used."""
 
     request: Request
+    wish: Wish
     pools: list[Pool]
     cards: dict[str, int]
     whole: int = 0
@@ -59,6 +80,43 @@ class Space:
     considered: int = 0
     costed: int = 0
 
+    def over(self, chosen: tuple[Part, ...]) -> float:
+        """Return what a choice draws over what it may draw; 0 where there is no limit."""
+        return 0.0 if self.wish.power is None else watts(self.request, chosen) / (self.wish.power * (1 + parts.SLACK))
+
+    def allows(self, chosen: tuple[Part, ...]) -> bool:
+        """Return whether a choice keeps to what pools share, to the power and to the least shares of the work."""
+        used: Counter[str] = Counter()
+        for one in chosen:
+            used.update(one.cards_by_pool())
+        if any(count > self.cards[name] for name, count in used.items()) or not self.wish.fits(used):
+            return False
+        for maker, pools, least in self.wish.shares:
+            if parts.share_on(chosen, pools, self.wish.prompt) < least - parts.SLACK:
+                self.tally[f"less than {least:.0%} of the work on cards of {maker} (limits.least_share)"] += 1
+                return False
+        wanted = self.wish.rate if self.wish.question in ("most", "closed") else None
+        if wanted is not None and sum(one.rate for one in chosen) < wanted * (1 - parts.SLACK):
+            self.tally["puts out less than limits.tokens_per_s"] += 1
+            return False
+        if self.over(chosen) > 1:
+            self.tally["draws more than limits.power"] += 1
+            return False
+        return True
+
+    def filled(self, part: Part) -> Part:
+        """Return a part that is to take any load at all with the most that it takes."""
+        if part.rate > ANY:
+            return part
+        if part.prefill is None:
+            return replace(part, rate=float(parts.most_together(part.decode, [part.at], [part.count])[0]))
+        for first, other, joint in self.pairs:
+            if first.prefill is part.prefill and other.decode is part.decode:
+                at = (part.prefill_at, part.at)
+                both = pair_rates(first, other, joint, at, np.array([part.prefill_count]), np.array([part.count]))
+                return replace(part, rate=float(np.minimum(*both)[0]))
+        return part
+
     @cached_property
     def pairs(self) -> list[tuple[Pool, Pool, Crossing | None]]:
         """Return families for prefill and decode that can work together, and what joins their pools."""
@@ -66,7 +124,7 @@ class Space:
 
     def _pairs(self) -> Iterator[tuple[Pool, Pool, Crossing | None]]:
         for first, other in itertools.product(self.pools, self.pools):
-            if not parts.fits_together(first.family, other.family):
+            if not (parts.fits_together(first.family, other.family) and len(first.prefill) and len(other.decode)):
                 continue
             try:
                 joint = serving.crossing(
@@ -77,26 +135,36 @@ class Space:
                 continue
             yield first, other, joint
 
-
-def open_space(request: Request) -> Space:
-    """Return the space of a request, every type evaluated."""
-    space = Space(request, [], {})
-    limit = request.job.limits.max_cards
-    for pool in request.formation.pools:
-        space.cards[pool.name] = min(pool.count, limit or pool.count)
-    space.whole = min(request.formation.cards, limit or request.formation.cards)
-    for family in families(request):
-        found = Pool(family, *(types_of(request, family, role, space.tally) for role in ("both", "decode", "prefill")))
-        space.considered += len(found.both)
+    def add(self, family: Family, wanted: Mapping[Role, Wanted] | None = None) -> None:
+        """Add the types of a family, every one evaluated; ``wanted``: of these degrees only, by role."""
+        tally: Counter[str] = Counter()
+        both, decode, prefill = (
+            types_of(self.request, family, role, tally, None if wanted is None else wanted[role]) for role in ROLES
+        )
+        found = Pool(family, both, decode, prefill)
+        self.considered += len(found.both) + tally.total()
+        self.costed += len(found.both)
+        self.tally.update(tally)
         if len(found.both):
             found.together = parts.together_bound(found.both)
+            self.tally[MISSED] += int(np.sum(found.together <= 0))
         if len(found.decode):
             found.decoded = parts.decode_limit(found.decode)
         if len(found.prefill):
             found.supplied = _supplied(found.prefill)
-        space.pools.append(found)
-    space.considered += sum(space.tally.values())
-    space.costed = space.considered - sum(space.tally.values())
+        self.pools.append(found)
+        self.__dict__.pop("pairs", None)
+
+
+def open_space(request: Request) -> Space:
+    """Return the space of a request, every type evaluated."""
+    wish = wish_of(request)
+    space = Space(request, wish, [], {})
+    for pool in request.formation.pools:
+        space.cards[pool.name] = wish.room(pool.name, pool.count)
+    space.whole = min(request.formation.cards, request.job.limits.max_cards or request.formation.cards)
+    for family in families(request):
+        space.add(family)
     return space
 
 
@@ -107,78 +175,10 @@ def _supplied(types: Types) -> Any:
     return np.where(first <= parts.ceiling(types.workload.ttft_target), given.rate, 0.0)[:, 0]
 
 
-class Best:
-    """The best choices so far: the highest score, one for each key, of at most so many ``cards``.
-
-    A choice is one part, or several of a fleet.
-    """
-
-    def __init__(self, keep: int, cards: float = np.inf) -> None:
-        self.keep, self.cards = keep, cards
-        self.found: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[Part, ...]]] = {}
-
-    @property
-    def last(self) -> float:
-        """Return the score that must be beaten to be kept."""
-        if len(self.found) < self.keep:
-            return -np.inf
-        return min(score[0] for score, _ in self.found.values())
-
-    def limit(self, key: tuple[object, ...]) -> float:
-        """Return the score that a choice of one part with this key must beat to be kept."""
-        known = self.found.get((key,))
-        return self.last if known is None else max(self.last, known[0][0])
-
-    @property
-    def first(self) -> float:
-        """Return the highest score so far."""
-        return max((score[0] for score, _ in self.found.values()), default=-np.inf)
-
-    def offer(self, part: Part | tuple[Part, ...], score: tuple[float, ...]) -> None:
-        """Keep a choice if it is among the best."""
-        chosen = (part,) if isinstance(part, Part) else part
-        if sum(one.cards for one in chosen) > self.cards:
-            return
-        key = tuple(one.key for one in chosen)
-        known = self.found.get(key)
-        if known is not None and known[0] >= score:
-            return
-        self.found[key] = (score, chosen)
-        if len(self.found) > self.keep:
-            del self.found[min(self.found, key=lambda key: self.found[key][0])]
-
-    def ranked(self) -> list[tuple[tuple[float, ...], tuple[Part, ...]]]:
-        """Return scores and choices, best first."""
-        return sorted(self.found.values(), key=lambda one: one[0], reverse=True)
-
-
-def most(space: Space, cards: dict[str, int], best: Best) -> None:
-    """Offer the parts that take the most requests/s with at most so many cards of each pool named."""
-    for pool in space.pools:
-        if cards.get(pool.family.pool.name):
-            _most_together(space, pool, cards[pool.family.pool.name], best)
-    for first, other, joint in space.pairs:
-        if cards.get(first.family.pool.name) and cards.get(other.family.pool.name):
-            _most_apart(first, other, joint, cards, best)
-
-
-def _most_together(space: Space, pool: Pool, cards: int, best: Best) -> None:
-    types = pool.both
-    if not len(types):
-        return
-    counts = cards // types.cards.astype(int)
-    index = np.flatnonzero((counts > 0) & (pool.together > 0))
-    space.tally[MISSED] += int(np.sum(pool.together <= 0))
-    if not len(index):
-        return
-    rates = parts.most_together(types, index, counts[index])
-    for at, rate in zip(index, rates, strict=True):
-        if rate > 0:
-            best.offer(Part(types, int(at), int(counts[at]), float(rate)), _score(rate, counts[at] * types.cards[at]))
-
-
-def _score(rate: float, cards: float) -> tuple[float, ...]:
-    return (float(rate), -float(cards))
+def needs(first: Pool, other: Pool) -> tuple[Any, Any]:
+    """Return the cards that one request per second needs at least, for prefill and for decode, by type."""
+    with np.errstate(divide="ignore"):
+        return first.prefill.cards / first.supplied, other.decode.cards / other.decoded
 
 
 def descending(bound: Any) -> Iterator[tuple[int, int]]:
@@ -193,51 +193,150 @@ def descending(bound: Any) -> Iterator[tuple[int, int]]:
         done, many = many, many * 8
 
 
-def _most_apart(first: Pool, other: Pool, joint: Crossing | None, cards: dict[str, int], best: Best) -> None:
-    source, target = first.prefill, other.decode
-    if not (len(source) and len(target)):
+@dataclass(frozen=True)
+class Table:
+    """Pairs of types that may be worth a look, in the order of a bound: rows of prefill types, columns of decode's."""
+
+    rows: Any
+    columns: Any
+    bound: Any
+
+    def descending(self) -> Iterator[tuple[float, tuple[int, int]]]:
+        """Yield bounds and pairs, from the highest bound down."""
+        for at, to in descending(self.bound):
+            yield float(self.bound[at, to]), (int(self.rows[at]), int(self.columns[to]))
+
+
+def table(need: Any, use: Any, bound: Any, least: float) -> Table:
+    """Return the pairs whose bound is above ``least``.
+
+    ``bound`` of a ``need`` (a column) and a ``use`` (a row) falls with both, so that a type whose bound with the best
+    of the other side is no better than ``least`` is in no such pair.
+    """
+    rows, columns = (np.flatnonzero(np.isfinite(one)) for one in (need, use))
+    if not (len(rows) and len(columns)):
+        return Table(rows[:0], columns[:0], np.zeros((0, 0)))
+    lowest = np.min(need[rows]), np.min(use[columns])
+    rows = rows[np.ravel(bound(need[rows][:, None], np.array([[lowest[1]]]))) > least]
+    columns = columns[np.ravel(bound(np.array([[lowest[0]]]), use[columns][None, :])) > least]
+    return Table(rows, columns, bound(need[rows][:, None], use[columns][None, :]))
+
+
+# the most requests/s
+
+
+def most(space: Space, cards: dict[str, int], best: Best) -> None:
+    """Offer the parts that take the most requests/s with at most so many cards of each pool named."""
+    for pool in space.pools:
+        if cards.get(pool.name):
+            _most_together(space, pool, cards[pool.name], best)
+    for first, other, joint in space.pairs:
+        if cards.get(first.name) and cards.get(other.name):
+            _most_apart(space, (first, other, joint), cards, best)
+
+
+def _most_together(space: Space, pool: Pool, cards: int, best: Best) -> None:
+    types = pool.both
+    if not len(types):
         return
-    same = first.family.pool.name == other.family.pool.name
-    room, rest = cards[first.family.pool.name], cards[other.family.pool.name]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        need, use = source.cards / first.supplied, target.cards / other.decoded
-        apart = np.minimum((room / need)[:, None], (rest / use)[None, :])
-        bound = room / (need[:, None] + use[None, :]) if same else apart
-    keys = [Part(target, to, 1, 0.0, source).key for to in range(len(target))]
-    for at, to in descending(bound):
-        if not bound[at, to] > max(best.last, 0.0):
+    counts = space.wish.room(pool.name, cards) // types.cards.astype(int)
+    hope = pool.together * counts
+    order = np.argsort(-hope, kind="stable")
+    for block in parts.blocks(len(order)):
+        index = order[block]
+        index = index[(counts[index] > 0) & (hope[index] > max(best.last, 0.0))]
+        if not len(index):
+            return
+        rates = parts.most_together(types, index, counts[index])
+        for at, rate in zip(index, rates, strict=True):
+            if rate > 0:
+                part = Part(types, int(at), int(counts[at]), float(rate))
+                _offer_most(space, part, best)
+
+
+def _offer_most(space: Space, part: Part, best: Best) -> None:
+    """Offer a part of instances that do both; where it draws too much, with fewer of them."""
+    for _ in range(SHRINKS):
+        over = space.over((part,))
+        if over <= 1:
             break
-        if not bound[at, to] > best.limit(keys[to]):
+        count = min(int(part.count / over), part.count - 1)
+        if count < 1:
+            return
+        rate = float(parts.most_together(part.decode, [part.at], [count])[0])
+        part = replace(part, count=count, rate=rate)
+    if part.rate > 0:
+        best.offer(part, (part.rate, -float(part.cards)))
+
+
+Pair = tuple[Pool, Pool, Crossing | None]
+
+
+def _most_apart(space: Space, pair: Pair, cards: dict[str, int], best: Best) -> None:
+    first, other, _ = pair
+    wish, target = space.wish, other.decode
+    room, rest = (wish.room(one.name, cards[one.name]) for one in (first, other))
+    both = room if first.name == other.name else wish.room_of((first.name, other.name), room + rest)
+    drawn = [wish.watts.get(one.name, 0.0) for one in (first, other)]
+
+    def bound(need: Any, use: Any) -> Any:
+        found = both / (need + use)
+        if first.name != other.name:
+            found = np.minimum(found, np.minimum(room / need, rest / use))
+        return found if wish.power is None else np.minimum(found, wish.power / (need * drawn[0] + use * drawn[1]))
+
+    for limit, at in table(*needs(first, other), bound, max(best.last, 0.0)).descending():
+        if not limit > max(best.last, 0.0):
+            break
+        if not limit > best.limit(Part(target, at[1], 1, 0.0, first.prefill).key):
             continue
-        part = best_of_pair(first, other, joint, (at, to), (room, rest))
+        part = best_of_pair(space, pair, at, (room, rest))
         if part is not None:
-            best.offer(part, _score(part.rate, part.cards))
+            best.offer(part, (part.rate, -float(part.cards)))
 
 
-def best_of_pair(
-    first: Pool, other: Pool, joint: Crossing | None, at: tuple[int, int], cards: tuple[int, int]
-) -> Part | None:
+def best_of_pair(space: Space, pair: Pair, at: tuple[int, int], cards: tuple[int, int]) -> Part | None:
     """Return the instances of a pair of types that take most, with so many cards for prefill and for decode.
 
     On one pool both numbers are the same cards.
     """
-    source, target = first.prefill, other.decode
-    size, each = int(source.cards[at[0]]), int(target.cards[at[1]])
-    if first.family.pool.name != other.family.pool.name:
-        counts = np.array([cards[0] // size])
-        left = np.array([cards[1] // each])
-    else:
-        counts = np.arange(1, max((cards[0] - each) // size, 0) + 1)
-        left = (cards[0] - counts * size) // each
-    if not len(counts) or counts[0] < 1 or left[0] < 1:
+    first, other, joint = pair
+    wish = space.wish
+    size, each = int(first.prefill.cards[at[0]]), int(other.decode.cards[at[1]])
+    counts = np.arange(1, cards[0] // size + 1)
+    rest: Any = cards[1] - counts * size if first.name == other.name else np.full(len(counts), cards[1])
+    rest = wish.left(other.name, rest, {first.name: counts * size})
+    if wish.power is not None:
+        spare = wish.power - counts * size * wish.watts[first.name]
+        rest = np.minimum(rest, np.maximum(spare, 0.0) / wish.watts[other.name])
+    left = (rest // each).astype(int)
+    counts, left = counts[left >= 1], left[left >= 1]
+    if not len(counts):
         return None
-    taken, given = pair_rates(first, other, joint, at, counts, left)
-    rates = np.minimum(taken, given)
-    here = int(np.argmax(rates))
-    if not rates[here] > 0:
+    rates = np.minimum(*pair_rates(first, other, joint, at, counts, left))
+    for here in np.argsort(-rates, kind="stable")[: 1 if wish.power is None else TRIED]:
+        part = _part_of(pair, at, int(counts[here]), int(left[here]), float(rates[here]))
+        if part is None or space.over((part,)) <= 1:
+            return part
+    return None
+
+
+def _part_of(pair: Pair, at: tuple[int, int], count: int, left: int, rate: float) -> Part | None:
+    """Return one choice of numbers as a part, without instances that decode and are not needed for its rate."""
+    first, other, _ = pair
+    if not rate > 0:
         return None
-    part = Part(target, at[1], int(left[here]), float(rates[here]), source, at[0], int(counts[here]))
-    return _trimmed(part, other)
+    least = max(rate / float(other.decoded[at[1]]), _crossing_cards(pair, rate) / float(other.decode.cards[at[1]]))
+    decoders = max(min(int(np.ceil(least * (1 - 1e-12))), left), 1)
+    return Part(other.decode, at[1], decoders, rate, first.prefill, at[0], count)
+
+
+def _crossing_cards(pair: Pair, rate: float) -> float:
+    """Return the cards that must stand on either side of the bridge for so many requests/s."""
+    _, other, joint = pair
+    if joint is None:
+        return 0.0
+    return rate / float(joint.rate(other.decode.workload.mean_input, 1.0, 1.0))
 
 
 def pair_rates(
@@ -254,18 +353,15 @@ def one_of(types: Types, at: int) -> Any:
     return replace(types.service, decode=group)
 
 
-def _trimmed(part: Part, other: Pool) -> Part:
-    """Return the part without decode instances that are not needed for its rate."""
-    count = int(np.ceil(part.rate / other.decoded[part.at] * (1 - 1e-12)))
-    return replace(part, count=max(min(count, part.count), 1))
+# the cards that count least and take a rate
 
 
 def fewest(space: Space, rate: float, best: Best) -> None:
-    """Offer the parts that take ``rate`` requests/s with the fewest cards (the score is their number, negative)."""
+    """Offer the parts that take ``rate`` requests/s with the cards that count least (the score is that, negative)."""
     for pool in space.pools:
         _fewest_together(space, pool, rate, best)
-    for first, other, joint in space.pairs:
-        _fewest_apart(space, first, other, joint, rate, best)
+    for pair in space.pairs:
+        _fewest_apart(space, pair, rate, best)
 
 
 def _least(rate: float, each: Any) -> Any:
@@ -274,43 +370,154 @@ def _least(rate: float, each: Any) -> Any:
         return np.where(each > 0, np.ceil(rate / np.maximum(each, 1e-300) * (1 - 1e-12)), np.inf)
 
 
+def _offer_least(space: Space, part: Part, best: Best) -> None:
+    part = space.filled(part)
+    best.offer(part, (-worth(space.request, space.wish, (part,)), part.rate))
+
+
 def _fewest_together(space: Space, pool: Pool, rate: float, best: Best) -> None:
-    types, cards = pool.both, space.cards[pool.family.pool.name]
+    types = pool.both
     if not len(types):
         return
-    space.tally[MISSED] += int(np.sum(pool.together <= 0))
-    counts = _least(rate, pool.together)
+    cards, each = space.wish.room(pool.name, space.cards[pool.name]), space.wish.counts(pool.name)
+    counts = np.maximum(_least(rate, pool.together), 1.0)
     open_ = np.flatnonzero(counts * types.cards <= cards)
+    open_ = open_[np.argsort((counts * types.cards)[open_], kind="stable")]
     while len(open_):
-        open_ = open_[counts[open_] * types.cards[open_] <= min(cards, -best.last if best.last > -np.inf else cards)]
-        if not len(open_):
+        used = counts[open_] * types.cards[open_]
+        open_ = open_[(used <= cards) & (used * each <= -best.last)]
+        block = open_[: parts.BLOCK]
+        if not len(block):
             return
-        taken = parts.most_together(types, open_, counts[open_])
-        for at in open_[taken >= rate * (1 - parts.SLACK)]:
-            used = float(counts[at] * types.cards[at])
-            best.offer(Part(types, int(at), int(counts[at]), rate), (-used, float(taken.max())))
-        open_ = open_[taken < rate * (1 - parts.SLACK)]
-        counts[open_] += 1
+        enough = parts.most_together(types, block, counts[block]) >= rate * (1 - parts.SLACK)
+        for at in block[enough]:
+            _offer_least(space, Part(types, int(at), int(counts[at]), rate), best)
+        counts[block[~enough]] += 1
+        open_ = np.concatenate([block[~enough], open_[parts.BLOCK :]])
 
 
-def _fewest_apart(space: Space, first: Pool, other: Pool, joint: Crossing | None, rate: float, best: Best) -> None:
-    source, target = first.prefill, other.decode
-    if not (len(source) and len(target)):
-        return
-    same = first.family.pool.name == other.family.pool.name
-    room, rest = space.cards[first.family.pool.name], space.cards[other.family.pool.name]
-    need, use = _least(rate, first.supplied), _least(rate, other.decoded)
-    used = (need * source.cards)[:, None] + (use * target.cards)[None, :]
-    fits = used <= room if same else ((need * source.cards)[:, None] <= room) & ((use * target.cards)[None, :] <= rest)
-    for at, to in descending(-np.where(fits, used, np.inf)):
-        if not (fits[at, to] and -used[at, to] > best.last):
+def _fewest_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
+    first, other, joint = pair
+    source, target, wish = first.prefill, other.decode, space.wish
+    same = first.name == other.name
+    room, rest = (wish.room(one.name, space.cards[one.name]) for one in (first, other))
+    crossed = _crossing_cards(pair, rate)
+    use = np.maximum(_least(rate, other.decoded), np.ceil(crossed / target.cards * (1 - 1e-12)))
+    need = np.maximum(_least(rate, first.supplied), np.ceil(crossed / source.cards * (1 - 1e-12)))
+    taken, spent = need * source.cards, use * target.cards
+    each = wish.counts(first.name), wish.counts(other.name)
+    taken = np.where(taken <= room, taken, np.inf)
+    spent = np.where(spent <= rest, spent, np.inf)
+
+    def bound(some: Any, more: Any) -> Any:
+        found = np.where((some + more <= room) | (not same), some * each[0] + more * each[1], np.inf)
+        return -found
+
+    for limit, (at, to) in table(taken, spent, bound, best.last).descending():
+        if not (np.isfinite(limit) and limit >= best.last):
             break
-        limit = (room - int(use[to] * target.cards[to])) if same else room
-        counts = np.arange(int(need[at]), int(limit // source.cards[at]) + 1)
+        limit_of = (room - int(spent[to])) if same else room
+        counts = np.arange(int(need[at]), int(limit_of // source.cards[at]) + 1)
         if not len(counts):
             continue
-        left = np.full(len(counts), use[to])
-        enough = np.flatnonzero(pair_rates(first, other, joint, (at, to), counts, left)[0] >= rate)
+        enough = np.flatnonzero(
+            pair_rates(first, other, joint, (at, to), counts, np.full(len(counts), use[to]))[0] >= rate
+        )
         if len(enough):
             part = Part(target, to, int(use[to]), rate, source, at, int(counts[enough[0]]))
-            best.offer(part, (-float(part.cards), 0.0))
+            _offer_least(space, part, best)
+
+
+# the requests that count least each
+
+
+def least_each(space: Space, rate: float, best: Best) -> None:
+    """Offer the parts of which a request counts least (the score is that, negative), of at least ``rate`` requests/s.
+
+    Requests of more instances wait less, so that a part of instances that do both is best with as many as there is room
+    for.
+    """
+    for pool in space.pools:
+        _each_together(space, pool, rate, best)
+    for pair in space.pairs:
+        _each_apart(space, pair, rate, best)
+
+
+def _offer_each(space: Space, part: Part, rate: float, best: Best) -> None:
+    if part.rate >= rate * (1 - parts.SLACK):
+        best.offer(part, (-worth(space.request, space.wish, (part,)) / part.rate, part.rate))
+
+
+def _each_together(space: Space, pool: Pool, rate: float, best: Best) -> None:
+    types = pool.both
+    if not len(types):
+        return
+    counts = space.wish.room(pool.name, space.cards[pool.name]) // types.cards.astype(int)
+    with np.errstate(divide="ignore"):
+        hope = -space.wish.counts(pool.name) * types.cards / pool.together
+    order = np.argsort(-hope, kind="stable")
+    for block in parts.blocks(len(order)):
+        index = order[block]
+        index = index[(counts[index] > 0) & (pool.together[index] > 0) & (hope[index] > best.last)]
+        if not len(index):
+            return
+        rates = parts.most_together(types, index, counts[index])
+        for at, taken in zip(index, rates, strict=True):
+            if taken > 0:
+                _offer_each(space, Part(types, int(at), int(counts[at]), float(taken)), rate, best)
+
+
+def _each_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
+    first, other, _ = pair
+    each = space.wish.counts(first.name), space.wish.counts(other.name)
+    room, rest = (space.wish.room(one.name, space.cards[one.name]) for one in (first, other))
+
+    def bound(need: Any, use: Any) -> Any:
+        return -(need * each[0] + use * each[1])
+
+    for limit, at in table(*needs(first, other), bound, best.last).descending():
+        if not limit > best.limit(Part(other.decode, at[1], 1, 0.0, first.prefill).key):
+            if not limit > best.last:
+                break
+            continue
+        part = _cheapest_of_pair(space, pair, at, (room, rest), rate)
+        if part is not None:
+            _offer_each(space, part, rate, best)
+
+
+def _cheapest_of_pair(
+    space: Space, pair: Pair, at: tuple[int, int], cards: tuple[int, int], rate: float
+) -> Part | None:
+    """Return the numbers of instances of a pair of types with which a request counts least.
+
+    With a number for prefill goes the largest number that decodes without waiting for it, or one more, or, across
+    pools where either may bound the bridge, any number.
+    """
+    first, other, joint = pair
+    wish, same = space.wish, first.name == other.name
+    size, each = int(first.prefill.cards[at[0]]), int(other.decode.cards[at[1]])
+    alone = np.arange(1, cards[0] // size + 1)
+    if not len(alone) or cards[1] < each:
+        return None
+    most_left = cards[1] // each
+    if joint is None or len(alone) * most_left > GRID:
+        free = pair_rates(first, other, joint, at, alone, np.full(len(alone), most_left))[0]
+        near = np.floor(free / float(other.decoded[at[1]]) + 1e-9)
+        counts = np.repeat(alone, 2)
+        left = np.ravel(np.stack([near, near + 1], axis=-1)).astype(int)
+    else:
+        counts, left = (np.ravel(one) for one in np.meshgrid(alone, np.arange(1, most_left + 1), indexing="ij"))
+    here = {first.name: counts * size, other.name: left * each}
+    here = {first.name: counts * size + left * each} if same else here
+    fits = (left >= 1) & (left <= most_left) & wish.fits(here) & (here[first.name] <= cards[0])
+    counts, left = counts[fits], left[fits]
+    if not len(counts):
+        return None
+    rates = np.minimum(*pair_rates(first, other, joint, at, counts, left))
+    with np.errstate(divide="ignore"):
+        spent = (counts * size * wish.counts(first.name) + left * each * wish.counts(other.name)) / rates
+    spent = np.where(rates >= rate * (1 - parts.SLACK), spent, np.inf)
+    best = np.lexsort((-rates, np.round(spent / np.min(spent), 9)))[0] if np.isfinite(np.min(spent)) else 0
+    if not np.isfinite(spent[best]):
+        return None
+    return Part(other.decode, at[1], int(left[best]), float(rates[best]), first.prefill, at[0], int(counts[best]))
