@@ -137,7 +137,7 @@ def test_slurm_asks_for_each_makers_hosts() -> None:
     assert [part.split("--nodes=")[1].split()[0] for part in components] == ["48", "80", "32"]
     assert [part.split("--gres=")[1].split()[0] for part in components] == ["gpu:16", "gpu:8", "gpu:8"]
     assert "NNODES=160 WORLD_SIZE=1664" in text
-    assert 'POOL=h20 BACKEND=nccl run 2 32 128 "./train.sh" 8' in text
+    assert 'POOL=h20 BACKEND=nccl PRECISION=bf16 run 2 32 128 "./train.sh" 8' in text
 
 
 def test_slurm_takes_the_clusters_own_names() -> None:

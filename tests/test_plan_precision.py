@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
+from cli_runner import ROOT, Call, caller
+from emit_plans import file_of, subject
 from plan_brute import Truth, truth
 from plan_pools import dense, machine, model, pool, random_setting
 from zhenfa.errors import DocumentError, MissingFactError
 from zhenfa.estimate.report import model_flops, precisions, report, speed_of_light
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import cost
+from zhenfa.plan.emit import emit, rules
 from zhenfa.plan.mixed import search_mixed
 from zhenfa.plan.precision import assignments, by_format, no_format
 from zhenfa.plan.search import Best, Found, Tally
@@ -140,8 +145,11 @@ def test_what_is_said_of_a_plan_counts_each_pool_in_its_own_precision() -> None:
 def test_a_card_without_an_allowed_precision_names_the_way_out() -> None:
     with pytest.raises(MissingFactError) as caught:
         looked_up(two_makers(fast=2.0), "fp8")
-    assert "slow-card has no fp8 to compute in" in caught.value.message
+    assert caught.value.message.startswith("slow-card.peak.fp8 is undisclosed")
     assert (caught.value.hint or "").endswith("Or allow one that it has beside it: workload.precision: [fp8, bf16].")
+    with pytest.raises(MissingFactError, match="slow-card has no fp8 or fp4 to compute in") as caught:
+        looked_up(two_makers(fast=2.0), ("fp8", "fp4"))
+    assert (caught.value.hint or "").endswith("beside them: workload.precision: [fp8, fp4, bf16].")
     setting = looked_up(two_makers(fast=2.0), ("fp8", "bf16"))
     assert {name: setting.precisions(name) for name in setting.chips} == {"fast": ("fp8", "bf16"), "slow": ("bf16",)}
     both, _ = search(setting)
@@ -199,3 +207,105 @@ def test_a_job_reads_back_with_its_list() -> None:
     assert Job.from_data(job.to_data()) == job
     assert isinstance(job.workload, Workload)
     assert job.workload.precisions == ("fp8", "bf16")
+
+
+# On the screen, in the document, written out.
+
+
+@pytest.fixture
+def zhenfa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    (tmp_path / "machine.yaml").write_text(
+        (ROOT / "examples" / "our-cluster.yaml").read_text(encoding="utf-8").replace("count: 64", "count: 8"),
+        encoding="utf-8",
+    )
+    (tmp_path / "job.yaml").write_text(
+        "{name: both, model: llama3-8b, machine: machine.yaml, "
+        "workload: {sequence_length: 4096, global_batch: 32, precision: [fp8, bf16]}, "
+        "limits: {micro_batch_size: 1, max_context_parallel: 1, max_pipeline_parallel: 4}}",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    return caller(capsys, monkeypatch)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 160])
+def test_the_page_says_which_maker_computes_in_what(zhenfa: Call, columns: int) -> None:
+    shown = zhenfa("plan", "job.yaml", columns=columns)
+    assert shown.code == 0, shown.err
+    assert shown.widest <= columns
+    text = " ".join(shown.out.split())
+    assert "32 sequences x 4,096 tokens a step, fp8 or bf16" in text
+    assert "matmuls in fp8" in text
+    assert "matmuls in bf16" in text
+    assert "fp8 on fast, bf16 on wide" in text or "bf16 on wide, fp8 on fast" in text
+    head, first = next(
+        (line, shown.out.splitlines()[at + 1])
+        for at, line in enumerate(shown.out.splitlines())
+        if line.startswith("#  layout")
+    )
+    assert (" in " in head) == (columns >= 80)
+    assert ("fp8 + bf16" in first or "bf16 + fp8" in first) == (columns >= 80)
+
+
+def test_the_document_says_it_of_every_stage(zhenfa: Call) -> None:
+    shown = zhenfa("plan", "job.yaml", "--json")
+    best = json.loads(shown.out)["plans"][0]
+    said = {one["pool"]: one["precision"] for one in best["stages"]}
+    assert said == {"fast": "fp8", "wide": "bf16"}
+    assert best["bridge"]["activations"] == "bf16"
+    assert best["bridge"]["gradients"] in {"fp32", "16 bits"}
+    plan = Plan.from_data(best["plan"])
+    assert plan.precision == "bf16"
+    assert plan.precision_by_pool() == said
+
+
+def test_why_tries_other_precisions(zhenfa: Call, tmp_path: Path) -> None:
+    best = Plan.from_data(json.loads(zhenfa("plan", "job.yaml", "--json").out)["plans"][0]["plan"])
+    pipelines = tuple(
+        one.model_copy(update={"stages": tuple(stage.model_copy(update={"precision": None}) for stage in one.stages)})
+        for one in best.pipelines
+    )
+    (tmp_path / "mine.yaml").write_text(best.model_copy(update={"pipelines": pipelines}).to_yaml(), encoding="utf-8")
+    shown = zhenfa("plan", "job.yaml", "--why", "mine.yaml", columns=120)
+    assert shown.code == 0, shown.err
+    assert "precision on fast: fp8 instead of bf16" in " ".join(shown.out.split())
+    assert any(line.split()[:3] == ["precision", "fp8", "on"] or "precision" in line for line in shown.out.splitlines())
+    four = (tmp_path / "mine.yaml").read_text(encoding="utf-8").replace("precision: bf16", "precision: fp4")
+    (tmp_path / "four.yaml").write_text(four, encoding="utf-8")
+    refused = zhenfa("plan", "job.yaml", "--why", "four.yaml")
+    assert refused.code == 2
+    assert "four.yaml: precision is 'fp4', but the job's is one of fp8, bf16." in " ".join(refused.err.split())
+
+
+def test_what_is_written_for_hosts_names_their_precision(zhenfa: Call, tmp_path: Path) -> None:
+    """Clusters take both makers, each host its own; a framework of one grid takes one precision, or is refused."""
+    shown = zhenfa("plan", "job.yaml", "--out", "plan.yaml")
+    assert shown.code == 0, shown.err
+    done = zhenfa("emit", "plan.yaml", "--to", "slurm", "--job", "job.yaml", "--out", "slurm")
+    assert done.code == 0, done.err
+    text = (tmp_path / "slurm" / "job.sbatch").read_text(encoding="utf-8")
+    assert "POOL=fast BACKEND=nccl PRECISION=fp8" in text
+    assert "POOL=wide BACKEND=hccl PRECISION=bf16" in text
+    assert "every host finds its own in PRECISION" in " ".join(done.err.split())
+    for target, words in (("k8s", "name: PRECISION"), ("ray", '"precision": "fp8"')):
+        assert zhenfa("emit", "plan.yaml", "--to", target, "--job", "job.yaml", "--out", target).code == 0
+        assert any(words in path.read_text(encoding="utf-8") for path in (tmp_path / target).iterdir())
+
+
+def test_a_framework_with_one_precision_is_told_so() -> None:
+    there = subject("llama3-8b-interleaved")
+    plan = there.training
+    (name,) = plan.cards_by_pool()
+    formation = there.formation
+    two = replace(there, formation=replace(formation, pools=(*formation.pools, replace(formation.pools[0], name="b"))))
+    entry = plan.pipelines[0].model_copy(update={"count": 1})
+    stages = tuple(stage.model_copy(update={"pool": "b", "precision": "fp8"}) for stage in entry.stages)
+    mixed = plan.model_copy(update={"pipelines": (entry, entry.model_copy(update={"stages": stages}))})
+    rule = rules.precisions("Megatron-LM", ("bf16", "fp8"))
+    words = f"{name} computes in bf16 and b computes in fp8, and Megatron-LM has one precision for all stages"
+    assert rule.reason(mixed, two) == words
+    (near,) = rule.change(mixed, two)
+    assert not rule.reason(near, two)
+    assert set(near.precision_by_pool().values()) == {"bf16"}
+    script = file_of(emit(two.with_plan(plan.model_copy(update={"precision": "fp8"})), "megatron"), "megatron.sh")
+    assert "--fp8-format" in script

@@ -73,7 +73,8 @@ def workload_words(job: Job) -> str:
     """Return what a job asks for, in one line."""
     workload = job.workload
     if not isinstance(workload, ServingWorkload):
-        return f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision}"
+        batch = f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step"
+        return f"{batch}, {workload.precision_words}"
     load = "the most requests/s"
     if workload.request_rate is not None:
         load = f"{bare(workload.request_rate)} requests/s"

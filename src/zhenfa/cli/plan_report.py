@@ -15,6 +15,7 @@ from zhenfa.cli.words import EMULATED, band, bare, batches, figure, of, paramete
 from zhenfa.plan import Answer, Ranked
 from zhenfa.plan.bridge import bridge_of
 from zhenfa.plan.worth import COLUMNS, HEADINGS
+from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Pipeline, Stage
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def print_answer(
     """Print the answer as far as it was asked for."""
     _print_subject(answer, output)
     left_out = _print_plans(answer, wanted.top, output)
-    _print_stages(answer.best, output)
+    _print_stages(answer.best, output, _chosen(answer))
     _print_bridge(answer, output)
     out, walls = output.data, answer.best.estimate.walls
     out.head("Four walls of plan 1", f"(estimated; {walls.binding} binds)")
@@ -63,7 +64,7 @@ def _print_subject(answer: Answer, output: Output) -> None:
     graph, workload, formation = request.graph, request.training, request.formation
     output.data.text(
         f"{graph.name}, {parameters(graph.parameters)} parameters, {parameters(graph.active_parameters)} active; "
-        f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision}",
+        f"{workload.global_batch:,} sequences x {workload.sequence_length:,} tokens a step, {workload.precision_words}",
         first=f"{request.job.name}: ",
     )
     mark = f" [{EMULATED}]" if formation.emulated else ""
@@ -75,7 +76,7 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
     out = output.data
     emulated = " for emulated cards" if answer.request.formation.emulated else ""
     out.head("Plans", f"(estimated{emulated}, {HEADINGS[answer.objective]})")
-    left_out = out.table(plan_table(answer.plans[:top], COLUMNS.get(answer.objective, "")))
+    left_out = out.table(plan_table(answer.plans[:top], COLUMNS.get(answer.objective, ""), _chosen(answer)))
     workload = answer.request.training
     batch = f"{workload.global_batch:,}"
     legend = {
@@ -110,34 +111,46 @@ def _degrees(answer: Answer, top: int) -> str:
     return f"tensor x pipeline x data{' x context' if cut else ''} parallel = cards"
 
 
+def _chosen(answer: Answer) -> bool:
+    """Return whether the job leaves the precision to the plan."""
+    return len(answer.request.training.precisions) > 1
+
+
 def _banded(answer: Answer, left_out: list[str]) -> bool:
     return "p10-p90" not in left_out and answer.best.estimate.figures.step_time_s.p10 is not None
 
 
-def plan_table(plans: tuple[Ranked, ...], scored: str = "") -> Table:
-    """Return one row for each plan, the winner first; ``scored`` heads what each is worth in the objective."""
+def plan_table(plans: tuple[Ranked, ...], scored: str = "", chosen: bool = False) -> Table:
+    """Return one row for each plan, the winner first; ``scored`` heads what each is worth in the objective; ``chosen``:
+    with the precisions that the plans choose."""
     columns = (
-        Column("#", right=True), Column("layout"), Column("on", drop=4), Column("batches", right=True, drop=8),
+        Column("#", right=True), Column("layout"), Column("on", drop=4),
+        Column("in" if chosen else "", drop=1), Column("batches", right=True, drop=8),
         Column("cards", right=True, drop=6), Column("step", right=True), Column("p10-p90", right=True, drop=3),
         Column("tokens/s", right=True), Column(scored, right=True),
         Column("per card", right=True, drop=7), Column("MFU", right=True), Column("memory", right=True, drop=5),
         Column("behind", right=True), Column("most of it", drop=9),
     )  # fmt: skip
     several = len({pool for one in plans for pool in one.plan.cards_by_pool()}) > 1
-    return table(columns, [_row(one, several, scored) for one in plans], strong=[0])
+    return table(columns, [_row(one, several, scored, chosen) for one in plans], strong=[0])
 
 
-def _row(one: Ranked, several: bool, scored: str) -> tuple[str, ...]:
+def _row(one: Ranked, several: bool, scored: str, chosen: bool) -> tuple[str, ...]:
     pools = " + ".join(f"{count:,} {pool}" for pool, count in one.plan.cards_by_pool().items()) if several else ""
     figures, fullest = one.estimate.figures, one.cost.fullest
     behind, _, reason = one.lost_by.partition(": ")
     return (
-        str(one.rank), one.layout, pools, batches(one.plan), f"{one.plan.cards:,}",
+        str(one.rank), one.layout, pools, _in(one) if chosen else "", batches(one.plan), f"{one.plan.cards:,}",
         units.show(figures.step_time_s.value, "time"), band(figures.step_time_s), bare(figures.tokens_per_s.value),
         _worth(one) if scored else "",
         bare(figures.tokens_per_s_per_card.value), units.show(figures.mfu.value, "ratio"),
         of(fullest.bytes, fullest.capacity), behind or "best", reason,
     )  # fmt: skip
+
+
+def _in(one: Ranked) -> str:
+    """Return the precisions of a plan's pools, in the order of the pools where they differ."""
+    return " + ".join(dict.fromkeys(one.plan.precision_by_pool().values()))
 
 
 def _worth(one: Ranked) -> str:
@@ -159,7 +172,8 @@ def tags(one: Ranked) -> str:
     return "; ".join(f"{', '.join(names)}: {tag}" for tag, names in found.items())
 
 
-def _print_stages(best: Ranked, output: Output) -> None:
+def _print_stages(best: Ranked, output: Output, shown: bool) -> None:
+    """Print who holds what; ``shown``: and in which precision it computes."""
     out = output.data
     out.head("Plan 1", best.layout)
     for entry in best.plan.pipelines[:KINDS_SHOWN]:
@@ -167,7 +181,7 @@ def _print_stages(best: Ranked, output: Output) -> None:
         size = f"{entry.micro_batch_size:,} sequence{'s' if entry.micro_batch_size > 1 else ''}"
         each = f"{'each ' if entry.count > 1 else ''}{entry.micro_batches:,} micro-batches of {size}"
         out.text(f"{each}, {SCHEDULES[best.plan.schedule]}", first=f"{replicas}: ")
-        for first, words in stage_lines(entry):
+        for first, words in stage_lines(entry, best.plan.precision if shown else None):
             out.text(words, first=f"  {first}: ")
     if len(best.plan.pipelines) > KINDS_SHOWN:
         out.text(f"and {len(best.plan.pipelines) - KINDS_SHOWN} more kinds of replica")
@@ -182,8 +196,11 @@ def _print_bridge(answer: Answer, output: Output) -> None:
             output.data.text(one.words, first=f"  {one.where}: ")
 
 
-def stage_lines(entry: Pipeline) -> Iterator[tuple[str, str]]:
-    """Yield who holds which layers, stages alike on one line: which stages, and what they hold."""
+def stage_lines(entry: Pipeline, usual: Precision | None = None) -> Iterator[tuple[str, str]]:
+    """Yield who holds which layers, stages alike on one line: which stages, and what they hold.
+
+    With the precision of each where that of the plan, ``usual``, is given.
+    """
     for run in _runs(entry.stages):
         first, last = entry.stages[run[0]], entry.stages[run[-1]]
         where = f"stage {run[0]}" if len(run) == 1 else f"stages {run[0]}-{run[-1]}"
@@ -195,6 +212,7 @@ def stage_lines(entry: Pipeline) -> Iterator[tuple[str, str]]:
         words += [f"EP{first.expert_parallel}"] if first.expert_parallel > 1 else []
         words += [f"ETP{first.expert_tensor_parallel}"] if first.expert_tensor_parallel > 1 else []
         words += [f"{first.recompute} recomputation"] if first.recompute != "none" else []
+        words += [f"matmuls in {first.precision or usual}"] if usual else []
         yield where, ", ".join(words)
 
 

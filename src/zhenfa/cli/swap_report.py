@@ -113,7 +113,8 @@ def _format(best: BestPlan | None) -> str:
     """Return the format in which a plan multiplies."""
     if best is None:
         return "bf16"
-    return best.plan.precision if isinstance(best.plan, Plan) else best.plan.weights
+    plan = best.plan
+    return next(iter(plan.precision_by_pool().values())) if isinstance(plan, Plan) else plan.weights
 
 
 def _facts(old: CardPool, new: CardPool, precision: str) -> Iterator[tuple[str, Fact | None, Fact | None]]:

@@ -145,9 +145,8 @@ def _none_of(accelerator: Accelerator, allowed: Sequence[Precision], problem: Mi
     supply = problem.hint.partition(" Or ")[0] if problem.hint else ""
     way = f"allow one that it has beside {'it' if len(allowed) == 1 else 'them'}: workload.precision: "
     listed = f"[{', '.join([*allowed, has])}]"
-    return MissingFactError(
-        f"{problem.message} {accelerator.id} has no {names} to compute in.", hint=f"{supply} Or {way}{listed}."
-    )
+    said = problem.message if len(allowed) == 1 else f"{problem.message} {accelerator.id} has no {names} to compute in."
+    return MissingFactError(said, hint=f"{supply} Or {way}{listed}.")
 
 
 def usable_precision(accelerator: Accelerator) -> Precision | None:

@@ -79,7 +79,7 @@ def place(plan: Plan, formation: Formation, sizes: Sizes) -> tuple[CardPlace, ..
                 taken[stage.pool] = index + 1
                 pool = _pool(formation, plan, stage.pool, taken[stage.pool])
                 ids = (len(places), pipeline_index, stage_index, index, sequence)
-                places.append(_card(ids, pipeline, stage, pool, plan.precision))
+                places.append(_card(ids, pipeline, stage, pool, stage.precision or plan.precision))
             pipeline_index += 1
             sequence += pipeline.micro_batches * pipeline.micro_batch_size
     return tuple(places)

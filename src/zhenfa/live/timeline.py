@@ -34,7 +34,7 @@ def card_labels(run: Run, formation: Formation) -> list[str]:
     replicas = len({stage.pipeline for stage in run.stages}) > 1
     for rank, stage in enumerate(run.stages):
         accelerator = formation.pool(stage.pool).accelerator
-        peak = accelerator.peak.get(run.plan.precision)
+        peak = accelerator.peak.get(run.plan.precision_by_pool().get(stage.pool, run.plan.precision))
         speed = peak.show() if peak is not None and peak.known else "speed not declared"
         first, last = stage.layers
         layers = f"layer {first}" if last - first == 1 else f"layers {first}-{last - 1}"

@@ -12,6 +12,7 @@ from zhenfa.estimate import traffic
 from zhenfa.estimate.costs import GroupCost, PlanCost
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import groups_of
+from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Pipeline, Plan
 
 
@@ -64,6 +65,10 @@ class BridgeUse:
     crossings: tuple[Crossing, ...]
     exposed: float
     step: float
+    activations: Precision
+    """The number format of activations on the way, and of their gradients."""
+    sums: str
+    """That of the weights' gradients."""
 
     @property
     def words(self) -> str:
@@ -71,7 +76,9 @@ class BridgeUse:
         staged = ", staged through the hosts" if self.host_staged else ""
         share = units.show(self.exposed / self.step, "ratio")
         waits = f"{units.show(self.exposed, 'time')} of a step waits for it ({share})"
-        return f"{self.name}, {units.show(self.bandwidth, 'rate')} reached{staged}; {waits}"
+        kinds = {"activations": self.activations, "gradients": self.sums}
+        said = ", ".join(f"{what} in {kinds[what]}" for what in dict.fromkeys(one.what for one in self.crossings))
+        return f"{self.name}, {units.show(self.bandwidth, 'rate')} reached{staged}; {said}; {waits}"
 
 
 def bridge_of(plan: Plan, setting: Setting, cost: PlanCost) -> BridgeUse | None:
@@ -79,15 +86,22 @@ def bridge_of(plan: Plan, setting: Setting, cost: PlanCost) -> BridgeUse | None:
     bridge, network = setting.bridge, setting.formation.network
     if bridge is None or network is None or len(plan.cards_by_pool()) < 2:
         return None
+    setting = setting.for_plan(plan)
     groups = list(zip(groups_of(plan).values(), cost.groups, strict=True))
     crossings = [one for entries, group in groups for one in _activations(setting, entries, group)]
     if len(groups) > 1:
         crossings.append(_gradients(plan, setting, cost))
-    worst = cost.worst
+    worst, sent = cost.worst, setting.traits.reduced_bytes
     exposed = worst.pipeline - worst.without_bridges + worst.tail_parts["bridge"]
     return BridgeUse(
-        network.name, bridge.bandwidth, bridge.latency, bridge.host_staged, tuple(crossings), exposed, cost.step
-    )
+        network.name, bridge.bandwidth, bridge.latency, bridge.host_staged, tuple(crossings), exposed, cost.step,
+        setting.between, _format_of(setting.traits.gradient_bytes if sent is None else sent),
+    )  # fmt: skip
+
+
+def _format_of(size: float) -> str:
+    """Return the number format of gradients of so many bytes."""
+    return {4.0: "fp32", 2.0: "16 bits"}.get(size, f"{8 * size:.0f} bits")
 
 
 def _activations(setting: Setting, entries: list[Pipeline], group: GroupCost) -> Iterator[Crossing]:

@@ -95,7 +95,7 @@ def rows_for(setting: Setting, layout: Layout) -> dict[Slot, Rows]:
     """Return the costs of every slot of one layout."""
     return {
         slot: rows_of(
-            setting.units_of(
+            setting.computing({} if slot.precision is None else {slot.pool: slot.precision}).units_of(
                 Cut(
                     slot.pool,
                     layout.size,

@@ -16,7 +16,7 @@ from zhenfa import units
 from zhenfa.errors import InputError
 from zhenfa.estimate.setting import RECOMPUTE, Setting
 from zhenfa.estimate.training import PlanCost, cost
-from zhenfa.plan.build import CODES, Layout, Slot, make_plan, pipelines
+from zhenfa.plan.build import CODES, Layout, Slot, in_precisions, make_plan, pipelines
 from zhenfa.plan.even import even_ranges
 from zhenfa.plan.given import faults
 from zhenfa.plan.goal import QUICKEST, Goal
@@ -24,6 +24,7 @@ from zhenfa.plan.polish import improved
 from zhenfa.plan.space import context_degrees, divisors, experts, micro_batch_sizes, tensor_degrees
 from zhenfa.plan.split import Refused, split_layers
 from zhenfa.spec.job import Limits
+from zhenfa.spec.machine import BETWEEN, Precision
 from zhenfa.spec.plan import VIRTUAL, Pipeline, Plan, Schedule
 
 SPLITS_TRIED: Final = 8
@@ -71,6 +72,7 @@ class Form:
     size: int
     zero: int
     replicas: int
+    precision: Precision | None = None
 
     @classmethod
     def of(cls, plan: Plan) -> Form | None:
@@ -87,6 +89,7 @@ class Form:
             stage.pool, stage.tensor_parallel, first.places, first.virtual_stages, plan.schedule,
             stage.context_parallel, stage.expert_parallel, stage.expert_tensor_parallel,
             CODES.index(stage.recompute), first.micro_batch_size, plan.zero, plan.replicas,
+            stage.precision or plan.precision,
         )  # fmt: skip
 
 
@@ -111,7 +114,7 @@ _LABELS: Final = {
     "tensor": "tensor parallelism", "places": "pipeline stages", "virtual": "stages to a place",
     "schedule": "schedule", "context": "context parallelism", "expert": "expert parallelism",
     "expert_tensor": "cards that split an expert", "recompute": "recomputation", "size": "micro-batch size",
-    "zero": "ZeRO stage", "replicas": "replicas",
+    "zero": "ZeRO stage", "replicas": "replicas", "precision": "precision",
 }  # fmt: skip
 
 
@@ -159,6 +162,7 @@ def _neighbours(plan: Plan, form: Form, setting: Setting) -> Iterator[tuple[str,
     yield from (("places", one) for one in depths if one * form.virtual <= layers and one != form.places)
     yield from (("recompute", one) for one in traits.recompute if one != form.recompute)
     yield from (("zero", one) for one in traits.zero_stages if one != form.zero)
+    yield from (("precision", one) for one in setting.precisions(form.pool) if one != form.precision)
     if experts(setting) > 1 and form.tensor > 1:
         yield "expert_tensor", 1 if form.expert_tensor > 1 else form.tensor
     if form.places > 1:
@@ -185,7 +189,9 @@ def _laid(plan: Plan, form: Form, setting: Setting, cards: int) -> Plan | None:
     replicas = min(cards // (width * form.places), total) // step * step
     if replicas < 1 or plan.global_batch % form.size:
         return None
-    slot = Slot(form.pool, form.tensor, form.expert, form.recompute, form.context, form.expert_tensor)
+    slot = Slot(
+        form.pool, form.tensor, form.expert, form.recompute, form.context, form.expert_tensor, precision=form.precision
+    )
     layout = Layout(
         (slot,) * form.places, replicas, form.size, -(-total // replicas), form.zero, form.schedule, form.virtual,
         plan.offload,
@@ -303,6 +309,7 @@ def _of_any(plan: Plan, setting: Setting, limits: Limits) -> Iterator[Change]:
                 )  # fmt: skip
                 change = Change(f"recomputation on {pool}", "/".join(sorted(now)), CODES[code])
                 yield _tried(change, plan.model_copy(update={"pipelines": entries}), setting, limits)
+    yield from _other_precisions(plan, setting, limits)
     for zero in traits.zero_stages:
         if zero != plan.zero:
             yield _tried(Change("ZeRO stage", str(plan.zero), str(zero)), plan.model_copy(update={"zero": zero}),
@@ -313,6 +320,16 @@ def _of_any(plan: Plan, setting: Setting, limits: Limits) -> Iterator[Change]:
                 other = plan.model_copy(update={"schedule": schedule})
                 yield _tried(Change("schedule", plan.schedule, schedule), other, setting, limits)
     yield from _sizes(plan, setting, limits)
+
+
+def _other_precisions(plan: Plan, setting: Setting, limits: Limits) -> Iterator[Change]:
+    for pool, before in plan.precision_by_pool().items():
+        for one in setting.precisions(pool):
+            if one != before and BETWEEN[one] == BETWEEN[before]:
+                ways = {**plan.precision_by_pool(), pool: one}
+                usual, entries = in_precisions(plan.pipelines, ways)
+                other = plan.model_copy(update={"precision": usual, "pipelines": entries})
+                yield _tried(Change(f"precision on {pool}", before, one), other, setting, limits)
 
 
 def _sizes(plan: Plan, setting: Setting, limits: Limits) -> Iterator[Change]:

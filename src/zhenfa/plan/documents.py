@@ -11,6 +11,7 @@ from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.plan.why_documents import SensitivityPart, WhyPart, sensitivity_part, why_part
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.job import Objective
+from zhenfa.spec.machine import Precision
 from zhenfa.spec.printed import Item, PlanData, Printed, ServingPlanData
 from zhenfa.spec.result import Figure, Figures, Operating, StageFigures, Walls
 
@@ -80,7 +81,8 @@ class CrossingPart(Item):
 
 
 class BridgePart(Item):
-    """The link between the pools of a plan, what crosses it, and the seconds of a step that wait for it."""
+    """The link between the pools of a plan, what crosses it, and the seconds of a step that wait for it.
+    ``activations`` and ``gradients``: the number formats in which these cross."""
 
     link: str
     bandwidth_bytes_per_s: float
@@ -89,6 +91,8 @@ class BridgePart(Item):
     crossings: tuple[CrossingPart, ...]
     exposed_s: float
     share: float
+    activations: Precision
+    gradients: str
 
 
 class RankedPlan(Item):
@@ -186,7 +190,8 @@ def bridge_part(found: BridgeUse | None) -> BridgePart | None:
     return BridgePart(
         link=found.name, bandwidth_bytes_per_s=found.bandwidth, latency_s=found.latency,
         host_staged=found.host_staged, exposed_s=found.exposed, share=found.exposed / found.step,
-        crossings=tuple(CrossingPart(**vars(one)) for one in found.crossings),
+        crossings=tuple(CrossingPart(**vars(one)) for one in found.crossings), activations=found.activations,
+        gradients=found.sums,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from zhenfa import units
 from zhenfa.errors import InputError
 from zhenfa.estimate.detail import memory_of
 from zhenfa.estimate.links import Link, plan_links
-from zhenfa.estimate.report import report, step_parts, summary
+from zhenfa.estimate.report import precisions, report, step_parts, summary
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.answer import Answer
@@ -225,7 +225,7 @@ def differences(first: Plan, other: Plan) -> Iterator[Difference]:
     rows = [(name, *(read(plan) for plan in (first, other))) for name, read in _LAYOUT.items()]
     yield from (Difference(name, best, mine) for name, best, mine in rows if best != mine)
     for name in Plan.model_fields:
-        if name in ("job", "model", "machine", "pipelines", "zero", "schedule"):
+        if name in ("job", "model", "machine", "pipelines", "zero", "schedule", "precision"):
             continue
         best, mine = getattr(first, name), getattr(other, name)
         if best != mine:
@@ -261,6 +261,7 @@ _LAYOUT: Final[dict[str, Callable[[Plan], str]]] = {
     "micro-batch size": lambda plan: _of_pipes(plan, "micro_batch_size"),
     "micro-batches": lambda plan: _of_pipes(plan, "micro_batches"),
     "recomputation": lambda plan: _of_stages(plan, "recompute"),
+    "precision": precisions,
     "layers": lambda plan: _layers(plan.pipelines[0]),
 }
 

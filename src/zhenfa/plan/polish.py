@@ -79,6 +79,7 @@ def layout_of_plan(plan: Plan) -> Layout:
             CODES.index(stage.recompute),
             stage.context_parallel,
             stage.expert_tensor_parallel,
+            precision=stage.precision or plan.precision,
         )
         for stage in first.stages
     )

@@ -55,6 +55,11 @@ class Workload(Part):
         """Return the precisions that the recipe allows."""
         return self.precision if isinstance(self.precision, tuple) else (self.precision,)
 
+    @property
+    def precision_words(self) -> str:
+        """Return what the recipe allows in words, such as ``fp8 or bf16``."""
+        return " or ".join(self.precisions)
+
 
 Objective = Literal["step", "throughput", "time", "cost", "energy", "cards"]
 """What a plan is chosen for, see :class:`Job`."""

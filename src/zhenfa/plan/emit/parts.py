@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from zhenfa.plan.emit.serving_words import SETTINGS as SERVING_SETTINGS
 from zhenfa.plan.emit.serving_words import roles
 from zhenfa.plan.emit.subject import Subject
 from zhenfa.plan.emit.target import File
-from zhenfa.spec.machine import CardPool
+from zhenfa.spec.machine import BETWEEN, CardPool, Precision
 from zhenfa.spec.plan import Plan
 
 RUN: Final = "what every host runs: a target such as megatron or vllm, whose scripts are written too, or a command"
@@ -40,6 +40,8 @@ class Part:
     instances: int = 1
     per_host: int = 1
     first_host: int = 0
+    precision: str = ""
+    """In what they compute, where they train."""
 
     @property
     def all_hosts(self) -> int:
@@ -97,15 +99,21 @@ def parts_of(subject: Subject) -> Parts:
     """Return what a cluster starts. Raises :class:`InputError` where the cards of a host are not known."""
     files, commands, notes = _scripts(subject)
     if isinstance(subject.plan, Plan):
-        found, first = [], 0
+        found, first, ways = [], 0, subject.plan.precision_by_pool()
         for group in groups(subject):
             hosts, _ = need_nodes(group)
             name = group.pool.name
-            found.append(Part(slug(name), group.pool, group.cards, hosts, commands[name], first_host=first))
+            found.append(
+                Part(
+                    slug(name), group.pool, group.cards, hosts, commands[name], first_host=first, precision=ways[name]
+                )
+            )  # fmt: skip
             first += hosts
         several = [*dict.fromkeys(part.pool.maker for part in found)]
         if len(several) > 1:
             notes = (*notes, _between(found, several))
+        if len(set(ways.values())) > 1:
+            notes = (*notes, _unlike(ways))
         return Parts(tuple(found), files, notes, True)
     return Parts(tuple(_serving(subject, commands)), files, notes, False)
 
@@ -130,6 +138,14 @@ def _between(parts: Sequence[Part], makers: Sequence[str]) -> str:
     return (
         f"{' and '.join(makers)} work on one job, with the collective backends {backends}: what every host runs has to "
         "carry sums between makers through the hosts (gloo, or a library such as FlagCX)"
+    )
+
+
+def _unlike(ways: Mapping[str, Precision]) -> str:
+    said = ", ".join(f"{one} on {pool}" for pool, one in ways.items())
+    return (
+        f"matmuls run in {said}: every host finds its own in PRECISION; what crosses between stages and the sums of "
+        f"gradients are in {BETWEEN[next(iter(ways.values()))]} or wider on all"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from zhenfa.errors import quote
 from zhenfa.plan.emit.subject import Subject
 from zhenfa.plan.emit.target import Rule
-from zhenfa.spec.machine import Precision
+from zhenfa.spec.machine import BETWEEN, Precision
 from zhenfa.spec.plan import Offload, Pipeline, Plan, Recompute, RecomputeModule, Schedule, Stage
 
 DEFAULT_MODULES: Final[tuple[RecomputeModule, ...]] = ("norm", "activation")
@@ -239,8 +239,28 @@ def one_of(name: str, allowed: Collection[object], says: str, instead: Sequence[
 
 
 def precisions(framework: str, allowed: Collection[Precision]) -> Rule:
-    """Return the rule that the plan computes in one of these number formats."""
-    return one_of("precision", allowed, f"{framework} does not train in {{value}}")
+    """Return the rule that all cards compute in one and the same of these number formats."""
+
+    def reason(plan: Plan, subject: Subject) -> str:
+        found = plan.precision_by_pool()
+        if len(set(found.values())) > 1:
+            said = " and ".join(f"{pool} computes in {one}" for pool, one in found.items())
+            return f"{said}, and {framework} has one precision for all stages"
+        one = precision_of(plan)
+        return "" if one in allowed else f"{framework} does not train in {one!r}"
+
+    def change(plan: Plan, subject: Subject) -> list[Plan]:
+        if len(set(plan.precision_by_pool().values())) == 1:
+            return []
+        wide = BETWEEN[plan.precision]
+        return [each_stage(plan, lambda stage: {"precision": None}).model_copy(update={"precision": wide})]
+
+    return Rule(reason, change)
+
+
+def precision_of(plan: Plan) -> Precision:
+    """Return the precision in which all cards of a plan compute, or those of its first stage."""
+    return next(iter(plan.precision_by_pool().values()))
 
 
 def full_weights(framework: str) -> Rule:

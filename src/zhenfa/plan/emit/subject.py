@@ -74,9 +74,11 @@ class Subject:
     def request(self) -> Request:
         """Return the training job as the planner takes it; what the job is not known to say is left at its default."""
         plan = self.training
+        ways = tuple(dict.fromkeys(plan.precision_by_pool().values()))
         workload = Workload(
-            sequence_length=plan.sequence_length, global_batch=plan.global_batch, precision=plan.precision
-        )
+            sequence_length=plan.sequence_length, global_batch=plan.global_batch,
+            precision=ways[0] if len(ways) == 1 else ways,
+        )  # fmt: skip
         job = self.job or Job(name=plan.job, model=plan.model, machine=plan.machine, workload=workload)
         return Request(job, self.model, self.model.graph(), self.formation)
 

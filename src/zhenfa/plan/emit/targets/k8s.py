@@ -122,7 +122,7 @@ def _job(subject: Subject, name: str, parts: Parts, part: Part) -> list[Data]:
         _from_label("INDEX", INDEX), _value("FIRST", part.first_host), _value("NNODES", parts.hosts),
         _value("WORLD_SIZE", parts.world), _value("DEVICES_PER_NODE", part.devices),
         _value("MASTER_ADDR", f"{first}-0.{name}"), _value("MASTER_PORT", MASTER_PORT), _value("POOL", part.pool.name),
-        _value("BACKEND", part.backend),
+        _value("BACKEND", part.backend), _value("PRECISION", part.precision),
     ]  # fmt: skip
     command = _starts(parts, part, "export NODE_RANK=$((FIRST + INDEX)); ")
     pod = _pod(subject, name, parts, part, variables, command)

@@ -42,7 +42,7 @@ def write(subject: Subject) -> Written:
         "PARALLEL_ARGS": [*share.parallel_words(plan, experts=shape.experts is not None), *grid_words(plan, shape)],
         "BATCH_ARGS": share.batch_words(plan),
         "MEMORY_ARGS": [*recompute_words(plan, shape), *zero_words(plan), *offload_words(plan)],
-        "PRECISION_ARGS": PRECISION[plan.precision],
+        "PRECISION_ARGS": PRECISION[rules.precision_of(plan)],
         "RUN_ARGS": share.run_words(subject),
     }
     data = ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", str(shape.vocabulary - 1)]
@@ -195,7 +195,7 @@ def _rounds(plan: Plan, stage: Stage, experts: bool) -> str:
 
 
 def _half(plan: Plan, stage: Stage, experts: bool) -> str:
-    return "Megatron-LM has no experts in fp16" if plan.precision == "fp16" and experts else ""
+    return "Megatron-LM has no experts in fp16" if rules.precision_of(plan) == "fp16" and experts else ""
 
 
 def _halves(plan: Plan, stage: Stage, experts: bool) -> str:

@@ -36,7 +36,7 @@ def write(subject: Subject) -> Written:
         "PARALLEL_ARGS": [*share.parallel_words(plan, experts=shape.experts is not None), *grid_words(plan)],
         "BATCH_ARGS": share.batch_words(plan),
         "MEMORY_ARGS": [*recompute_words(plan), *zero_words(plan)],
-        "PRECISION_ARGS": PRECISION[plan.precision],
+        "PRECISION_ARGS": PRECISION[rules.precision_of(plan)],
         "RUN_ARGS": share.run_words(subject),
     }
     data = ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", str(shape.vocabulary - 1)]

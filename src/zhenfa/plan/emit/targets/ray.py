@@ -74,6 +74,7 @@ def main():
                 "DEVICES_PER_NODE": str(part["devices"]), "MASTER_ADDR": master, "POOL": part["pool"],
                 "MASTER_PORT": str(int(MASTER_PORT) + (0 if TRAINING else len(running))),
                 "BACKEND": part["backend"], "PORT": str(int(os.environ.get("PORT", "8000")) + number),
+                **({{"PRECISION": part["precision"]}} if TRAINING else {{}}),
             }}
             command = part["command"]
             if os.sep in command:
@@ -108,6 +109,7 @@ def _script(subject: Subject, parts: Parts) -> str:
             "name": part.name, "pool": part.pool.name, "instances": part.instances, "hosts": part.hosts,
             "devices": part.devices, "resource": _own_resource(subject, part) or part.pool.name,
             "first_host": part.first_host, "command": part.command, "backend": part.backend,
+            **({"precision": part.precision} if part.precision else {}),
         }
         for part in parts.parts
     ]  # fmt: skip

@@ -73,6 +73,7 @@ def _batch(subject: Subject, parts: Parts) -> str:
         which = str(number) if several else "''"
         variable = part.visible or "''"
         given = f"POOL={part.pool.name} BACKEND={part.backend}"
+        given += f" PRECISION={part.precision}" if part.precision else ""
         call = f'run {which} {part.hosts} {part.first_host} "{part.command}" {part.devices} {nodes} {variable}'
         lines.append(f"{given} {call}")
     lines += ["", "# Ends when all have ended, and fails with the first that fails.", "status=0",

@@ -78,7 +78,7 @@ def _training(subject: Subject) -> list[str]:
     local = pipe.micro_batch_size * (pipe.micro_batches if pipe.places > 1 else 1)
     found = [
         f"local_batch_size = {local}", f"global_batch_size = {plan.global_batch}", f"seq_len = {plan.sequence_length}",
-        f'mixed_precision_param = "{"bfloat16" if plan.precision == "bf16" else "float32"}"',
+        f'mixed_precision_param = "{"bfloat16" if rules.precision_of(plan) == "bf16" else "float32"}"',
     ]  # fmt: skip
     if pipe.places > 1 or share.degrees(plan).expert_parallel > 1:
         found.append("disable_cuda_graphs = True")
