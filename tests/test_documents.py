@@ -412,7 +412,8 @@ def test_every_job_survives_a_round_trip(data: dict[str, Any]) -> None:
     try:
         job = Job.from_data(data)
     except DocumentError as problem:
-        assume("how requests come" not in problem.message and "no load" not in problem.message)
+        words = ("how requests come", "no load", "names one twice")
+        assume(not any(one in problem.message for one in words))
         if not (problem.key or "").startswith("limits"):
             raise
         job = Job.from_data({**data, "limits": {}})

@@ -134,7 +134,7 @@ def test_a_card_without_a_precision_is_said_to_have_others() -> None:
     outcome = EVERY.ask(FP8, "cloudmatrix384")
     assert outcome.kind == "missing"
     assert "no native FP8" in outcome.words
-    assert outcome.hint.endswith("Or ask for one that it has: workload.precision: bf16.")
+    assert outcome.hint.endswith("Or allow one that it has beside it: workload.precision: [fp8, bf16].")
 
 
 def test_the_page_is_of_these_jobs_and_machines() -> None:
