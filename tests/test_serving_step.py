@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -177,13 +178,15 @@ def test_attention_over_selected_keys_pads_the_heads_of_a_card() -> None:
 
 
 def test_cut_matrix_units_are_filled_better() -> None:
-    def share(name: str) -> dict[str, float]:
+    def kernels(name: str) -> Mapping[str, Mapping[str, float]]:
         pool = catalog.resolve(
             Machine(name="m", pools=(Pool(name="p", accelerator=catalog.accelerators()[name], count=1, tiers=()),))
         ).pools[0]
-        found = serving_cards.look_up(pool, graph_of(DENSE), "fp8", "bf16").dense
-        return {law: one["share"] for law, one in found.kernels.items() if "share" in one}
+        return serving_cards.look_up(pool, graph_of(DENSE), "fp8", "bf16").dense.kernels
 
-    whole, cut = share("nvidia-h100-sxm"), share("nvidia-h20-sxm")
-    assert whole["matmul"] < cut["matmul"] < 1.0
-    assert whole["latent_prefill"] < cut["latent_prefill"] < 1.0
+    whole, cut = kernels("nvidia-h100-sxm"), kernels("nvidia-h20-sxm")
+    assert whole["matmul"]["share"] < cut["matmul"]["share"] < 1.0
+    assert whole["latent_prefill"]["share"] < cut["latent_prefill"]["share"] < 1.0
+    units = (148 / 78) / (989 / 132)
+    for cost in ("fill", "pad"):  # counted in FLOP of whole units
+        assert cut["experts"][cost] == pytest.approx(whole["experts"][cost] * units, rel=0.3), cost
