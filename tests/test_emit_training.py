@@ -131,7 +131,9 @@ def test_unequal_batches_are_refused_with_the_nearest_plan() -> None:
         "of 4, and Megatron-LM gives every replica the same."
     )
     assert problem.value.hint is not None
-    assert problem.value.hint.startswith("the nearest plan that Megatron-LM takes is TP1 PP1 DP1024 EP8 ZeRO-3 on 1,024")
+    assert problem.value.hint.startswith(
+        "the nearest plan that Megatron-LM takes is TP1 PP1 DP1024 EP8 ZeRO-3 on 1,024"
+    )
     assert "estimated step" in problem.value.hint
     assert problem.value.exit_code == 1
 
