@@ -147,13 +147,14 @@ class Curves:
 
 
 def prompts(group: Group, workload: ServingWorkload) -> Prompts:
-    """Return how a group of instances takes in prompts."""
+    """Return how a group takes in prompts: as many at once as a chunk and the memory of each stage hold."""
     new, groups = workload.mean_input * (1 - workload.cached_prefix), group.cut.layout.data
     budget = group.cut.chunk
     chunk = np.minimum(new, budget)
     chunks = np.ceil(new / np.asarray(budget) - 1e-9)
     seen = new / 2 + chunk / 2 + workload.mean_input * workload.cached_prefix
-    most = groups * np.maximum(np.floor(budget / chunk), 1.0)
+    held = np.floor(room(group, group.setup.graph, workload, outputs=False) / group.cut.layout.pipeline / groups)
+    most = groups * np.maximum(np.minimum(np.floor(budget / chunk), held), 1.0)
     one, full = (
         step(group.setup, Load(prompts=count, chunk=chunk, prompt_context=seen)) for count in (1.0, most)
     )  # fmt: skip

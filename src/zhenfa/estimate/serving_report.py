@@ -73,7 +73,9 @@ def estimate_part(service: Service, served: Served) -> PartEstimate:
     memory = {"decode": _memory(service, decode, workload.mean_input + workload.mean_output / 2, served.running)}
     if service.apart:
         held = served.requests_per_second * served.prefill / service.prefill.instance.count
-        at_once = max(held, float(np.ravel(took.most)[0]))
+        stages = service.prefill.instance.pipeline_parallel
+        room = float(np.ravel(serving_curves.room(service.prefill, service.graph, workload, outputs=False))[0])
+        at_once = min(max(held, stages * float(np.ravel(took.most)[0])), max(room, 1.0))
         memory["prefill"] = _memory(service, service.prefill, workload.mean_input, at_once)
     return PartEstimate(
         service, served, _parts(decode, decoding, own, captured=not service.plan.eager),
