@@ -167,7 +167,7 @@ def test_pools_without_a_format_in_common_are_planned_apart() -> None:
     assert all(len(one.plan.cards_by_pool()) == 1 for one in found)
     words = "fast in bf16 and slow in fp32: no number format in common between stages"
     assert no_format(setting) == {words: 1}
-    assert tally.rejected[words] == 1
+    assert tally.refused[words] == 1
 
 
 def test_a_document_keeps_precisions_and_refuses_those_that_cannot_meet() -> None:

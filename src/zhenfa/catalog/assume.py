@@ -199,6 +199,8 @@ def _machine_place(work: Draft) -> Place:
     pool = _pool_place(work.pools[0]) if len(work.pools) == 1 else None
     kept = {part: dict(facts.dimensions(getattr(work, part), f"{part}.")) for part in _UPKEEP}
     own: Paths = {"pue": "ratio", **(_NETWORK if work.network else {})}
+    if work.network is not None and work.network.direct is not None:
+        own = {**own, "network.direct.bandwidth": "rate", "network.direct.latency": "time"}
     for paths in kept.values():
         own |= paths
 

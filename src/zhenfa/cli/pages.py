@@ -155,6 +155,10 @@ def _network(output: Output, network: Network) -> None:
     staged = "(staged through the hosts)" if network.host_staged else ""
     output.data.head(f"Network between the pools: {network.name}", staged)
     output.data.table(fact_table([row("bandwidth per card", network.bandwidth), row("latency", network.latency)]))
+    if network.direct is not None:
+        output.data.head(f"Beside it: {network.direct.name}", "(past the hosts)")
+        direct = [("bandwidth per card", network.direct.bandwidth), ("latency", network.direct.latency)]
+        output.data.table(fact_table([row(name, value) for name, value in direct]))
 
 
 def _machine_document(item: Machine, formation: Formation, output: Output) -> None:

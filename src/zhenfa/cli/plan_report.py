@@ -245,6 +245,9 @@ def _print_ground(answer: Answer, output: Output) -> None:
     if answer.gap:
         out.text(f"The search stopped before its end: a plan may be better than plan 1 by {answer.gap:.1%} at most.")
     print_rejected(answer.rejected, output)
+    if answer.refused:
+        out.head("Not planned over several pools")
+        out.items(answer.refused)
 
 
 def _more(answer: Answer, wanted: PlanWanted, output: Output) -> list[str]:

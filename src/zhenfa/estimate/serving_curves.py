@@ -80,7 +80,7 @@ class Crossing:
 
     def rate(self, tokens: float, senders: Array, receivers: Array) -> Array:
         """Return the prompts per second whose caches cross between all ``senders`` and all ``receivers``."""
-        each = self.bridge.time(tokens * self.token) - self.bridge.latency
+        each = self.bridge.flow(tokens * self.token)
         return np.minimum(senders, receivers) / each
 
 

@@ -340,11 +340,7 @@ def look_up(
     if any(BYTES[one] < BYTES["bf16"] for one in workload.precisions):
         wide = {pool.name: _wide(pool, every[pool.name]) for pool in formation.pools}
     fabrics = {pool.name: wires.fabric(pool) for pool in formation.pools}
-    joint = (
-        wires.bridge(formation.network, machine=formation.name, emulated=formation.emulated)
-        if len(formation.pools) > 1
-        else None
-    )
+    joint, of_bridge = wires.bridge_between(formation) if len(formation.pools) > 1 else (None, ())
     planned = (
         engines.for_machine(formation) if traits is None else engines.Planned(traits, {}, (f"engine: {traits.name}",))
     )
@@ -360,6 +356,7 @@ def look_up(
             notes.extend(one.assumptions)
     for _, words in fabrics.values():
         notes.extend(words)
+    notes.extend(of_bridge)
     if not formation.emulated:
         notes.extend(planned.notes)
         if slow != 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
@@ -20,7 +20,7 @@ from zhenfa.laws.arrays import Array
 from zhenfa.laws.fabric import SWITCH_GAIN, Fabric
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.link_family import LinkFamily
-from zhenfa.spec.machine import Accelerator, CardPool, Network, Tier
+from zhenfa.spec.machine import Accelerator, CardPool, Formation, Network, Tier
 
 PCIE_BYTES_PER_S: Final = 63e9
 """PCIe 5.0 x16, one direction: what a host-staged transfer crosses twice."""
@@ -223,21 +223,59 @@ def with_families(wires: Sequence[Wire], changed: Mapping[str, LinkFamily]) -> l
 
 @dataclass(frozen=True)
 class Bridge:
-    """What joins two pools: bytes/s per card, seconds, and whether traffic is staged through the hosts."""
+    """What joins two pools: bytes/s per card, seconds, and whether traffic is staged through the hosts; and a second
+    way, past them, where there is one. A message takes the quicker."""
 
     bandwidth: float
     latency: float
     host_staged: bool
+    direct: Bridge | None = None
 
     def time(self, volume: Array) -> Array:
         """Return the seconds that ``volume`` bytes per card take from one pool to another."""
-        staging = 2 * volume / PCIE_BYTES_PER_S if self.host_staged else 0.0
-        return self.latency + volume / self.bandwidth + staging
+        seconds = self.latency + volume * self._each
+        return seconds if self.direct is None else np.minimum(seconds, self.direct.time(volume))
 
     def volume(self, seconds: Array) -> Array:
         """Return the bytes per card that arrive within ``seconds``."""
-        each = 1 / self.bandwidth + (2 / PCIE_BYTES_PER_S if self.host_staged else 0.0)
-        return np.maximum(seconds - self.latency, 0.0) / each
+        arrived = np.maximum(seconds - self.latency, 0.0) / self._each
+        return arrived if self.direct is None else np.maximum(arrived, self.direct.volume(seconds))
+
+    def flow(self, volume: Array) -> Array:
+        """Return the seconds for which ``volume`` bytes per card fill the way that they take."""
+        way = self.way(volume)
+        return volume * way._each
+
+    def way(self, volume: Array) -> Bridge:
+        """Return the way on which so many bytes, all of them together, are quicker."""
+        here = float(np.sum(self.latency + volume * self._each))
+        if self.direct is None or float(np.sum(self.direct.time(volume))) >= here:
+            return self
+        return self.direct
+
+    @property
+    def _each(self) -> float:
+        return 1 / self.bandwidth + (2 / PCIE_BYTES_PER_S if self.host_staged else 0.0)
+
+
+def bridge_between(formation: Formation) -> tuple[Bridge | None, tuple[str, ...]]:
+    """Return the bridge of a machine's pools, and what had to be taken for granted or left out of it."""
+    network = formation.network
+    found = bridge(network, machine=formation.name, emulated=formation.emulated)
+    if network is None or found is None:
+        return found, ()
+    backends = {pool.name: pool.accelerator.software for pool in formation.pools}
+    known = {name: one.collective_backend.rstrip("?") for name, one in backends.items() if one is not None}
+    apart = len(set(known.values())) > 1 and network.library is None and not formation.emulated
+    said = " and ".join(f"{backend} on {pool}" for pool, backend in known.items())
+    why = f"{said} have no collective library in common (network.library says which joins them)"
+    if apart and network.direct is not None:
+        return replace(found, direct=None), (f"{network.direct.name} between pools is left out: {why}",)
+    if apart and not network.host_staged:
+        return found, (f"traffic between pools goes past the hosts as the machine says, though {why}",)
+    if network.direct is not None and not network.direct.bandwidth.known:
+        return found, (f"{network.direct.name} between pools is left out: its bandwidth is undisclosed",)
+    return found, ()
 
 
 def bridge(network: Network | None, *, machine: str, emulated: bool) -> Bridge | None:
@@ -250,4 +288,14 @@ def bridge(network: Network | None, *, machine: str, emulated: bool) -> Bridge |
     latency = network.latency.value
     if latency is None:
         latency = priors.tier_latency(1).value
-    return Bridge(rate, latency, network.host_staged and not emulated)
+    return Bridge(rate, latency, network.host_staged and not emulated, _direct(network, emulated))
+
+
+def _direct(network: Network, emulated: bool) -> Bridge | None:
+    """Return the way past the hosts; None where there is none, or nobody says how fast it is."""
+    link = network.direct
+    if link is None or link.bandwidth.value is None:
+        return None
+    exact = emulated or link.bandwidth.confidence == "calibrated"
+    share = 1.0 if exact else _value(family(NETWORK).share, 1.0)
+    return Bridge(link.bandwidth.value * share, _value(link.latency, priors.tier_latency(1).value), False)

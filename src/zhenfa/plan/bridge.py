@@ -34,13 +34,17 @@ class Crossing:
     message_bytes: float
     message_s: float
     step_bytes: float
+    host_staged: bool = False
+    """Whether it takes the way through the hosts."""
+    choice: str = ""
+    """Which of two ways it takes; empty where there is one."""
 
     @property
     def words(self) -> str:
         """Return the crossing in a sentence."""
         sent = units.show(self.message_bytes, "data")
         total = f"{units.show(self.step_bytes, 'data')} a step over {self.replicas:,} replicas"
-        takes = units.show(self.message_s, "time")
+        takes = units.show(self.message_s, "time") + (f" ({self.choice})" if self.choice else "")
         if self.what == "gradients":
             return f"gradients of weights, {sent} from each card of the fullest stage in {takes} a step; {total}"
         return f"activations, {sent} a micro-batch in {takes}, and gradients of as many back; {total}"
@@ -69,11 +73,13 @@ class BridgeUse:
     """The number format of activations on the way, and of their gradients."""
     sums: str
     """That of the weights' gradients."""
+    beside: str = ""
+    """The second way in words; empty where there is none."""
 
     @property
     def words(self) -> str:
         """Return link and cost in a sentence."""
-        staged = ", staged through the hosts" if self.host_staged else ""
+        staged = (", staged through the hosts" if self.host_staged else "") + self.beside
         share = units.show(self.exposed / self.step, "ratio")
         waits = f"{units.show(self.exposed, 'time')} of a step waits for it ({share})"
         kinds = {"activations": self.activations, "gradients": self.sums}
@@ -93,9 +99,12 @@ def bridge_of(plan: Plan, setting: Setting, cost: PlanCost) -> BridgeUse | None:
         crossings.append(_gradients(plan, setting, cost))
     worst, sent = cost.worst, setting.traits.reduced_bytes
     exposed = worst.pipeline - worst.without_bridges + worst.tail_parts["bridge"]
+    beside = ""
+    if bridge.direct is not None and network.direct is not None:
+        beside = f"; beside it {network.direct.name}, {units.show(bridge.direct.bandwidth, 'rate')} past the hosts"
     return BridgeUse(
         network.name, bridge.bandwidth, bridge.latency, bridge.host_staged, tuple(crossings), exposed, cost.step,
-        setting.between, _format_of(setting.traits.gradient_bytes if sent is None else sent),
+        setting.between, _format_of(setting.traits.gradient_bytes if sent is None else sent), beside,
     )  # fmt: skip
 
 
@@ -112,7 +121,10 @@ def _activations(setting: Setting, entries: list[Pipeline], group: GroupCost) ->
     for index, (here, there) in enumerate(itertools.pairwise(group.stages)):
         if here.crosses:
             pools = (here.stage.pool, there.stage.pool)
-            yield Crossing("activations", pools, (index, index + 1), replicas, whole, here.transfer, 2 * times * whole)
+            way = _way(setting, whole / min(here.stage.cards, there.stage.cards))
+            yield Crossing(
+                "activations", pools, (index, index + 1), replicas, whole, here.transfer, 2 * times * whole, *way
+            )
 
 
 def _gradients(plan: Plan, setting: Setting, cost: PlanCost) -> Crossing:
@@ -125,4 +137,15 @@ def _gradients(plan: Plan, setting: Setting, cost: PlanCost) -> Crossing:
         replicas = sum(entry.count for entry in entries)
         total += sum(sent[id(stage)] * stage.stage.cards * replicas for stage in group.stages)
     pools = tuple(dict.fromkeys(stage.stage.pool for stage in cost.stages))
-    return Crossing("gradients", pools, (), plan.replicas, sent[id(fullest)], fullest.across, total)
+    way = _way(setting, sent[id(fullest)])
+    return Crossing("gradients", pools, (), plan.replicas, sent[id(fullest)], fullest.across, total, *way)
+
+
+def _way(setting: Setting, volume: float) -> tuple[bool, str]:
+    """Return whether a message of a card is staged through the hosts, and which way that is where there are two."""
+    bridge, network = setting.bridge, setting.formation.network
+    assert bridge is not None and network is not None  # noqa: S101, PT018
+    taken = bridge.way(volume)
+    if bridge.direct is None or network.direct is None:
+        return taken.host_staged, ""
+    return taken.host_staged, f"over {network.name}" if taken is bridge else f"over {network.direct.name}"

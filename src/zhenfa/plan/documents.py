@@ -69,7 +69,8 @@ class PlanDetail(Item):
 class CrossingPart(Item):
     """What crosses from pool to pool at one place: ``activations`` from stage to stage with every micro-batch (and
     gradients of as many bytes back), or ``gradients`` of weights once a step. ``message_bytes`` of one micro-batch of
-    one replica and direction, or what one card sends a step, in ``message_s``; ``step_bytes`` of all replicas."""
+    one replica and direction, or what one card sends a step, in ``message_s``; ``step_bytes`` of all replicas.
+    ``choice``: which way it takes where the machine has one through the hosts and one past them."""
 
     what: Literal["activations", "gradients"]
     pools: tuple[str, ...]
@@ -78,6 +79,8 @@ class CrossingPart(Item):
     message_bytes: float
     message_s: float
     step_bytes: float
+    host_staged: bool
+    choice: str
 
 
 class BridgePart(Item):
@@ -136,7 +139,8 @@ class Plans(Printed):
     the space that the search stopped before (0: by none). Of a job that serves, ``front`` is what can be had of tokens
     per second and card against tokens per second of one user; ``parts_s`` of a plan are those of a decode step. Of one
     that trains, plans are ordered by the ``objective``, and ``bound_by`` names limits that kept out layouts which might
-    have been better than the first.
+    have been better than the first. ``not_planned``: what is left out over several pools, by reason, with the
+    combinations of pools that it is left out of.
     """
 
     schema_name: ClassVar[str] = "zhenfa.plans/1"
@@ -152,6 +156,7 @@ class Plans(Printed):
     costed: int
     rejected: dict[str, int]
     seconds: float
+    not_planned: dict[str, int] = {}
     why: WhyPart | None = None
     task: Literal["train", "serve"] = "train"
     front: tuple[FrontPart, ...] = ()
@@ -221,6 +226,7 @@ def to_document(
         job=answer.request.job.name, machine=formation.name, objective=answer.objective, bound_by=answer.bound_by,
         emulated=formation.emulated, cards=formation.cards,
         plans=tuple(plans), considered=answer.considered, costed=answer.costed, rejected=answer.rejected,
-        seconds=answer.seconds, why=None if why is None else why_part(why), gap=answer.gap,
+        seconds=answer.seconds, not_planned=dict(answer.refused), why=None if why is None else why_part(why),
+        gap=answer.gap,
         sensitivity=None if sensitivity is None else sensitivity_part(sensitivity),
     )  # fmt: skip

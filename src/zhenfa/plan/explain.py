@@ -19,6 +19,7 @@ from zhenfa.plan.answer import Answer
 from zhenfa.plan.change import Change, changes
 from zhenfa.plan.given import belongs, faults, misfits
 from zhenfa.plan.goal import Goal
+from zhenfa.plan.meeting import unmet
 from zhenfa.plan.searched import Searched, searched
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
@@ -162,7 +163,8 @@ def _costed(plan: Plan, setting: Setting, limits: Limits, goal: Goal) -> tuple[P
         found = cost(plan, setting)
     except InputError as problem:
         return None, [*problems, problem.message.rstrip(".")]
-    problems += misfits(found) or ([found.problem] if found.problem else [])
+    unjoined = not math.isfinite(found.step) and any(True for _ in unmet(plan, setting))
+    problems += misfits(found) or ([found.problem] if found.problem and not unjoined else [])
     if not problems and (refused := goal.refusal(plan, found)):
         problems.append(refused)
     return found, problems

@@ -9,6 +9,7 @@ from zhenfa import units
 from zhenfa.errors import InputError, UnknownNameError
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan.meeting import unmet
 from zhenfa.plan.request import Request
 from zhenfa.plan.space import experts
 from zhenfa.spec.job import Limits
@@ -65,6 +66,7 @@ def faults(plan: Plan, setting: Setting, limits: Limits) -> list[str]:
             found.append(f"takes {count:,} cards of {name}, which has {there:,}")
     if limits.max_cards is not None and plan.cards > limits.max_cards:
         found.append(f"takes {plan.cards:,} cards, and limits.max_cards is {limits.max_cards:,}")
+    found += unmet(plan, setting)
     heads = [one.heads for kind in setting.graph.kinds for one in kind.operators if one.kind in {"attention", "scan"}]
     common, held = math.gcd(*heads) if heads else setting.graph.hidden, experts(setting)
     for pipeline in plan.pipelines:

@@ -275,6 +275,14 @@ def _network(setting: Setting, plan: Plan) -> Iterator[Input]:
     tag = network.latency.tag if network.latency.known else "assumed"
     yield Input(f"{name}.network.latency", bridge.latency, "time", tag, *_by_tag(tag), "maker",
                 partial(with_bridge, "latency"))  # fmt: skip
+    direct = bridge.direct
+    if direct is not None and network.direct is not None:
+
+        def past(factor: float) -> Moved:
+            other = replace(bridge, direct=replace(direct, bandwidth=direct.bandwidth * factor))
+            return changed(setting, bridge=other), plan
+
+        yield _fact(f"{name}.network.direct.bandwidth", network.direct.bandwidth, past)
 
 
 # Failures, power, the building.

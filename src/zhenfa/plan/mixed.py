@@ -43,8 +43,9 @@ from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Lines, Look
+from zhenfa.plan.meeting import left_out
 from zhenfa.plan.polish import polish
-from zhenfa.plan.precision import assignments, by_format, no_format
+from zhenfa.plan.precision import assignments, by_format
 from zhenfa.plan.search import (
     NO_MEMORY,
     SLOWER,
@@ -92,13 +93,11 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
     """
     for each in by_format(setting):
         alone = search_pools(each, job, sequences, limits, best, tally)
-        if len(each.formation.pools) > 1:
+        if len(each.formation.pools) > 1 and each.bridge:
             replicas_over_pools(each, job, alone, sequences, limits, best, tally)
             for one in assignments(each):
                 pipelines_over_pools(one, job, sequences, limits, best, tally)
-    refused = no_format(setting)
-    tally.considered += refused.total()
-    tally.rejected.update(refused)
+    tally.refused.update(left_out(setting))
     polish(setting, best)
 
 

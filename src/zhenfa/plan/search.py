@@ -67,6 +67,8 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     barred: dict[str, float] = field(default_factory=dict)
     """The best score that a layout which a limit of the goal keeps out might have had, by limit."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """What is not planned over several pools, by reason: combinations of pools, not layouts."""
     least_left: float = np.inf
     """The least score that a layout could have that the search stopped before costing, bounded from below."""
 

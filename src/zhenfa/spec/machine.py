@@ -267,10 +267,20 @@ class Pool(Part):
     failures: FailureTimes = FailureTimes()
 
 
+class DirectLink(Part):
+    """A way from card to card past the hosts, beside a network that stages through them."""
+
+    name: str = "direct link"
+    bandwidth: fact.Rate = fact.empty("rate")
+    latency: fact.Time = fact.empty("time")
+
+
 class Network(Part):
     """What joins the pools. Between makers traffic is staged through the hosts.
 
     ``bandwidth`` is per card and direction. ``link`` names a link of the catalog that supplies what is not given here.
+    ``direct``: a second way, past the hosts; each message takes the quicker of the two. Cards whose collective backends
+    differ can take it only with a ``library`` that joins them, such as FlagCX.
     """
 
     name: str = "network"
@@ -278,6 +288,8 @@ class Network(Part):
     bandwidth: fact.Rate = fact.empty("rate")
     latency: fact.Time = fact.empty("time")
     host_staged: bool = True
+    direct: DirectLink | None = None
+    library: str | None = None
 
 
 class Machine(Document):
