@@ -157,7 +157,7 @@ def of_makers(network: Network, *names: str) -> Formation:
 
 @pytest.mark.parametrize(("library", "kept"), [(None, False), ("FlagCX", True)])
 def test_cards_without_a_library_in_common_go_through_the_hosts(library: str | None, kept: bool) -> None:
-    network = both(100e9, 1e-6).model_copy(update={"library": library})
+    network = both(100e9, 1e-6).model_copy(update={"joined_by": library})
     graph = model(2048, 32000, [dense(2048, 8, 8, 8192)], [0] * 4)
     work = Workload(sequence_length=512, global_batch=8)
     setting = look_up(graph, work, of_makers(network, "nvidia-h800-sxm", "ascend-910b3"))
@@ -165,7 +165,7 @@ def test_cards_without_a_library_in_common_go_through_the_hosts(library: str | N
     assert (setting.bridge.direct is not None) == kept
     words = (
         "cable between pools is left out: nccl on nvidia-h800-sxm and hccl on ascend-910b3 have no collective library "
-        "in common (network.library says which joins them)"
+        "in common (network.joined_by says what joins them)"
     )
     assert (words in setting.assumptions) != kept
     alike = look_up(graph, work, of_makers(both(100e9, 1e-6), "nvidia-h800-sxm", "nvidia-h100-sxm"))
@@ -266,7 +266,7 @@ def test_a_direct_link_that_cannot_be_used_is_named(zhenfa: Call) -> None:
     text = " ".join(shown.out.split())
     assert "cable between pools is left out: nccl on fast and hccl on wide have no collective library in" in text
     machine_file = Path("direct.yaml").read_text(encoding="utf-8")
-    Path("direct.yaml").write_text(machine_file.replace("direct: {", "library: FlagCX, direct: {"), encoding="utf-8")
+    Path("direct.yaml").write_text(machine_file.replace("direct: {", "joined_by: FlagCX, direct: {"), encoding="utf-8")
     shown = zhenfa("plan", "job.yaml", "--on", "direct.yaml", columns=100)
     text = " ".join(shown.out.split())
     assert "left out" not in text.partition("Next:")[0]

@@ -266,9 +266,9 @@ def bridge_between(formation: Formation) -> tuple[Bridge | None, tuple[str, ...]
         return found, ()
     backends = {pool.name: pool.accelerator.software for pool in formation.pools}
     known = {name: one.collective_backend.rstrip("?") for name, one in backends.items() if one is not None}
-    apart = len(set(known.values())) > 1 and network.library is None and not formation.emulated
+    apart = len(set(known.values())) > 1 and network.joined_by is None and not formation.emulated
     said = " and ".join(f"{backend} on {pool}" for pool, backend in known.items())
-    why = f"{said} have no collective library in common (network.library says which joins them)"
+    why = f"{said} have no collective library in common (network.joined_by says what joins them)"
     if apart and network.direct is not None:
         return replace(found, direct=None), (f"{network.direct.name} between pools is left out: {why}",)
     if apart and not network.host_staged:

@@ -280,7 +280,7 @@ class Network(Part):
 
     ``bandwidth`` is per card and direction. ``link`` names a link of the catalog that supplies what is not given here.
     ``direct``: a second way, past the hosts; each message takes the quicker of the two. Cards whose collective backends
-    differ can take it only with a ``library`` that joins them, such as FlagCX.
+    differ can take it only where ``joined_by`` names a library for both, such as FlagCX.
     """
 
     name: str = "network"
@@ -289,7 +289,7 @@ class Network(Part):
     latency: fact.Time = fact.empty("time")
     host_staged: bool = True
     direct: DirectLink | None = None
-    library: str | None = None
+    joined_by: str | None = None
 
 
 class Machine(Document):
