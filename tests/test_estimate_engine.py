@@ -269,3 +269,17 @@ def test_cards_of_a_generation_that_nobody_measured_reach_the_median_one() -> No
     shares = [engines.fits()[name]["matmul_share"]["value"] for name in known]
     assert min(shares) <= engines.usual_share() <= max(shares)
     assert engines.find("zhenfa run").traits.card_spread == 0.0
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_gradients_summed_once_a_step_are_held_whole(zero: int) -> None:
+    """Replicas that share gradients out hold their own, whole, until the one sum at the end of the step."""
+    setting = setting_with()
+    each, late = (
+        cost(plan(setting, stages_of(1, 1), count=16, zero=zero, reduce_every=every), setting).stages[0]
+        for every in ("micro-batch", "step")
+    )
+    more = late.memory["gradients"] - each.memory["gradients"]
+    held = setting.graph.parameters * setting.traits.gradient_bytes
+    assert more == pytest.approx(held if zero >= 2 else 0.0)
+    assert late.memory["weights"] == each.memory["weights"]

@@ -92,3 +92,18 @@ def test_unequal_cards_are_predicted_within_fifteen_percent_and_keep_their_order
     skipped = {one.id: one.skipped or "" for one in outcomes if one.predicted is None}
     assert "placeholder" in skipped["sailor-mit-N3_D1"]
     assert "cannot be the peak" in skipped["sailor-mit-N2_D1"]
+
+
+def test_a_pipeline_of_torchtitan_keeps_weights_and_gradients_whole() -> None:
+    """Llama 3 405B on 512 H100, published with 73 to 85 GiB: half of it is gathered weights and unsummed gradients."""
+    found = rows.read_rows([rows.MEASUREMENTS / "training_later.jsonl.gz"])
+    records = [dict(row.record) for row in found if isinstance(row, rows.Row)]
+    chosen = [record for record in records if record["id"].startswith("later-titan-405b")]
+    assert len(chosen) == 6
+    for record in chosen:
+        _, memory = training.outcomes(record)
+        assert memory.predicted == pytest.approx(memory.measured, rel=0.2)
+        plan = training.read(record).plan
+        assert (plan.zero, plan.reshard, plan.reduce_every) == (3, "step", "step")
+    alone = next(record for record in records if record["id"] == "later-titan-8b-8-eager")
+    assert training.read(alone).plan.reshard is None

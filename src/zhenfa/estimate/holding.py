@@ -28,13 +28,15 @@ LOGIT_BYTES = 4.0
 class Sharding:
     """Who shares out the state. ``group`` cards at most (None: all that hold the same); ``adapter``: only adapters of
     this rank are trained (0: all weights); ``offload``: the optimizer's state lies in host memory; ``whole``: gathered
-    weights stay until the step ends."""
+    weights stay until the step ends; ``late``: gradients are summed once a step, until when each card holds its own,
+    whole."""
 
     zero: Array = 0
     group: Array | None = None
     adapter: float = 0.0
     offload: bool = False
     whole: bool = False
+    late: bool = False
 
     def over(self, peers: Array) -> Array:
         """Return over how many of ``peers`` cards the state is shared out."""
@@ -317,9 +319,13 @@ def buffered(held: Holding, precision: Precision, sharding: Sharding | Array, tr
     return wide * (bucket + live)
 
 
-def gathered_whole(held: Holding, precision: Precision, sharding: Sharding) -> Holding:
-    """Return a holding whose weights are whole where gathered ones stay for the step."""
-    if not sharding.whole or not np.any(np.equal(sharding.zero, 3)):
-        return held
-    wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
-    return replace(held, weights=held.weights + wide * (held.shared + held.routed))
+def held_whole(held: Holding, precision: Precision, sharding: Sharding, traits: Traits) -> Holding:
+    """Return a holding whose weights are whole where gathered ones stay for the step, and whose gradients are where
+    replicas that share them out (ZeRO-2 and 3) sum them at the end of the step alone."""
+    if sharding.whole and np.any(np.equal(sharding.zero, 3)):
+        wide = 4.0 if precision in {"fp32", "tf32"} else 2.0
+        held = replace(held, weights=held.weights + wide * (held.shared + held.routed))
+    if sharding.late and np.any(np.greater_equal(sharding.zero, 2)):
+        own = traits.gradient_bytes * (held.trained + held.trained_routed)
+        held = replace(held, gradients=held.gradients + np.where(np.greater_equal(sharding.zero, 2), own, 0.0))
+    return held

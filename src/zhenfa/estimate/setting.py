@@ -11,7 +11,7 @@ import numpy as np
 from zhenfa.estimate import chip as chips
 from zhenfa.estimate import engines, wires
 from zhenfa.estimate.chip import Chip
-from zhenfa.estimate.holding import Again, Holding, Sharding, gathered, gathered_whole, holding, working_set
+from zhenfa.estimate.holding import Again, Holding, Sharding, gathered, held_whole, holding, working_set
 from zhenfa.estimate.layer import Card, layer_cost
 from zhenfa.estimate.shape import Cost, Shape
 from zhenfa.estimate.streams import adds
@@ -170,11 +170,11 @@ class Setting:
             changes["gradient_overlap"] = 0.0
         sharding = Sharding(
             0, plan.shard_group, float(plan.lora_rank) if plan.trainable == "lora" else 0.0,
-            plan.offload in ("optimizer", "both"), plan.reshard == "step",
+            plan.offload in ("optimizer", "both"), plan.reshard == "step", plan.reduce_every == "step",
         )  # fmt: skip
         if not changes and sharding == self.sharding:
             return self
-        key = (*changes.items(), sharding.group, sharding.adapter, sharding.offload, sharding.whole)
+        key = (*changes.items(), sharding.group, sharding.adapter, sharding.offload, sharding.whole, sharding.late)
         if key not in self._plans:
             traits = self.traits.but(**changes)
             self._plans[key] = replace(
@@ -255,10 +255,11 @@ class Setting:
     ) -> tuple[Holding, Array]:  # fmt: skip
         precision = self.chips[pool].precision
         said = self.sharding
-        sharding = Sharding(zero, said.group, said.adapter, said.offload, said.whole)
+        sharding = Sharding(zero, said.group, said.adapter, said.offload, said.whole, said.late)
         held = holding(operators, shape, precision, sharding, recompute, self.traits, self.graph.hidden, again)
         working = working_set(operators, shape, precision, recompute, self.traits, again)
-        return gathered_whole(held, precision, sharding), working + gathered(held, precision, sharding, self.traits)
+        kept = held_whole(held, precision, sharding, self.traits)
+        return kept, working + gathered(held, precision, sharding, self.traits)
 
     def _unit(
         self,

@@ -98,6 +98,8 @@ class Traits:
     5). ``recompute_stops_early``: recomputing a layer ends at the last tensor that its backward needs, so the last
     matmul is not run again.
     ``adapted``: the matmuls that get adapters where only those are trained (empty: all of the layers).
+    ``pipelines_keep``: where a pipeline has several stages, weights gathered by ZeRO-3 stay until the step ends, and
+    gradients are summed then.
     ``accumulates``: a batch is split into micro-batches of one sequence where a run does not say how it is split.
     ``rotary``: positions are rotary (not where the model holds a table of them). ``expert_exchange``: ``all-to-all``
     sends a copy to every expert, ``forwarding`` one to every card (or node) that holds some of the token's;
@@ -174,6 +176,7 @@ class Traits:
     receives_apart: bool = False
     adapted: tuple[str, ...] = ()
     accumulates: bool = True
+    pipelines_keep: bool = False
 
     def sustained(self, element_bytes: float) -> float:
         """Return the speed of matmuls of such elements in a long step over that of one kernel."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from zhenfa.errors import InputError
+from zhenfa.estimate.traits import MEGATRON_LIKE, Traits
 from zhenfa.spec.plan import RecomputeModule
 from zhenfa.validation.train_words import number, part, text, truth, unstated, whole
 
@@ -37,6 +38,7 @@ class Layout:
     zero: int
     shard_group: int | None
     reshard: Literal["layer", "micro-batch", "step"] | None
+    reduced_late: bool
     zero_words: str
     recompute: Mode
     modules: tuple[RecomputeModule, ...]
@@ -63,15 +65,16 @@ class Layout:
         return self.micro_batch * self.micro_batches * self.data
 
 
-def layout_of(record: Mapping[str, Any], layers: int, notes: list[str], *, accumulates: bool = True) -> Layout:
-    """Return the layout of a row; ``notes`` gains what was assumed of it. ``accumulates``: see the trait of engines.
+def layout_of(record: Mapping[str, Any], layers: int, notes: list[str], *, traits: Traits = MEGATRON_LIKE) -> Layout:
+    """Return the layout of a row; ``notes`` gains what was assumed. The engine's ``traits`` fill in what is left open.
 
     Raises :class:`InputError` where neither the cards nor the degrees are given.
     """
     raw = part(record, "parallel")
     tensor, pipeline, context, data = _degrees(raw, part(record, "hardware"), notes)
-    micro_batch, micro_batches = _batches(raw, data, notes, accumulates or pipeline > 1)
+    micro_batch, micro_batches = _batches(raw, data, notes, traits.accumulates or pipeline > 1)
     zero, group, reshard = _zero(raw.get("zero"), data, tensor * pipeline > 1, notes)
+    late = traits.pipelines_keep and pipeline > 1 and zero == 3 and reshard is None
     mode, modules, share = _recompute(raw.get("recompute"), layers, notes)
     virtual = whole(raw.get("vpp"), most=1000) or 1
     schedule = text(raw.get("schedule"))
@@ -89,7 +92,7 @@ def layout_of(record: Mapping[str, Any], layers: int, notes: list[str], *, accum
         tensor=tensor, pipeline=pipeline, virtual=virtual if pipeline > 1 else 1, data=data, context=context,
         expert=expert, expert_tensor=whole(raw.get("etp"), most=10**4), micro_batch=micro_batch,
         micro_batches=micro_batches, sequence_parallel=_sequence_parallel(raw, tensor, notes), zero=zero,
-        shard_group=group, reshard=reshard,
+        shard_group=group, reshard="step" if late else reshard, reduced_late=late,
         zero_words=text(raw.get("zero")), recompute=mode, modules=modules, recomputed=share, schedule=schedule,
         chunks=chunks, ends_are_layers=ends, flushes=whole(raw.get("pipeline_flushes_per_step"), most=10**6) or 1,
         offload_optimizer=not unstated(raw.get("cpu_offload")) and truth(raw.get("cpu_offload")) is not False,

@@ -26,7 +26,8 @@ def plan_of(record: Mapping[str, Any], layout: Layout, sequence: int, precision:
     return Plan(
         job="row", model="row", machine="row", sequence_length=sequence, precision=precision,
         schedule="interleaved" if layout.virtual > 1 else "1f1b", zero=layout.zero, shard_group=layout.shard_group,
-        reshard=layout.reshard, sequence_parallel=layout.sequence_parallel, context_exchange=_exchange(record),
+        reshard=layout.reshard, reduce_every="step" if layout.reduced_late else None,
+        sequence_parallel=layout.sequence_parallel, context_exchange=_exchange(record),
         offload=_offload(layout), trainable="lora" if _adapters(record) else "full",
         expert_imbalance=imbalance_of(record), pipelines=(pipeline,),
     )  # fmt: skip

@@ -77,7 +77,7 @@ def read(record: Mapping[str, Any]) -> Run:
         return _read_mixed(record, notes)
     record = canonical(record)
     graph = model_of(record, notes).graph()
-    layout = layout_of(record, len(graph.layers), notes, accumulates=_named(record).traits.accumulates)
+    layout = layout_of(record, len(graph.layers), notes, traits=_named(record).traits)
     formation = formation_of(record, layout.cards, notes)
     sequence = sequence_of(record)
     if sequence is None:
