@@ -58,7 +58,7 @@ def test_json_is_one_document_of_the_published_schema(call: Call) -> None:
     jsonschema.validate(found, schema(Emitted, strict=True))
     assert found["schema"] == "zhenfa.emitted/1"
     assert found["plan"]["pipelines"] == [
-        {**found["plan"]["pipelines"][0], "count": 960, "micro_batches": 4, "micro_batch_size": 4}
+        {**found["plan"]["pipelines"][0], "count": 1024, "micro_batches": 5, "micro_batch_size": 3}
     ]
     assert len(found["changes"]) == 2
     assert found["files"][0]["written"] is None
@@ -67,11 +67,11 @@ def test_json_is_one_document_of_the_published_schema(call: Call) -> None:
 def test_the_nearest_plan_is_written_where_asked(call: Call) -> None:
     refused = call("emit", PLANS / "deepseek-v3-superpod.yaml", "--to", "megatron", columns=80)
     assert (refused.code, refused.out) == (1, "")
-    assert "hint: the nearest plan that Megatron-LM takes is TP1 PP1 DP960 EP8 ZeRO-3" in refused.err
+    assert "hint: the nearest plan that Megatron-LM takes is TP1 PP1 DP1024 EP8 ZeRO-3" in refused.err
     shown = call("emit", PLANS / "deepseek-v3-superpod.yaml", "--to", "megatron", "--nearest")
     assert shown.code == 0
-    assert "WORLD_SIZE=960" in shown.out
-    assert "written instead: TP1 PP1 DP960" in shown.err
+    assert "WORLD_SIZE=1024" in shown.out
+    assert "written instead: TP1 PP1 DP1024" in shown.err
 
 
 def test_a_job_brings_its_run_and_files_of_ones_own(call: Call, tmp_path: Path) -> None:
