@@ -264,3 +264,23 @@ def test_a_training_plan_is_not_changed_by_writing_it() -> None:
     there = subject("deepseek-v3-mixed-demo", SCALEX)
     assert isinstance(there.plan, Plan)
     assert emitted("deepseek-v3-mixed-demo", "slurm", SCALEX).plan == there.plan
+
+
+def test_variables_that_show_cards_name_their_source() -> None:
+    page = (PLANS.parent.parent / "docs/guide/emit.md").read_text(encoding="utf-8")
+    for maker, facts in makers().items():
+        how, said = facts["visible_devices_confidence"], facts["visible_devices_source"]
+        assert how in {"high", "medium", "low"}
+        assert f"| {maker} | `{facts['visible_devices']}` | {how} | {said} |" in page
+
+
+def test_variables_that_show_cards_are_those_of_ray() -> None:
+    accelerators = pytest.importorskip("ray._private.accelerators")
+    for maker, facts in makers().items():
+        if "ray" in facts and "ray/" in facts["visible_devices_source"]:
+            found = {
+                manager.get_visible_accelerator_ids_env_var()
+                for manager in accelerators.get_all_accelerator_managers()
+                if manager.get_resource_name() == facts["ray"]
+            }
+            assert facts["visible_devices"] in found, maker

@@ -191,7 +191,7 @@ OTHERS: Final = (
     AcceleratorProvider("npu", "torch_npu", "ASCEND_RT_VISIBLE_DEVICES", "Huawei"),
     AcceleratorProvider("mlu", "torch_mlu", "MLU_VISIBLE_DEVICES", "Cambricon"),
     AcceleratorProvider("musa", "torch_musa", "MUSA_VISIBLE_DEVICES", "Moore Threads"),
-    AcceleratorProvider("hpu", "habana_frameworks.torch", "HABANA_VISIBLE_DEVICES", "Intel"),
+    AcceleratorProvider("hpu", "habana_frameworks.torch", "HABANA_VISIBLE_MODULES", "Intel"),
     AcceleratorProvider("xpu", None, "ZE_AFFINITY_MASK", "Intel"),
 )
 
