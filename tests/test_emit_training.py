@@ -142,6 +142,8 @@ def test_makers_that_meet_are_refused_and_each_is_planned_alone() -> None:
     with pytest.raises(CapabilityError) as problem:
         emit(subject("deepseek-v3-mixed-demo"), "megatron")
     assert "Huawei Ascend and Hygon/Sugon and NVIDIA meet in data parallel" in problem.value.message
+    hint = problem.value.hint or ""
+    assert hint.index("--nearest writes it. ") < hint.index("--to slurm, k8s or ray") < hint.index("`zhenfa run`")
     instead = emitted("deepseek-v3-mixed-demo", "mindspeed").plan
     assert isinstance(instead, Plan)
     assert set(instead.cards_by_pool()) == {"ascend"}

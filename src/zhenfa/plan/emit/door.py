@@ -27,7 +27,7 @@ def emit(subject: Subject, to: str, *, nearest: bool = False) -> Emission:
     if reasons:
         found = nearest_plan(subject, chosen.rules)
         if not nearest or found is None:
-            raise _refusal(chosen, reasons, found)
+            raise _refusal(subject, chosen, reasons, found)
         subject, changes = subject.with_plan(found.plan), (*reasons, found.words)
     written = chosen.write(subject)
     return Emission(chosen, subject.plan, written.files, written.notes, changes)
@@ -38,11 +38,20 @@ def reasons_against(subject: Subject, chosen: Target) -> list[str]:
     return [words for rule in chosen.rules if (words := rule.reason(subject.training, subject))]
 
 
-def _refusal(chosen: Target, reasons: list[str], found: Nearest | None) -> CapabilityError:
+MEET = (
+    "To train on all of them as planned: --to slurm, k8s or ray starts every maker's hosts, and what they run has to "
+    "carry sums between makers itself; `zhenfa run` does so on this host's cards."
+)
+"""What is left of a plan over several makers: no two of the frameworks written here join in one job."""
+
+
+def _refusal(subject: Subject, chosen: Target, reasons: list[str], found: Nearest | None) -> CapabilityError:
     if found is None:
         way_out = "no plan near it was found that can be written; `zhenfa plan` lists others (--top 20)."
     else:
         way_out = f"the nearest plan that {chosen.title} takes is {found.words}; --nearest writes it."
+    if len(subject.makers()) > 1:
+        way_out = f"{way_out} {MEET}"
     return CapabilityError(f"{chosen.title} cannot run this plan: {'; '.join(reasons)}.",
                            hint=way_out)  # fmt: skip
 
