@@ -82,13 +82,71 @@ def test_the_plan_that_is_written_is_estimated_as_it_was_found(zhenfa: Call) -> 
     assert estimate_serving(request, plan).figures == best.estimate.figures
 
 
-def test_why_lays_two_plans_side_by_side(zhenfa: Call) -> None:
+@pytest.mark.parametrize("columns", [60, 80, 120, 160])
+def test_why_lays_two_plans_side_by_side(zhenfa: Call, columns: int) -> None:
     job = changed(JOB, "request_rate: 1", "request_rate: 0.4")
-    shown = zhenfa("plan", job, "--on", "mi300x-8", "--why", "2")
+    shown = zhenfa("plan", job, "--on", "mi300x-8", "--why", "2", columns=columns)
     assert shown.code == 0, shown.err
-    assert "Why plan 2 lost" in shown.out
-    assert "card-seconds a request" in shown.out
+    assert shown.widest <= columns
+    text = " ".join(shown.out.split())
+    for words in ("plan 2", "card-seconds of", "One change at a time", "it is plan 2 of the list", "Side by side"):
+        assert words in text
     assert zhenfa("plan", job, "--why", "90").code == 2
+
+
+def test_why_takes_a_plan_of_ones_own(zhenfa: Call) -> None:
+    assert zhenfa("plan", JOB, "--out", "mine.yaml").code == 0
+    plan = ServingPlan.from_file("mine.yaml")
+    whole = plan.decode.model_copy(update={
+        "tensor_parallel": 8, "data_parallel": 1, "pipeline_parallel": 1, "expert_parallel": 1, "count": 1,
+        "max_batch": 64,
+    })  # fmt: skip
+    Path("mine.yaml").write_text(plan.model_copy(update={"decode": whole}).to_yaml(), encoding="utf-8")
+    found: dict[str, Any] = json.loads(zhenfa("plan", JOB, "--why", "mine.yaml", "--json").out)
+    assert not list(Draft202012Validator(schemas.schema(Plans, strict=True)).iter_errors(found))
+    why = found["why"]
+    assert why["name"] == "mine.yaml"
+    assert why["plan"]["decode"]["tensor_parallel"] == 8
+    gap = sum(one["difference"] for one in why["parts_s"])
+    first, mine = (sum(one[side] for one in why["parts_s"]) for side in ("first", "other"))
+    assert gap == pytest.approx(mine - first)
+    assert why["changes"]
+    assert all(one["barred"] or one["behind_first"] is not None for one in why["changes"])
+    big = whole.model_copy(update={"tensor_parallel": 16})
+    Path("mine.yaml").write_text(plan.model_copy(update={"decode": big}).to_yaml(), encoding="utf-8")
+    shown = zhenfa("plan", JOB, "--why", "mine.yaml")
+    assert "Why mine.yaml cannot run" in shown.out
+    assert "takes 16 cards of nvidia, which has 8" in shown.out
+    Path("mine.yaml").write_text(plan.model_copy(update={"model": "llama3-8b"}).to_yaml(), encoding="utf-8")
+    assert zhenfa("plan", JOB, "--why", "mine.yaml").code == 2
+
+
+def test_every_operator_of_both_steps_is_in_the_detail(zhenfa: Call) -> None:
+    shown = zhenfa("plan", JOB, "--json", "--detail", "--top", "1")
+    found: dict[str, Any] = json.loads(shown.out)
+    assert not list(Draft202012Validator(schemas.schema(Plans, strict=True)).iter_errors(found))
+    plan = found["plans"][0]
+    steps = plan["serving_detail"]["steps"]
+    assert [one["role"] for one in steps] == ["decode", "prefill"]
+    for one in steps:
+        summed = sum(each["step_s"] for each in one["operators"]) + one["rest_s"] + one["engine_s"]
+        assert summed == pytest.approx(one["seconds"])
+        assert all(each["light_share"] is None or 0 < each["light_share"] < 1.05 for each in one["operators"])
+    assert steps[0]["seconds"] == pytest.approx(sum(plan["parts_s"].values()))
+
+
+def test_what_moves_the_answer_is_told(zhenfa: Call) -> None:
+    job = changed(JOB, "request_rate: 1", "request_rate: 0.4")
+    shown = zhenfa("plan", job, "--sensitivity", "--json", "--top", "1")
+    found: dict[str, Any] = json.loads(shown.out)["sensitivity"]
+    names = {one["name"]: one for one in found["inputs"]}
+    assert names["nvidia.memory.bandwidth"]["elasticity"] < 0
+    assert names["input_length"]["elasticity"] > 0
+    spans = [one["span"] for one in found["inputs"]]
+    assert spans == sorted(spans, reverse=True)
+    page = zhenfa("plan", job, "--sensitivity", columns=80)
+    assert page.widest <= 80
+    assert "What moves the answer most" in page.out
 
 
 def test_a_load_that_is_too_large_is_refused_with_a_way_out_that_works(zhenfa: Call) -> None:

@@ -48,25 +48,33 @@ def _plan_serving(request: Request, wanted: PlanWanted, output: Output) -> None:
     """Plan a job that serves and print the answer."""
     from zhenfa.plan.serving import find_serving
 
-    if isinstance(wanted.why, str):
-        raise InputError("--why names a file, and a plan that serves is compared by its number.", hint="--why 2.")
-    if wanted.sensitivity:
-        raise InputError("--sensitivity is of plans that train; this job serves.", hint="leave --sensitivity out.")
     with output.working("planning"):
-        answer = find_serving(request, top=max(wanted.top, wanted.why or 1))
-    if wanted.why is not None and wanted.why > len(answer.plans):
-        raise _no_such_plan(wanted.why, len(answer.plans))
+        answer = find_serving(request, top=max(wanted.top, wanted.why if isinstance(wanted.why, int) else 1))
+        if isinstance(wanted.why, int) and wanted.why > len(answer.plans):
+            raise _no_such_plan(wanted.why, len(answer.plans))
+        why = None if wanted.why is None else answer.why(wanted.why)
+    found = _serving_sensitivity(wanted, answer, output)
     if wanted.out:
         write_plan(wanted.out, answer)
         output.say(f"plan 1 written to {wanted.out}")
     if output.as_json:
         from zhenfa.plan.serving.documents import to_document
 
-        output.document(to_document(answer, wanted.top))
+        output.document(to_document(answer, wanted.top, detailed=wanted.detail, why=why, sensitivity=found))
         return
     from zhenfa.cli.serving_report import print_serving
 
-    print_serving(answer, wanted, output)
+    print_serving(answer, wanted, output, why, found)
+
+
+def _serving_sensitivity(wanted: PlanWanted, answer: ServingAnswer, output: Output) -> Sensitivity | None:
+    """Return which input moves the answer most; None where that was not asked."""
+    if not wanted.sensitivity:
+        return None
+    from zhenfa.plan.serving.sensitivity import sensitivity
+
+    with output.progress("moving inputs") as move:
+        return sensitivity(answer, progress=move)
 
 
 def _sensitivity(wanted: PlanWanted, answer: Answer, output: Output) -> Sensitivity | None:

@@ -16,10 +16,10 @@ ANSWERS: Final = {"cost": "money for a token", "energy": "energy of a token"}
 TIME: Final = "time for a token, failures included"
 
 
-def print_sensitivity(found: Sensitivity, output: Output) -> list[str]:
+def print_sensitivity(found: Sensitivity, output: Output, counted: str = "") -> list[str]:
     """Print the inputs that move the answer, widest first; return the columns for which there was no room."""
     out = output.data
-    answer = ANSWERS.get(found.objective, TIME)
+    answer = counted or ANSWERS.get(found.objective, TIME)
     out.head("What moves the answer most", f"({answer}, of plan 1; each input by its own uncertainty, estimated)")
     rows = found.widest(SHOWN)
     columns = (

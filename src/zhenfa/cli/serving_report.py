@@ -6,18 +6,22 @@ from typing import Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
-from zhenfa.cli.plan_detail import figure_table
 from zhenfa.cli.plan_ground import command_of, print_rejected, suggest
+from zhenfa.cli.plan_sensitivity import print_sensitivity
+from zhenfa.cli.serving_detail import print_detail
+from zhenfa.cli.serving_why import print_serving_why
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.wanted import PlanWanted
-from zhenfa.cli.words import EMULATED, band, bare, difference, of, parameters
-from zhenfa.estimate.serving_report import PartEstimate
+from zhenfa.cli.words import EMULATED, band, bare, of, parameters
+from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.plan.serving import ServingAnswer, ServingRanked
+from zhenfa.plan.serving.explain import ServingWhy
 from zhenfa.plan.serving.words import group_words
 from zhenfa.spec.result import Figure
 
-FRONT_SHOWN: Final = 10
+COUNTED: Final = {"cost": "money for a token", "energy": "energy of a token"}
+"""What sensitivity looks at, by objective."""
 ORDER: Final = {
     "cost": "cheapest token first",
     "energy": "least energy of a token first",
@@ -26,7 +30,13 @@ ORDER: Final = {
 """How plans are ordered, by objective; else by output."""
 
 
-def print_serving(answer: ServingAnswer, wanted: PlanWanted, output: Output) -> None:
+def print_serving(
+    answer: ServingAnswer,
+    wanted: PlanWanted,
+    output: Output,
+    why: ServingWhy | None = None,
+    found: Sensitivity | None = None,
+) -> None:
     """Print the answer as far as it was asked for."""
     _print_subject(answer, output)
     left_out = _print_plans(answer, wanted.top, output)
@@ -35,9 +45,11 @@ def print_serving(answer: ServingAnswer, wanted: PlanWanted, output: Output) -> 
     out.head("Four walls of plan 1", f"(of a decode step, estimated; {walls.binding} binds)")
     print_walls(out, walls, empty="undisclosed")
     if wanted.detail:
-        left_out += _print_detail(answer, output)
-    if isinstance(wanted.why, int):
-        left_out += _print_why(answer, wanted.why, output)
+        left_out += print_detail(answer, output)
+    if found is not None:
+        left_out += print_sensitivity(found, output, COUNTED.get(found.objective, "card-seconds of a token"))
+    if why is not None:
+        left_out += print_serving_why(why, output)
     _print_ground(answer, output)
     if output.cite:
         output.sources(answer.sources)
@@ -160,75 +172,6 @@ def _print_groups(one: ServingRanked, output: Output) -> None:
         )  # fmt: skip
     for words in one.quality:
         out.text(f"may change what the model says: {words}", first="  ", style="warn")
-
-
-def _print_detail(answer: ServingAnswer, output: Output) -> list[str]:
-    out, best = output.data, answer.best
-    out.head("Figures of plan 1", "(estimated)")
-    left_out = out.table(figure_table(best.estimate.figures), indent=2)
-    for number, part in enumerate(best.estimate.parts, 1):
-        which = f" of part {number}" if len(best.estimate.parts) > 1 else ""
-        for title, seconds in _seconds_of(part).items():
-            whole = sum(seconds.values())
-            out.head(f"{title}{which}", f"({units.show(whole, 'time')}, estimated)")
-            for name, one in seconds.items():
-                share = one / whole if whole else 0.0
-                out.line(f"  {name:<12} {units.show(one, 'time'):>8} {share:>6.1%} {out.bar(max(share, 0.0))}")
-        out.head(f"Memory of a card{which}", "(estimated)")
-        for role, held in part.memory.items():
-            words = ", ".join(f"{name} {units.show(size, 'data')}" for name, size in held.items())
-            out.text(words, first=f"  {role}: ")
-    out.head("What can be had", "(Pareto under the TTFT target, whatever the TPOT; estimated)")
-    return left_out + out.table(front_table(answer), indent=2)
-
-
-def _seconds_of(part: PartEstimate) -> dict[str, dict[str, float]]:
-    return {
-        "Where a decode step goes": part.decode_s, "Where a prompt's step goes": part.prefill_s,
-        "Where TTFT goes": part.first_s,
-    }  # fmt: skip
-
-
-def front_table(answer: ServingAnswer) -> Table:
-    """Return some points of the front, from fast to frugal."""
-    points = answer.front
-    step = max(len(points) // FRONT_SHOWN, 1)
-    columns = (
-        Column("per user", right=True), Column("per card", right=True), Column("running", right=True, drop=1),
-        Column("layout", wrap=20),
-    )  # fmt: skip
-    rows = [
-        (bare(one.tokens_per_s_per_user), bare(one.tokens_per_s_per_card), f"{one.running:,.0f}", one.layout)
-        for one in points[::step]
-    ]
-    return table(columns, rows)
-
-
-def _print_why(answer: ServingAnswer, why: int, output: Output) -> list[str]:
-    """Print why a plan lost to the first, part by part."""
-    other, best = answer.plans[why - 1], answer.best
-    output.data.head(f"Why plan {why} lost", f"({other.layout}): {other.lost_by}")
-    rows = []
-    mine, first = (
-        {
-            f"{title.partition(' goes')[0].removeprefix('Where ')}: {name}": one
-            for title, seconds in _seconds_of(found.estimate.parts[0]).items()
-            for name, one in seconds.items()
-        }
-        for found in (other, best)
-    )
-    for name in dict.fromkeys((*first, *mine)):
-        left, right = first.get(name, 0.0), mine.get(name, 0.0)
-        if max(abs(left), abs(right)) > 1e-6:
-            rows.append((name, units.show(left, "time"), units.show(right, "time"), difference(right, left)))
-    rows.append((
-        "card-seconds a request", f"{best.card_seconds:.3g}", f"{other.card_seconds:.3g}", "",
-    ))  # fmt: skip
-    columns = (
-        Column("part", style="strong"), Column("plan 1", right=True), Column(f"plan {why}", right=True),
-        Column("difference", right=True),
-    )  # fmt: skip
-    return output.data.table(table(columns, rows), indent=2)
 
 
 def _print_ground(answer: ServingAnswer, output: Output) -> None:

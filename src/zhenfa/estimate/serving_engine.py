@@ -110,7 +110,7 @@ def coefficients(engine: ServingEngine, card: Accelerator | None = None) -> Engi
         id=engine.id, chunk=chunk, max_batch=batch, mixed=engine.mixed,
         reserves_output=engine.reserves_output, eager=engine.eager, static_memory=engine.static_memory,
         drafts=engine.drafts, kernels=engine.kernels,
-        tag=weakest(*(facts[name].tag for name in _OF_STEPS)), **values,
+        tag=weakest(*(facts[name].tag for name in STEP_FACTS)), **values,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def defaults(engine: ServingEngine, card: Accelerator | None) -> tuple[int, int]
     return (less.chunk, less.max_batch) if small else (engine.chunk, engine.max_batch)
 
 
-_OF_STEPS = (
+STEP_FACTS = (
     "step", "request", "overlap", "layer", "dispatch", "collective", "exchange", "pace", "imbalance", "memory",
 )  # fmt: skip
-_FACTS = (*_OF_STEPS, "entry", "front", "polls", "handover", "acceptance", "found")
+_FACTS = (*STEP_FACTS, "entry", "front", "polls", "handover", "acceptance", "found")

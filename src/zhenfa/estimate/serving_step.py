@@ -7,7 +7,7 @@ engine's own costs can be laid on top (:mod:`zhenfa.estimate.serving_engine`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Final
@@ -147,23 +147,42 @@ def _sampling(setup: Setup, load: Load) -> Step:
 
 def _block(setup: Setup, operators: Sequence[Operator], load: Load) -> Step:
     total = Step()
+    for _, one in each(setup, operators, load):
+        total = total.plus(one)
+    return total
+
+
+def each(setup: Setup, operators: Sequence[Operator], load: Load) -> Iterator[tuple[Operator, Step]]:
+    """Yield the operators of a block as engines run them, with what each costs once; the routed experts as one."""
     routed = [one for one in operators if one.kind == "grouped_matmul"]
     for operator in fused(tuple(operators)):
         match operator.kind:
             case "matmul":
-                total = total.plus(_matmul(setup, operator, load))
+                yield operator, _matmul(setup, operator, load)
             case "attention":
-                total = total.plus(_attention(setup, operator, load))
+                yield operator, _attention(setup, operator, load)
             case "scan":
-                total = total.plus(_scan(setup, operator, load))
+                yield operator, _scan(setup, operator, load)
             case "embedding":
                 here = load.tokens / setup.layout.data
-                total = total.plus(Step(kernels.embed(setup.cards.head, here, operator.outputs), launches=1.0))
+                yield operator, Step(kernels.embed(setup.cards.head, here, operator.outputs), launches=1.0)
             case "norm" | "elementwise" | "convolution":
-                total = total.plus(_streaming(setup, operator, load))
+                yield operator, _streaming(setup, operator, load)
             case "grouped_matmul":
                 continue
-    return total.plus(_experts(setup, routed, load)) if routed else total
+    if routed:
+        yield replace(routed[0], name="experts"), _experts(setup, routed, load)
+
+
+def blocks(setup: Setup, load: Load, drafts: float = 0.0) -> Iterator[tuple[float, Sequence[Operator], Load]]:
+    """Yield how often each block of operators runs in a step, the block, and what it carries."""
+    graph = setup.graph
+    yield 1.0, graph.stem, load
+    for index, kind in enumerate(graph.kinds):
+        yield float(graph.layers.count(index)), kind.operators, load
+    yield 1.0, graph.head, _sampled(load)
+    if graph.extra and drafts > 0:
+        yield drafts, graph.extra, Load(sequences=load.sequences, context=load.context)
 
 
 @cache

@@ -66,6 +66,47 @@ class PlanDetail(Item):
     memory_bytes: tuple[dict[str, float], ...]
 
 
+class ServedOperator(Item):
+    """One operator of a step that serves: ``runs`` of ``kernel_s`` (the engine's pace included) and ``links_s`` of
+    communication take ``step_s``. ``light_share``: ideal seconds (at peak, or at the memory's bandwidth where that is
+    longer: ``bound``) over ``kernel_s``. ``tag`` and ``rests_on``: of the weakest coefficient that carries it."""
+
+    name: str
+    kind: str
+    runs: float
+    kernel_s: float
+    links_s: float
+    step_s: float
+    share: float
+    light_share: float | None
+    bound: str
+    tag: Tag
+    rests_on: str
+
+
+class ServedStep(Item):
+    """One step: of running requests alone (``decode``), or of a prompt alone (``prefill``). Its operators, ``rest_s``
+    (sampling, between stages) and ``engine_s`` (what the engine adds or hides) sum to ``seconds``."""
+
+    role: Literal["decode", "prefill"]
+    part: int
+    pool: str
+    carries: str
+    seconds: float
+    operators: tuple[ServedOperator, ...]
+    rest_s: float
+    engine_s: float
+
+
+class ServingDetail(Item):
+    """``--detail`` of a job that serves, for each part of the plan: its steps, the parts of TTFT, the bytes of a card
+    by group of instances."""
+
+    steps: tuple[ServedStep, ...]
+    first_token_s: tuple[dict[str, float], ...]
+    memory_bytes: tuple[dict[str, dict[str, float]], ...]
+
+
 class CrossingPart(Item):
     """What crosses from pool to pool at one place: ``activations`` from stage to stage with every micro-batch (and
     gradients of as many bytes back), or ``gradients`` of weights once a step. ``message_bytes`` of one micro-batch of
@@ -119,6 +160,7 @@ class RankedPlan(Item):
     quality: tuple[str, ...] = ()
     score: Figure = Figure()
     limits_taken: dict[str, float] = {}
+    serving_detail: ServingDetail | None = None
 
 
 class FrontPart(Item):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from zhenfa.plan.explain import Gap, Why
 from zhenfa.plan.sensitivity import Row, Sensitivity
 from zhenfa.spec.fact import Tag
-from zhenfa.spec.printed import Item, PlanData
+from zhenfa.spec.printed import Item, PlanData, ServingPlanData
 from zhenfa.spec.result import Figures
+
+if TYPE_CHECKING:
+    from zhenfa.plan.serving.explain import ServingWhy
 
 
 class GapPart(Item):
@@ -51,11 +56,12 @@ class ChangePart(Item):
 
 class WhyPart(Item):
     """``--why``: a plan beside the first. ``problems``: why it cannot run, empty if it can. ``parts`` sum to the
-    difference of the steps. ``searched``: whether the space that is searched holds it (null: not told)."""
+    difference of the steps; of a job that serves, seconds are of a decode step, ``parts_s`` card-seconds of a request.
+    ``searched``: whether the space that is searched holds it (null: not told)."""
 
     name: str
     layout: str
-    plan: PlanData
+    plan: PlanData | ServingPlanData
     step_s: float | None
     first_step_s: float
     behind_first: float | None
@@ -72,7 +78,7 @@ class WhyPart(Item):
     searched_words: tuple[str, ...]
 
 
-def why_part(why: Why) -> WhyPart:
+def why_part(why: Why | ServingWhy) -> WhyPart:
     """Return why a plan lost as a part of a document."""
     return WhyPart(
         name=why.name, layout=why.layout, plan=why.plan.to_data(), step_s=why.step, first_step_s=why.first_step,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zhenfa import cite
-from zhenfa.errors import CapabilityError
+from zhenfa.errors import CapabilityError, InputError
 from zhenfa.estimate import serving
 from zhenfa.estimate.serving_cards import stored_format
 from zhenfa.estimate.serving_report import ServingEstimate, estimate, estimate_part
@@ -25,6 +26,11 @@ from zhenfa.plan.serving.words import summary
 from zhenfa.plan.supply import supplied
 from zhenfa.spec.job import Objective
 from zhenfa.spec.serving import ServingPlan, ServingWorkload
+
+if TYPE_CHECKING:
+    from zhenfa.estimate.serving_detail import StepDetail
+    from zhenfa.plan.sensitivity import Sensitivity
+    from zhenfa.plan.serving.explain import ServingWhy
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,41 @@ class ServingAnswer:
     gap: float
     sources: tuple[str, ...]
     seconds: float
+
+    @property
+    def within(self) -> Request:
+        """Return the request with the cards that the job's limits leave."""
+        return replace(self.request, formation=supplied(self.request.formation, self.request.job.limits))
+
+    def at(self, rank: int) -> ServingRanked:
+        """Return the plan of a rank. Raises :class:`InputError`."""
+        if not 1 <= rank <= len(self.plans):
+            raise InputError(f"there is no plan {rank}: there are {len(self.plans)}.", hint="ask for more with top=.")
+        return self.plans[rank - 1]
+
+    def why(self, plan: ServingPlan | int | str | os.PathLike[str]) -> ServingWhy:
+        """Return why a plan lost to the first: one of these by rank, or a plan of your own (its file, or the plan)."""
+        from zhenfa.plan.serving.explain import explain
+        from zhenfa.plan.serving.given import read_serving_plan
+
+        if isinstance(plan, int):
+            return explain(self, self.at(plan).rank)
+        if isinstance(plan, ServingPlan):
+            return explain(self, plan)
+        return explain(self, read_serving_plan(plan, self.within), name=str(plan))
+
+    def detail(self, rank: int = 1) -> tuple[StepDetail, ...]:
+        """Return where a decode step and a step of prompts go, operator by operator, for each part of a plan."""
+        from zhenfa.estimate.serving_detail import details
+
+        parts = self.at(rank).estimate.parts
+        return tuple(one for part in parts for one in details(part.service, part.served, self.request.formation))
+
+    def sensitivity(self, *, searched: int | None = None) -> Sensitivity:
+        """Return which input moves the first plan most; the search is run again for the widest ``searched``."""
+        from zhenfa.plan.serving.sensitivity import sensitivity
+
+        return sensitivity(self, searched=searched)
 
     @property
     def best(self) -> ServingRanked:

@@ -104,19 +104,6 @@ class Space:
             return False
         return True
 
-    def filled(self, part: Part) -> Part:
-        """Return a part that is to take any load at all with the most that it takes."""
-        if part.rate > ANY:
-            return part
-        if part.prefill is None:
-            return replace(part, rate=float(parts.most_together(part.decode, [part.at], [part.count])[0]))
-        for first, other, joint in self.pairs:
-            if first.prefill is part.prefill and other.decode is part.decode:
-                at = (part.prefill_at, part.at)
-                both = pair_rates(first, other, joint, at, np.array([part.prefill_count]), np.array([part.count]))
-                return replace(part, rate=float(np.minimum(*both)[0]))
-        return part
-
     @cached_property
     def pairs(self) -> list[tuple[Pool, Pool, Crossing | None]]:
         """Return families for prefill and decode that can work together, and what joins their pools."""
@@ -151,7 +138,7 @@ class Space:
         if len(found.decode):
             found.decoded = parts.decode_limit(found.decode)
         if len(found.prefill):
-            found.supplied = _supplied(found.prefill)
+            found.supplied = supplied_by(found.prefill)
         self.pools.append(found)
         self.__dict__.pop("pairs", None)
 
@@ -168,7 +155,7 @@ def open_space(request: Request) -> Space:
     return space
 
 
-def _supplied(types: Types) -> Any:
+def supplied_by(types: Types) -> Any:
     """Return prompts/s that one instance of each prefill type cannot exceed: 0 where its first token is late alone."""
     given, engine = types.supply, types.service.engine
     first = engine.entry + engine.handover + given.seconds
@@ -370,9 +357,11 @@ def _least(rate: float, each: Any) -> Any:
         return np.where(each > 0, np.ceil(rate / np.maximum(each, 1e-300) * (1 - 1e-12)), np.inf)
 
 
-def _offer_least(space: Space, part: Part, best: Best) -> None:
-    part = space.filled(part)
-    best.offer(part, (-worth(space.request, space.wish, (part,)), part.rate))
+def _offer_least(space: Space, part: Part, best: Best, most: float) -> None:
+    """Offer a part; of those that count as much, what takes ``most`` is the better."""
+    if part.rate <= ANY:
+        part = replace(part, rate=most)
+    best.offer(part, (-worth(space.request, space.wish, (part,)), most))
 
 
 def _fewest_together(space: Space, pool: Pool, rate: float, best: Best) -> None:
@@ -389,9 +378,10 @@ def _fewest_together(space: Space, pool: Pool, rate: float, best: Best) -> None:
         block = open_[: parts.BLOCK]
         if not len(block):
             return
-        enough = parts.most_together(types, block, counts[block]) >= rate * (1 - parts.SLACK)
-        for at in block[enough]:
-            _offer_least(space, Part(types, int(at), int(counts[at]), rate), best)
+        taken = parts.most_together(types, block, counts[block])
+        enough = taken >= rate * (1 - parts.SLACK)
+        for at, most_of in zip(block[enough], taken[enough], strict=True):
+            _offer_least(space, Part(types, int(at), int(counts[at]), rate), best, float(most_of))
         counts[block[~enough]] += 1
         open_ = np.concatenate([block[~enough], open_[parts.BLOCK :]])
 
@@ -420,12 +410,12 @@ def _fewest_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
         counts = np.arange(int(need[at]), int(limit_of // source.cards[at]) + 1)
         if not len(counts):
             continue
-        enough = np.flatnonzero(
-            pair_rates(first, other, joint, (at, to), counts, np.full(len(counts), use[to]))[0] >= rate
-        )
+        taken = np.minimum(*pair_rates(first, other, joint, (at, to), counts, np.full(len(counts), use[to])))
+        enough = np.flatnonzero(taken >= rate * (1 - parts.SLACK))
         if len(enough):
-            part = Part(target, to, int(use[to]), rate, source, at, int(counts[enough[0]]))
-            _offer_least(space, part, best)
+            here = enough[0]
+            part = Part(target, to, int(use[to]), rate, source, at, int(counts[here]))
+            _offer_least(space, part, best, float(taken[here]))
 
 
 # the requests that count least each

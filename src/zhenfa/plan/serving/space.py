@@ -127,10 +127,10 @@ def expert_degrees(stage: int, experts: int, width: int) -> list[int]:
         return [1]
     part = max(one for one in range(1, min(stage, experts) + 1) if stage % one == 0)
     found = [1, part, stage if stage <= 2 * experts else part]
-    return [one for one in dict.fromkeys(found) if _sliced(width, stage // one)]
+    return [one for one in dict.fromkeys(found) if sliced(width, stage // one)]
 
 
-def _sliced(width: int, cards: int) -> bool:
+def sliced(width: int, cards: int) -> bool:
     """Return whether experts of so many columns may be cut over so many cards."""
     return width % cards == 0 and width // cards >= min(NARROWEST, width)
 

@@ -1,0 +1,119 @@
+"""``zhenfa plan --why`` where the job serves: a plan beside the first, what binds it, which change would help."""
+
+from __future__ import annotations
+
+from zhenfa import units
+from zhenfa.cli.console import Output
+from zhenfa.cli.plan_detail import LABELS
+from zhenfa.cli.tables import Column, table
+from zhenfa.cli.words import amount, signed
+from zhenfa.plan.explain import Gap
+from zhenfa.plan.serving.change import ServingChange
+from zhenfa.plan.serving.explain import ServingWhy
+from zhenfa.spec.result import Figures
+
+CHANGES_SHOWN = 8
+BARRED_SHOWN = 4
+
+
+def print_serving_why(why: ServingWhy, output: Output) -> list[str]:
+    """Print why a plan lost to the first; return the columns for which there was no room."""
+    out, left_out = output.data, list[str]()
+    title = f"Why {why.name} cannot run" if why.problems else f"Why {why.name} lost"
+    if not why.problems and why.behind is not None and why.behind <= 0:
+        title = f"{why.name} beside plan 1"
+    behind = "" if why.behind is None else f": {signed(why.behind)}"
+    out.head(title, f"({why.layout}){behind}")
+    for problem in why.problems:
+        out.text(problem, first="  - ")
+    left_out += _print_parts(why, output)
+    if why.differences:
+        out.head("What differs in the layout")
+        columns = (Column("what", style="strong"), Column("plan 1", wrap=20), Column(_mine(why), wrap=20))
+        left_out += out.table(table(columns, [(one.what, one.first, one.other) for one in why.differences]), indent=2)
+    left_out += _print_figures(why, output)
+    if why.constraints:
+        out.head("What binds it", "(estimated)")
+        for one in why.constraints:
+            out.text(one.words, first=f"  {one.kind + ':':<9} ")
+    left_out += _print_changes(why, output)
+    out.head("Searched", {True: "(yes)", False: "(no)", None: "(not told)"}[why.searched.contained])
+    out.items(why.searched.words)
+    return left_out
+
+
+def _mine(why: ServingWhy) -> str:
+    return why.name if why.name.startswith("plan ") else "yours"
+
+
+def _print_parts(why: ServingWhy, output: Output) -> list[str]:
+    """Print the card-seconds of a request side by side, the largest loss first."""
+    rows = [_gap_row(one) for one in why.parts if max(abs(one.first), abs(one.other)) > 1e-4]
+    if not rows:
+        return []
+    whole = [sum(getattr(one, side) for one in why.parts) for side in ("first", "other")]
+    rows.append(("in all", f"{whole[0]:.3g}", f"{whole[1]:.3g}", f"{whole[1] - whole[0]:+.3g}",
+                 signed(whole[1] / whole[0] - 1)))  # fmt: skip
+    columns = (
+        Column("card-seconds of a request", style="strong", wrap=16), Column("plan 1", right=True),
+        Column(_mine(why), right=True), Column("difference", right=True, drop=2), Column("share", right=True, drop=1),
+    )  # fmt: skip
+    return output.data.table(table(columns, rows), indent=2)
+
+
+def _gap_row(one: Gap) -> tuple[str, str, str, str, str]:
+    return one.what, f"{one.first:.3g}", f"{one.other:.3g}", f"{one.gap:+.3g}", signed(one.share)
+
+
+def _print_figures(why: ServingWhy, output: Output) -> list[str]:
+    """Print figures, walls and the memory of a card side by side."""
+    rows = [
+        (LABELS[one.what], amount(one.first, _unit(one)), amount(one.other, _unit(one)), signed(one.share))
+        for one in why.figures
+    ]
+    rows += [(f"{one.what} wall", f"{one.first:.1%}", f"{one.other:.1%}", signed(one.gap)) for one in why.walls]
+    rows += [
+        (f"memory, {one.what}", units.show(one.first, "data"), units.show(one.other, "data"), signed(one.share))
+        for one in why.memory
+    ]
+    if not rows:
+        return []
+    output.data.head("Side by side", "(walls: share of a decode step; memory: of a card; estimated)")
+    columns = (
+        Column("figure", style="strong", wrap=16), Column("plan 1", right=True), Column(_mine(why), right=True),
+        Column("difference", right=True, drop=1),
+    )  # fmt: skip
+    return output.data.table(table(columns, rows), indent=2)
+
+
+def _unit(one: Gap) -> str:
+    return str(Figures.model_fields[one.what].default.unit)
+
+
+def _print_changes(why: ServingWhy, output: Output) -> list[str]:
+    """Print the single changes that were tried."""
+    out = output.data
+    barred = [one for one in why.changes if one.barred]
+    shown = [*why.possible[:CHANGES_SHOWN], *barred[:BARRED_SHOWN]]
+    if not shown:
+        return []
+    out.head("One change at a time", "(each taken to the most within the targets, estimated)")
+    best = why.nearest
+    if best is None or best.score is None:
+        out.text("No single change makes it better.", first="  ")
+    else:
+        out.text(f"{best.words} brings it nearest to plan 1: {signed(why.behind_by(best.score))}.", first="  ")
+    columns = (Column("change", wrap=24, style="strong"), Column("requests/s", right=True),
+               Column("behind 1", right=True))  # fmt: skip
+    found = table(
+        columns, [_change_row(one, why) for one in shown], notes=[one.barred for one in shown], title="barred by"
+    )
+    left_out = out.table(found, indent=2)
+    if len(why.changes) > len(shown):
+        out.text(f"{len(why.changes) - len(shown)} more were tried; --json lists them.", first="  ", style="dim")
+    return left_out
+
+
+def _change_row(one: ServingChange, why: ServingWhy) -> tuple[str, str, str]:
+    rate = "-" if one.taken is None or one.taken.rate <= 0 else f"{one.taken.rate:.4g}"
+    return one.words, rate, "-" if one.score is None else signed(why.behind_by(one.score))
