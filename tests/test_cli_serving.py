@@ -89,7 +89,7 @@ def test_why_lays_two_plans_side_by_side(zhenfa: Call, columns: int) -> None:
     assert shown.code == 0, shown.err
     assert shown.widest <= columns
     text = " ".join(shown.out.split())
-    for words in ("plan 2", "card-seconds of", "One change at a time", "it is plan 2 of the list", "Side by side"):
+    for words in ("plan 2", "Card-seconds of", "One change at a time", "it is plan 2 of the list", "Side by side"):
         assert words in text
     assert zhenfa("plan", job, "--why", "90").code == 2
 

@@ -54,9 +54,10 @@ def _print_parts(why: ServingWhy, output: Output) -> list[str]:
     whole = [sum(getattr(one, side) for one in why.parts) for side in ("first", "other")]
     rows.append(("in all", f"{whole[0]:.3g}", f"{whole[1]:.3g}", f"{whole[1] - whole[0]:+.3g}",
                  signed(whole[1] / whole[0] - 1)))  # fmt: skip
+    output.data.head("Card-seconds of a request", "(largest loss first, estimated)")
     columns = (
-        Column("card-seconds of a request", style="strong", wrap=16), Column("plan 1", right=True),
-        Column(_mine(why), right=True), Column("difference", right=True, drop=2), Column("share", right=True, drop=1),
+        Column("part", style="strong", wrap=16), Column("plan 1", right=True), Column(_mine(why), right=True),
+        Column("difference", right=True, drop=1), Column("share", right=True),
     )  # fmt: skip
     return output.data.table(table(columns, rows), indent=2)
 

@@ -139,7 +139,7 @@ def _levers(request: Request, plan: ServingPlan) -> Iterator[Lever]:
 
 
 def _never(_: float) -> Moved:
-    raise NotImplementedError
+    raise ValueError("such an input is moved by its lever")
 
 
 def _of(name: str, fact: Fact, move: Callable[[float], Request]) -> Lever:
