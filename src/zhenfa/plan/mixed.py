@@ -41,6 +41,7 @@ from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import take
 from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, whole_layers
 from zhenfa.plan.goal import Goal
+from zhenfa.plan.interleave import interleaved_over_pools
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Lines, Look
 from zhenfa.plan.meeting import left_out
@@ -99,6 +100,7 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
                 pipelines_over_pools(one, job, sequences, limits, best, tally)
     tally.refused.update(left_out(setting))
     polish(setting, best)
+    interleaved_over_pools(setting, best, tally)
 
 
 def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:

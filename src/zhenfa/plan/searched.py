@@ -49,13 +49,15 @@ def searched(
     """Return whether the search looked at a plan, and what kept it out of ``listed``: plans with their steps."""
     outside = _never_searched(plan)
     form = Form.of(plan)
-    if form is None and plan.schedule != "1f1b":
-        outside.append(f"schedule {plan.schedule} over several sorts of stages: searched is 1f1b")
+    if form is None and plan.schedule not in ("1f1b", "interleaved"):
+        outside.append(f"schedule {plan.schedule} over several sorts of stages: searched are 1f1b and interleaved")
     if form is None:
         outside += _mixed(plan, setting, limits)
         if outside:
             return Searched(False, tuple(outside))
         words = "pipelines over several pools, or replicas of several sorts: their bounds are looked at together"
+        if plan.schedule == "interleaved":
+            words = "interleaved over several sorts of stages: tried on the pipelines that the search lists under 1f1b"
         return Searched(None, (words, *_placed(plan, found, listed)))
     outside += [*_outside(form, setting, limits), *_schedule(form, plan, setting)]
     if outside:
