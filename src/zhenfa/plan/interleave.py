@@ -26,15 +26,18 @@ from zhenfa.spec.plan import Pipeline, Plan
 MOST_TURNS: Final = 4
 """Stages to a place that are tried."""
 
-WORK: Final = 200_000
-"""Stages times micro-batches that are followed, over all that is tried."""
+COSTED_AT_MOST: Final = 160
+"""Interleaved plans that are costed."""
+
+NEAR: Final = 1.05
+"""How many times the step to be beaten the equal parts may take for layers to be moved."""
 
 
 def interleaved_over_pools(setting: Setting, best: Best, tally: Tally) -> None:
     """Offer the mixed pipelines of ``best`` with several stages to a place, where the engine interleaves."""
     if "interleaved" not in setting.traits.schedules:
         return
-    left = WORK
+    left = COSTED_AT_MOST
     for found in best.ranked():
         plan = found.plan
         if not _may(plan):
@@ -43,9 +46,9 @@ def interleaved_over_pools(setting: Setting, best: Best, tally: Tally) -> None:
         if _least(found.cost) >= limit:
             continue
         for turns in range(2, MOST_TURNS + 1):
-            if turns * plan.pipelines[0].places > plan.layers:
+            if turns * plan.pipelines[0].places > plan.layers or left <= 0:
                 break
-            better, spent = _best_split(setting, plan, turns, left)
+            better, spent = _best_split(setting, plan, turns, limit, left)
             left -= spent
             tally.considered += 1
             if better is None:
@@ -54,8 +57,6 @@ def interleaved_over_pools(setting: Setting, best: Best, tally: Tally) -> None:
             refusal = best.offer(*better)
             tally.rejected[refusal] += bool(refusal)
             tally.costed += not refusal
-        if left <= 0:
-            return
 
 
 def _may(plan: Plan) -> bool:
@@ -74,22 +75,30 @@ def _least(found: PlanCost) -> float:
     return group.micro_batches * max(place.busy for place in group.places)
 
 
-def _best_split(setting: Setting, plan: Plan, turns: int, budget: int) -> tuple[tuple[Plan, PlanCost] | None, int]:
-    """Return the plan with so many stages to a place whose split is the best found, and how much was followed."""
-    each = turns * plan.pipelines[0].places * max(one.micro_batches for one in plan.pipelines)
-    spent = 0
-    best: tuple[Plan, PlanCost] | None = None
+def _best_split(
+    setting: Setting, plan: Plan, turns: int, limit: float, budget: int
+) -> tuple[tuple[Plan, PlanCost] | None, int]:
+    """Return the plan with so many stages to a place whose split is the best found, and how many were costed.
+
+    Layers move only where the equal parts come near the step that must be beaten.
+    """
     borders = _first(plan, turns)
-    while borders is not None and spent < budget:
-        now, borders_now = best, borders
-        borders = None
-        for near in [borders_now] if now is None else _neighbours(borders_now):
-            spent += each
-            found = _costed(setting, plan, turns, near)
-            if found is not None and (best is None or found[1].step < best[1].step):
-                best, borders = found, near
-        if now is None and best is None:
-            return None, spent
+    best, spent = _costed(setting, plan, turns, borders), 1
+    if best is None or best[1].step > NEAR * limit:
+        return best, spent
+    moves = list(itertools.product(range(1, len(borders) - 1), (1, -1)))
+    still = 0
+    for index, step in itertools.cycle(moves):
+        if still >= len(moves) or spent >= budget:
+            break
+        still += 1
+        near = borders.copy()
+        near[index] += step
+        if not near[index - 1] < near[index] < near[index + 1]:
+            continue
+        found, spent = _costed(setting, plan, turns, near), spent + 1
+        if found is not None and found[1].step < best[1].step:
+            best, borders, still = found, near, 0
     return best, spent
 
 
@@ -104,17 +113,6 @@ def _first(plan: Plan, turns: int) -> Ints:
         sizes[longest] -= 1
         over -= 1
     return np.cumsum([0, *sizes])
-
-
-def _neighbours(borders: Ints) -> list[Ints]:
-    """Return the borders with one of them moved by a layer, no stage empty."""
-    found = []
-    for index, step in itertools.product(range(1, len(borders) - 1), (1, -1)):
-        near = borders.copy()
-        near[index] += step
-        if near[index - 1] < near[index] < near[index + 1]:
-            found.append(near)
-    return found
 
 
 def _costed(setting: Setting, plan: Plan, turns: int, borders: Ints) -> tuple[Plan, PlanCost] | None:
