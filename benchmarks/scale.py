@@ -47,9 +47,9 @@ def cells(plan: dict[str, Any]) -> str:
             cards = pipeline.get("count", 1) * stage.get("tensor_parallel", 1) * stage.get("context_parallel", 1)
             counted[stage["pool"]] = counted.get(stage["pool"], 0) + cards
     pools = f", {' and '.join(sorted(counted))}" if len(counted) > 1 else ""
-    step = plan["estimate"]["step_time_s"]["value"]
+    step, ettr = (plan["estimate"][name]["value"] for name in ("step_time_s", "ettr"))
     return (
-        f"{plan['layout']}{pools} | {sum(counted.values()):,} | {step:.2f} s | {plan['estimate']['ettr']['value']:.1%} | "
+        f"{plan['layout']}{pools} | {sum(counted.values()):,} | {step:.2f} s | {ettr:.1%} | "
         f"{plan['operating']['scheduling']['value']:.0%}"
     ).replace("%", " %")
 
