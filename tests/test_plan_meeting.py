@@ -58,7 +58,15 @@ def test_every_order_of_the_pools_can_win() -> None:
     """The first stage keeps the most micro-batches in flight and has the stem, the last one the head: which pool comes
     first is the search's to find, and with memory scarce it is another than with a large head."""
     firsts = set()
-    for heavy, kept in ((200_000, 1.0), (1000, 0.16), (200_000, 0.3), (1000, 1.0)):
+    for heavy, kept in (
+        (1000, 0.2),
+        (1000, 0.22),
+        (1000, 0.3),
+        (1000, 0.4),
+        (32000, 0.3),
+        (32000, 0.4),
+        (200_000, 1.0),
+    ):
         tiers = [Tier(name="one", size=1, bandwidth="400 GB/s", latency="1 us")]
         graph = model(2048, heavy, [dense(2048, 8, 8, 8192)], [0] * 6)
         pools = [
