@@ -52,7 +52,7 @@ def test_the_page_fits_and_says_what_matters(zhenfa: Call, columns: int) -> None
     assert shown.widest <= columns
     text = " ".join(shown.out.split())
     for words in (
-        "2,048 tokens in, 512 out; 1 requests/s with a mean TTFT of 3 s and TPOT of 100 ms at most",
+        "2,048 tokens in, 512 out; 1 requests/s with a mean TTFT of 3 s and a mean TPOT of 100 ms at most",
         "prefill and decode: 1 instance of", "Four walls of plan 1", "Where TTFT goes", "What can be had", "Rests on",
     ):  # fmt: skip
         assert words in text

@@ -14,6 +14,7 @@ from zhenfa.errors import CapabilityError, InfeasibleError, MissingFactError
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import answer, estimate_serving, find_serving, space
 from zhenfa.plan.serving.best import Best
+from zhenfa.plan.serving.words import percentiles
 from zhenfa.spec.fact import read_fact
 from zhenfa.spec.job import Limits
 from zhenfa.spec.machine import CardPool
@@ -173,3 +174,18 @@ def test_nothing_that_is_not_allowed_is_kept() -> None:
     none.offer(chosen, (1.0, 0.0))
     assert not none.ranked()
     assert space_.allows(chosen)
+
+
+@pytest.mark.parametrize("seed", [3, 6, 12, 18])
+def test_percentiles_are_kept_to_and_cost_output(seed: int) -> None:
+    plain = asking(seed, "step")
+    workload = plain.serving.model_copy(update={"ttft_percentile": 99.0, "tpot_percentile": 95.0})
+    tight = replace(plain, job=plain.job.model_copy(update={"workload": workload}))
+    first, less = found_first(plain), found_first(tight)
+    assert first is not None
+    if less is None:
+        return
+    assert less <= first * (1 + 1e-9)
+    found = {name: seconds for name, _, seconds in percentiles(find_serving(tight).best.estimate)}
+    assert found["TTFT"] <= (workload.ttft_target or 0) * 1.005
+    assert found["TPOT"] <= (workload.tpot_target or 0) * 1.005

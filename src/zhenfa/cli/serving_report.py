@@ -17,7 +17,7 @@ from zhenfa.cli.words import EMULATED, band, bare, of, parameters
 from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.plan.serving import ServingAnswer, ServingRanked
 from zhenfa.plan.serving.explain import ServingWhy
-from zhenfa.plan.serving.words import group_words
+from zhenfa.plan.serving.words import group_words, percentiles, target_words
 from zhenfa.spec.result import Figure
 
 COUNTED: Final = {"cost": "money for a token", "energy": "energy of a token"}
@@ -66,12 +66,11 @@ def _print_subject(answer: ServingAnswer, output: Output) -> None:
         load = f"{bare(workload.request_rate)} requests/s"
     elif workload.concurrency is not None:
         load = f"{workload.concurrency:,.0f} requests at once"
-    targets = {"TTFT": workload.ttft_target, "TPOT": workload.tpot_target}
-    said = [f"{name} of {units.show(one, 'time')}" for name, one in targets.items() if one is not None]
+    said = target_words(workload)
     output.data.text(
         f"{graph.name}, {parameters(graph.parameters)} parameters, {parameters(graph.active_parameters)} active; "
         f"{workload.mean_input:,.0f} tokens in, {workload.mean_output:,.0f} out; {load}"
-        + (f" with a mean {' and '.join(said)} at most" if said else ""),
+        + (f" with {' and '.join(said)} at most" if said else ""),
         first=f"{request.job.name}: ",
     )
     mark = f" [{EMULATED}]" if formation.emulated else ""
@@ -170,6 +169,8 @@ def _print_groups(one: ServingRanked, output: Output) -> None:
             f"drafts: {speculation.draft_tokens} a step by the model's own layers, {speculation.accepted:.2f} tokens "
             "come out of a step", first="  ",
         )  # fmt: skip
+    for name, percent, within in percentiles(one.estimate):
+        out.text(f"{percent:g} % of requests have a {name} within {units.show(within, 'time')}", first="  ")
     for words in one.quality:
         out.text(f"may change what the model says: {words}", first="  ", style="warn")
 

@@ -36,13 +36,15 @@ class State:
 class Points:
     """What a plan does at each of :data:`FINE` batches with arrivals at random that keep it there.
 
-    ``rate`` requests/s over all instances, ``running`` requests per instance, mean seconds ``tpot`` and ``ttft``.
+    ``rate`` requests/s over all instances, ``running`` requests per instance, mean seconds ``tpot`` and ``ttft``, of
+    which ``own`` without any wait.
     """
 
     running: Any
     rate: Any
     tpot: Any
     ttft: Any
+    own: Any = 0.0
 
 
 def meet(service: Service, workload: ServingWorkload, pace: Paces) -> State:
@@ -88,7 +90,7 @@ def points(service: Service, workload: ServingWorkload, pace: Paces) -> Points:
     rises = np.concatenate([np.ones_like(rate[..., :1]), rate[..., 1:] > before[..., :-1]], axis=-1)
     rate = np.where((rises > 0) & (rate <= pace.bound), rate, 0.0)
     wait = waits(service, workload, pace, rate, own, alone, workload.mean_decoded * tpot)
-    return Points(batch, rate, tpot, own + wait)
+    return Points(batch, rate, tpot, own + wait, own)
 
 
 def _balance(workload: ServingWorkload, pace: Paces, count: Any, wait: Any) -> tuple[Any, Any]:

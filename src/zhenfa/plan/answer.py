@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zhenfa import cite, units
 from zhenfa.errors import InfeasibleError, InputError, ZhenfaError
@@ -20,6 +19,7 @@ from zhenfa.plan.mixed import search_mixed
 from zhenfa.plan.refused import Trial, nothing_allowed
 from zhenfa.plan.request import Request, setting_of, setting_within
 from zhenfa.plan.search import Best, Found, Tally
+from zhenfa.plan.shown import Shown
 from zhenfa.plan.worth import kept_to, worth
 from zhenfa.spec.job import Limits, Objective
 from zhenfa.spec.plan import Plan
@@ -53,7 +53,7 @@ class Ranked:
 
 
 @dataclass(frozen=True, repr=False)
-class Answer:
+class Answer(Shown):
     """What the planner found. In a notebook it shows itself as a table."""
 
     request: Request
@@ -111,26 +111,6 @@ class Answer:
         if not 1 <= rank <= len(self.plans):
             raise InputError(f"there is no plan {rank}: there are {len(self.plans)}.", hint="ask for more with top=.")
         return self.plans[rank - 1]
-
-    def to_data(self) -> dict[str, Any]:
-        """Return what ``zhenfa plan --json`` prints, as data: the document ``zhenfa.plans/1``."""
-        from zhenfa.plan.documents import to_document
-
-        return to_document(self).to_data()
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return what ``zhenfa plan --json`` prints."""
-        return json.dumps(self.to_data(), indent=indent, ensure_ascii=False, allow_nan=False)
-
-    def __repr__(self) -> str:
-        from zhenfa.plan.notebook import as_text
-
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        from zhenfa.plan.notebook import as_html
-
-        return as_html(self)
 
 
 def find_plans(request: Request, *, top: int = 5) -> Answer:

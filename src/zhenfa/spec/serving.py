@@ -37,6 +37,10 @@ Seconds = Annotated[float, BeforeValidator(partial(units.parse, dimension="time"
 """A time as people write it (``50 ms``), or a number of seconds."""
 
 
+Percentile = Annotated[float, Field(ge=50, lt=100)]
+"""A share of requests in per cent, such as 99."""
+
+
 class ServingWorkload(Part):
     """Requests to serve. One of ``concurrency``, ``request_rate`` and ``requests`` says how they come; none of them
     asks for the most requests per second that meet the targets.
@@ -45,7 +49,8 @@ class ServingWorkload(Part):
     at once. Lengths are drawn evenly from ``shortest`` to 1 times the nominal ones; ``cached_prefix`` is the share of
     the input that is found in the cache. ``total`` requests make up a run that starts with as many at once as
     ``concurrency`` says (None: the steady state, without a start). Targets are of the mean times to the first token
-    (``ttft_target``) and per output token after it (``tpot_target``).
+    (``ttft_target``) and per output token after it (``tpot_target``), or of the times that so many per cent of the
+    requests keep to (``ttft_percentile``, ``tpot_percentile``).
 
     A plan may store weights in one of ``weights`` and keys and values in one of ``cache`` (empty: as the model's own
     checkpoint does, and in 16 bits), and may draft tokens if ``speculation`` allows it. ``engine`` runs it.
@@ -62,6 +67,8 @@ class ServingWorkload(Part):
     total: Annotated[float, Field(gt=0, le=1e12)] | None = None
     ttft_target: Seconds | None = None
     tpot_target: Seconds | None = None
+    ttft_percentile: Percentile | None = None
+    tpot_percentile: Percentile | None = None
     weights: tuple[WeightFormat, ...] = ()
     cache: tuple[CacheFormat, ...] = ()
     speculation: bool = False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from zhenfa.errors import CapabilityError, InputError
 from zhenfa.estimate import serving
 from zhenfa.estimate.serving_cards import stored_format
 from zhenfa.estimate.serving_report import ServingEstimate, estimate, estimate_part
-from zhenfa.plan.notebook import as_html, as_text
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import closed, fleet, misfit, parts, search, sizes
 from zhenfa.plan.serving.best import Best
@@ -23,6 +21,7 @@ from zhenfa.plan.serving.front import FrontPoint, front
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.search import Space
 from zhenfa.plan.serving.words import summary
+from zhenfa.plan.shown import Shown
 from zhenfa.plan.supply import supplied
 from zhenfa.spec.job import Objective
 from zhenfa.spec.serving import ServingPlan, ServingWorkload
@@ -52,7 +51,7 @@ class ServingRanked:
 
 
 @dataclass(frozen=True, repr=False)
-class ServingAnswer:
+class ServingAnswer(Shown):
     """What the planner found. ``gap``: by how much at most the best plan may be beaten within the space (0: exact)."""
 
     request: Request
@@ -104,22 +103,6 @@ class ServingAnswer:
     def best(self) -> ServingRanked:
         """Return the first plan."""
         return self.plans[0]
-
-    def to_data(self) -> dict[str, Any]:
-        """Return what ``zhenfa plan --json`` prints, as data."""
-        from zhenfa.plan.serving.documents import to_document
-
-        return to_document(self).to_data()
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return what ``zhenfa plan --json`` prints."""
-        return json.dumps(self.to_data(), indent=indent, ensure_ascii=False, allow_nan=False)
-
-    def __repr__(self) -> str:
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self)
 
 
 def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:

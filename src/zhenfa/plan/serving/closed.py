@@ -52,7 +52,9 @@ def closed(space: Space, requests: float, best: Best) -> float:
 def met(workload: ServingWorkload, state: State) -> Any:
     """Return which states meet the targets."""
     within = state.tpot <= parts.ceiling(workload.tpot_target)
-    return np.ravel(within & (np.asarray(state.first.mean) <= parts.ceiling(workload.ttft_target)))
+    level = workload.ttft_percentile
+    first = state.first.mean if level is None else state.first.within(level / 100.0)
+    return np.ravel(within & (np.asarray(first) <= parts.ceiling(workload.ttft_target)))
 
 
 def _rates(running: Any, tpot: Any, mean: float) -> tuple[Any, Any]:

@@ -43,6 +43,7 @@ class Own:
         self.space = space
         self._found: dict[tuple[str, int], Part | None] = {}
         self._liked: dict[str, list[Part]] = {}
+        self._each: dict[str, float] = {}
 
     def part(self, pool: str, cards: int) -> Part | None:
         """Return the best part with at most so many cards of a pool; None where none meets the targets.
@@ -91,6 +92,11 @@ class Own:
 
     def per_card(self, pool: str) -> float:
         """Return requests/s that a card of a pool cannot exceed on its own pool, whatever the plan."""
+        if pool not in self._each:
+            self._each[pool] = self._per_card(pool)
+        return self._each[pool]
+
+    def _per_card(self, pool: str) -> float:
         most = 0.0
         for one in self.space.pools:
             if one.name == pool and len(one.both):
@@ -185,10 +191,16 @@ def _pair(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], at: 
     counts, left = (np.ravel(one) for one in np.meshgrid(givers, decoders, indexing="ij"))
     rates = np.minimum(*search.pair_rates(first, other, joint, at, counts, left))
     rest = {name: own.rate(name, space.cards[name]) for name in space.cards if name not in (here, there)}
-    total = np.array([
-        rate + own.rate(here, space.cards[here] - size * int(n)) + own.rate(there, space.cards[there] - each * int(m))
-        for rate, n, m in zip(rates, counts, left, strict=True)
-    ])  # fmt: skip
+    free = {here: space.cards[here] - size * counts, there: space.cards[there] - each * left}
+    hope = rates + sum(rest.values()) + sum(own.per_card(name) * cards for name, cards in free.items())
+    total = np.zeros(len(rates))
+    for at_ in np.argsort(-hope, kind="stable"):
+        if not hope[at_] > max(best.last, float(total.max())):
+            break
+        spent = sum(own.rate(name, int(cards[at_])) for name, cards in free.items())
+        total[at_] = rates[at_] + spent if rates[at_] > 0 else 0.0
+    if not total.any():
+        return
     place = int(np.argmax(np.where(rates > 0, total, 0.0)))
     if not rates[place] > 0:
         return

@@ -136,7 +136,7 @@ def _together(space: Space, edge: _Edge) -> Iterator[_Cloud]:
         for block in parts.blocks(len(index)):
             some = index[block]
             seen = types.points(some, counts[some])
-            good = (seen.ttft <= parts.ceiling(types.workload.ttft_target)) & (seen.running >= 1)
+            good = parts.first_on_time(types.workload, seen) & (seen.running >= 1)
             rate = np.where(good, seen.rate, 0.0) / (counts * types.cards)[some][:, None]
 
             def part(flat: int, pool: Pool = pool, some: Any = some) -> Part:

@@ -18,7 +18,8 @@ import numpy as np
 from zhenfa.estimate import serving_curves, serving_first
 from zhenfa.estimate.rows import finer, take
 from zhenfa.estimate.serving_curves import Crossing, Service
-from zhenfa.estimate.serving_state import FINE
+from zhenfa.estimate.serving_spread import slowest, wait_factor
+from zhenfa.estimate.serving_state import FINE, Points
 from zhenfa.plan.serving.space import Family, Types
 from zhenfa.spec.serving import ServingPlan, ServingWorkload
 
@@ -101,8 +102,20 @@ def most_together(types: Types, index: Any, counts: Any) -> Any:
 def _most_of(types: Types, index: Any, counts: Any) -> Any:
     workload = types.workload
     seen = types.points(index, counts)
-    met = (seen.tpot <= ceiling(workload.tpot_target)) & (seen.ttft <= ceiling(workload.ttft_target))
+    met = on_time(workload, seen) & (seen.rate > 0)
     return np.max(np.where(met, seen.rate, 0.0), axis=-1)
+
+
+def on_time(workload: ServingWorkload, seen: Points) -> Any:
+    """Return at which batches the targets are met: of the means, or of the percentiles that the job asks for."""
+    tpot = slowest(seen.running, seen.tpot, workload.tpot_percentile)
+    return (tpot <= ceiling(workload.tpot_target)) & first_on_time(workload, seen)
+
+
+def first_on_time(workload: ServingWorkload, seen: Points) -> Any:
+    """Return at which batches the target of TTFT is met."""
+    late = seen.own + wait_factor(workload.ttft_percentile) * (seen.ttft - seen.own)
+    return late <= ceiling(workload.ttft_target)
 
 
 def ceiling(target: float | None) -> float:
@@ -136,7 +149,7 @@ def decode_limit(types: Types) -> Any:
     found = []
     for part in blocks(len(types)):
         batch, pace = finer(lines.running[part], FINE), finer(tpot[part], FINE)
-        within = pace <= ceiling(workload.tpot_target)
+        within = slowest(batch, pace, workload.tpot_percentile) <= ceiling(workload.tpot_target)
         found.append(np.max(np.where(within, batch / (workload.mean_decoded * pace), 0.0), axis=-1))
     return np.concatenate(found)
 
@@ -156,11 +169,11 @@ def prefill_limit(
     service = replace(decode, crossing=crossing)
     own, bound = serving_curves.first_apart(service, types.workload, given, target)
     servers = np.maximum(given.cut.count * given.rate * own, 1.0)
-    latest = ceiling(types.workload.ttft_target)
+    latest, factor = ceiling(types.workload.ttft_target), wait_factor(types.workload.ttft_percentile)
 
     def late(rate: Any) -> Any:
         wait = serving_first.prompt_wait(rate, own - service.engine.entry, servers, requests=None, away=1.0)
-        return own + wait > latest
+        return own + factor * wait > latest
 
     low, high = np.zeros_like(bound), np.array(bound, float)
     if not np.any(late(high)):

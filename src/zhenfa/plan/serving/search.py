@@ -275,17 +275,20 @@ def _most_apart(space: Space, pair: Pair, cards: dict[str, int], best: Best) -> 
     for limit, at in table(*needs(first, other), bound, max(best.last, 0.0)).descending():
         if not limit > max(best.last, 0.0):
             break
-        if not limit > best.limit(Part(target, at[1], 1, 0.0, first.prefill).key):
+        beaten = max(best.limit(Part(target, at[1], 1, 0.0, first.prefill).key), 0.0)
+        if not limit > beaten:
             continue
-        part = best_of_pair(space, pair, at, (room, rest))
+        part = best_of_pair(space, pair, at, (room, rest), beaten)
         if part is not None:
             best.offer(part, (part.rate, -float(part.cards)))
 
 
-def best_of_pair(space: Space, pair: Pair, at: tuple[int, int], cards: tuple[int, int]) -> Part | None:
+def best_of_pair(
+    space: Space, pair: Pair, at: tuple[int, int], cards: tuple[int, int], beaten: float = 0.0
+) -> Part | None:
     """Return the instances of a pair of types that take most, with so many cards for prefill and for decode.
 
-    On one pool both numbers are the same cards.
+    On one pool both numbers are the same cards. None where whole instances cannot take more than ``beaten``.
     """
     first, other, joint = pair
     wish = space.wish
@@ -297,7 +300,9 @@ def best_of_pair(space: Space, pair: Pair, at: tuple[int, int], cards: tuple[int
         spare = wish.power - counts * size * wish.watts[first.name]
         rest = np.minimum(rest, np.maximum(spare, 0.0) / wish.watts[other.name])
     left = (rest // each).astype(int)
-    counts, left = counts[left >= 1], left[left >= 1]
+    most_of = np.minimum(counts * float(first.supplied[at[0]]), left * float(other.decoded[at[1]]))
+    hope = (left >= 1) & (most_of > beaten)
+    counts, left = counts[hope], left[hope]
     if not len(counts):
         return None
     rates = np.minimum(*pair_rates(first, other, joint, at, counts, left))

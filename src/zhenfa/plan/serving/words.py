@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from zhenfa.spec.serving import Instance, ServingPlan
+from zhenfa import units
+from zhenfa.estimate.serving_report import ServingEstimate
+from zhenfa.estimate.serving_spread import tpot_within
+from zhenfa.spec.serving import Instance, ServingPlan, ServingWorkload
 
 
 def cut_words(instance: Instance) -> str:
@@ -16,6 +19,35 @@ def cut_words(instance: Instance) -> str:
         "EP": instance.expert_parallel, "PP": instance.pipeline_parallel,
     }  # fmt: skip
     return " ".join(f"{name}{size}" for name, size in degrees.items() if size > 1) or "TP1"
+
+
+def target_words(workload: ServingWorkload) -> list[str]:
+    """Return the targets of a workload in words.
+
+    >>> target_words(ServingWorkload(input_length=8, output_length=8, ttft_target=2, ttft_percentile=99))
+    ['a p99 TTFT of 2 s']
+    """
+    rows = (("TTFT", workload.ttft_target, workload.ttft_percentile),
+            ("TPOT", workload.tpot_target, workload.tpot_percentile))  # fmt: skip
+    return [
+        f"a {'mean' if share is None else f'p{share:g}'} {name} of {units.show(target, 'time')}"
+        for name, target, share in rows
+        if target is not None
+    ]
+
+
+def percentiles(estimate: ServingEstimate) -> list[tuple[str, float, float]]:
+    """Return the percentiles that a job asks for: TTFT or TPOT, per cent, seconds; of several parts the slowest."""
+    workload, found = estimate.parts[0].served.workload, []
+    if workload.ttft_percentile is not None:
+        level = workload.ttft_percentile / 100.0
+        seconds = max(part.served.first_within(level) for part in estimate.parts)
+        found.append(("TTFT", workload.ttft_percentile, seconds))
+    if workload.tpot_percentile is not None:
+        share = workload.tpot_percentile
+        seconds = max(tpot_within(part.service, part.served, share) for part in estimate.parts)
+        found.append(("TPOT", share, seconds))
+    return found
 
 
 def summary(plan: ServingPlan) -> str:
