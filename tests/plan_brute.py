@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from plan_pools import plan_of
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import cost
-from zhenfa.spec.plan import Pipeline, Plan, Schedule, Stage
+from zhenfa.spec.plan import Offload, Pipeline, Plan, Schedule, Stage
 
 MODES = ("none", "selective", "full")
 
@@ -29,6 +29,8 @@ class Layout:
     zero: int
     schedule: Schedule = "1f1b"
     virtual: int = 1
+    offload: Offload = "none"
+    again: int | None = None
 
 
 @dataclass
@@ -80,11 +82,18 @@ def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
             sorted({1, tensor if len(_experts(setting)) > 1 else 1}),
         ):
             if replicas * tensor * context % (expert * pieces) == 0:
-                for zero, mode in itertools.product((0, 1, 2, 3) if depth == 1 else (0, 1), MODES):
+                for zero, mode, offload in itertools.product((0, 1, 2, 3), MODES, setting.traits.offloads):
                     cut = (pool, tensor, expert, mode, context, pieces)
-                    plain = Layout((cut,) * depth, replicas, size, total, zero)
-                    yield from [plain] if "1f1b" in setting.traits.schedules or depth == 1 else []
-                    yield from other_schedules(setting, plain)
+                    for again in some_layers(setting, mode, depth):
+                        plain = Layout((cut,) * depth, replicas, size, total, zero, offload=offload, again=again)
+                        yield from [plain] if "1f1b" in setting.traits.schedules or depth == 1 else []
+                        yield from other_schedules(setting, plain)
+
+
+def some_layers(setting: Setting, mode: str, depth: int) -> list[int | None]:
+    """Return every number of layers of a stage that may be computed again while others are not (None: all are)."""
+    most = len(setting.graph.layers) - depth + 1
+    return [None, *(range(1, most) if mode == "full" and setting.traits.some_layers else [])]
 
 
 def other_schedules(setting: Setting, plain: Layout) -> Iterator[Layout]:
@@ -163,6 +172,7 @@ def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> 
             expert_parallel=expert,
             expert_tensor_parallel=pieces,
             recompute=mode,
+            recompute_layers=layout.again,
         )
         for (pool, tensor, expert, mode, context, pieces), (first, last) in zip(
             itertools.cycle(layout.cuts), ranges, strict=False
@@ -177,7 +187,7 @@ def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> 
         for count, times in shares
         if count and times
     ]
-    return plan_of(setting, entries, layout.zero, layout.schedule)
+    return plan_of(setting, entries, layout.zero, layout.schedule).model_copy(update={"offload": layout.offload})
 
 
 def truth(setting: Setting) -> Truth:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 from functools import cache
 from typing import get_args
 
@@ -23,10 +24,10 @@ from zhenfa.plan.polish import improved
 from zhenfa.plan.search import Best, Found, Tally
 from zhenfa.plan.split import Refused, Split, split_layers
 from zhenfa.spec.job import Limits
-from zhenfa.spec.plan import Plan, Schedule
+from zhenfa.spec.plan import Offload, Plan, Schedule
 
 CASES = [
-    *((1, seed) for seed in range(90)),
+    *((1, seed) for seed in range(140)),
     *((2, seed) for seed in range(94)),
     *((3, seed) for seed in range(8)),
 ]
@@ -38,16 +39,27 @@ EVERY_SCHEDULE = MEGATRON_LIKE.but(schedules=get_args(Schedule))
 
 
 def setting_of(pools: int, seed: int) -> Setting:
+    if pools == 1 and seed >= 90:  # with every way to save memory, and too little of it as often as not
+        traits = EVERY_SCHEDULE.but(offloads=get_args(Offload)) if seed % 2 else None
+        return random_setting(
+            seed, 1, layers=(2, 3), cards=(1, 2, 2), batches=(2, 4), plenty=(0.2, 0.4, 0.6, 1), traits=traits
+        )
     if pools == 1 and seed >= 32:  # with every schedule that has a law, and layers enough for two stages to a place
-        return random_setting(seed, 1, layers=(3, 4), cards=(2, 2, 3, 4), batches=(4,), traits=EVERY_SCHEDULE)
+        found = random_setting(seed, 1, layers=(3, 4), cards=(2, 2, 3, 4), batches=(4,), traits=EVERY_SCHEDULE)
+        return on_the_card(found)
     if pools == 1:
-        return random_setting(seed, 1)
+        return on_the_card(random_setting(seed, 1))
     plenty = (1.0, 1.3, 2, 20)
     if pools == 2 and seed < 10:
         return random_setting(seed, 2, layers=(2, 4), cards=(1, 2), batches=(2, 4), plenty=plenty)
     if pools == 2:
         return random_setting(seed, 2, layers=(2, 3), cards=(1, 2), batches=(2, 3), plenty=plenty)
     return random_setting(seed, 3, layers=(3, 3), cards=(1,) if seed < 6 else (1, 1, 2), batches=(2,), plenty=plenty)
+
+
+def on_the_card(setting: Setting) -> Setting:
+    """Return a setting in which nothing lies in host memory, and all layers of a stage are computed again or none."""
+    return replace(setting, traits=setting.traits.but(offloads=("none",), some_layers=False))
 
 
 def search(setting: Setting) -> tuple[list[Found], Tally]:

@@ -211,7 +211,7 @@ def stage_lines(entry: Pipeline, usual: Precision | None = None) -> Iterator[tup
         words += [f"CP{first.context_parallel}"] if first.context_parallel > 1 else []
         words += [f"EP{first.expert_parallel}"] if first.expert_parallel > 1 else []
         words += [f"ETP{first.expert_tensor_parallel}"] if first.expert_tensor_parallel > 1 else []
-        words += [f"{first.recompute} recomputation"] if first.recompute != "none" else []
+        words += [recomputation(first)] if first.recompute != "none" else []
         words += [f"matmuls in {first.precision or usual}"] if usual else []
         yield where, ", ".join(words)
 

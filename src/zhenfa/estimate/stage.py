@@ -14,6 +14,7 @@ from zhenfa.estimate.holding import Holding, buffered
 from zhenfa.estimate.reduction import Exchange, Terms, exchange
 from zhenfa.estimate.setting import RECOMPUTE, Cut, Setting, Unit, Units
 from zhenfa.estimate.shape import Shape
+from zhenfa.estimate.traits import Traits
 from zhenfa.laws import compute
 from zhenfa.laws.arrays import Array
 from zhenfa.laws.overlap import exposed_time
@@ -217,25 +218,29 @@ def _beside_passes(
     """
     if not each:
         return 0.0, 0.0, once.reduce, once.gather
-    traits = setting.traits
     ahead: Array = 0.0
     behind: Array = 0.0
     for (unit, count), one in zip(blocks.blocks, each, strict=True):
-        out = one.gather if terms.gathers else 0.0
-        home = one.gather if terms.gathers == 2 else 0.0 * one.gather
-        sent = one.reduce if terms.every_reduce else 0.0 * one.reduce
-        ahead = ahead + count * exposed_time(
-            out, unit.forward, share=traits.gather_overlap, contention=traits.contention
-        )
-        both = np.where(np.equal(home + sent, 0), 1.0, home + sent)
-        share = np.where(
-            np.equal(home + sent, 0), 1.0, (traits.gather_overlap * home + traits.gradient_overlap * sent) / both
-        )
-        behind = behind + count * exposed_time(home + sent, unit.backward, share=share, contention=traits.contention)
+        out, home = beside_block(terms, setting.traits, one, unit.forward, unit.backward)
+        ahead, behind = ahead + count * out, behind + count * home
     pieces = np.maximum(blocks.layers, 1)
     reduce = once.reduce / pieces if terms.every_reduce else once.reduce
     gather = once.gather / pieces if terms.gathers else once.gather
     return ahead, behind, reduce, gather
+
+
+def beside_block(terms: Terms, traits: Traits, one: Exchange, forward: Array, backward: Array) -> tuple[Array, Array]:
+    """Return what gathering a block's weights adds to its forward pass, and what that and reducing its gradients add to
+    its backward pass, with every micro-batch."""
+    out = one.gather if terms.gathers else 0.0
+    home = one.gather if terms.gathers == 2 else 0.0 * one.gather
+    sent = one.reduce if terms.every_reduce else 0.0 * one.reduce
+    ahead = exposed_time(out, forward, share=traits.gather_overlap, contention=traits.contention)
+    none = np.equal(home + sent, 0)
+    both = np.where(none, 1.0, home + sent)
+    share = np.where(none, 1.0, (traits.gather_overlap * home + traits.gradient_overlap * sent) / both)
+    behind = exposed_time(home + sent, backward, share=share, contention=traits.contention)
+    return ahead, behind
 
 
 def update_seconds(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Holding) -> Array:
@@ -247,8 +252,13 @@ def update_seconds(terms: Terms, setting: Setting, pool: str, shape: Shape, held
     elements = held.trained / over[0] + held.trained_routed / over[1]
     if setting.sharding.offload:
         return offload.update(elements, setting.traits)
+    return update_rate(setting, pool, elements)
+
+
+def update_rate(setting: Setting, pool: str, elements: Array = 1.0) -> Array:
+    """Return the seconds in which a card of a pool updates so many weights in its own memory."""
     chip = setting.chips[pool]
-    counted = OPTIMIZER_BYTES_FP32 if terms.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES
+    counted = OPTIMIZER_BYTES_FP32 if chip.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES
     moved = setting.traits.optimizer_bytes_moved or counted
     return compute.optimizer_time(
         elements, bytes_per_parameter=moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share

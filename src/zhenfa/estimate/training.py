@@ -49,10 +49,25 @@ def cost(plan: Plan, setting: Setting) -> PlanCost:
     return PlanCost(result.groups, result.step, _problem(result))
 
 
+def memory_problem(plan: Plan, setting: Setting) -> str:
+    """Return why a plan does not fit in memory (empty if it does), without following its schedule."""
+    setting = setting.for_plan(plan)
+    groups = groups_of(plan)
+    stages = [
+        stage
+        for (held, size), entries in groups.items()
+        for stage in _group_stages(plan, setting, held, size, entries, len(groups))
+    ]
+    return _overflow(max(stages, key=lambda stage: stage.bytes / stage.capacity))
+
+
 def _problem(result: PlanCost) -> str:
     if not math.isfinite(result.step):
         return "crosses a tier whose bandwidth is undisclosed"
-    fullest = result.fullest
+    return _overflow(result.fullest)
+
+
+def _overflow(fullest: StageCost) -> str:
     if fullest.bytes > fullest.capacity:
         has = units.show(fullest.capacity, "data")
         largest = sorted(fullest.memory.items(), key=lambda part: -part[1])
@@ -64,6 +79,20 @@ def _problem(result: PlanCost) -> str:
 def _group_cost(
     plan: Plan, setting: Setting, stages: tuple[Stage, ...], size: int, entries: Sequence[Pipeline], owners: int
 ) -> GroupCost:
+    micro_batches, virtual = max(entry.micro_batches for entry in entries), entries[0].virtual_stages
+    order = [entries[0].place_of(index, plan.schedule) for index in range(len(stages))]
+    found = _blocking(setting, _group_stages(plan, setting, stages, size, entries, owners), size)
+    held = found if plan.schedule in SIMPLE else _merged(plan, found, order)
+    ends = costs.ends(found, micro_batches, plan.schedule, virtual)
+    parts = _tail(setting, held, ends)
+    parts["host"] += _lockstep(plan, setting, stages) * float(ends.max())
+    return GroupCost(found, held, micro_batches, plan.schedule, float(ends.max()), sum(parts.values()), parts)
+
+
+def _group_stages(
+    plan: Plan, setting: Setting, stages: tuple[Stage, ...], size: int, entries: Sequence[Pipeline], owners: int
+) -> tuple[StageCost, ...]:
+    """Return what the stages of a group of identical pipelines cost, and what the cards of their places hold."""
     replicas = sum(entry.count for entry in entries)
     micro_batches = max(entry.micro_batches for entry in entries)
     virtual = entries[0].virtual_stages
@@ -78,12 +107,7 @@ def _group_cost(
         replace(known[key], stage=stage, transfer=seconds, crosses=crosses)
         for key, stage, (seconds, crosses) in zip(keys, stages, hops, strict=True)
     )
-    found = _blocking(setting, _placed(plan, setting, found, order, micro_batches, size), size)
-    held = found if plan.schedule in SIMPLE else _merged(plan, found, order)
-    ends = costs.ends(found, micro_batches, plan.schedule, virtual)
-    parts = _tail(setting, held, ends)
-    parts["host"] += _lockstep(plan, setting, stages) * float(ends.max())
-    return GroupCost(found, held, micro_batches, plan.schedule, float(ends.max()), sum(parts.values()), parts)
+    return _placed(plan, setting, found, order, micro_batches, size)
 
 
 def _first(keys: Sequence[Key]) -> list[tuple[int, Key]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from zhenfa.spec.machine import Formation
-from zhenfa.spec.plan import ContextExchange, RecomputeModule, Schedule
+from zhenfa.spec.plan import ContextExchange, Offload, RecomputeModule, Schedule
 
 Fusion = Literal[
     "norm",
@@ -93,7 +93,8 @@ class Traits:
     *Layout.* ``sequence_parallel``: norms and residuals are split over the tensor-parallel cards.
     ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
     card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``context_parallel``,
-    ``zero_stages``, ``recompute``, ``schedules``: what the engine can execute; ``selective``: what it computes again
+    ``zero_stages``, ``recompute``, ``schedules``, ``offloads``: what the engine can execute, and ``some_layers``:
+    that it can compute some layers of a stage again and keep the others; ``selective``: what it computes again
     where a run asks for selective recomputation and names no module (the core of attention: arXiv:2205.05198, section
     5). ``recompute_stops_early``: recomputing a layer ends at the last tensor that its backward needs, so the last
     matmul is not run again.
@@ -171,6 +172,8 @@ class Traits:
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     recompute: tuple[int, ...] = (0, 1, 2)
     schedules: tuple[Schedule, ...] = ("1f1b", "interleaved")
+    offloads: tuple[Offload, ...] = ("none", "optimizer")
+    some_layers: bool = True
     selective: tuple[RecomputeModule, ...] = ("attention",)
     recompute_stops_early: bool = False
     receives_apart: bool = False
@@ -203,6 +206,8 @@ OWN_RUNTIME: Final = Traits(
     zero_stages=(0,),
     recompute=(0, 2),
     schedules=("gpipe", "1f1b"),
+    offloads=("none",),
+    some_layers=False,
     recompute_stops_early=True,
     loss_bytes=0.0,
     lean=frozenset({"norm", "activation"}),

@@ -18,6 +18,7 @@ kind, even without the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from zhenfa.estimate.layer import layer_cost
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.shape import Cost, Shape
 from zhenfa.laws.arrays import Array
-from zhenfa.plan.space import Bools, Candidates, Ints
+from zhenfa.plan.space import ACTIVATIONS_AWAY, Bools, Candidates, Ints
 from zhenfa.spec.graph import Operator
 
 Floats = npt.NDArray[np.float64]
@@ -48,6 +49,11 @@ class Work(NamedTuple):
     expert: Floats
     ends_forward: Floats
     ends_weight: Floats
+
+    @staticmethod
+    def together(parts: Sequence[Work]) -> Work:
+        """Return the work of all parts in one."""
+        return Work(*(np.concatenate(one, axis=-1) for one in zip(*parts, strict=True)))
 
     def take(self, index: Ints) -> Work:
         """Return the work of the candidates that an index selects."""
@@ -138,6 +144,7 @@ def room(setting: Setting, pool: str, candidates: Candidates) -> Floats:
     """Return how many times over the stages could hold the layers of the most numerous kind: 0 where one holds none."""
     shape = shape_of(setting, candidates)
     usable = setting.chips[pool].usable * (1 + 1e-9)
+    kept = kept_here(candidates)
     state, activation = main_layer(setting, pool, shape, candidates)
     least_state, least_activation = least_layer(setting, pool, shape, candidates)
     stem, head = (
@@ -148,8 +155,8 @@ def room(setting: Setting, pool: str, candidates: Candidates) -> Floats:
     starved = np.zeros(len(candidates), dtype=bool)
     for index in range(int(candidates.pipeline.max(initial=0))):
         here = index < candidates.pipeline
-        in_flight = np.clip(candidates.pipeline - index, 1, candidates.micro_batches)
-        left = usable - np.where(candidates.pipeline == index + 1, head[0] + head[1], 0.0)
+        in_flight = np.clip(candidates.pipeline - index, 1, candidates.micro_batches) * kept
+        left = usable - np.where(candidates.pipeline == index + 1, head[0] + kept * head[1], 0.0)
         left = left - (stem[0] + in_flight * stem[1] if index == 0 else 0.0)
         held += np.where(here, np.floor(np.maximum(left, 0.0) / (state + in_flight * activation) + 1e-9), 0.0)
         starved |= here & (left < least_state + in_flight * least_activation)
@@ -157,10 +164,16 @@ def room(setting: Setting, pool: str, candidates: Candidates) -> Floats:
     return times
 
 
+def kept_here(candidates: Candidates) -> Floats:
+    """Return the share of the activations of micro-batches in flight that stays on the card: all, or nothing."""
+    share: Floats = np.where(candidates.saving & ACTIVATIONS_AWAY, 0.0, 1.0)
+    return share
+
+
 def _ends(setting: Setting, pool: str, operators: Sequence[Operator], shape: Shape, zero: Array) -> tuple[Array, Array]:
     """Return the bytes of state and of one micro-batch's activations of the stem or the head."""
-    precision = setting.chips[pool].precision
-    held = holding(operators, shape, precision, zero, 0, setting.traits, setting.graph.hidden)
+    precision, sharding = setting.chips[pool].precision, replace(setting.sharding, zero=zero)
+    held = holding(operators, shape, precision, sharding, 0, setting.traits, setting.graph.hidden)
     return held.state, held.activation
 
 
@@ -191,5 +204,6 @@ def _layer(
     setting: Setting, pool: str, operators: Sequence[Operator], shape: Shape, found: Candidates
 ) -> tuple[Array, Array]:
     precision, hidden = setting.chips[pool].precision, setting.graph.hidden
-    held = holding(operators, shape, precision, found.zero, found.recompute, setting.traits, hidden)
+    sharding = replace(setting.sharding, zero=found.zero)
+    held = holding(operators, shape, precision, sharding, found.recompute, setting.traits, hidden)
     return held.state, held.activation

@@ -50,6 +50,12 @@ class Layout:
     virtual: int = 1
     """Stages to a place; ``slots`` are places."""
     offload: Offload = "none"
+    sequence_parallel: bool | None = None
+    """None: as the engine does."""
+    partly: bool = False
+    """Of full recomputation: only as many layers of each stage are computed again as memory asks for."""
+    again: int | None = None
+    """So many (None: all of them)."""
 
 
 class Rows(NamedTuple):
@@ -119,6 +125,7 @@ def pipelines(layout: Layout, ranges: Sequence[tuple[int, int]], total: int) -> 
         Stage(
             pool=slot.pool, first=first, last=last, tensor_parallel=slot.tensor, context_parallel=slot.context,
             expert_parallel=slot.expert, expert_tensor_parallel=slot.expert_tensor, recompute=CODES[slot.recompute],
+            recompute_layers=layout.again,
         )
         for slot, (first, last) in zip(_over_places(layout), ranges, strict=True)
     )  # fmt: skip
@@ -148,7 +155,8 @@ def make_plan(setting: Setting, job: str, layout: Layout, entries: tuple[Pipelin
     return Plan(
         job=job, model=setting.graph.name, machine=setting.formation.name,
         sequence_length=setting.workload.sequence_length, precision=usual,
-        schedule=layout.schedule, zero=layout.zero, offload=layout.offload, pipelines=entries,
+        schedule=layout.schedule, zero=layout.zero, offload=layout.offload,
+        sequence_parallel=layout.sequence_parallel, pipelines=entries,
     )  # fmt: skip
 
 

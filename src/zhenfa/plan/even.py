@@ -9,13 +9,15 @@ weights) ``m`` times. What is behind it on the way back is ``D_j``. So a step ta
 
 * interleaved: ``A_j + m P_j + D_j`` with whole backwards in ``D_j``: the last backward of a place is that of its first
   stage, and goes back through all places before it;
+* GPipe: the same; and as no backward starts before the last stage has done all forwards, the longest way of the
+  forwards and that of the backwards, one after the other;
 * zero-bubble: the same with ``b - w`` in ``D_j``, less the weights' gradients that are put off behind the last of those
   of the input, ``min(j + 1, m)`` of them, and with the first place's own last one;
 * ZB-V: ``A_j + m P_j``; and the same as above with at most ``2 p`` gradients put off, for the memory that it may use;
 * DualPipe: ``A_j + m/2 P_j`` from the nearer end, ``P_j`` of two stages, less the exchange of tokens that it hides;
 * any: there and back once, gradients of weights aside.
 
-To the first three of these comes what the first place does when it has ended (sum of gradients, update), and what
+To the first four of these comes what the first place does when it has ended (sum of gradients, update), and what
 gathering weights adds before it starts. All of it is from the same functions as the cost of a plan.
 """
 
@@ -42,6 +44,9 @@ from zhenfa.plan.space import Bools, Candidates, Ints
 from zhenfa.spec.plan import Schedule
 
 SLACK: Final = 1 - 1e-9
+
+FIRST_ENDS_LAST: Final = ("gpipe", "interleaved")
+"""Schedules in which the last operation of all is the first place's."""
 
 
 class Variant(NamedTuple):
@@ -148,6 +153,12 @@ def chain(variant: Variant, stages: Stages, times: Ints) -> Floats:
             work = (stages.forward + stages.backward).reshape(variant.virtual, places, -1).sum(axis=0)
             back = _ahead(stages.backward[:places] + _next(stages.hop, places))
             found = arrival + times * work + back
+        case "gpipe":
+            work = stages.forward + stages.backward
+            back = _ahead(stages.backward + _next(stages.hop, places))
+            there = arrival + times * stages.forward + _behind(stages.forward, stages.hop)
+            home = _behind(stages.backward, stages.hop) + times * stages.backward + back
+            found = np.maximum(arrival + times * work + back, there.max(axis=0) + home.max(axis=0))
         case "zero-bubble":
             work = stages.forward + stages.backward
             put_off = np.minimum(np.arange(places)[:, None] + 1, times) * stages.weight
@@ -183,6 +194,14 @@ def _ahead(seconds: Floats) -> Floats:
     return found
 
 
+def _behind(seconds: Floats, hop: Floats) -> Floats:
+    """Return the sums over the places behind each, hops to them included."""
+    way = seconds.copy()
+    way[:-1] += hop
+    found: Floats = way[::-1].cumsum(axis=0)[::-1] - seconds
+    return found
+
+
 class Group(NamedTuple):
     """Candidates of one schedule over as many places, and what their stages take."""
 
@@ -212,11 +231,14 @@ def may_fit(setting: Setting, pool: str, group: Group, blocks: Blocks) -> Bools:
     counts = _blocks_of(setting, group)
     state = _sums(counts, [np.asarray(held.state) for held, _ in blocks], len(group.part))
     activation = _sums(counts, [np.asarray(held.activation) for held, _ in blocks], len(group.part))
+    activation = activation * bounds.kept_here(group.part)
     place, times = np.arange(group.places)[:, None], group.part.micro_batches
     virtual, places = group.variant.virtual, group.places
     match group.variant.schedule:
         case "interleaved":
             kept = np.minimum(2 * (places - place - 1) + (virtual - 1) * places + 1, times * virtual)
+        case "gpipe":
+            kept = times + 0 * place
         case "zero-bubble":
             kept = np.minimum(places, times) + 0 * place
         case "zero-bubble-v":
@@ -247,7 +269,7 @@ def _sums(counts: Floats, blocks: Sequence[Floats], candidates: int) -> Floats:
 def around(setting: Setting, pool: str, groups: Sequence[Group], every: Candidates, blocks: Blocks) -> Floats:
     """Return seconds that gathering weights before and summing gradients behind the schedule add at least, with the
     update of the weights, over the candidates of all groups: those of the place that ends last, the first one under
-    interleaving, and else that with the least of it among the first, a middle and the last."""
+    interleaving and GPipe, and else that with the least of it among the first, a middle and the last."""
     seconds = np.empty(len(every))
     looks = [_Beside.at(setting, groups, which) for which in range(3)]
     for zero in np.unique(every.zero).tolist():
@@ -260,7 +282,7 @@ def around(setting: Setting, pool: str, groups: Sequence[Group], every: Candidat
         terms = Terms.usual(setting.chips[pool].precision, zero)
         behind: list[Array] = []
         ahead: list[Array] = []
-        for look in looks[: 1 if all(one.variant.schedule == "interleaved" for one in groups) else 3]:
+        for look in looks[: 1 if all(one.variant.schedule in FIRST_ENDS_LAST for one in groups) else 3]:
             after, before = look.exposed(setting, pool, terms, shape, held, rows)
             behind.append(after)
             ahead.append(before)
@@ -279,10 +301,10 @@ class _Beside(NamedTuple):
 
     @classmethod
     def at(cls, setting: Setting, groups: Sequence[Group], which: int) -> _Beside:
-        """Look at the first place of each group, or where not interleaved, at a middle or the last one."""
+        """Look at the first place of each group, or where another may end last, at a middle or the last one."""
         parts = []
         for group in groups:
-            place = (0, group.places // 2, group.places - 1)[which if group.variant.schedule != "interleaved" else 0]
+            place = (0, group.places // 2, group.places - 1)[0 if group.variant.schedule in FIRST_ENDS_LAST else which]
             home = home_of(group.variant, group.places, place)
             counts = _blocks_of(setting, group)
             size = len(group.part)
@@ -309,7 +331,7 @@ class _Beside(NamedTuple):
 
 def home_of(variant: Variant, places: int, place: int) -> list[int]:
     """Return the stages that a place holds."""
-    if variant.schedule == "zero-bubble":
+    if variant.schedule in ("gpipe", "zero-bubble"):
         return [place]
     if variant.schedule == "interleaved":
         return list(range(place, places * variant.virtual, places))

@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 
-from zhenfa.estimate.costs import SIMPLE
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.build import CODES, Layout, Slot, rows_for
@@ -25,11 +24,16 @@ MOVES_AT_MOST: Final = 8
 def polish(setting: Setting, best: Best) -> None:
     """Improve every plan kept whose splits are free: those of other schedules are even, as engines cut them."""
     for found in best.ranked():
-        if found.plan.schedule not in SIMPLE:
+        if found.plan.schedule != "1f1b" or _some_layers(found.plan):
             continue
         better = improved(setting, found.plan, found.cost)
         if better is not None:
             best.offer(*better)
+
+
+def _some_layers(plan: Plan) -> bool:
+    """Return whether some layers of a stage are computed again and others kept: how many hangs on the split."""
+    return any(stage.recompute_layers is not None for entry in plan.pipelines for stage in entry.stages)
 
 
 def improved(setting: Setting, plan: Plan, found: PlanCost) -> tuple[Plan, PlanCost] | None:
@@ -84,7 +88,10 @@ def layout_of_plan(plan: Plan) -> Layout:
         for stage in first.stages
     )
     times = max(entry.micro_batches for entry in plan.pipelines)
-    return Layout(slots, plan.replicas, first.micro_batch_size, times, plan.zero, plan.schedule)
+    return Layout(
+        slots, plan.replicas, first.micro_batch_size, times, plan.zero, plan.schedule, offload=plan.offload,
+        sequence_parallel=plan.sequence_parallel,
+    )  # fmt: skip
 
 
 def with_borders(plan: Plan, borders: Ints) -> Plan:

@@ -69,7 +69,9 @@ def setting_of(request: Request) -> Setting:
 def _with_schedules(setting: Setting, limits: Limits) -> Setting:
     """Return the setting whose engine runs the schedules that a job asks for, saying which it runs in truth."""
     engine, own = setting.traits, setting.formation.emulated or on_processors(setting.formation)
-    if limits.schedules is None or (limits.schedules == "all" and own):
+    if limits.schedules is None:  # GPipe keeps every micro-batch's activations: planned where a job asks for it
+        return replace(setting, traits=engine.but(schedules=tuple(one for one in engine.schedules if one != "gpipe")))
+    if limits.schedules == "all" and own:
         return setting
     asked = get_args(Schedule) if limits.schedules == "all" else limits.schedules
     beyond = [one for one in asked if one not in engine.schedules]

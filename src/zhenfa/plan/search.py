@@ -16,18 +16,29 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
-from zhenfa.plan import bounds
+from zhenfa.plan import bounds, sparing
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
 from zhenfa.plan.even import even_ranges
 from zhenfa.plan.goal import QUICKEST, Goal
-from zhenfa.plan.space import NO_BANDWIDTH, Candidates, Ints, chunks, enumerate_pool, fewer_replicas, with_fewer
+from zhenfa.plan.partly import least_again, partly_split
+from zhenfa.plan.space import (
+    NO_BANDWIDTH,
+    SOME_LAYERS,
+    WHOLE_SEQUENCE,
+    Candidates,
+    Ints,
+    chunks,
+    enumerate_pool,
+    fewer_replicas,
+    with_fewer,
+)
 from zhenfa.plan.split import Refused, Split, split_layers
 from zhenfa.plan.variants import FIRST_PAIRS, UNEVEN, Floor, Pairs, Sharp, least_share, schedules_for, sharper, variants
 from zhenfa.spec.job import Limits
@@ -35,9 +46,13 @@ from zhenfa.spec.plan import Plan
 
 NO_MEMORY = "does not fit in memory"
 SLOWER = "slower than the plans listed (by bound)"
+NEEDLESS = "fits without host memory, and is no slower so"
 SLOWER_WITH_FEWER = "slower with fewer replicas than one that is slower already"
 """Counted, not enumerated: the bound of a layout holds for the same one with fewer replicas as well."""
 
+
+SLOWER_WITH_LESS = "slower with less memory than one that is slower already"
+"""Counted, not enumerated: the bound of a layout holds for those of :mod:`zhenfa.plan.sparing` that come from it."""
 
 LIKELY_BARRED = 256
 """Layouts that a limit keeps out whose memory is looked at, to say whether one of them might have been the best."""
@@ -180,9 +195,10 @@ def search_pool(
     zero: int | None = None,
 ) -> None:  # fmt: skip
     """Offer to ``best`` every layout of one pool, under every schedule, that can be among the best: exact over the
-    layouts that :mod:`zhenfa.plan.space` enumerates and the splits named here.
+    layouts that :mod:`zhenfa.plan.space` enumerates, those of :mod:`zhenfa.plan.sparing` and the splits named here.
 
-    ``zero`` restricts the search to one ZeRO stage. Where the pool may compute in several precisions, each is searched.
+    ``zero`` restricts the search to one ZeRO stage, and to what needs no more of a plan as a whole. Where the pool may
+    compute in several precisions, each is searched.
     """
     ways = setting.precisions(pool)
     if len(ways) > 1:
@@ -201,15 +217,38 @@ def search_pool(
     bound = _bound(setting, work, widest.pipeline, widest.micro_batches)
     _evaluate_pool(setting, job, pool, widest, work, best, tally)
     hope = np.flatnonzero(floor_of_fewer(best.goal, pool, widest, work, bound) < best.last)
-    chosen, work = widest.where(hope), work.take(hope)
-    fewer, work, _ = fewer_replicas_of(setting, pool, chosen, work, best, _bound)
+    chosen, chosen_work = widest.where(hope), work.take(hope)
+    fewer, work, _ = fewer_replicas_of(setting, pool, chosen, chosen_work, best, _bound)
     before = tally.considered
     _evaluate_pool(setting, job, pool, fewer, work, best, tally)
     looked_at = tally.considered - before
     known = widest.where(np.flatnonzero(np.isfinite(bound)))
-    left_out = int((with_fewer(known) * schedules_for(setting, known.pipeline)).sum()) - looked_at
+    times = with_fewer(known)
+    left_out = int((times * schedules_for(setting, known.pipeline)).sum()) - looked_at
     tally.considered += left_out
     tally.rejected[SLOWER_WITH_FEWER] += left_out
+    if zero is None:
+        before = tally.considered
+        hopeful = Candidates.together([chosen, fewer]), Work.together([chosen_work, work])
+        _spare_memory(setting, job, pool, *hopeful, best, tally)
+        every = (1 + times) * sparing.ways(setting, known) * schedules_for(setting, known.pipeline)
+        left_out = int(every.sum()) - (tally.considered - before)
+        tally.considered += left_out
+        tally.rejected[SLOWER_WITH_LESS] += left_out
+
+
+def _spare_memory(
+    setting: Setting, job: str, pool: str, found: Candidates, work: Work, best: Best, tally: Tally
+) -> None:
+    """Offer the layouts that save memory: of those given, as far as their bound leaves them a chance."""
+    hope = np.flatnonzero(_floors(setting, pool, found, work, best) < best.last)
+    for there, here, added in sparing.every_way(setting, pool, found.where(hope), work.take(hope)):
+        near = np.flatnonzero(_floors(there, pool, here, added, best) < best.last)
+        _evaluate_pool(there, job, pool, here.where(near), added.take(near), best, tally)
+
+
+def _floors(setting: Setting, pool: str, found: Candidates, work: Work, best: Best) -> Floats:
+    return floor_of(best.goal, pool, found, _bound(setting, work, found.pipeline, found.micro_batches))
 
 
 def _bound(setting: Setting, work: Work, places: Ints, times: Ints) -> Floats:
@@ -273,8 +312,7 @@ def fewer_replicas_of(
         layouts.append(here)
         works.append(work)
         floors.append(floor[hope])
-    joined = Work(*(np.concatenate(parts, axis=-1) for parts in zip(*works, strict=True)))
-    return Candidates.together(layouts), joined, np.concatenate(floors)
+    return Candidates.together(layouts), Work.together(works), np.concatenate(floors)
 
 
 def _evaluate_pool(
@@ -403,6 +441,9 @@ def evaluate(queue: Iterator[Hopeful | int], length: int, setting: Setting, job:
         if bound >= best.last:
             break
         seen += 1
+        if bound >= best.limit(family_of_layout(layout)):
+            tally.rejected[SLOWER] += 1
+            continue
         consider(layout, total, known, setting, job, best, tally)
     tally.rejected[SLOWER] += length - seen
 
@@ -416,18 +457,18 @@ def consider(
     def longest() -> float:
         return best.goal.step_within(best.limit(family), cards)
 
-    if layout.schedule == "1f1b":
-        splits = split_layers(setting, layout, longest(), known)
-    else:
-        splits = [Split(even_ranges(len(setting.graph.layers), len(layout.slots), layout.virtual), 0.0)]
+    splits = _splits(setting, layout, total, known, longest())
     if isinstance(splits, Refused):
         tally.rejected[NO_MEMORY if splits is Refused.MEMORY else SLOWER] += 1
         return
     outcome = SLOWER
-    for split in splits:
+    for here, split in splits:
         if split.bound >= longest():
             break
-        plan = make_plan(setting, job, layout, pipelines(layout, split.ranges, total))
+        plan = make_plan(setting, job, here, pipelines(here, split.ranges, total))
+        if sparing.needless(plan, setting):
+            outcome = NEEDLESS
+            continue
         found = cost(plan, setting)
         if found.problem:
             outcome = NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY
@@ -437,6 +478,22 @@ def consider(
         tally.rejected[outcome] += 1
     else:
         tally.costed += 1
+
+
+def _splits(
+    setting: Setting, layout: Layout, total: int, known: Mapping[Slot, Rows], limit: float
+) -> list[tuple[Layout, Split]] | Refused:
+    """Return the splits of a layout that may be the best, in order of their bound, each with the layers of a stage that
+    are computed again where that hangs on the split."""
+    if layout.schedule != "1f1b":
+        ranges = even_ranges(len(setting.graph.layers), len(layout.slots), layout.virtual)
+        here = least_again(setting, layout, ranges, total) if layout.partly else layout
+        return Refused.MEMORY if here is None else [(here, Split(ranges, 0.0))]
+    if layout.partly:
+        some = partly_split(setting, layout, limit)
+        return some if isinstance(some, Refused) else [(replace(layout, again=again), split) for again, split in some]
+    splits = split_layers(setting, layout, limit, known)
+    return splits if isinstance(splits, Refused) else [(layout, split) for split in splits]
 
 
 def cards_of_layout(layout: Layout) -> dict[str, int]:
@@ -450,8 +507,9 @@ def cards_of_layout(layout: Layout) -> dict[str, int]:
 def layout_of(candidates: Candidates, index: int, pool: str) -> Layout:
     """Return one candidate as a layout."""
     columns = (candidates.tensor, candidates.expert, candidates.recompute, candidates.context, candidates.expert_tensor)
-    slot = Slot(pool, *(int(column[index]) for column in columns))
+    slot, saving = Slot(pool, *(int(column[index]) for column in columns)), int(candidates.saving[index])
     return Layout(
         (slot,) * int(candidates.pipeline[index]), int(candidates.data[index]), int(candidates.size[index]),
-        int(candidates.micro_batches[index]), int(candidates.zero[index]),
+        int(candidates.micro_batches[index]), int(candidates.zero[index]), offload=sparing.offload_of(saving),
+        sequence_parallel=False if saving & WHOLE_SEQUENCE else None, partly=bool(saving & SOME_LAYERS),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Final
 
@@ -27,6 +27,18 @@ MAX_CONTEXT: Final = 64
 
 SHORTEST_PIECE: Final = 256
 """Tokens of a sequence below which no card is given a piece of its own: a few tiles of a flash kernel."""
+
+OPTIMIZER_AWAY: Final = 1
+"""The optimizer's state lies in host memory."""
+
+ACTIVATIONS_AWAY: Final = 2
+"""The activations of micro-batches in flight lie in host memory."""
+
+SOME_LAYERS: Final = 4
+"""Of full recomputation, only as many layers of a stage are computed again as memory asks for."""
+
+WHOLE_SEQUENCE: Final = 8
+"""Without sequence parallelism: norms and residuals are whole on every tensor-parallel card."""
 
 NO_CARDS: Final = "more cards than the pool has"
 NO_EXPERTS: Final = "experts over more cards than a stage has"
@@ -58,12 +70,19 @@ class Candidates:
     recompute: Ints
     context: Ints
     expert_tensor: Ints
+    saving: Ints
+    """The sum of what is done to save memory, or left undone: :data:`OPTIMIZER_AWAY` and those behind it."""
 
     @classmethod
-    def of(cls, tensor: Ints, *, context: Ints | int = 1, expert_tensor: Ints | int = 1, **columns: Ints) -> Candidates:
-        """Return candidates; what is not said is 1."""
+    def of(
+        cls, tensor: Ints, *, context: Ints | int = 1, expert_tensor: Ints | int = 1, saving: Ints | int = 0,
+        **columns: Ints,
+    ) -> Candidates:  # fmt: skip
+        """Return candidates; what is not said is usual."""
         ones = np.ones_like(tensor)
-        return cls(tensor=tensor, context=context * ones, expert_tensor=expert_tensor * ones, **columns)
+        return cls(
+            tensor=tensor, context=context * ones, expert_tensor=expert_tensor * ones, saving=saving * ones, **columns
+        )
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -100,9 +119,9 @@ class Candidates:
         """Return the candidates of all parts in one."""
         return Candidates(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Candidates)))
 
-    def with_data(self, data: Ints) -> Candidates:
-        """Return the same layouts with other data-parallel degrees."""
-        return Candidates(**{one.name: getattr(self, one.name) for one in fields(self)} | {"data": data})
+    def but(self, **columns: Ints) -> Candidates:
+        """Return the same layouts with other columns."""
+        return replace(self, **columns)
 
 
 def divisors(number: int, limit: int) -> list[int]:
@@ -212,7 +231,7 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
             np.repeat(ways, len(modes), axis=1),
         ]
     )
-    found = Candidates(*table)
+    found = Candidates(*[*table, np.zeros_like(table[0])])
     return found.where(_can_shard(setting, found))
 
 
@@ -242,7 +261,7 @@ def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:
     many = np.maximum(np.where(tight < groups, tight, tighter), FEW_REPLICAS)
     fewer = np.where(groups <= FEW_REPLICAS, groups - 1, many)
     left = np.flatnonzero(fewer > 0)
-    return found.where(left).with_data((fewer * step)[left]), left
+    return found.where(left).but(data=(fewer * step)[left]), left
 
 
 def with_fewer(found: Candidates) -> Ints:

@@ -83,7 +83,8 @@ class Problem:
         kinds = np.asarray(setting.graph.layers)
         stages = len(blocks)
         counted = memory.in_flight_micro_batches(np.arange(stages), stages, layout.micro_batches, layout.schedule)
-        flight = np.broadcast_to(counted, stages)
+        away = layout.offload in ("activations", "both")
+        flight = np.broadcast_to(counted, stages) * (0.0 if away else 1.0)
         tables = {slot: rows.kinds.T[:, kinds] for slot, rows in known.items()}
         table = np.array([tables[slot] for slot in layout.slots])
         stem, head = blocks[0].stem, blocks[-1].head
@@ -196,6 +197,14 @@ def _every(problem: Problem, micro_batches: int, limit: float) -> list[Split] | 
         return Refused.MEMORY
     bound = problem.bound(borders, micro_batches)
     return [_split(borders[index], bound[index]) for index in np.argsort(bound, kind="stable") if bound[index] < limit]
+
+
+def some_borders(problem: Problem) -> Ints:
+    """Return the borders of all splits where those are few, else of the shortest ones whatever memory they take."""
+    stages, layers = problem.seconds.shape
+    if all_are_tried(stages, layers):
+        return _all_borders(layers, stages)
+    return _without_memory(tuple(problem.seconds[0].tolist()), stages, problem.first, problem.last)
 
 
 def all_are_tried(stages: int, layers: int) -> bool:

@@ -1,4 +1,4 @@
-"""Other schedules of one pool's layouts: interleaved, zero-bubble, ZB-V and DualPipe over even splits.
+"""Other schedules of one pool's layouts: GPipe, interleaved, zero-bubble, ZB-V and DualPipe over even splits.
 
 Bounds in three steps, each sharper and dearer than the one before: a closed form for all candidates at once
 (:func:`first_bound`), the way through each place (:func:`zhenfa.plan.even.chain`) with what it exchanges beside it
@@ -17,6 +17,7 @@ import numpy as np
 from zhenfa.estimate.holding import Holding
 from zhenfa.estimate.setting import Setting
 from zhenfa.laws.arrays import Array
+from zhenfa.laws.pipeline import stage_ends
 from zhenfa.laws.schedules import Durations, schedule_ends
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
@@ -38,7 +39,12 @@ def variants(setting: Setting) -> list[Variant]:
     """Return the schedules that the engine can run, one by one for each number of stages to a place."""
     layers = len(setting.graph.layers)
     found = [Variant("interleaved", times, times) for times in range(2, min(MOST_STAGES, layers // 2) + 1)]
-    found += [Variant("zero-bubble", 1, 1), Variant("zero-bubble-v", 2, 2), Variant("dualpipe", 1, 2)]
+    found += [
+        Variant("gpipe", 1, 1),
+        Variant("zero-bubble", 1, 1),
+        Variant("zero-bubble-v", 2, 2),
+        Variant("dualpipe", 1, 2),
+    ]
     return [one for one in found if one.schedule in setting.traits.schedules]
 
 
@@ -84,7 +90,7 @@ def first_bound(setting: Setting, variant: Variant, found: Candidates, work: Wor
     one, forward, weight = (layers * part.min(axis=0) for part in (work.layers, work.forward, work.weight))
     share = times * work.whole / places
     match variant.schedule:
-        case "interleaved":
+        case "interleaved" | "gpipe":
             last = times * (variant.virtual * one + work.ends[1]) + (places - 1) * one
             best = np.maximum(last, (times * variant.virtual + places - 1) * one)
         case "zero-bubble":
@@ -190,7 +196,10 @@ class Sharp:
         forward, backward, weight, hop, spared = (one[:, index].tolist() for one in self.group.stages)
         paired = spared if variant.schedule == "dualpipe" else ()
         durations, times = Durations(forward, backward, weight, hop, paired), int(part.micro_batches[index])
-        ends = schedule_ends(durations, times, variant.schedule, virtual_stages=variant.virtual)
+        if variant.schedule == "gpipe":
+            ends = stage_ends(np.array(forward), np.array(backward), np.array(hop), times, "gpipe")
+        else:
+            ends = schedule_ends(durations, times, variant.schedule, virtual_stages=variant.virtual)
         whole = float(ends.max()) * SLACK * _lockstep(setting) + setting.traits.step_overhead_s
         return max(whole + float(self.beside[index]), float(self.seconds[index]))
 
