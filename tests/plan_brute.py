@@ -31,6 +31,7 @@ class Layout:
     virtual: int = 1
     offload: Offload = "none"
     again: int | None = None
+    sequence_parallel: bool | None = None
 
 
 @dataclass
@@ -82,12 +83,22 @@ def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
             sorted({1, tensor if len(_experts(setting)) > 1 else 1}),
         ):
             if replicas * tensor * context % (expert * pieces) == 0:
-                for zero, mode, offload in itertools.product((0, 1, 2, 3), MODES, setting.traits.offloads):
+                for zero, mode, offload, whole in itertools.product(
+                    (0, 1, 2, 3), MODES, setting.traits.offloads, _sequence(setting, tensor)
+                ):
                     cut = (pool, tensor, expert, mode, context, pieces)
                     for again in some_layers(setting, mode, depth):
-                        plain = Layout((cut,) * depth, replicas, size, total, zero, offload=offload, again=again)
+                        plain = Layout(
+                            (cut,) * depth, replicas, size, total, zero, offload=offload, again=again,
+                            sequence_parallel=whole,
+                        )  # fmt: skip
                         yield from [plain] if "1f1b" in setting.traits.schedules or depth == 1 else []
                         yield from other_schedules(setting, plain)
+
+
+def _sequence(setting: Setting, tensor: int) -> tuple[bool | None, ...]:
+    """Return whether norms may be whole on every tensor-parallel card: as is usual, or not split."""
+    return (None, False) if tensor > 1 and len(_experts(setting)) == 1 and setting.traits.whole_sequence else (None,)
 
 
 def some_layers(setting: Setting, mode: str, depth: int) -> list[int | None]:
@@ -187,7 +198,8 @@ def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> 
         for count, times in shares
         if count and times
     ]
-    return plan_of(setting, entries, layout.zero, layout.schedule).model_copy(update={"offload": layout.offload})
+    said = {"offload": layout.offload, "sequence_parallel": layout.sequence_parallel}
+    return plan_of(setting, entries, layout.zero, layout.schedule).model_copy(update=said)
 
 
 def truth(setting: Setting) -> Truth:

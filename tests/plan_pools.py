@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.traits import Traits
@@ -139,6 +140,13 @@ def random_setting(
     held = [random_pool(rng, f"p{i}", count, capacity * rng.choice([0.7, 1, 1.5])) for i, count in enumerate(counts)]
     formation = machine(*held, bandwidth=rng.choice([1e9, 10e9, 50e9]), host_staged=rng.random() < 0.5)
     return look_up(graph, Workload(sequence_length=sequence, global_batch=batch), formation, traits)
+
+
+def on_the_card(setting: Setting) -> Setting:
+    """A setting in which nothing lies in host memory, all layers of a stage are computed again or none, and norms are
+    split."""
+    traits = setting.traits.but(offloads=("none",), some_layers=False, whole_sequence=False)
+    return replace(setting, traits=traits, _cards={}, _units={}, _costs={}, _plans={})
 
 
 def plan_of(setting: Setting, pipelines: Sequence[Pipeline], zero: int = 0, schedule: Schedule = "1f1b") -> Plan:

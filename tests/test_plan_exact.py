@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from dataclasses import replace
 from functools import cache
 from typing import get_args
 
 import pytest
 
 from plan_brute import Truth, over_replicas, truth
-from plan_pools import random_setting
+from plan_pools import on_the_card, random_setting
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.estimate.traits import MEGATRON_LIKE
@@ -51,15 +50,11 @@ def setting_of(pools: int, seed: int) -> Setting:
         return on_the_card(random_setting(seed, 1))
     plenty = (1.0, 1.3, 2, 20)
     if pools == 2 and seed < 10:
-        return random_setting(seed, 2, layers=(2, 4), cards=(1, 2), batches=(2, 4), plenty=plenty)
+        return on_the_card(random_setting(seed, 2, layers=(2, 4), cards=(1, 2), batches=(2, 4), plenty=plenty))
     if pools == 2:
-        return random_setting(seed, 2, layers=(2, 3), cards=(1, 2), batches=(2, 3), plenty=plenty)
-    return random_setting(seed, 3, layers=(3, 3), cards=(1,) if seed < 6 else (1, 1, 2), batches=(2,), plenty=plenty)
-
-
-def on_the_card(setting: Setting) -> Setting:
-    """Return a setting in which nothing lies in host memory, and all layers of a stage are computed again or none."""
-    return replace(setting, traits=setting.traits.but(offloads=("none",), some_layers=False))
+        return on_the_card(random_setting(seed, 2, layers=(2, 3), cards=(1, 2), batches=(2, 3), plenty=plenty))
+    cards = (1,) if seed < 6 else (1, 1, 2)
+    return on_the_card(random_setting(seed, 3, layers=(3, 3), cards=cards, batches=(2,), plenty=plenty))
 
 
 def search(setting: Setting) -> tuple[list[Found], Tally]:

@@ -147,9 +147,9 @@ def test_limits_of_the_job_bind(answer: zhenfa.Answer) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"offload": "optimizer"}, "offload optimizer: the search leaves it as none"),
+        ({"offload": "activations"}, "offload activations: searched are none, optimizer"),
         ({"shard_group": 4}, "shard_group 4: the search leaves it as it is usual"),
-        ({"pipelines": pipes(stage(recompute="selective", recompute_layers=4))}, "of named modules or of some layers"),
+        ({"pipelines": pipes(stage(recompute="selective", recompute_layers=4))}, "of some layers of a stage"),
         (
             {"pipelines": pipes(stage(tensor_parallel=1), count=8, micro_batches=1, micro_batch_size=8)}
             | {"zero": 3}, "",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from plan_brute import mixed_pipelines, single_pool, splits, to_plan
-from plan_pools import random_plan, random_setting
+from plan_pools import on_the_card, random_plan, random_setting
 from zhenfa.errors import InfeasibleError, InputError, MissingFactError, UnknownNameError
 from zhenfa.estimate.energy_wall import least_draw
 from zhenfa.estimate.report import report, work_by_pool
@@ -56,7 +56,7 @@ def setting_of(pools: int, seed: int) -> Setting:
     formation = replace(found.formation, pools=held, pue=read_fact(1.3, "ratio"))
     workload = found.workload.model_copy(update={"tokens": 1e6})
     elastic = Recovery(elastic=rng.random() < 0.4)
-    return look_up(found.graph, workload, formation, None, elastic)
+    return on_the_card(look_up(found.graph, workload, formation, None, elastic))
 
 
 @cache
@@ -325,8 +325,8 @@ def test_a_share_of_the_work_is_given() -> None:
             " kW.",
         ),
         (
-            {"memory": "1 %"},
-            "limits.memory (1 %) binds: without it there is TP",
+            {"memory": "0.1 %"},
+            "limits.memory (0.1 %) binds: without it there is TP",
             "leave limits.memory out.",
         ),
         ({"makers": ["amd"]}, "leave no card of one-maker", "leave limits.makers out (1,024 cards)."),

@@ -16,7 +16,7 @@ from zhenfa.plan import Answer, Ranked
 from zhenfa.plan.bridge import bridge_of
 from zhenfa.plan.worth import COLUMNS, HEADINGS
 from zhenfa.spec.machine import Precision
-from zhenfa.spec.plan import Pipeline, Stage
+from zhenfa.spec.plan import Pipeline, Plan, Stage
 
 if TYPE_CHECKING:
     from zhenfa.plan.explain import Why
@@ -180,7 +180,8 @@ def _print_stages(best: Ranked, output: Output, shown: bool) -> None:
         replicas = f"{entry.count:,} replica{'s' if entry.count > 1 else ''}"
         size = f"{entry.micro_batch_size:,} sequence{'s' if entry.micro_batch_size > 1 else ''}"
         each = f"{'each ' if entry.count > 1 else ''}{entry.micro_batches:,} micro-batches of {size}"
-        out.text(f"{each}, {SCHEDULES[best.plan.schedule]}", first=f"{replicas}: ")
+        said = [each, SCHEDULES[best.plan.schedule], *usual_no_more(best.plan)]
+        out.text(", ".join(said), first=f"{replicas}: ")
         for first, words in stage_lines(entry, best.plan.precision if shown else None):
             out.text(words, first=f"  {first}: ")
     if len(best.plan.pipelines) > KINDS_SHOWN:
@@ -194,6 +195,16 @@ def _print_bridge(answer: Answer, output: Output) -> None:
         output.data.text(found.words)
         for one in found.crossings:
             output.data.text(one.words, first=f"  {one.where}: ")
+
+
+def usual_no_more(plan: Plan) -> list[str]:
+    """Return what a plan does that most plans do not: what lies in host memory, and norms that are not split."""
+    away = {
+        "optimizer": "optimizer state in host memory", "activations": "activations in host memory",
+        "both": "optimizer state and activations in host memory",
+    }  # fmt: skip
+    found = [away[plan.offload]] if plan.offload != "none" else []
+    return found + (["no sequence parallelism"] if plan.sequence_parallel is False else [])
 
 
 def stage_lines(entry: Pipeline, usual: Precision | None = None) -> Iterator[tuple[str, str]]:
@@ -214,6 +225,13 @@ def stage_lines(entry: Pipeline, usual: Precision | None = None) -> Iterator[tup
         words += [recomputation(first)] if first.recompute != "none" else []
         words += [f"matmuls in {first.precision or usual}"] if usual else []
         yield where, ", ".join(words)
+
+
+def recomputation(stage: Stage) -> str:
+    """Return what of a stage is computed again, in words."""
+    some = stage.recompute_layers is not None and stage.recompute_layers < stage.layers
+    part = f" of {stage.recompute_layers} layer{'s' if stage.recompute_layers != 1 else ''}" if some else ""
+    return f"{stage.recompute} recomputation{part}"
 
 
 def _runs(stages: tuple[Stage, ...]) -> list[list[int]]:

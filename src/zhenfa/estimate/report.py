@@ -11,7 +11,7 @@ from zhenfa.estimate.energy_wall import energy_wall
 from zhenfa.estimate.operating import operating
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.survival import Survival, survival
-from zhenfa.estimate.training import GroupCost, PlanCost, groups_of
+from zhenfa.estimate.training import GroupCost, PlanCost, groups_of, offloaded_bytes
 from zhenfa.estimate.walls import time_walls
 from zhenfa.laws import price
 from zhenfa.spec.fact import Tag, weakest
@@ -38,9 +38,19 @@ def report(plan: Plan, setting: Setting, cost: PlanCost, sources: Sequence[str] 
         operating=operating(plan, setting, survived, energy, figures.mfu),
         parts_s=parts,
         stages=_stages(plan, cost),
-        assumptions=tuple(dict.fromkeys((*setting.assumptions, *survived.assumptions, *energy.assumptions))),
+        assumptions=tuple(
+            dict.fromkeys((*setting.assumptions, *_host(plan, setting), *survived.assumptions, *energy.assumptions))
+        ),
         sources=tuple(cite.text(key) for key in sources),
     )
+
+
+def _host(plan: Plan, setting: Setting) -> tuple[str, ...]:
+    """Say how much host memory a plan takes for granted."""
+    if plan.offload == "none":
+        return ()
+    most = units.show(offloaded_bytes(plan, setting), "data")
+    return (f"{most} of host memory for each card are there, at the rate of a usual host (no machine states either)",)
 
 
 def _tag(plan: Plan, setting: Setting) -> Tag:
@@ -196,6 +206,10 @@ def summary(plan: Plan) -> str:
         words.append(f"ETP{_range(pieces)}")
     if plan.zero:
         words.append(f"ZeRO-{plan.zero}")
+    if plan.offload != "none":
+        words.append("offload")
+    if plan.sequence_parallel is False and max(tensor) > 1:
+        words.append("no SP")
     return " ".join(words)
 
 

@@ -51,14 +51,23 @@ def cost(plan: Plan, setting: Setting) -> PlanCost:
 
 def memory_problem(plan: Plan, setting: Setting) -> str:
     """Return why a plan does not fit in memory (empty if it does), without following its schedule."""
+    return _overflow(max(_all_stages(plan, setting), key=lambda stage: stage.bytes / stage.capacity))
+
+
+def offloaded_bytes(plan: Plan, setting: Setting) -> float:
+    """Return the most bytes that a card keeps in its host's memory."""
+    here, there = (_all_stages(one, setting) for one in (plan.model_copy(update={"offload": "none"}), plan))
+    return max(one.bytes - other.bytes for one, other in zip(here, there, strict=True))
+
+
+def _all_stages(plan: Plan, setting: Setting) -> list[StageCost]:
     setting = setting.for_plan(plan)
     groups = groups_of(plan)
-    stages = [
+    return [
         stage
         for (held, size), entries in groups.items()
         for stage in _group_stages(plan, setting, held, size, entries, len(groups))
     ]
-    return _overflow(max(stages, key=lambda stage: stage.bytes / stage.capacity))
 
 
 def _problem(result: PlanCost) -> str:

@@ -94,7 +94,8 @@ class Traits:
     ``context_exchange``: how context parallelism moves keys and values. ``expert_imbalance``: tokens of the busiest
     card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``context_parallel``,
     ``zero_stages``, ``recompute``, ``schedules``, ``offloads``: what the engine can execute, and ``some_layers``:
-    that it can compute some layers of a stage again and keep the others; ``selective``: what it computes again
+    that it can compute some layers of a stage again and keep the others, ``whole_sequence``: that it can leave out
+    sequence parallelism; ``selective``: what it computes again
     where a run asks for selective recomputation and names no module (the core of attention: arXiv:2205.05198, section
     5). ``recompute_stops_early``: recomputing a layer ends at the last tensor that its backward needs, so the last
     matmul is not run again.
@@ -174,6 +175,7 @@ class Traits:
     schedules: tuple[Schedule, ...] = ("1f1b", "interleaved")
     offloads: tuple[Offload, ...] = ("none", "optimizer")
     some_layers: bool = True
+    whole_sequence: bool = True
     selective: tuple[RecomputeModule, ...] = ("attention",)
     recompute_stops_early: bool = False
     receives_apart: bool = False
@@ -208,6 +210,7 @@ OWN_RUNTIME: Final = Traits(
     schedules=("gpipe", "1f1b"),
     offloads=("none",),
     some_layers=False,
+    whole_sequence=False,
     recompute_stops_early=True,
     loss_bytes=0.0,
     lean=frozenset({"norm", "activation"}),

@@ -80,7 +80,7 @@ def ramp(depth: Ints, micro_batches: Ints) -> Floats:
 
 def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> Work:
     """Return the seconds of one micro-batch over the whole model and of each kind of layer, per candidate."""
-    first, back = _distinct(candidates)
+    first, back = distinct(candidates)
     shape = shape_of(setting, candidates.where(first))
     size = np.asarray(shape.sequences)
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
@@ -119,7 +119,7 @@ def shape_of(setting: Setting, candidates: Candidates) -> Shape:
     )  # fmt: skip
 
 
-def _distinct(candidates: Candidates) -> tuple[Ints, Ints]:
+def distinct(candidates: Candidates) -> tuple[Ints, Ints]:
     """Return one candidate of each micro-batch size, tensor and expert degree, and where each candidate's kind is."""
     names = candidates.shape
     key = np.ravel_multi_index(names, tuple(int(one.max(initial=0)) + 1 for one in names))

@@ -22,10 +22,11 @@ from zhenfa.plan.given import faults
 from zhenfa.plan.goal import QUICKEST, Goal
 from zhenfa.plan.polish import improved
 from zhenfa.plan.space import context_degrees, divisors, experts, micro_batch_sizes, tensor_degrees
+from zhenfa.plan.sparing import kept_away
 from zhenfa.plan.split import Refused, split_layers
 from zhenfa.spec.job import Limits
 from zhenfa.spec.machine import BETWEEN, Precision
-from zhenfa.spec.plan import VIRTUAL, Pipeline, Plan, Schedule
+from zhenfa.spec.plan import VIRTUAL, Offload, Pipeline, Plan, Schedule
 
 SPLITS_TRIED: Final = 8
 
@@ -73,6 +74,9 @@ class Form:
     zero: int
     replicas: int
     precision: Precision | None = None
+    offload: Offload = "none"
+    again: int | None = None
+    """Layers of a stage that are computed again, where not all are."""
 
     @classmethod
     def of(cls, plan: Plan) -> Form | None:
@@ -82,14 +86,15 @@ class Form:
             (stage.cut, stage.recompute, stage.recompute_layers) for pipe in plan.pipelines for stage in pipe.stages
         }
         sizes = {(pipe.stages, pipe.micro_batch_size) for pipe in plan.pipelines}
-        if len(cuts) > 1 or len(sizes) > 1 or first.stages[0].recompute_layers is not None:
-            return None
         stage = first.stages[0]
+        some = stage.recompute_layers is not None and stage.recompute != "full"
+        if len(cuts) > 1 or len(sizes) > 1 or some:
+            return None
         return cls(
             stage.pool, stage.tensor_parallel, first.places, first.virtual_stages, plan.schedule,
             stage.context_parallel, stage.expert_parallel, stage.expert_tensor_parallel,
             CODES.index(stage.recompute), first.micro_batch_size, plan.zero, plan.replicas,
-            stage.precision or plan.precision,
+            stage.precision or plan.precision, plan.offload, stage.recompute_layers,
         )  # fmt: skip
 
 
@@ -114,7 +119,8 @@ _LABELS: Final = {
     "tensor": "tensor parallelism", "places": "pipeline stages", "virtual": "stages to a place",
     "schedule": "schedule", "context": "context parallelism", "expert": "expert parallelism",
     "expert_tensor": "cards that split an expert", "recompute": "recomputation", "size": "micro-batch size",
-    "zero": "ZeRO stage", "replicas": "replicas", "precision": "precision",
+    "zero": "ZeRO stage", "replicas": "replicas", "precision": "precision", "offload": "in host memory",
+    "again": "layers computed again",
 }  # fmt: skip
 
 
@@ -163,6 +169,9 @@ def _neighbours(plan: Plan, form: Form, setting: Setting) -> Iterator[tuple[str,
     yield from (("recompute", one) for one in traits.recompute if one != form.recompute)
     yield from (("zero", one) for one in traits.zero_stages if one != form.zero)
     yield from (("precision", one) for one in setting.precisions(form.pool) if one != form.precision)
+    yield from (("offload", one) for one in traits.offloads if one != form.offload)
+    if form.again is not None:
+        yield from (("again", one) for one in (form.again - 1, form.again + 1) if one > 0)
     if experts(setting) > 1 and form.tensor > 1:
         yield "expert_tensor", 1 if form.expert_tensor > 1 else form.tensor
     if form.places > 1:
@@ -194,7 +203,7 @@ def _laid(plan: Plan, form: Form, setting: Setting, cards: int) -> Plan | None:
     )
     layout = Layout(
         (slot,) * form.places, replicas, form.size, -(-total // replicas), form.zero, form.schedule, form.virtual,
-        plan.offload,
+        form.offload, again=form.again if CODES[form.recompute] == "full" else None,
     )  # fmt: skip
     kept = {
         name: getattr(plan, name)
@@ -220,7 +229,7 @@ def _splits(setting: Setting, layout: Layout) -> list[list[tuple[int, int]]]:
     even = [even_ranges(len(setting.graph.layers), len(layout.slots), layout.virtual)]
     if layout.schedule != "1f1b":
         return even
-    found = split_layers(setting, layout)
+    found = split_layers(kept_away(setting, layout.offload), layout)
     return even if isinstance(found, Refused) else [split.ranges for split in found[:SPLITS_TRIED]]
 
 

@@ -15,6 +15,7 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.build import CODES, Layout, Slot, rows_for
 from zhenfa.plan.search import Best
 from zhenfa.plan.space import Ints
+from zhenfa.plan.sparing import kept_away
 from zhenfa.plan.split import Problem, all_are_tried
 from zhenfa.spec.plan import Plan
 
@@ -42,7 +43,8 @@ def improved(setting: Setting, plan: Plan, found: PlanCost) -> tuple[Plan, PlanC
     if len({entry.stages for entry in plan.pipelines}) > 1 or all_are_tried(len(stages), plan.layers):
         return None
     layout = layout_of_plan(plan)
-    problem = Problem.of(setting, layout, rows_for(setting, layout))
+    away = kept_away(setting, layout.offload)
+    problem = Problem.of(away, layout, rows_for(away, layout))
     borders = np.array([0, *(stage.last for stage in stages)])
     step, start = found.step, found.step
     for _ in range(MOVES_AT_MOST):

@@ -22,7 +22,7 @@ import numpy as np
 
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
-from zhenfa.plan import bounds, sparing
+from zhenfa.plan import bounds, sequence, sparing
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
 from zhenfa.plan.even import even_ranges
@@ -53,6 +53,9 @@ SLOWER_WITH_FEWER = "slower with fewer replicas than one that is slower already"
 
 SLOWER_WITH_LESS = "slower with less memory than one that is slower already"
 """Counted, not enumerated: the bound of a layout holds for those of :mod:`zhenfa.plan.sparing` that come from it."""
+
+NO_SLOWER_SPLIT = "no better than with sequence parallelism"
+"""Counted, not enumerated: see :mod:`zhenfa.plan.sequence`."""
 
 LIKELY_BARRED = 256
 """Layouts that a limit keeps out whose memory is looked at, to say whether one of them might have been the best."""
@@ -211,8 +214,32 @@ def search_pool(
     tally.considered += sum(impossible.values())
     if zero is not None:
         widest = widest.where((widest.zero == zero) | (widest.data == 1))
-    if not len(widest):
+    if len(widest):
+        _search_from(setting, job, pool, widest, best, tally, whole=zero is None)
+    other = sequence.without(setting) if zero is None else None
+    split = widest.where(np.flatnonzero(widest.tensor > 1))
+    if other is None or not len(split):
         return
+    better = sequence.may_be_better(setting, other, pool, split)
+    near = split.where(np.flatnonzero(better))
+    if len(near):
+        _search_from(other, job, pool, near.but(saving=near.saving + WHOLE_SEQUENCE), best, tally, whole=True)
+    beaten = split.where(np.flatnonzero(~better))
+    count = int(_all_from(setting, beaten, with_fewer(beaten)).sum())
+    tally.considered += count
+    tally.rejected[NO_SLOWER_SPLIT] += count
+
+
+def _all_from(setting: Setting, widest: Candidates, times: Ints) -> Ints:
+    """Return how many layouts each leads to with fewer replicas, under every schedule and with less memory."""
+    every: Ints = (1 + times) * (1 + sparing.ways(setting, widest)) * schedules_for(setting, widest.pipeline)
+    return every
+
+
+def _search_from(
+    setting: Setting, job: str, pool: str, widest: Candidates, best: Best, tally: Tally, *, whole: bool
+) -> None:
+    """Offer these layouts, those with fewer replicas and, where ``whole``, those that save memory."""
     work = bounds.work_per_micro_batch(setting, pool, widest)
     bound = _bound(setting, work, widest.pipeline, widest.micro_batches)
     _evaluate_pool(setting, job, pool, widest, work, best, tally)
@@ -227,12 +254,12 @@ def search_pool(
     left_out = int((times * schedules_for(setting, known.pipeline)).sum()) - looked_at
     tally.considered += left_out
     tally.rejected[SLOWER_WITH_FEWER] += left_out
-    if zero is None:
+    if whole:
         before = tally.considered
         hopeful = Candidates.together([chosen, fewer]), Work.together([chosen_work, work])
         _spare_memory(setting, job, pool, *hopeful, best, tally)
-        every = (1 + times) * sparing.ways(setting, known) * schedules_for(setting, known.pipeline)
-        left_out = int(every.sum()) - (tally.considered - before)
+        plain = (1 + times) * schedules_for(setting, known.pipeline)
+        left_out = int((_all_from(setting, known, times) - plain).sum()) - (tally.considered - before)
         tally.considered += left_out
         tally.rejected[SLOWER_WITH_LESS] += left_out
 
@@ -400,13 +427,15 @@ class _Waiting:
         """Yield the pairs whose floor is at most ``limit``."""
         while self.heap and self.heap[0][0] <= limit:
             floor, ticket, followed, sharp, index, pair = heapq.heappop(self.heap)
-            if not followed and floor < self.best.last:
+            layout = self.pairs.layout(layout_of(sharp.group.part, index, self.pool), pair)
+            # that of host memory is mostly needless, which costs less to see than to follow
+            unlikely = layout.offload != "none" or floor >= self.best.limit(family_of_layout(layout))
+            if not followed and not unlikely:
                 seconds = np.array([sharp.followed(self.setting, index)])
                 sharper = float(self.floor(sharp.group.part.where(np.array([index])), seconds)[0])
                 heapq.heappush(self.heap, (max(sharper, floor), ticket, True, sharp, index, pair))
                 continue
-            layout = layout_of(sharp.group.part, index, self.pool)
-            yield floor, self.pairs.layout(layout, pair), int(sharp.group.part.total[index]), {}
+            yield floor, layout, int(sharp.group.part.total[index]), {}
 
 
 def _in_order(

@@ -16,6 +16,7 @@ from zhenfa.plan.build import CODES
 from zhenfa.plan.change import Form
 from zhenfa.plan.even import Variant, even_ranges
 from zhenfa.plan.search import family_of
+from zhenfa.plan.sequence import without
 from zhenfa.plan.space import (
     FEW_REPLICAS,
     Candidates,
@@ -28,6 +29,7 @@ from zhenfa.plan.space import (
     tensor_degrees,
     zero_stages,
 )
+from zhenfa.plan.sparing import computes_some
 from zhenfa.plan.split import all_are_tried
 from zhenfa.plan.variants import first_bound, takes, variants
 from zhenfa.plan.ways import MAX_MIXED_TENSOR
@@ -60,6 +62,8 @@ def searched(
             words = "interleaved over several sorts of stages: tried on the pipelines that the search lists under 1f1b"
         return Searched(None, (words, *_placed(plan, found, listed)))
     outside += [*_outside(form, setting, limits), *_schedule(form, plan, setting)]
+    if plan.sequence_parallel not in (None, setting.traits.sequence_parallel) and without(setting) is None:
+        outside.append(f"sequence_parallel {plan.sequence_parallel}, where the engine has no choice")
     if outside:
         return Searched(False, tuple(outside))
     row = _row(form, plan, setting, limits)
@@ -73,21 +77,25 @@ def _never_searched(plan: Plan) -> list[str]:
     """Return what a plan says that no search tries."""
     said = []
     for name, usual in (
-        ("shard_group", None), ("reshard", None), ("reduce_every", None), ("sequence_parallel", None),
-        ("context_exchange", None), ("expert_imbalance", None), ("trainable", "full"), ("offload", "none"),
+        ("shard_group", None), ("reshard", None), ("reduce_every", None),
+        ("context_exchange", None), ("expert_imbalance", None), ("trainable", "full"),
     ):  # fmt: skip
         value = getattr(plan, name)
         if value != usual:
             said.append(f"{name} {value}: the search leaves it as {'it is usual' if usual is None else usual}")
     stages = [stage for pipe in plan.pipelines for stage in pipe.stages]
-    if any(stage.recompute_modules or stage.recompute_layers is not None for stage in stages):
-        said.append("recomputation of named modules or of some layers: the search computes all layers of a stage alike")
+    if any(stage.recompute_modules for stage in stages):
+        said.append("recomputation of named modules: the search computes again what is usual, or whole layers")
     return said
 
 
 def _mixed(plan: Plan, setting: Setting, limits: Limits) -> list[str]:
     """Return why the search of several pools cannot have seen a plan."""
-    said = []
+    said = [] if plan.offload == "none" else [f"offload {plan.offload} with unlike stages"]
+    if plan.sequence_parallel is not None:
+        said.append(f"sequence_parallel {plan.sequence_parallel} with unlike stages")
+    if any(stage.recompute_layers is not None for pipe in plan.pipelines for stage in pipe.stages):
+        said.append("recomputation of some layers of a stage, with unlike stages or other than in full")
     for pipe in plan.pipelines:
         pools = [stage.pool for stage in pipe.stages]
         turns = [pool for index, pool in enumerate(pools) if index == 0 or pools[index - 1] != pool]
@@ -130,9 +138,11 @@ def _outside(form: Form, setting: Setting, limits: Limits) -> list[str]:
     sequences = setting.workload.global_batch
     if form.size not in micro_batch_sizes(sequences, limits):
         said.append(_size(form.size, sequences, limits))
-    if form.zero >= 2 and form.places > 1:
-        said.append(f"ZeRO stage {form.zero} with a pipeline: searched without one only")
-    elif form.zero and form.zero not in zero_stages(setting):
+    if form.offload not in setting.traits.offloads:
+        said.append(f"offload {form.offload}: searched are {', '.join(setting.traits.offloads)}")
+    if form.again is not None and not computes_some(setting):
+        said.append("recomputation of some layers of a stage, which the engine does not do")
+    if form.zero and form.zero not in zero_stages(setting):
         said.append(f"ZeRO stage {form.zero}: searched are {_list(zero_stages(setting))}")
     return said
 
@@ -174,7 +184,8 @@ def _row(form: Form, plan: Plan, setting: Setting, limits: Limits) -> Candidates
     here = enumerate_pool(setting, form.pool, plan.global_batch, limits, rejected)
     wanted = {
         "tensor": form.tensor, "pipeline": form.places, "expert": form.expert, "size": form.size,
-        "recompute": form.recompute, "context": form.context, "expert_tensor": form.expert_tensor,
+        "recompute": CODES.index("none") if form.again else form.recompute, "context": form.context,
+        "expert_tensor": form.expert_tensor,
     }  # fmt: skip
     for name, value in wanted.items():
         here = here.where(getattr(here, name) == value)
@@ -223,7 +234,8 @@ def _placed(plan: Plan, found: PlanCost | None, listed: Sequence[tuple[Plan, flo
     if found is None or found.problem or not listed:
         return []
     for rank, (other, step) in enumerate(listed, 1):
-        if other.pipelines == plan.pipelines and other.zero == plan.zero and other.schedule == plan.schedule:
+        same = ("pipelines", "zero", "schedule", "offload", "sequence_parallel")
+        if all(getattr(other, name) == getattr(plan, name) for name in same):
             return [f"it is plan {rank} of the list"]
         if family_of(other) == family_of(plan) and step <= found.step:
             alike = f"plan {rank} has the same pools, TP, stages and micro-batch size"
