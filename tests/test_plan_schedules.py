@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -14,16 +15,16 @@ from plan_brute import even_split
 from plan_pools import random_setting
 from zhenfa.errors import DocumentError, InputError
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.training import cost
+from zhenfa.estimate.training import cost, memory_problem
 from zhenfa.estimate.traits import MEGATRON_LIKE
-from zhenfa.plan import bounds
+from zhenfa.plan import bounds, sparing
 from zhenfa.plan.build import make_plan, pipelines
 from zhenfa.plan.even import even_ranges
 from zhenfa.plan.search import layout_of
 from zhenfa.plan.space import Candidates, enumerate_pool, fewer_replicas, with_fewer
 from zhenfa.plan.variants import Pairs, Sharp, schedules_for, sharper
 from zhenfa.spec.job import Limits
-from zhenfa.spec.plan import Schedule
+from zhenfa.spec.plan import Offload, Schedule
 
 EVERY_SCHEDULE = MEGATRON_LIKE.but(schedules=get_args(Schedule))
 SLACK = 1 + 1e-9
@@ -72,6 +73,62 @@ def test_bounds_of_other_schedules_grow_towards_the_step_and_never_beyond(seed: 
             assert pairs.bound[pair] <= sharp.seconds[index] * SLACK
             assert sharp.seconds[index] <= followed * SLACK
             assert followed <= step * SLACK
+
+
+def test_bounds_of_layouts_that_save_memory_hold() -> None:
+    """ZeRO 2 and 3 in pipelines, host memory, and some layers computed again: none beats its bounds."""
+    seen = set[object]().union(*(seen_of_saving(seed) for seed in range(12)))
+    assert {("zero", 2), ("zero", 3), ("offload", "both"), ("again", 1)} <= seen
+
+
+def seen_of_saving(seed: int) -> set[object]:
+    """Check layouts that save memory against their bounds; return what they do."""
+    setting = setting_of(seed)
+    setting = replace(setting, traits=setting.traits.but(offloads=get_args(Offload)), _plans={})
+    every = deep(setting)
+    rng = random.Random(seed)
+    base = every.where(np.array(rng.sample(range(len(every)), min(60, len(every))), dtype=np.int64))
+    seen: set[object] = set()
+    if not len(base):
+        return seen
+    work = bounds.work_per_micro_batch(setting, "p0", base)
+    for there, found, added in sparing.every_way(setting, "p0", base, work):
+        floor = bounds.step_bound(there, added, found.pipeline, found.micro_batches)
+        for row in rng.sample(range(len(found)), min(3, len(found))):
+            layout = replace(layout_of(found, row, "p0"), partly=False, again=1 if found.saving[row] & 4 else None)
+            ranges = even_ranges(len(setting.graph.layers), len(layout.slots), 1)
+            plan = make_plan(setting, "test", layout, pipelines(layout, ranges, int(found.total[row])))
+            assert floor[row] <= cost(plan, setting).step * SLACK
+        pairs = Pairs.of(there, found, added)
+        chunk = np.array(sorted(rng.sample(range(len(pairs)), min(6, len(pairs)))), dtype=np.int64)
+        sharps, _ = sharper(there, "p0", pairs, chunk, lambda _, seconds: seconds, np.inf)
+        for sharp in sharps:
+            for index in range(len(sharp.places)):
+                pair = int(chunk[sharp.places[index]])
+                layout = pairs.layout(layout_of(sharp.group.part, index, "p0"), pair)
+                layout = replace(layout, partly=False, again=1 if layout.partly else None)
+                ranges = even_ranges(len(setting.graph.layers), len(layout.slots), layout.virtual)
+                total = int(sharp.group.part.total[index])
+                plan = make_plan(setting, "test", layout, pipelines(layout, ranges, total))
+                assert pairs.bound[pair] <= sharp.seconds[index] * SLACK
+                assert sharp.followed(there, index) <= cost(plan, setting).step * SLACK
+                seen |= {("zero", plan.zero), ("offload", plan.offload), ("again", layout.again)}
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_saves_memory_without_need_surely_fits(seed: int) -> None:
+    setting = setting_of(seed)
+    base = deep(setting)
+    if not len(base):
+        return
+    pairs = Pairs.of(setting, base, bounds.work_per_micro_batch(setting, "p0", base))
+    sure = np.flatnonzero(pairs.fits(setting, "p0", base))
+    for pair in random.Random(seed).sample(sure.tolist(), min(8, len(sure))):
+        layout = pairs.layout(layout_of(base, int(pairs.row[pair]), "p0"), pair)
+        ranges = even_ranges(len(setting.graph.layers), len(layout.slots), layout.virtual)
+        entries = pipelines(layout, ranges, int(base.total[pairs.row[pair]]))
+        assert not memory_problem(make_plan(setting, "test", layout, entries), setting)
 
 
 @pytest.mark.parametrize("seed", range(30))

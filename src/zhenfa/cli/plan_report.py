@@ -14,6 +14,7 @@ from zhenfa.cli.wanted import PlanWanted
 from zhenfa.cli.words import EMULATED, band, bare, batches, figure, of, parameters
 from zhenfa.plan import Answer, Ranked
 from zhenfa.plan.bridge import bridge_of
+from zhenfa.plan.sparing import AWAY_WORDS
 from zhenfa.plan.worth import COLUMNS, HEADINGS
 from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Pipeline, Plan, Stage
@@ -199,11 +200,7 @@ def _print_bridge(answer: Answer, output: Output) -> None:
 
 def usual_no_more(plan: Plan) -> list[str]:
     """Return what a plan does that most plans do not: what lies in host memory, and norms that are not split."""
-    away = {
-        "optimizer": "optimizer state in host memory", "activations": "activations in host memory",
-        "both": "optimizer state and activations in host memory",
-    }  # fmt: skip
-    found = [away[plan.offload]] if plan.offload != "none" else []
+    found = [AWAY_WORDS[plan.offload]] if plan.offload != "none" else []
     return found + (["no sequence parallelism"] if plan.sequence_parallel is False else [])
 
 

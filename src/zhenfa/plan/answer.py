@@ -70,6 +70,9 @@ class Answer(Shown):
     refused: Mapping[str, int] = field(default_factory=dict)
     """What is not planned over several pools, by reason, with the combinations of pools that it leaves out."""
 
+    bounded: int = 0
+    """Of the layouts considered, how many had a bound of their own."""
+
     gap: float = 0.0
     """By what share of the first plan's score, at most, a plan that the search stopped before may be better."""
 
@@ -138,8 +141,7 @@ def find_plans(request: Request, *, top: int = 5) -> Answer:
     bound_by = tuple(reason for reason, score in tally.barred.items() if score < ranked[0].score)
     return Answer(
         request, setting, plans, tally.considered, tally.costed, rejected, time.perf_counter() - begun, goal, bound_by,
-        dict(tally.refused),
-        max(0.0, 1.0 - tally.least_left / ranked[0].score),
+        dict(tally.refused), tally.bounded, max(0.0, 1.0 - tally.least_left / ranked[0].score),
     )  # fmt: skip
 
 

@@ -291,13 +291,14 @@ def around(setting: Setting, pool: str, groups: Sequence[Group], every: Candidat
 
 
 class _Beside(NamedTuple):
-    """One place of every candidate: its blocks, ``[blocks, candidates]``, what its passes take, and the layers of the
-    first of its stages."""
+    """One place of every candidate: its blocks, ``[blocks, candidates]``, what its passes take, the layers of the first
+    of its stages, and the most of any."""
 
     counts: Floats
     forward: Floats
     backward: Floats
     layers: Floats
+    most: Floats
 
     @classmethod
     def at(cls, setting: Setting, groups: Sequence[Group], which: int) -> _Beside:
@@ -310,7 +311,8 @@ class _Beside(NamedTuple):
             size = len(group.part)
             sides = (group.share * one[home].sum(axis=0) for one in (group.stages.forward, group.stages.backward))
             held = np.repeat(counts[home].sum(axis=0)[:, None], size, axis=1)
-            parts.append((held, *sides, np.full(size, counts[home[0], :-2].sum())))
+            layers = counts[home, :-2].sum(axis=1)
+            parts.append((held, *sides, np.full(size, layers[0]), np.full(size, layers.max())))
         return cls(*(np.concatenate(one, axis=-1) for one in zip(*parts, strict=True)))
 
     def exposed(
@@ -324,8 +326,11 @@ class _Beside(NamedTuple):
             )
         )
         once, traits, layers = exchange(terms, setting, pool, shape, held, 1), setting.traits, self.layers[rows]
-        behind = at_an_end(setting, once.reduce, self.backward[rows], layers, traits.gradient_overlap)
-        ahead = at_an_end(setting, once.gather, self.forward[rows], layers, traits.gather_overlap)
+        pieces = np.maximum(self.most[rows], 1.0)  # with every micro-batch, but for one layer's part at the end
+        reduce = once.reduce / pieces if terms.every_reduce else once.reduce
+        gather = once.gather / pieces if terms.gathers else once.gather
+        behind = at_an_end(setting, reduce, self.backward[rows], layers, traits.gradient_overlap)
+        ahead = at_an_end(setting, gather, self.forward[rows], layers, traits.gather_overlap)
         return behind + update_seconds(terms, setting, pool, shape, held), ahead
 
 

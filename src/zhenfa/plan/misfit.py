@@ -18,8 +18,10 @@ from zhenfa.plan import bounds
 from zhenfa.plan.build import Layout, Slot, make_plan, pipelines, rows_of_many, take
 from zhenfa.plan.search import Tally, layout_of
 from zhenfa.plan.space import NO_BANDWIDTH, Candidates, enumerate_pool
+from zhenfa.plan.sparing import AWAY, AWAY_WORDS, kept_away
 from zhenfa.plan.split import Refused, fits, split_layers
 from zhenfa.spec.job import Limits
+from zhenfa.spec.plan import Offload
 
 MOST_CARDS: Final = 1 << 22
 MOST_CAPACITY: Final = 1 << 12
@@ -92,6 +94,8 @@ def holds(setting: Setting, pool: str, limits: Limits) -> Layout | None:
     found = enumerate_pool(setting, pool, setting.workload.global_batch, small, tally.rejected)
     if not len(found):
         return None
+    way = max(setting.traits.offloads, key=lambda one: AWAY[one])
+    setting, found = kept_away(setting, way), _sparing(setting, found, way)
     work = bounds.work_per_micro_batch(setting, pool, found)
     room = np.where(np.isfinite(work.whole), bounds.room(setting, pool, found), 0.0)
     order = np.argsort(-room, kind="stable")[: int((room >= 1.0).sum())]
@@ -104,6 +108,16 @@ def holds(setting: Setting, pool: str, limits: Limits) -> Layout | None:
             if fits(setting, layout, known_rows) and _runs(setting, layout, part, index):
                 return layout
     return None
+
+
+def _sparing(setting: Setting, found: Candidates, way: Offload) -> Candidates:
+    """Return layouts as they need the least memory: weights shared out in pipelines, and kept in host memory what may
+    be."""
+    deep = np.flatnonzero((found.zero == 1) & (found.pipeline > 1))
+    stages = [stage for stage in (2, 3) if stage in setting.traits.zero_stages]
+    more = [found.where(deep).but(zero=np.full(len(deep), stage)) for stage in stages]
+    every = Candidates.together([found, *more])
+    return every.but(saving=every.saving + AWAY[way])
 
 
 def _runs(setting: Setting, layout: Layout, part: Candidates, index: int) -> bool:
@@ -186,6 +200,7 @@ def _nearest(setting: Setting, usable: float, layout: Layout) -> str:
     words += f" EP{slot.expert}" if slot.expert > 1 else ""
     words += f" ETP{slot.expert_tensor}" if slot.expert_tensor > 1 else ""
     words += f" ZeRO-{layout.zero}" if layout.zero else ""
+    words += f", {AWAY_WORDS[layout.offload]}," if layout.offload != "none" else ""
     where = f" on {slot.pool}" if len(setting.formation.pools) > 1 else ""
     return (
         f"The nearest miss, {words} with {('no', 'selective', 'full')[slot.recompute]} recomputation{where}, needs "
@@ -197,7 +212,7 @@ def _nearest(setting: Setting, usable: float, layout: Layout) -> str:
 def _parts(setting: Setting, usable: float, layout: Layout) -> str:
     """Return what fills the fullest card of a layout that so much memory holds, the largest part first."""
     roomy = with_usable(setting, layout.slots[0].pool, usable)
-    splits = split_layers(roomy, layout)
+    splits = split_layers(kept_away(roomy, layout.offload), layout)
     if isinstance(splits, Refused):
         return ""
     entries = pipelines(layout, splits[0].ranges, max(layout.replicas, setting.workload.global_batch // layout.size))

@@ -18,7 +18,7 @@ from zhenfa.spec.graph import Graph
 from zhenfa.spec.job import Job, Limits, Objective, Workload
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.model import Model, read_model
-from zhenfa.spec.plan import Schedule
+from zhenfa.spec.plan import Offload, Schedule
 from zhenfa.spec.serving import ServingWorkload
 from zhenfa.spec.upkeep import zero_in
 
@@ -63,7 +63,7 @@ class Request:
 def setting_of(request: Request) -> Setting:
     """Return the request with everything looked up that an estimate needs. Raises :class:`MissingFactError`."""
     setting = look_up(request.graph, request.training, request.formation, request.traits, request.job.recovery)
-    return _with_schedules(setting, request.job.limits)
+    return _with_offload(_with_schedules(setting, request.job.limits), request.job.limits)
 
 
 def _with_schedules(setting: Setting, limits: Limits) -> Setting:
@@ -83,6 +83,23 @@ def _with_schedules(setting: Setting, limits: Limits) -> Setting:
     said = f"limits.schedules: {', '.join(beyond)}, which {engine.name} does not run" if beyond else ""
     notes = (*setting.assumptions, *([said] if said else []))
     return replace(setting, traits=engine.but(schedules=tuple(asked)), assumptions=notes)
+
+
+def _with_offload(setting: Setting, limits: Limits) -> Setting:
+    """Return the setting whose engine keeps in host memory what a job lets it, saying what it does not do in truth."""
+    engine, own = setting.traits, setting.formation.emulated or on_processors(setting.formation)
+    if limits.offload is None or (limits.offload == "all" and own):
+        return setting
+    asked = get_args(Offload) if limits.offload == "all" else limits.offload
+    beyond = [one for one in asked if one not in engine.offloads]
+    if beyond and own:
+        raise InputError(
+            f"limits.offload names {beyond[0]}, which `zhenfa run` does not do.",
+            hint=f"write {' or '.join(engine.offloads)}, or leave limits.offload out.",
+        )
+    said = f"limits.offload: {', '.join(beyond)}, which {engine.name} does not do as a whole" if beyond else ""
+    notes = (*setting.assumptions, *([said] if said else []))
+    return replace(setting, traits=engine.but(offloads=tuple(asked)), assumptions=notes)
 
 
 def setting_within(request: Request, limits: Limits) -> Setting:

@@ -46,7 +46,7 @@ from zhenfa.spec.plan import Plan
 
 NO_MEMORY = "does not fit in memory"
 SLOWER = "slower than the plans listed (by bound)"
-NEEDLESS = "fits without host memory, and is no slower so"
+NEEDLESS = "saves memory that is not needed, and is no quicker"
 SLOWER_WITH_FEWER = "slower with fewer replicas than one that is slower already"
 """Counted, not enumerated: the bound of a layout holds for the same one with fewer replicas as well."""
 
@@ -81,6 +81,8 @@ class Tally:
     """What was looked at: every layout considered is either costed and possible, or rejected for one reason."""
 
     considered: int = 0
+    bounded: int = 0
+    """Of those considered, how many had a bound of their own; that of another covers the rest."""
     costed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     barred: dict[str, float] = field(default_factory=dict)
@@ -245,7 +247,7 @@ def _search_from(
     _evaluate_pool(setting, job, pool, widest, work, best, tally)
     hope = np.flatnonzero(floor_of_fewer(best.goal, pool, widest, work, bound) < best.last)
     chosen, chosen_work = widest.where(hope), work.take(hope)
-    fewer, work, _ = fewer_replicas_of(setting, pool, chosen, chosen_work, best, _bound)
+    fewer, work, _ = fewer_replicas_of(setting, pool, chosen, chosen_work, best, _bound, tally)
     before = tally.considered
     _evaluate_pool(setting, job, pool, fewer, work, best, tally)
     looked_at = tally.considered - before
@@ -271,6 +273,7 @@ def _spare_memory(
     hope = np.flatnonzero(_floors(setting, pool, found, work, best) < best.last)
     for there, here, added in sparing.every_way(setting, pool, found.where(hope), work.take(hope)):
         near = np.flatnonzero(_floors(there, pool, here, added, best) < best.last)
+        tally.bounded += len(here) - len(near)
         _evaluate_pool(there, job, pool, here.where(near), added.take(near), best, tally)
 
 
@@ -321,7 +324,7 @@ Bound = Callable[[Setting, Work, Ints, Ints], Floats]
 
 
 def fewer_replicas_of(
-    setting: Setting, pool: str, widest: Candidates, work: Work, best: Best, bound: Bound
+    setting: Setting, pool: str, widest: Candidates, work: Work, best: Best, bound: Bound, tally: Tally
 ) -> tuple[Candidates, Work, Floats]:
     """Return the layouts with fewer replicas whose bound leaves them, or those with fewer still, a chance.
 
@@ -335,6 +338,7 @@ def fewer_replicas_of(
         work = work.take(left)
         floor = bound(setting, work, here.pipeline, here.micro_batches)
         hope = np.flatnonzero(floor_of_fewer(best.goal, pool, here, work, floor) < best.last)
+        tally.bounded += len(here) - len(hope)
         here, work = here.where(hope), work.take(hope)
         layouts.append(here)
         works.append(work)
@@ -349,6 +353,7 @@ def _evaluate_pool(
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
     tally.considered += len(candidates)
+    tally.bounded += len(candidates)
     deep = known[candidates.pipeline[known] > 1]
     if "1f1b" not in setting.traits.schedules:
         known = known[candidates.pipeline[known] == 1]
@@ -359,13 +364,25 @@ def _evaluate_pool(
     if variants(setting):
         pairs = Pairs.of(setting, candidates.where(deep), work.take(deep))
         tally.considered += len(pairs) + pairs.uneven
+        tally.bounded += len(pairs)
         tally.rejected[UNEVEN] += pairs.uneven
         if best.goal.bounded:
             every = np.arange(len(pairs))
             pairs = pairs.where(allowed(best.goal, pool, pairs.base.where(pairs.row), pairs.bound, every, tally))
+        pairs = _needed(setting, pool, pairs, tally)
         queues.append(_variants_in_order(setting, pool, pairs, best))
         length += len(pairs)
     evaluate(_merged(queues), length, setting, job, best, tally)
+
+
+def _needed(setting: Setting, pool: str, pairs: Pairs, tally: Tally) -> Pairs:
+    """Return the pairs that save memory where it may be needed; the others are counted."""
+    plain = sparing.without(setting, pool, pairs.base)
+    if plain is None or not len(pairs):
+        return pairs
+    idle = pairs.fits(*plain)
+    tally.rejected[NEEDLESS] += int(idle.sum())
+    return pairs.where(np.flatnonzero(~idle))
 
 
 def _merged(queues: Sequence[Iterator[Hopeful | int]]) -> Iterator[Hopeful | int]:

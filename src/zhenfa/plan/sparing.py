@@ -39,6 +39,11 @@ AWAY: Final[dict[Offload, int]] = {
 }  # fmt: skip
 """What each offload adds to :attr:`zhenfa.plan.space.Candidates.saving`."""
 
+AWAY_WORDS: Final[dict[Offload, str]] = {
+    "none": "nothing in host memory", "optimizer": "optimizer state in host memory",
+    "activations": "activations in host memory", "both": "optimizer state and activations in host memory",
+}  # fmt: skip
+
 LESS: Final[dict[Offload, tuple[Offload, ...]]] = {
     "none": (), "optimizer": ("none",), "activations": ("none",), "both": ("none", "optimizer", "activations"),
 }  # fmt: skip
@@ -134,6 +139,20 @@ def _whole(held: Holding, size: int) -> Holding:
     """Return what a block holds with an array for every part."""
     parts: list[Array] = [np.broadcast_to(np.asarray(part, float), size) for part in vars(held).values()]
     return Holding(*parts)
+
+
+def without(setting: Setting, pool: str, found: Candidates) -> tuple[Setting, str, Candidates] | None:
+    """Return the same layouts with all of the optimizer's state and activations on the card, and all kept or computed
+    again, with their setting; None where some of them save no memory so, or might be quicker with it."""
+    bits = AWAY["both"] | SOME_LAYERS
+    traits = setting.traits
+    buffers = traits.receives_apart or traits.bucket_elements or traits.live_elements
+    if not len(found) or not np.all(found.saving & bits) or buffers:
+        return None
+    if setting.sharding.offload and not quicker_on_card(setting, pool):
+        return None
+    mode = np.where(found.saving & SOME_LAYERS, NONE, found.recompute)
+    return kept_away(setting, "none"), pool, found.but(saving=found.saving & ~bits, recompute=mode)
 
 
 def needless(plan: Plan, setting: Setting) -> bool:

@@ -163,6 +163,28 @@ class Pairs:
         """Return the pairs that an index selects."""
         return replace(self, which=self.which[index], row=self.row[index], bound=self.bound[index])
 
+    def fits(self, setting: Setting, pool: str, base: Candidates) -> Bools:
+        """Return which pairs surely fit in memory if their layouts are those of ``base``: even with as many layers as
+        any of their stages, of the largest kind, and with stem and head at each place."""
+        layers, times = len(setting.graph.layers), base.micro_batches[self.row]
+        virtual, held, gpipe, vee, both = (
+            np.array(one)[self.which]
+            for one in zip(*(_held_at_most(one) for one in self.variants), strict=True)
+        )  # fmt: skip
+        blocks = setting.memory(pool, bounds.shape_of(setting, base), base.zero, base.recompute)
+        state, kept, working = (
+            np.array([np.broadcast_to(np.asarray(part), len(base)) for part in parts])[:, self.row]
+            for parts in zip(*((one.state, one.activation, work) for one, work in blocks), strict=True)
+        )
+        places = base.pipeline[self.row]
+        each = -(-layers // (places * virtual))
+        flight = np.minimum(2 * (places - 1) + (virtual - 1) * places + 1, times * virtual)
+        flight = np.where(gpipe, times, np.where(vee, 2 * places, np.where(both, places + 1, flight)))
+        whole = held * each * state[:-2].max(axis=0) + state[-2:].sum(axis=0) + working.max(axis=0)
+        whole = whole + flight * (each * kept[:-2].max(axis=0) + kept[-2:].sum(axis=0))
+        mask: Bools = whole <= setting.chips[pool].usable
+        return mask
+
     def stages(self, setting: Setting, pool: str, chosen: Ints, part: Candidates) -> tuple[Variant, Stages]:
         """Return the schedule of some pairs that all have it and as many places, and what their stages take."""
         variant, places = self.variants[int(self.which[chosen[0]])], int(part.pipeline[0])
@@ -172,6 +194,14 @@ class Pairs:
         """Return the layout of one pair from that of its row."""
         variant = self.variants[int(self.which[index])]
         return replace(layout, schedule=variant.schedule, virtual=variant.virtual)
+
+
+def _held_at_most(variant: Variant) -> tuple[int, int, bool, bool, bool]:
+    """Return the stages of the model to a place as they are cut, those that it holds, and which schedule it is."""
+    held = 2 if variant.schedule == "dualpipe" else variant.virtual
+    return variant.virtual, held, variant.schedule == "gpipe", variant.schedule in PLACED_AS_V, (
+        variant.schedule == "dualpipe"
+    )  # fmt: skip
 
 
 Floor = Callable[[Candidates, Floats], Floats]

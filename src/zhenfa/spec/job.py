@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from zhenfa.spec import fact
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.machine import Machine, Name, Precision
-from zhenfa.spec.plan import Schedule
+from zhenfa.spec.plan import Offload, Schedule
 from zhenfa.spec.serving import ServingWorkload
 from zhenfa.spec.upkeep import Recovery
 
@@ -72,7 +72,8 @@ class Limits(Part):
     """Bounds on the search.
 
     ``schedules``: those of pipelines that may be planned (None: those that the planned engine runs; ``all``: every
-    one that has a law).
+    one that has a law). ``offload``: what may lie in host memory (None: as the planned engine can; ``all``: every way
+    that has a law).
     ``makers``: only their cards. ``refuse``: no cards of these makers, accelerators or pools. ``supply``: at most so
     many cards of a maker, an accelerator or a pool. ``least_share``: of a step's model FLOPs, at least so much on a
     maker's cards. ``spares``: the share of each pool's cards, in whole nodes, that stays free. ``memory``: at most this
@@ -86,6 +87,7 @@ class Limits(Part):
     max_context_parallel: Annotated[int, Field(ge=1, strict=True)] | None = None
     micro_batch_size: Annotated[int, Field(ge=1, strict=True)] | None = None
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1)] | Literal["all"] | None = None
+    offload: Annotated[tuple[Offload, ...], Field(min_length=1)] | Literal["all"] | None = None
     makers: tuple[NameOfCards, ...] = ()
     refuse: tuple[NameOfCards, ...] = ()
     supply: dict[NameOfCards, Annotated[int, Field(ge=0, strict=True)]] = {}
