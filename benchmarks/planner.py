@@ -46,12 +46,15 @@ class Timing:
     what: str
     cards: int
     considered: int
+    bounded: int
+    """Of those considered, how many had a bound of their own; that of another covers the rest."""
     costed: int
     search_s: float
     """Median over the searches of a warm process."""
     first_s: float
     """The first search of a fresh process, imports and reading not counted."""
     per_second: float
+    """Layouts with a bound of their own."""
     command_s: float
     """Median of the whole command, start-up included."""
     peak_bytes: int
@@ -128,8 +131,8 @@ def timing(what: str, job: str, on: str | None, runs: int) -> Timing:
     median = statistics.median(found["seconds"])
     whole = statistics.median(command(job, on) for _ in range(runs))
     return Timing(
-        what, found["cards"], found["considered"], found["costed"], median, found["seconds"][0],
-        found["considered"] / median, whole, found["peak"], found["step"],
+        what, found["cards"], found["considered"], found["bounded"], found["costed"], median, found["seconds"][0],
+        found["bounded"] / median, whole, found["peak"], found["step"],
     )  # fmt: skip
 
 
@@ -152,7 +155,8 @@ def search(job: str, on: str, runs: int) -> None:
     first = answers[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({
-        "cards": first.request.formation.cards, "considered": first.considered, "costed": first.costed, "peak": peak,
+        "cards": first.request.formation.cards, "considered": first.considered, "bounded": first.bounded,
+        "costed": first.costed, "peak": peak,
         "seconds": [one.seconds for one in answers], "step": first.best.estimate.figures.step_time_s.value,
     }))  # fmt: skip
 
@@ -183,10 +187,13 @@ def print_starts(rows: list[Start]) -> None:
 
 
 def print_table(part: str, rows: list[Timing]) -> None:
-    print(f"{part:<44}{'layouts':>11}{'costed':>8}{'search s':>10}{'layouts/s':>11}{'command s':>11}{'peak MB':>9}")
+    heads = (
+        f"{'layouts':>12}{'bounded':>11}{'costed':>8}{'search s':>10}{'bounded/s':>11}{'command s':>11}{'peak MB':>9}"
+    )
+    print(f"{part:<44}{heads}")
     for row in rows:
         print(
-            f"{row.what:<44}{row.considered:>11,}{row.costed:>8,}{row.search_s:>10.3f}{row.per_second:>11,.0f}"
+            f"{row.what:<44}{row.considered:>12,}{row.bounded:>11,}{row.costed:>8,}{row.search_s:>10.3f}{row.per_second:>11,.0f}"
             f"{row.command_s:>11.2f}{row.peak_bytes / 1e6:>9.0f}"
         )
     if part == "growth":

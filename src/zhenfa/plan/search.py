@@ -269,12 +269,16 @@ def _search_from(
 def _spare_memory(
     setting: Setting, job: str, pool: str, found: Candidates, work: Work, best: Best, tally: Tally
 ) -> None:
-    """Offer the layouts that save memory: of those given, as far as their bound leaves them a chance."""
+    """Offer the layouts that save memory: of those given, as far as their bound leaves them a chance, all ways
+    together in order of their floor."""
+    queues, length = list[Iterator[Hopeful | int]](), 0
     hope = np.flatnonzero(_floors(setting, pool, found, work, best) < best.last)
     for there, here, added in sparing.every_way(setting, pool, found.where(hope), work.take(hope)):
         near = np.flatnonzero(_floors(there, pool, here, added, best) < best.last)
         tally.bounded += len(here) - len(near)
-        _evaluate_pool(there, job, pool, here.where(near), added.take(near), best, tally)
+        more, count = _queues(there, pool, here.where(near), added.take(near), best, tally)
+        queues, length = [*queues, *more], length + count
+    evaluate(_merged(queues), length, setting, job, best, tally)
 
 
 def _floors(setting: Setting, pool: str, found: Candidates, work: Work, best: Best) -> Floats:
@@ -349,6 +353,14 @@ def fewer_replicas_of(
 def _evaluate_pool(
     setting: Setting, job: str, pool: str, candidates: Candidates, work: Work, best: Best, tally: Tally
 ) -> None:
+    queues, length = _queues(setting, pool, candidates, work, best, tally)
+    evaluate(_merged(queues), length, setting, job, best, tally)
+
+
+def _queues(
+    setting: Setting, pool: str, candidates: Candidates, work: Work, best: Best, tally: Tally
+) -> tuple[list[Iterator[Hopeful | int]], int]:
+    """Return queues of these layouts under every schedule, each in order of its floor, and how many are in them."""
     bound = bounds.step_bound(setting, work, candidates.pipeline, candidates.micro_batches)
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
@@ -359,7 +371,7 @@ def _evaluate_pool(
         known = known[candidates.pipeline[known] == 1]
         tally.considered -= len(deep)
     known = allowed(best.goal, pool, candidates, bound, known, tally)
-    floor = floor_of(best.goal, pool, candidates, bound)
+    floor = floor_of(best.goal, pool, candidates, bound + sparing.update(setting, pool, candidates))
     queues, length = [_in_order(setting, pool, candidates, work, floor, known)], len(known)
     if variants(setting):
         pairs = Pairs.of(setting, candidates.where(deep), work.take(deep))
@@ -372,7 +384,7 @@ def _evaluate_pool(
         pairs = _needed(setting, pool, pairs, tally)
         queues.append(_variants_in_order(setting, pool, pairs, best))
         length += len(pairs)
-    evaluate(_merged(queues), length, setting, job, best, tally)
+    return queues, length
 
 
 def _needed(setting: Setting, pool: str, pairs: Pairs, tally: Tally) -> Pairs:
@@ -445,8 +457,8 @@ class _Waiting:
         while self.heap and self.heap[0][0] <= limit:
             floor, ticket, followed, sharp, index, pair = heapq.heappop(self.heap)
             layout = self.pairs.layout(layout_of(sharp.group.part, index, self.pool), pair)
-            # that of host memory is mostly needless, which costs less to see than to follow
-            unlikely = layout.offload != "none" or floor >= self.best.limit(family_of_layout(layout))
+            # what saves memory is mostly needless, or not enough, which costs less to see than to follow
+            unlikely = layout.offload != "none" or layout.partly or floor >= self.best.limit(family_of_layout(layout))
             if not followed and not unlikely:
                 seconds = np.array([sharp.followed(self.setting, index)])
                 sharper = float(self.floor(sharp.group.part.where(np.array([index])), seconds)[0])
@@ -499,6 +511,7 @@ def consider(
 ) -> None:
     """Split, cost and offer one layout."""
     family, cards = family_of_layout(layout), cards_of_layout(layout)
+    setting = sparing.kept_away(setting, layout.offload)
 
     def longest() -> float:
         return best.goal.step_within(best.limit(family), cards)

@@ -25,14 +25,16 @@ from zhenfa.estimate import offload
 from zhenfa.estimate.holding import Holding
 from zhenfa.estimate.reduction import Terms, exchange
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.stage import beside_block, update_rate
+from zhenfa.estimate.stage import beside_block, update_rate, update_seconds
 from zhenfa.estimate.training import memory_problem
 from zhenfa.laws.arrays import Array
 from zhenfa.plan import bounds
-from zhenfa.plan.bounds import Work
+from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.partly import FULL, NONE
 from zhenfa.plan.space import ACTIVATIONS_AWAY, OPTIMIZER_AWAY, SOME_LAYERS, Candidates, Ints
 from zhenfa.spec.plan import Offload, Plan
+
+SLACK: Final = 1 - 1e-9
 
 AWAY: Final[dict[Offload, int]] = {
     "none": 0, "optimizer": OPTIMIZER_AWAY, "activations": ACTIVATIONS_AWAY, "both": OPTIMIZER_AWAY | ACTIVATIONS_AWAY,
@@ -60,13 +62,40 @@ def kept_away(setting: Setting, way: Offload) -> Setting:
     away = way in ("optimizer", "both")
     if away == setting.sharding.offload:
         return setting
-    sharding = replace(setting.sharding, offload=away)
-    return replace(setting, sharding=sharding, _cards={}, _units={}, _costs={}, _plans={})
+    key = ("in host memory", away)
+    if key not in setting._plans:
+        sharding = replace(setting.sharding, offload=away)
+        setting._plans[key] = replace(setting, sharding=sharding, _cards={}, _units={}, _costs={}, _plans={})
+    return setting._plans[key]
 
 
 def quicker_on_card(setting: Setting, pool: str) -> bool:
     """Return whether a card updates a weight at least as quickly as its host does."""
     return bool(update_rate(setting, pool) <= offload.update(1.0, setting.traits))
+
+
+def update(setting: Setting, pool: str, found: Candidates) -> Floats:
+    """Return seconds that the update in host memory adds to a 1F1B step at least: that of the first place, which ends
+    last and holds the stem and a layer or, without a pipeline, all of the model. Nothing where cards update."""
+    if not setting.sharding.offload or not len(found):
+        return np.zeros(len(found))
+    shape = bounds.shape_of(setting, found)
+    *kinds, stem, head = (
+        _whole(one, len(found)) for one, _ in setting.memory(pool, shape, found.zero, found.recompute)
+    )
+    counts = np.bincount(setting.graph.layers, minlength=len(kinds))
+    every = stem.plus(head)
+    for kind, count in zip(kinds, counts.tolist(), strict=True):
+        every = every.plus(kind.times(count))
+    terms: list[Floats] = []
+    for held in (every, *(stem.plus(kind) for kind in kinds)):
+        parts = [
+            np.asarray(update_seconds(Terms.usual(setting.chips[pool].precision, zero), setting, pool, shape, held))
+            for zero in (0, 1)
+        ]
+        terms.append(np.where(found.zero == 0, *parts))
+    seconds: Floats = np.where(found.pipeline == 1, terms[0], np.min(terms[1:], axis=0)) * SLACK
+    return seconds
 
 
 def shards_further(setting: Setting, found: Candidates) -> Ints:
