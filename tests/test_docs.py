@@ -64,3 +64,16 @@ def test_machine_in_the_guide_is_the_example() -> None:
     shown = re.search(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
     assert shown is not None
     assert example.endswith(shown[1])
+
+
+def test_the_table_of_sizes_says_what_makes_it() -> None:
+    page = (ROOT / "docs/concepts/planning.md").read_text(encoding="utf-8")
+    made = (ROOT / "benchmarks/scale.py").read_text(encoding="utf-8")
+    table = page[page.index("| machine | for | plan |") :]
+    assert re.match(
+        r"(\|.*\n)+\nMade by `python benchmarks/scale\.py --write` with [\w.]+ on \d{4}-\d\d-\d\d\.\n", table
+    )
+    rows = table[: table.index("\n\n")].splitlines()[2:]
+    titles = [row.split(" | ")[0].removeprefix("| ") for row in rows if not row.startswith("| |")]
+    assert all(f'"{title}"' in made for title in titles)
+    assert len(titles) == 5
