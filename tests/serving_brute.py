@@ -147,10 +147,10 @@ class Brute:
         return float(best)
 
     def closed(self, requests: float) -> float:
-        """Return the most requests/s per card with so many requests in the system, of instances that do both."""
+        """Return the most requests/s per card with so many requests in the system."""
         best = 0.0
         for plan in self.plans(self.cards):
-            if plan[0] is None and (found := self.service(plan)) is not None:
+            if (found := self.service(plan)) is not None:
                 service, lines = found
                 pace = serving_curves.paces(service, self.workload, lines)
                 state = serving_state.meet(service, self.workload, pace)
