@@ -68,3 +68,16 @@ def test_how_near_it_comes_to_the_best_of_all() -> None:
     assert sum(one == pytest.approx(1, rel=1e-12) for one in lost) >= 2
     assert max(lost) < 1.02
     assert max(gain for _, gain in worth) > 1.1
+
+
+def test_a_job_asks_for_it() -> None:
+    """Without a word in the job, mixed pipelines run 1F1B; with one, the best is at least as quick."""
+    steps = []
+    for limits in (Limits(), Limits(schedules=("1f1b", "interleaved"))):
+        best, setting = Best(5), setting_of(3)
+        search_mixed(setting, "test", setting.workload.global_batch, limits, best, Tally())
+        mixed = [one.plan for one in best.ranked() if len(one.plan.cards_by_pool()) > 1]
+        if limits.schedules is None:
+            assert {plan.schedule for plan in mixed} <= {"1f1b"}
+        steps.append(best.first)
+    assert steps[1] <= steps[0]

@@ -4,7 +4,8 @@ Each place keeps its cards. It may hold as many stages as any other (interleavin
 of unequal layers: at first each holds its 1F1B layers in equal parts, then single layers move between neighbouring
 stages while the exact step gets shorter.
 
-Neither proved nor bounded: of the listed 1F1B pipelines those are taken whose micro-batches come in whole rounds and
+Only where a job names its schedules (``limits.schedules``), for it is neither proved nor bounded, and depends on how
+many plans are listed: of the listed 1F1B pipelines those are taken whose micro-batches come in whole rounds and
 whose busiest place leaves a chance, and other pipelines may interleave better. ``tests/test_plan_interleave.py`` holds
 the outcome against every split of every interleaved layout of small machines.
 """

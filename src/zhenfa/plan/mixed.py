@@ -100,7 +100,8 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
                 pipelines_over_pools(one, job, sequences, limits, best, tally)
     tally.refused.update(left_out(setting))
     polish(setting, best)
-    interleaved_over_pools(setting, best, tally)
+    if limits.schedules is not None:
+        interleaved_over_pools(setting, best, tally)
 
 
 def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
