@@ -59,7 +59,7 @@ def searched(
             return Searched(False, tuple(outside))
         words = "pipelines over several pools, or replicas of several sorts: their bounds are looked at together"
         if plan.schedule == "interleaved":
-            words = "interleaved over several sorts of stages: where limits.schedules names it, tried on the listed pipelines"
+            words = "interleaved over several sorts of stages: tried on those listed, where limits.schedules names it"
         return Searched(None, (words, *_placed(plan, found, listed)))
     outside += [*_outside(form, setting, limits), *_schedule(form, plan, setting)]
     if plan.sequence_parallel not in (None, setting.traits.sequence_parallel) and without(setting) is None:
