@@ -276,6 +276,12 @@ def _spare_memory(
     for there, here, added in sparing.every_way(setting, pool, found.where(hope), work.take(hope)):
         near = np.flatnonzero(_floors(there, pool, here, added, best) < best.last)
         tally.bounded += len(here) - len(near)
+        if not np.isfinite(best.last) and "zero-bubble-v" not in setting.traits.schedules:  # as in _variants_in_order
+            fits = bounds.may_fit(there, pool, here.where(near))
+            count = int(schedules_for(there, here.pipeline[near[~fits]]).sum())
+            tally.considered += count
+            tally.rejected[NO_MEMORY] += count
+            near = near[fits]
         more, count = _queues(there, pool, here.where(near), added.take(near), best, tally)
         queues, length = [*queues, *more], length + count
     evaluate(_merged(queues), length, setting, job, best, tally)
