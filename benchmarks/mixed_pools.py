@@ -23,7 +23,7 @@ from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import cost
 from zhenfa.plan.joint import replicas_of, shares
 from zhenfa.plan.mixed import search_mixed
-from zhenfa.plan.search import Best, Found, Tally, search_pools
+from zhenfa.plan.search import Best, Found, Tally, search_pool
 from zhenfa.plan.space import experts, micro_batch_sizes, tensor_degrees
 from zhenfa.spec.job import Limits, Workload
 from zhenfa.spec.machine import Machine, Network, Pool
@@ -127,7 +127,12 @@ def contest(setting: Setting) -> tuple[float, dict[str, float]] | None:
     search_mixed(setting, "bench", batch, Limits(), best, Tally())
     if not best.ranked():
         return None
-    alone = search_pools(setting, "bench", batch, Limits(), Best(1), Tally())
+    alone: dict[str, Found] = {}
+    for pool in setting.formation.pools:
+        own = Best(1)
+        search_pool(setting, "bench", pool.name, batch, Limits(), own, Tally())
+        if own.ranked():
+            alone[pool.name] = own.ranked()[0]
     return best.first, {
         "one maker": min((one.step for one in alone.values()), default=math.inf),
         "even": quickest(setting, alike(setting, by_speed=False)),

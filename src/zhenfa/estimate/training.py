@@ -70,6 +70,21 @@ def _all_stages(plan: Plan, setting: Setting) -> list[StageCost]:
     ]
 
 
+def share_cost(plan: Plan, setting: Setting, owners: int) -> GroupCost:
+    """Return what the replicas of a plan, all alike, cost as one of ``owners`` groups that share the model."""
+    setting, groups = setting.for_plan(plan), groups_of(plan)
+    (stages, size), entries = next(iter(groups.items()))
+    return _group_cost(plan, setting, stages, size, entries, owners)
+
+
+def step_with(plan: Plan, setting: Setting, group: GroupCost, micro_batches: int) -> float:
+    """Return the step of one group of several with another number of micro-batches, memory aside."""
+    setting, virtual = setting.for_plan(plan), len(group.stages) // len(group.places)
+    ends = costs.ends(group.stages, micro_batches, group.schedule, virtual)
+    waits = _lockstep(setting, tuple(one.stage for one in group.stages), alone=False) * float(ends.max())
+    return float(ends.max()) + sum(_tail(setting, group.places, ends).values()) + waits
+
+
 def _problem(result: PlanCost) -> str:
     if not math.isfinite(result.step):
         return "crosses a tier whose bandwidth is undisclosed"
@@ -94,7 +109,7 @@ def _group_cost(
     held = found if plan.schedule in SIMPLE else _merged(plan, found, order)
     ends = costs.ends(found, micro_batches, plan.schedule, virtual)
     parts = _tail(setting, held, ends)
-    parts["host"] += _lockstep(plan, setting, stages) * float(ends.max())
+    parts["host"] += _lockstep(setting, stages, alone=plan.cards == 1 and owners == 1) * float(ends.max())
     return GroupCost(found, held, micro_batches, plan.schedule, float(ends.max()), sum(parts.values()), parts)
 
 
@@ -228,9 +243,9 @@ def _tail(setting: Setting, places: Sequence[StageCost], ends: npt.NDArray[np.fl
     }  # fmt: skip
 
 
-def _lockstep(plan: Plan, setting: Setting, stages: tuple[Stage, ...]) -> float:
+def _lockstep(setting: Setting, stages: tuple[Stage, ...], *, alone: bool) -> float:
     """Return what waiting for the last of several cards adds to their work, as far as that was measured of them."""
-    if plan.cards == 1:
+    if alone:
         return 0.0
     return max(setting.chips[stage.pool].lockstep for stage in stages) - 1.0
 

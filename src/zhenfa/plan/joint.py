@@ -1,167 +1,333 @@
-"""Data parallel over several pools: each runs whole replicas of its own layout, and the batch is shared out so that
-all finish together; the gradient sum between pools is added.
+"""Data parallel over several pools: each runs whole replicas of its own layout, and the batch is shared out so that the
+last one finishes as early as can be.
 
-One plan has one ZeRO stage. For each that a pool alone likes best, and with which the pools' own layouts are together
-about as fast as with any (:data:`NEARLY`), the shares follow the speeds, and each pool's layout is the best for its
-share. Balancing then finds the shares at which the last pool finishes as early as can be, each pool's time taken as its
-schedule (1F1B, as one plan has one for all) with so many micro-batches and what follows it; and single micro-batches
-are moved while the exact step gets shorter. Nothing proves that no other choice of layouts is better.
+One plan has one ZeRO stage and one schedule, 1F1B. For a choice of pools and a ZeRO stage, let ``S_i(X)`` be what
+pool ``i`` can do in ``X`` seconds at most with any of its layouts (:mod:`zhenfa.plan.side`), in sequences, the sum of
+gradients between the pools included. The pools share nothing else, and a pool that can do ``n`` sequences in ``X``
+seconds can do fewer: so a step of ``X`` that takes ``N`` sequences exists only if ``S_1(X) + ... + S_k(X) >= N``, and
+where the micro-batches can be shared out as whole numbers, if so. Every ``S_i`` grows with ``X``, and bisection finds
+the least ``X``: the best shares and the best layouts at once.
+
+*Whole numbers.* Pool ``i`` takes a multiple of its grain, up to ``S_i``: its micro-batch size or, where a replica has
+one micro-batch, that times the replicas that share a set of experts. Where every grain divides the next, taking away
+what is too much from the coarsest pool first leaves nothing over if anything does: parts of the finer ones that sum to
+at least one coarse grain hold some that sum to exactly that. Where the layouts that do most cannot be shared out so,
+others of each pool are tried, one of each micro-batch size; where none of these can, or the plan made of them does not
+keep to ``X``, the answer says by how much the next ``X`` is longer than the one that could not be excluded.
+
+Of replicas each pool has as many as it has cards for, or, up to :data:`zhenfa.plan.space.FEW_REPLICAS` groups, any
+number. All choices of two pools or more are looked at.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
-from zhenfa.estimate.costs import GroupCost, schedule_time
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
-from zhenfa.plan.build import in_precisions
-from zhenfa.plan.goal import Goal
-from zhenfa.plan.search import NO_MEMORY, Best, Found, Tally, search_pool
-from zhenfa.plan.space import NO_BANDWIDTH, zero_stages
+from zhenfa.plan.bounds import Work
+from zhenfa.plan.build import make_plan, pipelines
+from zhenfa.plan.search import Best, Tally
+from zhenfa.plan.side import Chosen, Side, side_at
+from zhenfa.plan.space import Candidates, zero_stages
 from zhenfa.plan.supply import is_maker
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
 
+UNSHARED: Final = "not shared out (data parallel over several pools)"
+
 LARGEST_GRAIN: Final = 16
-"""Sequences are shared out in multiples of this, so that every pool can choose its micro-batch size."""
+"""Sequences are shared out in multiples of this by :func:`shares`: every pool can choose its micro-batch size."""
 
-NEARLY: Final = 1.03
-"""How many times the shortest step of the pools' own layouts together another ZeRO stage may take to be looked into."""
+CLOSE: Final = 1e-3
+"""How near the two ends of a bisection are when it is tried whether anything is better than the plan at hand."""
 
-MOVED_AT_MOST: Final = 64
-"""Single micro-batches that are moved from pool to pool."""
+BETTER: Final = 1 - 1e-7
+"""A step that is not shorter than so much of another is not worth looking for."""
+
+NO_MATTER: Final = 1e-6
+"""Share of a step that is not told."""
+
+MUCH_LONGER: Final = 1e4
+"""How many times the least step by the bounds a first plan may take."""
+
+TRIED_TOGETHER: Final = 200
+"""Choices of one layout of each pool that are tried for one step."""
+
+POOLS_CHOSEN: Final = 6
+"""Up to so many pools, every choice of them is looked at; beyond, all but one at most are left out."""
 
 
 def replicas_over_pools(
-    setting: Setting, job: str, alone: Mapping[str, Found], sequences: int, limits: Limits, best: Best, tally: Tally
+    setting: Setting, job: str, known: Mapping[str, tuple[Candidates, Work]], limits: Limits, best: Best, tally: Tally
 ) -> None:
-    """Offer data parallel over all pools that can hold the model; ``alone`` holds the best plan of each."""
-    if len(alone) < 2:
+    """Offer data parallel over two pools or more; ``known`` holds the layouts of each, with what their micro-batches
+    take."""
+    names = [name for name, (found, _) in known.items() if len(found)]
+    if len(names) < 2 or not setting.bridge or "1f1b" not in setting.traits.schedules:
         return
     setting = replace(setting, traits=setting.traits.but(schedules=("1f1b",)), _plans={})
-    least = min(zero_stages(setting))
-    known: dict[int, dict[str, Plan]] = {}
-    speeds: dict[int, dict[str, float]] = {}
-    for zero in sorted({max(found.plan.zero, least) for found in alone.values()}):
-        plans = {name: _at_zero(setting, job, found, sequences, limits, zero) for name, found in alone.items()}
-        known[zero] = {name: plan for name, plan in plans.items() if plan is not None}
-        speeds[zero] = {name: sequences / cost(plan, setting).step for name, plan in known[zero].items()}
-    most = max(sum(each.values()) for each in speeds.values())
-    for zero, each in speeds.items():
-        if len(each) > 1 and NEARLY * sum(each.values()) >= most:
-            parts = {
-                name: part for name, part in least_kept(setting, shares(each, sequences), best.goal).items() if part
-            }
-            found = {
-                name: _quickest(setting, job, name, part, limits, zero, known[zero][name])
-                for name, part in parts.items()
-            }
-            held = {name: one.plan for name, one in found.items() if one is not None}
-            if 1 < len(held) == len(parts):
-                _offer(setting, _together(setting, held, zero, best.goal), limits, best, tally)
+    steps: dict[tuple[str, ...], float] = {}
+    for zero in sorted(zero_stages(setting), reverse=True):
+        every = [side_at(setting, name, 2, zero, *known[name]) for name in names]
+        shared = _Shared(setting, job, zero, every, limits, best, tally)
+        if best.goal.only_step and math.isfinite(_limit(best)) and not shared.settle(_limit(best)):
+            continue
+        sides = dict(zip(names, shared.sides, strict=True))
+        for chosen in _choices(names):
+            here = [sides[name].beside_others(len(chosen)) for name in chosen]
+            limit = steps.get(chosen, math.inf)
+            steps[chosen] = min(limit, _search(replace(shared, sides=here), limit))
 
 
-def _offer(setting: Setting, joint: Plan, limits: Limits, best: Best, tally: Tally) -> None:
-    """Offer a plan if it can run."""
-    if joint.cards > (limits.max_cards or joint.cards):
-        return
-    tally.considered += 1
-    found = cost(joint, setting)
-    if found.problem:
-        tally.rejected[NO_BANDWIDTH if "bandwidth" in found.problem else NO_MEMORY] += 1
-        return
-    refusal = best.offer(joint, found)
-    tally.rejected[refusal] += bool(refusal)
-    tally.costed += not refusal
+def _choices(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the pools that may share a batch, more of them first."""
+    least = 2 if len(names) <= POOLS_CHOSEN else len(names) - 1
+    for count in range(len(names), least - 1, -1):
+        yield from itertools.combinations(names, count)
 
 
-def _at_zero(setting: Setting, job: str, found: Found, sequences: int, limits: Limits, zero: int) -> Plan | None:
-    """Return a pool's plan with a ZeRO stage: its own, where that can run so, or else the quickest that can."""
-    same = found.plan.model_copy(update={"zero": zero})
-    usual = (found.plan.schedule, found.plan.offload) == ("1f1b", "none")
-    sensible = (
-        found.plan.zero == zero or found.plan.replicas == 1 or zero < 2 or len(found.plan.pipelines[0].stages) == 1
-    )
-    if usual and sensible and not cost(same, setting).problem:
-        return same
-    other = _quickest(setting, job, found.plan.pipelines[0].stages[0].pool, sequences, limits, zero, None)
-    return None if other is None else other.plan
+class _Trial(NamedTuple):
+    """What came of a step: a plan that keeps to it, or whether there can be none."""
+
+    plan: Plan | None
+    cost: PlanCost | None
+    excluded: bool
 
 
-def _together(setting: Setting, plans: Mapping[str, Plan], zero: int, goal: Goal) -> Plan:
-    """Return one plan with all these pools' layouts, the batch shared out so that all finish together."""
-    joint = _join(list(plans.values()), zero)
-    if not goal.limits.least_share:
-        joint = min((joint, _balanced(setting, joint)), key=lambda one: cost(one, setting).step)
-    return _rebalance(setting, joint, goal)
+@dataclass
+class _Shared:
+    """A batch that some pools share, with one ZeRO stage."""
+
+    setting: Setting
+    job: str
+    zero: int
+    sides: list[Side]
+    limits: Limits
+    best: Best
+    tally: Tally
+    open: float = field(default=math.inf)
+    """The shortest step that was neither reached nor excluded."""
+
+    @property
+    def sequences(self) -> int:
+        """Return the sequences of a step."""
+        return self.setting.workload.global_batch
+
+    def enough(self, counts: Sequence[int]) -> bool:
+        """Return whether pools that do so many sequences do them all, and each maker its least share."""
+        return (
+            min(counts) > 0
+            and sum(counts) >= self.sequences
+            and all(
+                sum(count for count, mine in zip(counts, of, strict=True) if mine) >= least for of, least in self.shares
+            )
+        )
+
+    @property
+    def shares(self) -> list[tuple[list[bool], int]]:
+        """Return which pools are those of each maker that has a least share, and the sequences of it."""
+        pools = [self.setting.formation.pool(side.pool) for side in self.sides]
+        return [
+            ([is_maker(pool, maker) for pool in pools], math.ceil(least.value * self.sequences - 1e-9))
+            for maker, least in self.best.goal.limits.least_share.items()
+            if least.value
+        ]
+
+    def hope(self, step: float) -> bool:
+        """Return whether a step may be as short, by the bounds of the layouts."""
+        return self.enough([int(side.sequences(step).max(initial=0)) for side in self.sides])
+
+    def _needed(self, step: float) -> list[int]:
+        """Return how many sequences each pool must do in a step, given the most of the others."""
+        most = [min(int(side.sequences(step).max(initial=0)), self.sequences) for side in self.sides]
+        return [self.sequences - sum(most) + one for one in most]
+
+    def narrow(self, step: float) -> None:
+        """Leave out layouts that do too little in a step for the others to do the rest."""
+        needed = self._needed(step)
+        self.sides = [side.hopeful(step, least) for side, least in zip(self.sides, needed, strict=True)]
+
+    def settle(self, step: float) -> bool:
+        """Do the same for any choice of these pools, and bound what is left sharply; return whether any may do."""
+        needed = self._needed(step)
+        self.sides = [side.settle(step, least) for side, least in zip(self.sides, needed, strict=True)]
+        return sum(int(side.sequences(step).max(initial=0)) for side in self.sides) >= self.sequences
+
+    def attempt(self, step: float, *, every: bool) -> _Trial:
+        """Return a plan whose step is as short; ``every`` number of replicas is looked at, or the largest."""
+        tops = [side.and_fewer(step) if every else side.best(step) for side in self.sides]
+        if not self.enough([one.sequences if one else 0 for one in tops]):
+            return _Trial(None, None, excluded=not every or not any(side.bounded_only for side in self.sides))
+        for chosen in self._combinations(tops, step):
+            if not self.enough([one.sequences for one in chosen]):
+                continue
+            plan = self._plan(chosen)
+            if plan is None:
+                continue
+            found = cost(plan, self.setting)
+            if not found.problem and found.step <= step * (1 + 1e-9):
+                return _Trial(plan, found, excluded=False)
+        return _Trial(None, None, excluded=False)
+
+    def _combinations(self, tops: Sequence[Chosen | None], step: float) -> Iterator[list[Chosen]]:
+        """Yield choices of one layout of each pool: the ones that do most, then one of each micro-batch size."""
+        yield [one for one in tops if one]
+        each = [
+            [found for size, replicas in side.ways() if (found := side.best(step, size, replicas))]
+            for side in self.sides
+        ]
+        every = itertools.islice(itertools.product(*each), TRIED_TOGETHER)
+        yield from (list(one) for one in every)
+
+    def _plan(self, chosen: Sequence[Chosen]) -> Plan | None:
+        """Return one plan with these layouts, the batch shared out; None where it cannot be."""
+        parts = None
+        for fewer in (False, True):
+            parts = parts or self._parts([_room(one, fewer) for one in chosen])
+        if parts is None:
+            return None
+        entries: list[Pipeline] = []
+        for one, part in zip(chosen, parts, strict=True):
+            layout, total = one.layout, part // one.layout.size
+            if total < layout.replicas:
+                layout = replace(layout, replicas=total // one.groups * one.groups)
+            entries += pipelines(layout, one.ranges, total)
+        slots = tuple(slot for one in chosen for slot in one.layout.slots)
+        every = replace(chosen[0].layout, slots=slots, zero=self.zero)
+        return make_plan(self.setting, self.job, every, tuple(entries))
+
+    def _parts(self, rooms: Sequence[tuple[int, int, int]]) -> list[int] | None:
+        """Return the sequences of each pool."""
+        parts = shared_out(self.sequences, rooms)
+        if parts is not None and self.enough(parts):
+            return parts
+        for mine, _ in self.shares:
+            rooms = [(most if own else low, most, grain) for (low, most, grain), own in zip(rooms, mine, strict=True)]
+        return shared_out(self.sequences, rooms) if self.shares else None
 
 
-def _balanced(setting: Setting, plan: Plan) -> Plan:
-    """Share out the micro-batches anew so that the last pool finishes as early as can be."""
-    groups = _by_pool(plan)
-    costs = {group.stages[0].stage.pool: group for group in cost(plan, setting).groups}
-    replicas = {name: sum(entry.count for entry in entries) for name, entries in groups.items()}
-    sizes = {name: entries[0].micro_batch_size for name, entries in groups.items()}
-    grain = math.lcm(*sizes.values())
-    whole = plan.global_batch // grain
-    if plan.global_batch % grain:
-        return plan
+def _room(one: Chosen, fewer: bool) -> tuple[int, int, int]:
+    """Return the least and the most sequences that a layout may take, and its grain: with as many replicas or fewer."""
+    size, data = one.layout.size, one.layout.replicas
+    if not fewer:
+        return data * size, one.sequences, size
+    return one.groups * size, one.sequences, size * (one.groups if one.micro_batches == 1 else 1)
 
-    def most(step: float) -> dict[str, int]:
-        return {name: _most(group, step) * replicas[name] * sizes[name] // grain for name, group in costs.items()}
 
-    low, high = 0.0, 2 * max(group.step for group in costs.values())
-    while sum(most(high).values()) < whole:
-        high *= 2
-    for _ in range(24):
+def shared_out(sequences: int, rooms: Sequence[tuple[int, int, int]]) -> list[int] | None:
+    """Return whole shares that sum to ``sequences``, each between a least and a most, less than the most by a multiple
+    of its grain; None where there are none (certainly none, if every grain divides the next).
+
+    >>> shared_out(10, [(1, 6, 1), (2, 8, 2)])
+    [6, 4]
+    >>> shared_out(9, [(2, 6, 2), (2, 8, 2)]) is None
+    True
+    """
+    over = sum(most for _, most, _ in rooms) - sequences
+    parts = [most for _, most, _ in rooms]
+    for index in sorted(range(len(rooms)), key=lambda one: -rooms[one][2]):
+        least, most, grain = rooms[index]
+        less = min(over, max(most - least, 0)) // grain * grain
+        parts[index], over = parts[index] - less, over - less
+    return parts if over == 0 else None
+
+
+def _search(shared: _Shared, known: float) -> float:
+    """Offer the plan with the shortest step, if it is better than the best one so far; return that step.
+
+    Where the step is not the objective: if it is shorter than the ``known`` one of the same pools.
+    """
+    only_step = shared.best.goal.only_step
+    limit = _limit(shared.best) if only_step else known
+    low, least = _least(shared, limit), math.inf
+    if low >= limit:
+        return least
+    shared.sides = [side.with_fewer_if_few() for side in shared.sides]
+    high = limit * BETTER if math.isfinite(limit) else _first(shared, low)
+    if math.isfinite(high):
+        shared.narrow(high)
+        while (found := _try(shared, high * BETTER, every=True)) < math.inf:
+            least = high = _shortened(shared, found)
+    if shared.open < _limit(shared.best) * (1 - NO_MATTER):
+        shared.tally.considered += 1
+        shared.tally.rejected[UNSHARED] += 1
+        if shared.best.goal.only_step:
+            shared.tally.least_left = min(shared.tally.least_left, shared.open)
+    return least
+
+
+def _first(shared: _Shared, low: float) -> float:
+    """Return the step of any plan; infinite where there is none."""
+    high = low
+    while high < MUCH_LONGER * low:
+        high *= 1.3
+        if (found := _try(shared, high)) < math.inf:
+            return found
+    return math.inf
+
+
+def _shortened(shared: _Shared, high: float) -> float:
+    """Return a step nearly as short as can be with the most replicas, from one that is possible."""
+    low, less = 0.0, CLOSE
+    while not low:
+        found = _try(shared, high * (1 - less))
+        low, high, less = (0.0, found, 2 * less) if found < math.inf else (high * (1 - less), high, less)
+        less = min(less, 0.5)
+    while high > low * (1 + CLOSE):
         middle = (low + high) / 2
-        low, high = (low, middle) if sum(most(middle).values()) >= whole else (middle, high)
-    parts = most(high)
-    while (spare := sum(parts.values()) - whole) > 0:  # one more micro-batch on each replica comes at once
-        name = max(parts, key=lambda one: parts[one] - replicas[one] * sizes[one] // grain)
-        parts[name] -= min(spare, max(1, parts[name] - max(1, replicas[name] * sizes[name] // grain)))
-    totals = {name: part * grain // sizes[name] for name, part in parts.items()}
-    if any(totals[name] < replicas[name] for name in totals):
-        return plan
-    return plan.model_copy(update={"pipelines": _entries(groups, totals)})
+        found = _try(shared, middle)
+        low, high = (low, found) if found < math.inf else (middle, high)
+    return high
 
 
-def _most(group: GroupCost, step: float) -> int:
-    """Return the micro-batches that a replica can do in a step."""
+def _limit(best: Best) -> float:
+    """Return the step from which on none is worth looking for."""
+    return best.goal.step_within_any(best.first)
 
-    def time(times: int) -> float:
-        return schedule_time(replace(group, micro_batches=times)) + group.tail
 
-    if time(1) > step:
-        return 0
-    low, high = 1, 2
-    while time(high) <= step:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if time(middle) <= step else (low, middle)
+def _least(shared: _Shared, limit: float) -> float:
+    """Return a step that no plan can beat, by the bounds of the layouts; the limit where that is shorter."""
+    if math.isfinite(limit) and not shared.hope(limit):
+        return limit
+    low, high = 0.0, limit
+    if not math.isfinite(high):
+        high = 1.0
+        while not shared.hope(high):
+            low, high = high, 4 * high
+            if high > 1e12:
+                return math.inf
+    low = max(low, high / 1024) if not shared.hope(high / 1024) else low
+    for _ in range(16):
+        middle = math.sqrt(low * high) if low else high / 32
+        low, high = (low, middle) if shared.hope(middle) else (middle, high)
     return low
 
 
-def _quickest(
-    setting: Setting, job: str, pool: str, sequences: int, limits: Limits, zero: int, known: Plan | None
-) -> Found | None:
-    """Return the quickest plan of one pool for so many sequences; what is ``known`` of it cuts the search short."""
-    best = Best(1)
-    if known is not None:
-        size, groups = known.pipelines[0].micro_batch_size, _by_pool(known)
-        if sequences % size == 0 and sequences // size >= known.replicas:
-            seed = known.model_copy(update={"pipelines": _entries(groups, {pool: sequences // size})})
-            found = cost(seed, setting)
-            if not found.problem:
-                best.offer(seed, found)
-    search_pool(setting, job, pool, sequences, limits, best, Tally(), zero)
-    ranked = best.ranked()
-    return ranked[0] if ranked else None
+def _try(shared: _Shared, step: float, *, every: bool = False) -> float:
+    """Return the step of a plan that takes no longer, offered; infinite where there is none."""
+    trial = shared.attempt(step, every=every)
+    if trial.plan is None or trial.cost is None:
+        if not trial.excluded:
+            shared.open = min(shared.open, step)
+        return math.inf
+    _offer(shared, trial.plan, trial.cost)
+    return trial.cost.step
+
+
+def _offer(shared: _Shared, joint: Plan, found: PlanCost) -> None:
+    """Offer a plan if it may have as many cards."""
+    tally = shared.tally
+    if joint.cards > (shared.limits.max_cards or joint.cards):
+        return
+    tally.considered += 1
+    refusal = shared.best.offer(joint, found)
+    tally.rejected[refusal] += bool(refusal)
+    tally.costed += not refusal
 
 
 def shares(speeds: dict[str, float], sequences: int) -> dict[str, int]:
@@ -175,89 +341,11 @@ def shares(speeds: dict[str, float], sequences: int) -> dict[str, int]:
     return {name: part * grain for name, part in parts.items()}
 
 
-def _join(plans: Sequence[Plan], zero: int) -> Plan:
-    """Put the pipelines of several plans into one."""
-    ways = {pool: one for plan in plans for pool, one in plan.precision_by_pool().items()}
-    precision, entries = in_precisions(tuple(entry for plan in plans for entry in plan.pipelines), ways)
-    return plans[0].model_copy(update={"pipelines": entries, "zero": zero, "precision": precision})
-
-
-def least_kept(setting: Setting, parts: dict[str, int], goal: Goal) -> dict[str, int]:
-    """Return shares of the sequences in which each maker has its least share, taken from the makers that have more."""
-    wanted = {maker: least.value for maker, least in goal.limits.least_share.items() if least.value}
-    if not wanted:
-        return parts
-    whole, found = sum(parts.values()), dict(parts)
-    grain = math.gcd(whole, LARGEST_GRAIN)
-    of = {name: _maker_of(setting, name, wanted) for name in parts}
-    least = {maker: grain * math.ceil(share * whole / grain - 1e-9) for maker, share in wanted.items()}
-    for maker, needed in least.items():
-        mine = [name for name in found if of[name] == maker]
-        while mine and sum(found[name] for name in mine) < needed:
-            spare = {
-                name: sum(part for other, part in found.items() if of[other] == of[name]) - least.get(of[name] or "", 0)
-                for name, part in found.items()
-                if of[name] != maker and part >= grain
-            }
-            giver = max(spare, key=lambda name: spare[name], default=None)
-            if giver is None or spare[giver] < grain:
-                break
-            found[giver] -= grain
-            found[max(mine, key=lambda name: parts[name])] += grain
-    return found
-
-
-def _maker_of(setting: Setting, pool: str, makers: Iterable[str]) -> str | None:
-    """Return which of these names is that of a pool's maker."""
-    return next((name for name in makers if is_maker(setting.formation.pool(pool), name)), None)
-
-
-def _rebalance(setting: Setting, plan: Plan, goal: Goal) -> Plan:
-    """Move micro-batches from the pool that finishes last to the one that finishes first while that helps."""
-    groups = _by_pool(plan)
-    totals = {name: sum(entry.count * entry.micro_batches for entry in entries) for name, entries in groups.items()}
-    sizes = {name: entries[0].micro_batch_size for name, entries in groups.items()}
-    grain = math.lcm(*sizes.values())
-    current, found = plan, cost(plan, setting)
-    for _ in range(MOVED_AT_MOST):
-        times = _times(found)
-        slow, fast = max(times, key=lambda one: times[one]), min(times, key=lambda one: times[one])
-        moved = dict(totals)
-        moved[slow] -= grain // sizes[slow]
-        moved[fast] += grain // sizes[fast]
-        if moved[slow] < sum(entry.count for entry in groups[slow]) or slow == fast:
-            break
-        trial = plan.model_copy(update={"pipelines": _entries(groups, moved)})
-        trial_cost = cost(trial, setting)
-        if not trial_cost.step < found.step or (goal.refusal(trial, trial_cost) and not goal.refusal(current, found)):
-            break
-        current, found, totals = trial, trial_cost, moved
-    return current
-
-
-def _times(found: PlanCost) -> dict[str, float]:
-    return {group.stages[0].stage.pool: group.step for group in found.groups}
-
-
 def replicas_of(plan: Plan, micro_batches: int) -> tuple[Pipeline, ...]:
     """Return the replicas of a plan on one pool with so many micro-batches shared out over them."""
-    groups = _by_pool(plan)
-    return _entries(groups, dict.fromkeys(groups, micro_batches))
-
-
-def _by_pool(plan: Plan) -> dict[str, list[Pipeline]]:
-    groups: dict[str, list[Pipeline]] = {}
-    for entry in plan.pipelines:
-        groups.setdefault(entry.stages[0].pool, []).append(entry)
-    return groups
-
-
-def _entries(groups: dict[str, list[Pipeline]], totals: dict[str, int]) -> tuple[Pipeline, ...]:
-    entries = []
-    for name, members in groups.items():
-        replicas = sum(entry.count for entry in members)
-        few, more = divmod(totals[name], replicas)
-        for count, times in ((more, few + 1), (replicas - more, few)):
-            if count and times:
-                entries.append(members[0].model_copy(update={"count": count, "micro_batches": times}))
-    return tuple(entries)
+    replicas, first = plan.replicas, plan.pipelines[0]
+    few, more = divmod(micro_batches, replicas)
+    counted = ((more, few + 1), (replicas - more, few))
+    return tuple(
+        first.model_copy(update={"count": count, "micro_batches": times}) for count, times in counted if count and times
+    )

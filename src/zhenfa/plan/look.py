@@ -13,10 +13,10 @@ import numpy as np
 from zhenfa.estimate import traffic
 from zhenfa.estimate.setting import Setting
 from zhenfa.plan import bounds
-from zhenfa.plan.bounds import Floats
+from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
-from zhenfa.plan.space import Bools, Ints
+from zhenfa.plan.space import Bools, Candidates, Ints
 
 BISECTIONS: Final = 6
 """How often the span between a bound and a step that is possible is halved."""
@@ -158,6 +158,44 @@ class Lines:
         chosen: dict[str, Any] = {name: getattr(self, name)[..., index] for name in arrays}
         return replace(self, **chosen)
 
+    @classmethod
+    def of_pool(cls, setting: Setting, pool: str, found: Candidates, work: Work) -> Lines:
+        """Return the layouts of one pool as lines over it alone."""
+        counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+        kind, rows = int(np.argmax(counts)), rows_of_many(setting, pool, found, work)
+        leading = setting.graph.layers[: setting.graph.layers.index(kind)]
+        others = [(one, count) for one, count in enumerate(counts.tolist()) if one != kind]
+        layer, state, activation, _ = rows.kinds[kind]
+        usable = np.full((1, len(found)), setting.chips[pool].usable * (1 + 1e-9))
+        return cls(
+            depth=found.pipeline[None], layer=layer[None], backward=(work.layers[kind] - work.forward[kind])[None],
+            state=state[None], activation=activation[None], usable=usable,
+            stem=rows.stem[:3] + sum((rows.kinds[one, :3] for one in leading), start=np.zeros((3, 1))),
+            head=rows.head[:3], rest=rows.stem[0] + rows.head[0] + sum(n * rows.kinds[one, 0] for one, n in others),
+            hops=np.zeros(len(found)), times=found.micro_batches, bound=np.zeros(len(found)),
+            needed=int(counts[kind]), others=int(counts.sum() - counts[kind]),
+        )  # fmt: skip
+
+    def micro_batches(self, step: float, most: Ints) -> Ints:
+        """Return how many micro-batches, at most ``most``, each line may do in a step: 0 where it does not fit."""
+        found = np.zeros_like(most)
+        for index in self.alike():
+            here, low, high = self.where(index), np.zeros_like(index), most[index] + 1
+            while (high - low > 1).any():
+                middle = (low + high) // 2
+                now = replace(here, times=np.maximum(middle, 1))
+                quick = now.fits & now._possible(np.full(len(index), step)) & (middle > 0)
+                low, high = np.where(quick, middle, low), np.where(quick, high, np.maximum(middle, low + 1))
+            found[index] = low
+        return found
+
+    @property
+    def fits(self) -> Bools:
+        """Return which lines have room for all layers, and for one on every stage where no other kind stands."""
+        some: Bools = (self._held >= 1).sum(axis=0) >= self._deep - self.others
+        enough: Bools = self._held.sum(axis=0) >= self.needed
+        return some & enough
+
     def bounds(self, limit: float) -> Floats:
         """Return steps that no line can beat, NaN where the layers do not fit in memory, and at least the limit where
         no step is below it.
@@ -166,11 +204,11 @@ class Lines:
         at most as many as its time and memory let it, with stem and head; the quickest pools are filled first.
         """
         found = np.empty(len(self.times))
-        for index in self._alike():
+        for index in self.alike():
             found[index] = self.where(index)._bounds(limit)
         return found
 
-    def _alike(self) -> Iterator[Ints]:
+    def alike(self) -> Iterator[Ints]:
         """Yield the indices of lines that are about as deep."""
         deep = self.depth.sum(axis=0)
         while (left := deep > 0).any():
@@ -180,7 +218,7 @@ class Lines:
             deep[index] = 0
 
     def _bounds(self, limit: float) -> Floats:
-        fits = (self._held.sum(axis=0) >= self.needed) & ((self._held >= 1).sum(axis=0) >= self._deep - self.others)
+        fits = self.fits
         found = np.where(fits, np.maximum(self.bound, limit), np.nan)
         near = np.flatnonzero(fits & (self.bound < limit))
         here = self.where(near)

@@ -30,14 +30,14 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from zhenfa.estimate.setting import Setting
-from zhenfa.plan.bounds import Floats
+from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import take
 from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, whole_layers
 from zhenfa.plan.goal import Goal
@@ -53,11 +53,13 @@ from zhenfa.plan.search import (
     Best,
     Hopeful,
     Tally,
+    Widest,
     consider,
     family_of_layout,
-    search_pools,
+    search_pool,
+    widest_of,
 )
-from zhenfa.plan.space import Bools, Ints, chunks
+from zhenfa.plan.space import MAX_MICRO_BATCH, Bools, Candidates, Ints, chunks
 from zhenfa.spec.job import Limits
 
 FIRST_LOOK: Final = 512
@@ -90,18 +92,37 @@ UNPROVED: Final = f"not costed (the search stops after {PROVED_AT_MOST:,} mixed 
 def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
     """Offer to ``best`` plans over single pools, data parallel over several, and pipelines over several.
 
-    Where pools may compute in several precisions, every choice is searched.
+    Where pools may compute in several precisions, every choice is searched. What several pools can do together is
+    looked at first: mostly that leaves little to look at in the others.
     """
     for each in by_format(setting):
-        alone = search_pools(each, job, sequences, limits, best, tally)
-        if len(each.formation.pools) > 1 and each.bridge:
-            replicas_over_pools(each, job, alone, sequences, limits, best, tally)
-            for one in assignments(each):
-                pipelines_over_pools(one, job, sequences, limits, best, tally)
+        names = [pool.name for pool in each.formation.pools]
+        own = {name: widest_of(each, name, sequences, limits) for name in names if len(each.precisions(name)) == 1}
+        together = list(assignments(each)) if len(names) > 1 and each.bridge else []
+        for one in together:
+            known = {name: own.get(name) or widest_of(one, name, sequences, limits) for name in names}
+            replicas_over_pools(one, job, any_size(one, known, sequences, limits), limits, best, tally)
+        begun = best.first < np.inf
+        for one in together if begun else []:
+            pipelines_over_pools(one, job, sequences, limits, best, tally)
+        for name in names:
+            search_pool(each, job, name, sequences, limits, best, tally, own.get(name))
+        for one in [] if begun else together:
+            pipelines_over_pools(one, job, sequences, limits, best, tally)
     tally.refused.update(left_out(setting))
     polish(setting, best)
     if limits.schedules is not None:
         interleaved_over_pools(setting, best, tally)
+
+
+def any_size(
+    setting: Setting, known: Mapping[str, Widest], sequences: int, limits: Limits
+) -> dict[str, tuple[Candidates, Work]]:
+    """Return the layouts of each pool with every micro-batch size: each that divides a share of the batch will do."""
+    if limits.micro_batch_size is None and sequences % MAX_MICRO_BATCH:
+        more = -(-sequences // MAX_MICRO_BATCH) * MAX_MICRO_BATCH
+        known = {name: widest_of(setting, name, more, limits) for name in known}
+    return {name: (one.found, one.work) for name, one in known.items()}
 
 
 def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:

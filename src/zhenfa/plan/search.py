@@ -17,6 +17,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -178,54 +179,50 @@ Hopeful = tuple[float, Layout, int, Mapping[Slot, Rows]]
 """A layout with a score that it cannot beat, the micro-batches of all its replicas, and what its slots cost."""
 
 
-def search_pools(
-    setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally
-) -> dict[str, Found]:
-    """Offer every pool's own layouts to ``best``, and return the best plan of each, whatever ``best`` must keep to."""
-    found: dict[str, Found] = {}
-    pools = [pool.name for pool in setting.formation.pools]
-    for pool in pools:
-        alone = Best(1, also=None if best.goal.bounded else best, goal=best.goal.unbounded)
-        if best.goal.bounded:
-            search_pool(setting, job, pool, sequences, limits, best, tally)
-        if len(pools) > 1 or not best.goal.bounded:
-            search_pool(setting, job, pool, sequences, limits, alone, Tally() if best.goal.bounded else tally)
-        if alone.ranked():
-            found[pool] = alone.ranked()[0]
-    return found
+class Widest(NamedTuple):
+    """The layouts of a pool with as many replicas as it has cards for, what a micro-batch takes, and what cannot be."""
+
+    found: Candidates
+    work: Work
+    impossible: Counter[str]
+
+
+def widest_of(setting: Setting, pool: str, sequences: int, limits: Limits) -> Widest:
+    """Return the layouts of a pool for a batch."""
+    impossible: Counter[str] = Counter()
+    found = enumerate_pool(setting, pool, sequences, limits, impossible)
+    return Widest(found, bounds.work_per_micro_batch(setting, pool, found), impossible)
 
 
 def search_pool(
     setting: Setting, job: str, pool: str, sequences: int, limits: Limits, best: Best, tally: Tally,
-    zero: int | None = None,
+    given: Widest | None = None,
 ) -> None:  # fmt: skip
     """Offer to ``best`` every layout of one pool, under every schedule, that can be among the best: exact over the
     layouts that :mod:`zhenfa.plan.space` enumerates, those of :mod:`zhenfa.plan.sparing` and the splits named here.
 
-    ``zero`` restricts the search to one ZeRO stage, and to what needs no more of a plan as a whole. Where the pool may
-    compute in several precisions, each is searched.
+    ``given``: what :func:`widest_of` returns, where that is at hand. Where the pool may compute in several precisions,
+    each is searched.
     """
     ways = setting.precisions(pool)
     if len(ways) > 1:
         for one in ways:
-            search_pool(setting.computing({pool: one}), job, pool, sequences, limits, best, tally, zero)
+            search_pool(setting.computing({pool: one}), job, pool, sequences, limits, best, tally)
         return
-    impossible: Counter[str] = Counter()
-    widest = enumerate_pool(setting, pool, sequences, limits, impossible)
+    widest, work, impossible = given or widest_of(setting, pool, sequences, limits)
     tally.rejected.update(impossible)
     tally.considered += sum(impossible.values())
-    if zero is not None:
-        widest = widest.where((widest.zero == zero) | (widest.data == 1))
     if len(widest):
-        _search_from(setting, job, pool, widest, best, tally, whole=zero is None)
-    other = sequence.without(setting) if zero is None else None
+        _search_from(setting, job, pool, widest, work, best, tally)
+    other = sequence.without(setting)
     split = widest.where(np.flatnonzero(widest.tensor > 1))
     if other is None or not len(split):
         return
     better = sequence.may_be_better(setting, other, pool, split)
     near = split.where(np.flatnonzero(better))
     if len(near):
-        _search_from(other, job, pool, near.but(saving=near.saving + WHOLE_SEQUENCE), best, tally, whole=True)
+        near = near.but(saving=near.saving + WHOLE_SEQUENCE)
+        _search_from(other, job, pool, near, bounds.work_per_micro_batch(other, pool, near), best, tally)
     beaten = split.where(np.flatnonzero(~better))
     count = int(_all_from(setting, beaten, with_fewer(beaten)).sum())
     tally.considered += count
@@ -239,10 +236,9 @@ def _all_from(setting: Setting, widest: Candidates, times: Ints) -> Ints:
 
 
 def _search_from(
-    setting: Setting, job: str, pool: str, widest: Candidates, best: Best, tally: Tally, *, whole: bool
+    setting: Setting, job: str, pool: str, widest: Candidates, work: Work, best: Best, tally: Tally
 ) -> None:
-    """Offer these layouts, those with fewer replicas and, where ``whole``, those that save memory."""
-    work = bounds.work_per_micro_batch(setting, pool, widest)
+    """Offer these layouts, those with fewer replicas and those that save memory."""
     bound = _bound(setting, work, widest.pipeline, widest.micro_batches)
     _evaluate_pool(setting, job, pool, widest, work, best, tally)
     hope = np.flatnonzero(floor_of_fewer(best.goal, pool, widest, work, bound) < best.last)
@@ -256,14 +252,13 @@ def _search_from(
     left_out = int((times * schedules_for(setting, known.pipeline)).sum()) - looked_at
     tally.considered += left_out
     tally.rejected[SLOWER_WITH_FEWER] += left_out
-    if whole:
-        before = tally.considered
-        hopeful = Candidates.together([chosen, fewer]), Work.together([chosen_work, work])
-        _spare_memory(setting, job, pool, *hopeful, best, tally)
-        plain = (1 + times) * schedules_for(setting, known.pipeline)
-        left_out = int((_all_from(setting, known, times) - plain).sum()) - (tally.considered - before)
-        tally.considered += left_out
-        tally.rejected[SLOWER_WITH_LESS] += left_out
+    before = tally.considered
+    hopeful = Candidates.together([chosen, fewer]), Work.together([chosen_work, work])
+    _spare_memory(setting, job, pool, *hopeful, best, tally)
+    plain = (1 + times) * schedules_for(setting, known.pipeline)
+    left_out = int((_all_from(setting, known, times) - plain).sum()) - (tally.considered - before)
+    tally.considered += left_out
+    tally.rejected[SLOWER_WITH_LESS] += left_out
 
 
 def _spare_memory(

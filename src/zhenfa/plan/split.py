@@ -33,12 +33,13 @@ class Split:
     bound: float
 
 
-def schedule_bound(loads: Floats, hops: Floats | float, micro_batches: int) -> Floats:
+def schedule_bound(loads: Floats, hops: Floats | float, micro_batches: int | Ints) -> Floats:
     """Return seconds that no 1F1B step can beat, shape ``[...]``.
 
     ``loads`` are seconds of one micro-batch, shape ``[..., stages]``; ``hops`` of one activation from each stage to the
-    next, shape ``[stages - 1]`` or a number. A stage waits for the stages behind it once after its first forward and,
-    where it has more micro-batches than may be in flight, once more after its last (see :mod:`zhenfa.plan.bounds`). And
+    next, shape ``[stages - 1]`` or a number; ``micro_batches`` a number or ``[..., 1]``. A stage waits for the stages
+    behind it once after its first forward and, where it has more micro-batches than may be in flight, once more after
+    its last (see :mod:`zhenfa.plan.bounds`). And
     with ``k`` in flight at most, every ``k``-th micro-batch sets out when the one before it has come back.
     """
     stages = loads.shape[-1]
@@ -117,7 +118,7 @@ class Problem:
         """Return the sums of seconds and of bytes over the layers before each, ``[stages, layers + 1]``."""
         return _summed(self.seconds), _summed(self.held)
 
-    def bound(self, borders: Ints, micro_batches: int) -> Floats:
+    def bound(self, borders: Ints, micro_batches: int | Ints) -> Floats:
         """Return :func:`schedule_bound` of splits given by their borders, ``[splits, stages + 1]``."""
         return schedule_bound(self.ends + _between(self.sums[0], borders), self.hops, micro_batches)
 
@@ -184,6 +185,18 @@ def split_layers(
     if isinstance(found, Refused):
         return found
     return [split for split in found if split.bound < limit] or Refused.TIME
+
+
+def splits_worth(problem: Problem, micro_batches: int) -> Ints:
+    """Return the borders of the splits that stand for a layout, ``[splits, stages + 1]``: see :func:`split_layers`."""
+    stages, layers = problem.seconds.shape
+    if all_are_tried(stages, layers):
+        borders = _all_borders(layers, stages)
+        return borders[problem.fits(borders)]
+    found = _shortest(problem, micro_batches)
+    if isinstance(found, Refused):
+        return np.zeros((0, stages + 1), dtype=np.int64)
+    return np.array([[0, *(last for _, last in one.ranges)] for one in found])
 
 
 def _every(problem: Problem, micro_batches: int, limit: float) -> list[Split] | Refused | None:
