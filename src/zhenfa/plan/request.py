@@ -63,7 +63,9 @@ class Request:
 def setting_of(request: Request) -> Setting:
     """Return the request with everything looked up that an estimate needs. Raises :class:`MissingFactError`."""
     setting = look_up(request.graph, request.training, request.formation, request.traits, request.job.recovery)
-    return _with_offload(_with_schedules(setting, request.job.limits), request.job.limits)
+    setting = _with_offload(_with_schedules(setting, request.job.limits), request.job.limits)
+    some = setting.traits.some_layers and request.job.limits.partial_recompute
+    return replace(setting, traits=setting.traits.but(some_layers=some))
 
 
 def _with_schedules(setting: Setting, limits: Limits) -> Setting:

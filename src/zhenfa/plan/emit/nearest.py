@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from zhenfa import units
 from zhenfa.errors import ZhenfaError
+from zhenfa.estimate import engines
 from zhenfa.estimate.report import summary
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.training import cost
@@ -19,6 +21,9 @@ from zhenfa.spec.plan import Plan
 MOST_TRIED = 64
 PLANS_TRIED = 10
 """Plans of one maker's cards that are looked at."""
+
+PLAIN: Final[dict[str, Any]] = {"zero_stages": (0, 1), "offloads": ("none",), "whole_sequence": False}
+"""What every framework of training has: optimizer state on the cards, shared out or not."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,10 @@ def nearest_plan(subject: Subject, rules: Sequence[Rule]) -> Nearest | None:
             continue
         formation = _only(subject.formation, maker)
         setting = _setting(subject, formation)
-        for plan in _planned(subject, formation):
-            one = _quickest(setting, _kept(subject, [plan], rules))
-            if one is not None:
-                found.append(one)
-                break
+        kept = (_quickest(setting, _kept(subject, [plan], rules)) for plan in _planned(subject, formation))
+        one = next((pair for pair in kept if pair is not None), None)
+        if one is not None:
+            found.append(one)
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
@@ -67,13 +71,16 @@ def _only(formation: Formation, maker: str) -> Formation:
     return replace(formation, pools=tuple(pool for pool in formation.pools if pool.maker == maker))
 
 
-def _planned(subject: Subject, formation: Formation) -> list[Plan]:
-    """Return the planner's plans for the same job on these cards, quickest first; none where it has none."""
-    try:
-        answer = find_plans(replace(subject.request(), formation=formation), top=PLANS_TRIED)
-    except ZhenfaError:
-        return []
-    return [one.plan for one in answer.plans]
+def _planned(subject: Subject, formation: Formation) -> Iterator[Plan]:
+    """Yield the planner's plans for the same job on these cards, quickest first, then those of :data:`PLAIN` ways."""
+    request = replace(subject.request(), formation=formation)
+    engine = request.traits or engines.for_machine(formation).traits
+    for traits in (request.traits, engine.but(**PLAIN)):
+        try:
+            answer = find_plans(replace(request, traits=traits), top=PLANS_TRIED)
+        except ZhenfaError:
+            continue
+        yield from (one.plan for one in answer.plans)
 
 
 def _quickest(setting: Setting | None, plans: list[Plan]) -> tuple[float, Nearest] | None:
