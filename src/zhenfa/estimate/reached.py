@@ -113,7 +113,7 @@ def _slower(kernels: dict[str, dict[str, float]], accelerator: Accelerator, era:
 
     What keeps a kernel from the peak (loads, scaling, softmax, filling a tile) takes the other parts of a core, which
     are whole: the share ``s`` becomes ``1/(1 + (1/s - 1) ratio)``, and costs counted in FLOP (a tile filled, rows that
-    pad an expert's last tile) shrink with the ratio.
+    pad an expert's last tile, cores that wait beside it) shrink with the ratio.
     """
     peak, cores = accelerator.peak.get("bf16"), generation(accelerator.id).cores
     usual = _peak_of_a_core(era)
@@ -126,7 +126,7 @@ def _slower(kernels: dict[str, dict[str, float]], accelerator: Accelerator, era:
         for name in ("share", "attention", "index"):
             if one.get(name):
                 one[name] = 1.0 / (1.0 + (1.0 / min(one[name], 1.0) - 1.0) * ratio)
-        for name in ("fill", "pad", "softmax"):
+        for name in ("fill", "pad", "softmax", *(["wave"] if "pad" in one else [])):
             if name in one:
                 one[name] *= ratio
     notes.append(f"{accelerator.id}: matrix units cut to {ratio:.0%} of the generation's, of which kernels reach more")
