@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -11,6 +11,7 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, render, table
 from zhenfa.cli.words import bare, figure
 from zhenfa.estimate.detail import Detail, detail, with_memory
+from zhenfa.estimate.origin import Origin
 from zhenfa.plan import Answer
 from zhenfa.spec.result import Figure, Figures, Operating, StageFigures
 
@@ -90,13 +91,19 @@ def _print_operators(found: Detail, output: Output) -> list[str]:
         Column("of light", right=True), Column("bound by", drop=3), Column("tag", drop=1),
     )  # fmt: skip
     left_out = out.table(table(columns, rows), indent=2)
-    tags: dict[str, dict[str, None]] = {}
-    for one in shown:
-        tags.setdefault(one.origin.tag, {})[one.origin.words] = None
-    out.text("ideal seconds (at peak, or at the memory's bandwidth where that is longer) over those predicted",
-             first="   of light  ", style="dim")  # fmt: skip
-    out.text("; ".join(f"{tag}: {', '.join(words)}" for tag, words in tags.items()), first="   tags      ", style="dim")
+    print_light([one.origin for one in shown], "those predicted", output)
     return left_out
+
+
+def print_light(origins: Sequence[Origin], over: str, output: Output) -> None:
+    """Say what the share of light of some operators is, and where their seconds come from."""
+    tags: dict[str, dict[str, None]] = {}
+    for one in origins:
+        tags.setdefault(one.tag, {})[one.words] = None
+    output.data.text(f"ideal seconds (at peak, or at the memory's bandwidth where that is longer) over {over}",
+                     first="   of light  ", style="dim")  # fmt: skip
+    words = "; ".join(f"{tag}: {', '.join(words)}" for tag, words in tags.items())
+    output.data.text(words, first="   tags      ", style="dim")
 
 
 def _print_links(found: Detail, output: Output) -> list[str]:

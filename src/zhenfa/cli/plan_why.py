@@ -8,41 +8,33 @@ from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.plan_detail import LABELS, NEGLIGIBLE_S, seconds
 from zhenfa.cli.tables import Column, table
+from zhenfa.cli.why_parts import mine, print_changes, print_differences, print_head, print_searched
 from zhenfa.cli.words import amount, difference, signed
 from zhenfa.plan.change import Change
 from zhenfa.plan.explain import Gap, Why
 from zhenfa.spec.result import Figures
 
-CHANGES_SHOWN = 8
 BARRED_SHOWN = 5
 
 
 def print_why(why: Why, output: Output) -> list[str]:
     """Print why a plan lost to the first; return the columns for which there was no room."""
     out, left_out = output.data, list[str]()
-    title = f"Why {why.name} cannot run" if why.problems else f"Why {why.name} lost"
-    if not why.problems and why.behind is not None and why.behind <= 0:
-        title = f"{why.name} beside plan 1"
-    behind = "" if why.behind is None else f": {signed(why.behind)}"
-    out.head(title, f"({why.layout}){behind}")
-    for problem in why.problems:
-        out.text(problem, first="  - ")
+    print_head(why, output)
     left_out += _print_parts(why, output)
-    left_out += _print_differences(why, output)
+    left_out += print_differences(why, output)
     left_out += _print_figures(why, output)
     if why.constraints:
         out.head("What bound it", "(dearest first, estimated)")
         for one in why.constraints:
             cost = "" if one.seconds is None else f" ({seconds(one.seconds)} a step)"
             out.text(f"{one.words}{cost}", first=f"  {one.kind + ':':<14} ")
-    left_out += _print_changes(why, output)
-    out.head("Searched", {True: "(yes)", False: "(no)", None: "(not told)"}[why.searched.contained])
-    out.items(why.searched.words)
+    left_out += print_changes(
+        why, output, tried="each costed for real", figure="step",
+        row=lambda one: _change_row(one, why), barred_shown=BARRED_SHOWN,
+    )  # fmt: skip
+    print_searched(why, output)
     return left_out
-
-
-def _mine(why: Why) -> str:
-    return why.name if why.name.startswith("plan ") else "yours"
 
 
 def _print_parts(why: Why, output: Output) -> list[str]:
@@ -59,7 +51,7 @@ def _print_parts(why: Why, output: Output) -> list[str]:
         difference(why.step, why.first_step), signed(why.longer or 0.0),
     ))  # fmt: skip
     columns = (
-        Column("part of the step", style="strong"), Column("plan 1", right=True), Column(_mine(why), right=True),
+        Column("part of the step", style="strong"), Column("plan 1", right=True), Column(mine(why), right=True),
         Column("difference", right=True), Column("share", right=True),
     )  # fmt: skip
     return output.data.table(table(columns, rows), indent=2)
@@ -67,15 +59,6 @@ def _print_parts(why: Why, output: Output) -> list[str]:
 
 def _gap(one: Gap) -> str:
     return difference(one.other, one.first) if abs(one.gap) > NEGLIGIBLE_S else "0 s"
-
-
-def _print_differences(why: Why, output: Output) -> list[str]:
-    if not why.differences:
-        return []
-    output.data.head("What differs in the layout")
-    rows = [(one.what, one.first, one.other) for one in why.differences]
-    columns = (Column("what", style="strong"), Column("plan 1", wrap=20), Column(_mine(why), wrap=20))
-    return output.data.table(table(columns, rows), indent=2)
 
 
 def _print_figures(why: Why, output: Output) -> list[str]:
@@ -90,7 +73,7 @@ def _print_figures(why: Why, output: Output) -> list[str]:
         return []
     output.data.head("Side by side", "(walls: share of the time; memory: of the fullest card; estimated)")
     columns = (
-        Column("figure", style="strong", wrap=16), Column("plan 1", right=True), Column(_mine(why), right=True),
+        Column("figure", style="strong", wrap=16), Column("plan 1", right=True), Column(mine(why), right=True),
         Column("difference", right=True),
     )  # fmt: skip
     return output.data.table(table(columns, rows), indent=2)
@@ -99,32 +82,6 @@ def _print_figures(why: Why, output: Output) -> list[str]:
 def _figure_row(one: Gap) -> tuple[str, str, str, str]:
     unit = Figures.model_fields[one.what].default.unit
     return LABELS[one.what], amount(one.first, unit), amount(one.other, unit), signed(one.share)
-
-
-def _print_changes(why: Why, output: Output) -> list[str]:
-    """Print the single changes that were tried."""
-    out = output.data
-    barred = [one for one in why.changes if one.barred]
-    shown = [*why.possible[:CHANGES_SHOWN], *barred[:BARRED_SHOWN]]
-    if not shown:
-        return []
-    out.head("One change at a time", "(each costed for real, estimated)")
-    best = why.nearest
-    if best is None or best.score is None:
-        out.text("No single change makes it better.", first="  ")
-    else:
-        out.text(f"{best.words} brings it nearest to plan 1: {signed(why.behind_by(best.score))}.", first="  ")
-    columns = (Column("change", wrap=24, style="strong"), Column("step", right=True), Column("behind 1", right=True))
-    left_out = out.table(
-        table(
-            columns, [_change_row(one, why) for one in shown], notes=[one.barred for one in shown], title="barred by"
-        ),
-        indent=2,
-    )
-    left = len(why.changes) - len(shown)
-    if left:
-        out.text(f"{left} more were tried; --json lists them.", first="  ", style="dim")
-    return left_out
 
 
 def _change_row(one: Change, why: Why) -> tuple[str, str, str]:

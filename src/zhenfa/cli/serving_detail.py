@@ -6,7 +6,7 @@ from typing import Final
 
 from zhenfa import units
 from zhenfa.cli.console import Output
-from zhenfa.cli.plan_detail import figure_table
+from zhenfa.cli.plan_detail import figure_table, print_light
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.words import bare
 from zhenfa.estimate.serving_detail import StepDetail
@@ -73,12 +73,7 @@ def _print_step(found: StepDetail, which: str, output: Output) -> list[str]:
         Column("bound by", drop=3), Column("tag", drop=1),
     )  # fmt: skip
     left_out = out.table(table(columns, rows), indent=2)
-    tags: dict[str, dict[str, None]] = {}
-    for one in shown:
-        tags.setdefault(one.origin.tag, {})[one.origin.words] = None
-    out.text("ideal seconds (at peak, or at the memory's bandwidth where that is longer) over those of the kernel",
-             first="   of light  ", style="dim")  # fmt: skip
-    out.text("; ".join(f"{tag}: {', '.join(words)}" for tag, words in tags.items()), first="   tags      ", style="dim")
+    print_light([one.origin for one in shown], "those of the kernel", output)
     return left_out
 
 

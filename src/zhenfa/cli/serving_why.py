@@ -6,44 +6,33 @@ from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.plan_detail import LABELS
 from zhenfa.cli.tables import Column, table
+from zhenfa.cli.why_parts import mine, print_changes, print_differences, print_head, print_searched
 from zhenfa.cli.words import amount, signed
 from zhenfa.plan.explain import Gap
 from zhenfa.plan.serving.change import ServingChange
 from zhenfa.plan.serving.explain import ServingWhy
 from zhenfa.spec.result import Figures
 
-CHANGES_SHOWN = 8
 BARRED_SHOWN = 4
 
 
 def print_serving_why(why: ServingWhy, output: Output) -> list[str]:
     """Print why a plan lost to the first; return the columns for which there was no room."""
     out, left_out = output.data, list[str]()
-    title = f"Why {why.name} cannot run" if why.problems else f"Why {why.name} lost"
-    if not why.problems and why.behind is not None and why.behind <= 0:
-        title = f"{why.name} beside plan 1"
-    behind = "" if why.behind is None else f": {signed(why.behind)}"
-    out.head(title, f"({why.layout}){behind}")
-    for problem in why.problems:
-        out.text(problem, first="  - ")
+    print_head(why, output)
     left_out += _print_parts(why, output)
-    if why.differences:
-        out.head("What differs in the layout")
-        columns = (Column("what", style="strong"), Column("plan 1", wrap=20), Column(_mine(why), wrap=20))
-        left_out += out.table(table(columns, [(one.what, one.first, one.other) for one in why.differences]), indent=2)
+    left_out += print_differences(why, output)
     left_out += _print_figures(why, output)
     if why.constraints:
         out.head("What binds it", "(estimated)")
         for one in why.constraints:
             out.text(one.words, first=f"  {one.kind + ':':<9} ")
-    left_out += _print_changes(why, output)
-    out.head("Searched", {True: "(yes)", False: "(no)", None: "(not told)"}[why.searched.contained])
-    out.items(why.searched.words)
+    left_out += print_changes(
+        why, output, tried="each taken to the most within the targets", figure="requests/s",
+        row=lambda one: _change_row(one, why), barred_shown=BARRED_SHOWN,
+    )  # fmt: skip
+    print_searched(why, output)
     return left_out
-
-
-def _mine(why: ServingWhy) -> str:
-    return why.name if why.name.startswith("plan ") else "yours"
 
 
 def _print_parts(why: ServingWhy, output: Output) -> list[str]:
@@ -56,7 +45,7 @@ def _print_parts(why: ServingWhy, output: Output) -> list[str]:
                  signed(whole[1] / whole[0] - 1)))  # fmt: skip
     output.data.head("Card-seconds of a request", "(largest loss first, estimated)")
     columns = (
-        Column("part", style="strong", wrap=16), Column("plan 1", right=True), Column(_mine(why), right=True),
+        Column("part", style="strong", wrap=16), Column("plan 1", right=True), Column(mine(why), right=True),
         Column("difference", right=True, drop=1), Column("share", right=True),
     )  # fmt: skip
     return output.data.table(table(columns, rows), indent=2)
@@ -81,7 +70,7 @@ def _print_figures(why: ServingWhy, output: Output) -> list[str]:
         return []
     output.data.head("Side by side", "(walls: share of a decode step; memory: of a card; estimated)")
     columns = (
-        Column("figure", style="strong", wrap=16), Column("plan 1", right=True), Column(_mine(why), right=True),
+        Column("figure", style="strong", wrap=16), Column("plan 1", right=True), Column(mine(why), right=True),
         Column("difference", right=True, drop=1),
     )  # fmt: skip
     return output.data.table(table(columns, rows), indent=2)
@@ -89,30 +78,6 @@ def _print_figures(why: ServingWhy, output: Output) -> list[str]:
 
 def _unit(one: Gap) -> str:
     return str(Figures.model_fields[one.what].default.unit)
-
-
-def _print_changes(why: ServingWhy, output: Output) -> list[str]:
-    """Print the single changes that were tried."""
-    out = output.data
-    barred = [one for one in why.changes if one.barred]
-    shown = [*why.possible[:CHANGES_SHOWN], *barred[:BARRED_SHOWN]]
-    if not shown:
-        return []
-    out.head("One change at a time", "(each taken to the most within the targets, estimated)")
-    best = why.nearest
-    if best is None or best.score is None:
-        out.text("No single change makes it better.", first="  ")
-    else:
-        out.text(f"{best.words} brings it nearest to plan 1: {signed(why.behind_by(best.score))}.", first="  ")
-    columns = (Column("change", wrap=24, style="strong"), Column("requests/s", right=True),
-               Column("behind 1", right=True))  # fmt: skip
-    found = table(
-        columns, [_change_row(one, why) for one in shown], notes=[one.barred for one in shown], title="barred by"
-    )
-    left_out = out.table(found, indent=2)
-    if len(why.changes) > len(shown):
-        out.text(f"{len(why.changes) - len(shown)} more were tried; --json lists them.", first="  ", style="dim")
-    return left_out
 
 
 def _change_row(one: ServingChange, why: ServingWhy) -> tuple[str, str, str]:

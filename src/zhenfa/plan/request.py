@@ -73,35 +73,38 @@ def _with_schedules(setting: Setting, limits: Limits) -> Setting:
     engine, own = setting.traits, setting.formation.emulated or on_processors(setting.formation)
     if limits.schedules is None:  # GPipe keeps every micro-batch's activations: planned where a job asks for it
         return replace(setting, traits=engine.but(schedules=tuple(one for one in engine.schedules if one != "gpipe")))
-    if limits.schedules == "all" and own:
-        return setting
-    asked = get_args(Schedule) if limits.schedules == "all" else limits.schedules
-    beyond = [one for one in asked if one not in engine.schedules]
-    if beyond and own:
-        raise InputError(
-            f"limits.schedules names {beyond[0]}, which `zhenfa run` does not run.",
-            hint=f"write {' or '.join(engine.schedules)}, or leave limits.schedules out.",
-        )
-    said = f"limits.schedules: {', '.join(beyond)}, which {engine.name} does not run" if beyond else ""
-    notes = (*setting.assumptions, *([said] if said else []))
-    return replace(setting, traits=engine.but(schedules=tuple(asked)), assumptions=notes)
+    asked, said = _asked("schedules", limits.schedules, get_args(Schedule), engine.schedules, engine.name, own=own)
+    notes = (*setting.assumptions, *([f"{said} does not run"] if said else []))
+    return replace(setting, traits=engine.but(schedules=asked), assumptions=notes)
 
 
 def _with_offload(setting: Setting, limits: Limits) -> Setting:
     """Return the setting whose engine keeps in host memory what a job lets it, saying what it does not do in truth."""
     engine, own = setting.traits, setting.formation.emulated or on_processors(setting.formation)
-    if limits.offload is None or (limits.offload == "all" and own):
+    if limits.offload is None:
         return setting
-    asked = get_args(Offload) if limits.offload == "all" else limits.offload
-    beyond = [one for one in asked if one not in engine.offloads]
+    asked, said = _asked("offload", limits.offload, get_args(Offload), engine.offloads, engine.name, own=own)
+    notes = (*setting.assumptions, *([f"{said} does not do as a whole"] if said else []))
+    return replace(setting, traits=engine.but(offloads=asked), assumptions=notes)
+
+
+def _asked(
+    name: str, limit: Sequence[str], every: Sequence[str], can: Sequence[str], engine: str, *, own: bool
+) -> tuple[tuple[str, ...], str]:
+    """Return what a limit asks to be searched, and which of it an engine has not (empty if it has all).
+
+    ``own``: the engine is ours; ``all`` is then what it can, and more than that is an :class:`InputError`.
+    """
+    if limit == "all" and own:
+        return tuple(can), ""
+    asked = tuple(every if limit == "all" else limit)
+    beyond = [one for one in asked if one not in can]
     if beyond and own:
         raise InputError(
-            f"limits.offload names {beyond[0]}, which `zhenfa run` does not do.",
-            hint=f"write {' or '.join(engine.offloads)}, or leave limits.offload out.",
+            f"limits.{name} names {beyond[0]}, which `zhenfa run` does not {'run' if name == 'schedules' else 'do'}.",
+            hint=f"write {' or '.join(can)}, or leave limits.{name} out.",
         )
-    said = f"limits.offload: {', '.join(beyond)}, which {engine.name} does not do as a whole" if beyond else ""
-    notes = (*setting.assumptions, *([said] if said else []))
-    return replace(setting, traits=engine.but(offloads=tuple(asked)), assumptions=notes)
+    return asked, f"limits.{name}: {', '.join(beyond)}, which {engine}" if beyond else ""
 
 
 def setting_within(request: Request, limits: Limits) -> Setting:
