@@ -37,10 +37,15 @@ def test_a_missing_file_names_the_near_miss(tmp_path: Path) -> None:
     assert problem.hint == f"did you mean '{tmp_path}/machine.yaml'?"
 
 
+def test_a_bare_name_is_told_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refusal(Path("machine.yaml")).hint == f"it is looked for in '{tmp_path}'."
+
+
 def test_a_missing_folder_is_no_file_either(tmp_path: Path) -> None:
     problem = refusal(tmp_path / "nowhere" / "machine.yaml")
     assert problem.message == f"there is no file '{tmp_path}/nowhere/machine.yaml'."
-    assert problem.hint is None
+    assert problem.hint == f"there is no folder '{tmp_path}/nowhere' either."
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zhenfa.cli.console import Output
 from zhenfa.cli.wanted import CompareWanted
 from zhenfa.errors import InfeasibleError
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare_machines(wanted: CompareWanted, output: Output) -> None:
@@ -20,7 +16,9 @@ def compare_machines(wanted: CompareWanted, output: Output) -> None:
     """
     from zhenfa.plan.compare import compare, read_contest
 
-    job, contenders = read_contest(wanted.job, wanted.machines, assume=wanted.assume, cards=wanted.cards)
+    job, contenders = read_contest(
+        wanted.job, wanted.machines, assume=wanted.assume, cards=wanted.cards, settings=wanted.settings
+    )
     with output.progress(f"planning on {len(contenders)} machines") as progress:
         found = compare(
             job, contenders, by=wanted.by, processes=wanted.jobs, cards=wanted.cards, progress=progress

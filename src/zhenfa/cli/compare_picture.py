@@ -104,7 +104,7 @@ def _draw_fronts(found: Comparison, path: Path) -> Path:
             front = entry.best.front
             axis.plot(
                 [point.tokens_per_s_per_user for point in front], [point.tokens_per_s_per_card for point in front],
-                color=colour, linewidth=1.6, label=title(entry), zorder=2,
+                color=colour, linewidth=_width(place, len(found.planned)), label=title(entry), zorder=2,
             )  # fmt: skip
             _mark(axis, entry.best, colour)
         _target(axis, found)
@@ -122,6 +122,11 @@ def _draw_fronts(found: Comparison, path: Path) -> Path:
         axis.set_title(f"{found.job.name}: {found.job.model}, estimated; a dot is the best plan", fontsize=10)
         save(shown, path, "--picture")
     return path
+
+
+def _width(place: int, lines: int) -> float:
+    """Return the width of a line: those drawn first are wider, so that they show below one that covers them."""
+    return 1.4 + 1.2 * min(lines - 1 - place, 4)
 
 
 def _mark(axis: Any, best: BestPlan, colour: str) -> None:

@@ -10,7 +10,7 @@ from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import NAMES
-from zhenfa.cli.wanted import CompareWanted
+from zhenfa.cli.wanted import CompareWanted, said
 from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, of, ratio
 from zhenfa.plan.best_plan import BestPlan
 from zhenfa.plan.compare import Comparison, Entry
@@ -307,7 +307,7 @@ def _suggest(found: Comparison, wanted: CompareWanted, output: Output) -> None:
     names: Sequence[str] = [entry.name for entry in found.ranked]
     if not names:
         return
-    given = [part for text in wanted.assume for part in ("--assume", text)]
+    given = said(wanted)
     output.talk.line()
     output.talk.line("Next:", "dim")
     output.talk.line(f"  {shlex.join(['zhenfa', 'plan', wanted.job, '--on', names[0], *given])}")

@@ -119,10 +119,20 @@ assume_option = click.option(
 )
 
 
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another value for a key of the job file, such as workload.global_batch=512. May be given several times.",
+)
+
+
 def machine_options(command: F) -> F:
-    """Add ``--on`` and ``--assume``."""
+    """Add ``--on``, ``--set`` and ``--assume``."""
     for option in (
         assume_option,
+        set_option,
         click.option("--on", metavar="MACHINE", help="A catalog machine or a machine file, instead of the job's own."),
     ):
         command = option(command)
@@ -208,6 +218,7 @@ def plan(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
 @click.argument("job", metavar="JOB")
 @click.option("--on", multiple=True, metavar="MACHINES", help="Catalog machines or machine files, with commas between "
               "them. May be given several times.")  # fmt: skip
+@set_option
 @assume_option
 @click.option(
     "--by",
@@ -240,6 +251,7 @@ def compare(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> No
 @click.option("--cards", type=Whole(1, 10_000_000), help="Replace so many cards of MACHINE instead of all it has.")
 @click.option("--shape", metavar="SYSTEM", help="The system that carries CARD, where several do.")
 @click.option("--step", type=Whole(1, 1_000_000), help="Count in steps of so many cards instead of whole nodes.")
+@set_option
 @assume_option
 @click.option("--detail", is_flag=True, help="Also every count that was planned, and what both estimates rest on.")
 @output_options

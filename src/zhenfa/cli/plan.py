@@ -22,7 +22,12 @@ def plan_job(wanted: PlanWanted, output: Output) -> None:
     from zhenfa.plan import find_plans, read_request
 
     request = read_request(
-        wanted.job, on=wanted.on, assume=wanted.assume, objective=wanted.objective, limits=wanted.limit
+        wanted.job,
+        on=wanted.on,
+        assume=wanted.assume,
+        objective=wanted.objective,
+        limits=wanted.limit,
+        settings=wanted.settings,
     )
     if request.serves:
         _plan_serving(request, wanted, output)

@@ -8,7 +8,7 @@ from typing import Final
 
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, table
-from zhenfa.cli.wanted import PlanWanted
+from zhenfa.cli.wanted import PlanWanted, said
 
 REASONS_SHOWN: Final = 5
 
@@ -27,7 +27,7 @@ def print_rejected(rejected: Mapping[str, int], output: Output) -> None:
 def command_of(wanted: PlanWanted) -> str:
     """Return the command that plans the same again, without what it shows besides."""
     words = ["zhenfa", "plan", wanted.job, *(["--on", wanted.on] if wanted.on else [])]
-    words += [part for text in wanted.assume for part in ("--assume", text)]
+    words += said(wanted)
     words += ["--for", wanted.objective] if wanted.objective else []
     words += [part for text in wanted.limit for part in ("--limit", text)]
     return shlex.join(words)

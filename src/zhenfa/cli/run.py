@@ -33,6 +33,7 @@ class Wanted:
     job: str
     on: str | None = None
     assume: Sequence[str] = ()
+    settings: Sequence[str] = ()
     steps: int | None = None
     engine: str | None = None
     out: str | None = None
@@ -42,7 +43,9 @@ def run_job(wanted: Wanted, output: Output) -> None:
     """Plan a job, run it and report. Everything that was started is gone when this returns, however it returns."""
     begun = time.monotonic()
     with output.working("planning"):
-        request = replace(read_request(wanted.job, on=wanted.on, assume=wanted.assume), traits=OWN_RUNTIME)
+        request = replace(
+            read_request(wanted.job, on=wanted.on, assume=wanted.assume, settings=wanted.settings), traits=OWN_RUNTIME
+        )
         if request.serves:
             raise CapabilityError(
                 f"job {request.job.name!r} serves, and `zhenfa run` executes training only.",

@@ -12,7 +12,7 @@ def swap_cards(wanted: SwapWanted, output: Output) -> None:
 
     asked = read_swap(
         wanted.job, wanted.machine, wanted.to, cards=wanted.cards, shape=wanted.shape, step=wanted.step,
-        assume=wanted.assume,
+        assume=wanted.assume, settings=wanted.settings,
     )  # fmt: skip
     with output.progress("planning counts of cards") as progress:
         found = swap(asked, progress)

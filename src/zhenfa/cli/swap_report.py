@@ -11,7 +11,7 @@ from zhenfa.cli.compare_report import marked, share, workload_words
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, Table, table
 from zhenfa.cli.walls import NAMES
-from zhenfa.cli.wanted import SwapWanted
+from zhenfa.cli.wanted import SwapWanted, said
 from zhenfa.cli.words import EMULATED, LEGEND, MARKS, band, bare, ratio, short
 from zhenfa.plan.best_plan import BestPlan
 from zhenfa.plan.compare import Entry
@@ -257,7 +257,7 @@ def _print_ground(found: Swap, wanted: SwapWanted, output: Output) -> None:
 
 def _suggest(found: Swap, wanted: SwapWanted, output: Output) -> None:
     """Say on stderr which commands lead on from here."""
-    given = [part for text in wanted.assume for part in ("--assume", text)]
+    given = said(wanted)
     asked = ["--from", wanted.machine, "--to", wanted.to]
     for name in ("cards", "shape", "step"):
         value = getattr(wanted, name)

@@ -18,6 +18,7 @@ class PlanWanted:
     job: str
     on: str | None = None
     assume: Sequence[str] = ()
+    settings: Sequence[str] = ()
     objective: Objective | None = None
     limit: Sequence[str] = ()
     top: int = 5
@@ -34,6 +35,7 @@ class CompareWanted:
     job: str
     on: Sequence[str] = ()
     assume: Sequence[str] = ()
+    settings: Sequence[str] = ()
     by: By | None = None
     cards: int | None = None
     jobs: int | None = None
@@ -57,6 +59,7 @@ class SwapWanted:
     shape: str | None = None
     step: int | None = None
     assume: Sequence[str] = ()
+    settings: Sequence[str] = ()
     detail: bool = False
 
 
@@ -69,3 +72,9 @@ class ValidateWanted:
     plot: str | None = None
     detail: bool = False
     strict: bool = False
+
+
+def said(wanted: PlanWanted | CompareWanted | SwapWanted) -> list[str]:
+    """Return the words that supply values and change the job, as they were typed."""
+    pairs = (("--assume", wanted.assume), ("--set", wanted.settings))
+    return [part for option, texts in pairs for text in texts for part in (option, text)]

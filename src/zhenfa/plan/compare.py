@@ -18,9 +18,10 @@ from typing import Final, Literal
 
 from zhenfa.errors import CapabilityError, InfeasibleError, InputError, MissingFactError, UnknownNameError, ZhenfaError
 from zhenfa.plan import merit
+from zhenfa.plan.asked import read_assumptions, read_job
 from zhenfa.plan.best_plan import BestPlan, find_best
 from zhenfa.plan.merit import By
-from zhenfa.plan.request import Request, find_machine, make_request, read_assumptions
+from zhenfa.plan.request import Request, find_machine, make_request
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.result import Figure
@@ -185,13 +186,19 @@ class Comparison:
 
 
 def read_contest(
-    path: str, machines: Sequence[str], *, assume: Sequence[str] = (), cards: int | None = None
+    path: str,
+    machines: Sequence[str],
+    *,
+    assume: Sequence[str] = (),
+    cards: int | None = None,
+    settings: Sequence[str] = (),
 ) -> tuple[Job, list[Contender]]:
-    """Read a job file and look up the machines of a contest; ``cards`` of each instead of as many as they have.
+    """Read a job file and look up the machines of a contest; ``cards`` of each instead of as many as they have, and
+    ``settings`` (``key=value`` texts) instead of what the file says.
 
     Raises :class:`InputError` for no machine, one alone, or one given twice, and what reading job and machines raises.
     """
-    job = Job.from_file(path)
+    job = read_job(path, settings)
     return job, enter(job, machines, folder=Path(path).resolve().parent, assume=read_assumptions(assume), cards=cards)
 
 

@@ -12,6 +12,7 @@ from zhenfa.errors import CapabilityError, InputError, UnknownNameError
 from zhenfa.estimate.chip import Chip
 from zhenfa.estimate.setting import Setting, look_up
 from zhenfa.estimate.traits import Traits, on_processors
+from zhenfa.plan.asked import read_assumptions, read_job, with_limits
 from zhenfa.plan.supply import supplied
 from zhenfa.spec.document import safe_join
 from zhenfa.spec.graph import Graph
@@ -136,13 +137,15 @@ def read_request(
     assume: Sequence[str] = (),
     objective: Objective | None = None,
     limits: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> Request:
     """Read a job file and look up its model and machine.
 
-    ``on`` replaces the job's machine, ``objective`` its own; ``assume`` and ``limits`` hold ``name=value`` texts that
-    come on top of the job's own. Raises :class:`DocumentError`, :class:`UnknownNameError` or :class:`InputError`.
+    ``on`` replaces the job's machine, ``objective`` its own; ``assume``, ``limits`` and ``settings`` hold
+    ``name=value`` texts that come on top of the job's own (:mod:`zhenfa.plan.asked`). Raises :class:`DocumentError`,
+    :class:`UnknownNameError` or :class:`InputError`.
     """
-    job = with_limits(Job.from_file(path), limits)
+    job = with_limits(read_job(path, settings), limits)
     if objective is not None:
         job = job.model_copy(update={"objective": objective})
     return make_request(job, folder=Path(path).resolve().parent, on=on, assume=read_assumptions(assume))
@@ -166,37 +169,6 @@ def make_request(
     machine = wanted if isinstance(wanted, Machine) else find_machine(wanted, None if on is not None else folder)
     formation = catalog.resolve(machine, {**job.assume, **(assume or {})})
     return Request(job, model, model.graph(), formation)
-
-
-def with_limits(job: Job, texts: Sequence[str]) -> Job:
-    """Return a job with ``NAME=VALUE`` texts on top of its limits: ``power=20 MW``, ``makers=huawei,cambricon``,
-    ``supply.nvidia-h20-sxm=512``. Raises :class:`InputError`."""
-    if not texts:
-        return job
-    said = dict(job.to_data().get("limits", {}))
-    for text in texts:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not (equals and name and value):
-            raise InputError(f"--limit {text!r} is not NAME=VALUE.", hint='write --limit power="20 MW".')
-        field, dot, key = name.partition(".")
-        given: object = int(value) if value.isascii() and value.isdigit() else value
-        if field in ("makers", "refuse"):
-            given = [one.strip() for one in value.split(",")]
-        said[field] = {**said.get(field, {}), key: given} if dot else given
-    return Job.from_data({**job.to_data(), "limits": said}, source="--limit")
-
-
-def read_assumptions(texts: Sequence[str]) -> dict[str, str | float]:
-    """Read ``NAME=VALUE`` texts. Raises :class:`InputError`."""
-    found: dict[str, str | float] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name.strip() and value.strip()):
-            raise InputError(
-                f"--assume {text!r} is not NAME=VALUE.", hint='write --assume scalex-card.memory.capacity="64 GB".'
-            )
-        found[name.strip()] = value.strip()
-    return found
 
 
 def find_model(name: str, folder: Path | None = None) -> Model:

@@ -18,10 +18,11 @@ from zhenfa.errors import InfeasibleError, MissingFactError, UnknownNameError
 from zhenfa.estimate import bands
 from zhenfa.estimate.bands import Band
 from zhenfa.plan import merit
+from zhenfa.plan.asked import read_assumptions, read_job
 from zhenfa.plan.best_plan import LOST, BestPlan
 from zhenfa.plan.compare import Contender, Entry, plan_one, sized
 from zhenfa.plan.counting import Counts, rate_of
-from zhenfa.plan.request import Request, find_machine, make_request, read_assumptions
+from zhenfa.plan.request import Request, find_machine, make_request
 from zhenfa.plan.shape import Shape, find_shape
 from zhenfa.spec.job import Job, Limits
 from zhenfa.spec.machine import Machine
@@ -180,11 +181,11 @@ def _relative(entry: Entry) -> tuple[float, float] | None:
 
 def read_swap(
     path: str, machine: str, to: str, *, cards: int | None = None, shape: str | None = None, step: int | None = None,
-    assume: Sequence[str] = (),
+    assume: Sequence[str] = (), settings: Sequence[str] = (),
 ) -> Asked:  # fmt: skip
     """Read a job file and say what is to be replaced by what. Raises what reading them raises."""
     return Asked(
-        Job.from_file(path), find_machine(machine), to, cards, shape, step, read_assumptions(assume),
+        read_job(path, settings), find_machine(machine), to, cards, shape, step, read_assumptions(assume),
         Path(path).resolve().parent,
     )  # fmt: skip
 

@@ -157,13 +157,16 @@ def _special(mode: int) -> str:
 
 
 def _near_file(place: Path) -> str | None:
-    """Name a file beside it whose name is close."""
+    """Name a file beside it whose name is close, or the folder that was looked in."""
     try:
         siblings = [entry.name for entry, _ in zip(os.scandir(place.parent), range(1000), strict=False)]
-    except OSError:
-        return None
+    except OSError as problem:
+        missing = isinstance(problem, FileNotFoundError | NotADirectoryError)
+        return None if not missing else f"there is no folder {_path(place.parent)} either."
     near = near_misses(place.name, siblings, limit=1)
-    return f"did you mean {_path(place.parent / near[0])}?" if near else None
+    if near:
+        return f"did you mean {_path(place.parent / near[0])}?"
+    return f"it is looked for in {_path(Path.cwd())}." if place == Path(place.name) else None
 
 
 def safe_join(root: Path, relative: str) -> Path:

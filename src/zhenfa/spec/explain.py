@@ -366,7 +366,7 @@ def _as_number(given: Any) -> str | None:
     except InputError:
         return None
     if given.replace(".", "").isdigit():
-        return f"write {given} without quotes."
+        return f"write {given} without quotes." if value.is_integer() else None
     return f"write {int(value)}." if value.is_integer() and abs(value) < 1e9 else f"write {value:g}."
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from zhenfa import catalog
 from zhenfa.errors import CapabilityError, DocumentError, InputError, near_misses
-from zhenfa.plan.request import Request, find_machine, find_model, make_request, read_assumptions
+from zhenfa.plan.asked import read_assumptions
+from zhenfa.plan.request import Request, find_machine, find_model, make_request
 from zhenfa.spec import yaml
 from zhenfa.spec.document import read_file
 from zhenfa.spec.job import Job, Workload
