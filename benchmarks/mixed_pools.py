@@ -1,21 +1,28 @@
 """The planner on mixed pools against simpler policies: never worse, and by how much better.
 
-Run ``python benchmarks/mixed_pools.py [POOLS]``. Each pool is drawn by seed from the catalog's systems with disclosed
-facts: two or three kinds of cards, their numbers, the network between them, and a model. The policies:
+Run ``python benchmarks/mixed_pools.py [POOLS] [--keep FILE]``. Each pool is drawn by seed from the catalog's systems
+with disclosed facts: two or three kinds of cards, their numbers, the network between them, and a model. A line is
+printed for each as it is done; with ``--keep``, what was found is added to a file and not looked for again when the
+command is run once more. The policies:
 
 * *one maker*: the best plan on any one of the pools.
 * *even*: one pipeline over all pools, all stages cut alike, as many layers on each; the best of all such cuts.
 * *by speed*: the same, with layers in proportion to the peak of each stage's cards.
-* *greedy*: each pool runs replicas of its own best layout, sequences in proportion to the speed it has alone.
+* *greedy*: each pool runs replicas of its own best 1F1B layout, sequences in proportion to the speed it has alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import math
 import random
-import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from zhenfa import catalog
 from zhenfa.errors import ZhenfaError
@@ -106,68 +113,104 @@ def quickest(setting: Setting, plans: Iterator[Plan]) -> float:
     return min((found.step for found in costs if not found.problem), default=math.inf)
 
 
-def greedy(setting: Setting, alone: dict[str, Found]) -> float:
+def greedy(setting: Setting, alone: Mapping[str, Found]) -> float:
     """Return the step of replicas of each pool's own best layout."""
-    found = {name: one for name, one in alone.items() if one.plan.schedule == "1f1b"}
-    if len(found) < 2:
+    if len(alone) < 2:
         return math.inf
-    parts_of = shares({name: 1 / one.step for name, one in found.items()}, setting.workload.global_batch)
+    parts_of = shares({name: 1 / one.step for name, one in alone.items()}, setting.workload.global_batch)
     entries: list[Pipeline] = []
-    for name, one in found.items():
+    for name, one in alone.items():
         size = one.plan.pipelines[0].micro_batch_size
         if parts_of[name] % size or parts_of[name] // size < one.plan.replicas:
             return math.inf
         entries += replicas_of(one.plan, parts_of[name] // size)
-    return quickest(setting, iter([plan_of(setting, entries, max(one.plan.zero for one in found.values()))]))
+    return quickest(setting, iter([plan_of(setting, entries, max(one.plan.zero for one in alone.values()))]))
+
+
+def best_alone(setting: Setting) -> dict[str, Found]:
+    """Return the best plan of each pool alone, where it has one."""
+    found: dict[str, Found] = {}
+    for pool in setting.formation.pools:
+        own = Best(1)
+        search_pool(setting, "bench", pool.name, setting.workload.global_batch, Limits(), own, Tally())
+        if own.ranked():
+            found[pool.name] = own.ranked()[0]
+    return found
 
 
 def contest(setting: Setting) -> tuple[float, dict[str, float]] | None:
     """Return the planner's step and that of each policy; None where nothing fits."""
-    batch, best = setting.workload.global_batch, Best(1)
-    search_mixed(setting, "bench", batch, Limits(), best, Tally())
+    best = Best(1)
+    simple = replace(setting, traits=setting.traits.but(schedules=("1f1b",)), _plans={})
+    search_mixed(setting, "bench", setting.workload.global_batch, Limits(), best, Tally())
     if not best.ranked():
         return None
-    alone: dict[str, Found] = {}
-    for pool in setting.formation.pools:
-        own = Best(1)
-        search_pool(setting, "bench", pool.name, batch, Limits(), own, Tally())
-        if own.ranked():
-            alone[pool.name] = own.ranked()[0]
     return best.first, {
-        "one maker": min((one.step for one in alone.values()), default=math.inf),
+        "one maker": min((one.step for one in best_alone(setting).values()), default=math.inf),
         "even": quickest(setting, alike(setting, by_speed=False)),
         "by speed": quickest(setting, alike(setting, by_speed=True)),
-        "greedy": greedy(setting, alone),
+        "greedy": greedy(setting, best_alone(simple)),
     }
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    gains: dict[str, list[float]] = {name: [] for name in POLICIES}
-    seed = drawn = 0
-    while drawn < count:
-        seed += 1
-        try:
-            found = contest(draw(seed))
-        except ZhenfaError as problem:
-            print(f"{seed:>4}  left out: {problem}")
-            continue
-        if found is None:
-            continue
-        drawn += 1
-        step, others = found
-        print(
-            f"{seed:>4}  {step:9.3f} s  " + "  ".join(f"{name} x{other / step:.3f}" for name, other in others.items())
-        )
-        for name, other in others.items():
-            if other < step * (1 - 1e-9):
-                raise SystemExit(f"pool {seed}: {name} beats the planner")
-            if math.isfinite(other):
-                gains[name].append(other / step)
-    print(f"\n{drawn} pools; the planner is never worse. How many times as fast, geometric mean:")
-    for name, values in gains.items():
+def outcome(seed: int) -> dict[str, Any]:
+    """Return what came of one drawn pool, as plain data."""
+    begun = time.process_time()
+    try:
+        found = contest(draw(seed))
+    except ZhenfaError as problem:
+        return {"seed": seed, "left_out": str(problem)}
+    if found is None:
+        return {"seed": seed, "left_out": "nothing fits"}
+    step, others = found
+    times = {name: other / step if math.isfinite(other) else None for name, other in others.items()}
+    return {"seed": seed, "step": step, "times": times, "seconds": time.process_time() - begun}
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """Return one outcome as a line."""
+    if "left_out" in row:
+        return f"{row['seed']:>4}  left out: {row['left_out']}"
+    parts = [f"{name} " + (f"x{other:.3f}" if other else "-") for name, other in row["times"].items()]
+    return f"{row['seed']:>4}  {row['step']:9.3f} s  " + "  ".join(f"{part:<18}" for part in parts)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines that sum the contest up."""
+    worse = [(row["seed"], name) for row in rows for name, other in row["times"].items() if (other or 1) < 1 - 1e-9]
+    yield f"{len(rows)} pools; on {len({seed for seed, _ in worse})} of them a simpler policy is better {worse or ''}"
+    yield "How many times as fast the planner is, geometric mean (most):"
+    columns = {name: [row["times"][name] for row in rows if row["times"][name]] for name in POLICIES}
+    columns["best of them"] = [min(other for other in row["times"].values() if other) for row in rows]
+    for name, values in columns.items():
         mean = math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
-        print(f"  {name:<10} {mean:.3f}  ({len(values)} pools on which it runs at all)")
+        most = max(values, default=math.nan)
+        yield f"  {name:<13} {mean:.3f} ({most:.3f})  on the {len(values)} pools where it finds a plan"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The planner against simpler policies on mixed pools.")
+    parser.add_argument("pools", nargs="?", type=int, default=50)
+    parser.add_argument("--keep", type=Path, help="add what is found to this file, and go on from what is there")
+    asked = parser.parse_args()
+    kept = asked.keep.read_text(encoding="utf-8").splitlines() if asked.keep and asked.keep.exists() else []
+    known = {row["seed"]: row for row in map(json.loads, kept)}
+    rows: list[Mapping[str, Any]] = []
+    for seed in itertools.count(1):
+        if len(rows) == asked.pools:
+            break
+        row = known.get(seed)
+        if row is None:
+            row = outcome(seed)
+            if asked.keep:
+                with asked.keep.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+        print(told(row), flush=True)
+        if "times" in row:
+            rows.append(row)
+    print("\n" + "\n".join(summary(rows)))
+    if any((other or 1) < 1 - 1e-9 for row in rows for other in row["times"].values()):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

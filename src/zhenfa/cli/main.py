@@ -396,6 +396,7 @@ def entry() -> None:
     if not os.environ.get("ZHENFA_DEBUG"):
         warnings.simplefilter("ignore")
     gc.set_threshold(FEW_COLLECTIONS)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to look for some reads the list of every package
     sys.exit(invoke(sys.argv[1:]))
 
 

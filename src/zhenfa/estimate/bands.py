@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from zhenfa.catalog import files
-from zhenfa.estimate import engines, serving_engine
+from zhenfa.estimate import engines
 from zhenfa.spec.machine import Accelerator
 from zhenfa.spec.result import Figure, Figures
 
@@ -169,6 +169,8 @@ def serving(figures: Figures, engine: str, cards: Sequence[Accelerator]) -> Figu
     The bands of single cards' classes hold for makers whose cards were served and measured, by engines whose costs were
     fitted to what was measured; any others have the widest.
     """
+    from zhenfa.estimate import serving_engine
+
     makers = {card.maker.lower().partition(" ")[0] for card in cards} if serving_engine.fitted(engine) else set()
     gate = "serve / gate / no speculation"
     sorts = {"NVIDIA": makers == {"nvidia"}, "east": bool(makers) and makers <= {"huawei", "amd"}}

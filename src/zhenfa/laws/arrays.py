@@ -26,6 +26,18 @@ def plain(value: Any) -> Array:
     return value if isinstance(value, np.ndarray) and value.ndim else float(value)
 
 
+def values_of(whole: npt.NDArray[np.int64]) -> list[int]:
+    """Return the values of an array of whole numbers from 0, ascending, each once.
+
+    Quicker than ``np.unique``, which also brings in the whole of masked arrays.
+
+    >>> values_of(np.array([4, 0, 4, 1]))
+    [0, 1, 4]
+    """
+    values: list[int] = np.flatnonzero(np.bincount(whole)).tolist()
+    return values
+
+
 def ceil_ratio(whole: Array, part: Array) -> Any:
     """Return how many parts cover the whole, forgiving the last few bits of a quotient.
 

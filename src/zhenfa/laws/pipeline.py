@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from zhenfa import cite
 from zhenfa.errors import InputError
-from zhenfa.laws.arrays import Array, plain
+from zhenfa.laws.arrays import Array, plain, values_of
 
 GPIPE: Final = cite.declare(
     "huang2019", "Y. Huang et al. GPipe: efficient training of giant neural networks. NeurIPS 2019, arXiv:1811.06965."
@@ -162,10 +162,10 @@ def stage_ends(
     flat = [part.reshape(count.size, part.shape[-1]).T for part in (first, second, hop, flight)]
     seconds = np.empty((stages, flat[0].shape[1]))
     numbers = count.reshape(-1)
-    for number in np.unique(numbers):
+    for number in values_of(numbers):
         chosen = np.flatnonzero(numbers == number)
         for piece in np.array_split(chosen, -(-len(chosen) // CHUNK)):
-            seconds[:, piece] = _one_forward_one_backward([part[:, piece] for part in flat], int(number))
+            seconds[:, piece] = _one_forward_one_backward([part[:, piece] for part in flat], number)
     return seconds.T.reshape((*shape, stages))
 
 

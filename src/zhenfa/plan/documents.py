@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from zhenfa.estimate.detail import Detail, detail
 from zhenfa.plan.bridge import BridgeUse, bridge_of
-from zhenfa.plan.explain import Why
-from zhenfa.plan.sensitivity import Sensitivity
 from zhenfa.plan.why_documents import SensitivityPart, WhyPart, sensitivity_part, why_part
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.job import Objective
@@ -16,7 +13,10 @@ from zhenfa.spec.printed import Item, PlanData, Printed, ServingPlanData
 from zhenfa.spec.result import Figure, Figures, Operating, StageFigures, Walls
 
 if TYPE_CHECKING:
+    from zhenfa.estimate.detail import Detail
     from zhenfa.plan.answer import Answer
+    from zhenfa.plan.explain import Why
+    from zhenfa.plan.sensitivity import Sensitivity
 
 
 class OperatorPart(Item):
@@ -251,6 +251,8 @@ def to_document(
     sensitivity: Sensitivity | None = None,
 ) -> Plans:
     """Return the first ``top`` plans of an answer (default: all) as a document."""
+    from zhenfa.estimate.detail import detail
+
     plans = [
         RankedPlan(
             rank=one.rank, layout=one.layout, lost_by=one.lost_by, plan=one.plan.to_data(),

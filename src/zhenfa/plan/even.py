@@ -37,7 +37,7 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.shape import Shape
 from zhenfa.estimate.stage import update_seconds
 from zhenfa.estimate.training import at_an_end
-from zhenfa.laws.arrays import Array
+from zhenfa.laws.arrays import Array, values_of
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.space import Bools, Candidates, Ints
@@ -272,7 +272,7 @@ def around(setting: Setting, pool: str, groups: Sequence[Group], every: Candidat
     interleaving and GPipe, and else that with the least of it among the first, a middle and the last."""
     seconds = np.empty(len(every))
     looks = [_Beside.at(setting, groups, which) for which in range(3)]
-    for zero in np.unique(every.zero).tolist():
+    for zero in values_of(every.zero):
         rows = np.flatnonzero(every.zero == zero)
         shape = bounds.shape_of(setting, every.where(rows))
         held = [

@@ -37,6 +37,7 @@ from typing import Final
 import numpy as np
 
 from zhenfa.estimate.setting import Setting
+from zhenfa.laws.arrays import values_of
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import take
 from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, whole_layers
@@ -273,8 +274,7 @@ class _Frontier:
             yield from self._below(float(self._floor[chunk[0]]))
             self._unseen[chunk] = False
             parts = [
-                self.families[number].where(place[chunk[owner[chunk] == number]])
-                for number in np.unique(owner[chunk]).tolist()
+                self.families[number].where(place[chunk[owner[chunk] == number]]) for number in values_of(owner[chunk])
             ]
             self._look(parts)
         yield from self._below(np.inf)

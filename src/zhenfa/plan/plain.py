@@ -10,6 +10,7 @@ from zhenfa.estimate.reduction import Terms
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.stage import Blocks, parts_of
 from zhenfa.estimate.training import at_an_end
+from zhenfa.laws.arrays import values_of
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import make_plan, pipelines
@@ -30,7 +31,7 @@ def plain_costs(setting: Setting, pool: str, found: Candidates, owners: int = 1)
     """Return what layouts without a pipeline take where ``owners`` groups of replicas share the model."""
     size = len(found)
     each, beside, fits = np.empty(size), np.empty(size), np.zeros(size, dtype=bool)
-    for zero in np.unique(found.zero).tolist():
+    for zero in values_of(found.zero):
         rows = np.flatnonzero(found.zero == zero)
         for table, part in zip(
             (each, beside, fits), _at_zero(setting, pool, found.where(rows), zero, owners), strict=True

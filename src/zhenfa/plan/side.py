@@ -18,6 +18,7 @@ import numpy as np
 from zhenfa.estimate.costs import GroupCost
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import share_cost, step_with
+from zhenfa.laws.arrays import values_of
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, make_plan, pipelines, rows_for
@@ -222,10 +223,10 @@ class Side:
 
     def ways(self) -> list[tuple[int, int | None]]:
         """Return the micro-batch sizes with the numbers of replicas or, where these are many, with None."""
-        pairs = np.unique(np.stack([self.found.size, self.found.data]), axis=1).T.tolist()
+        pairs = sorted(set(zip(self.found.size.tolist(), self.found.data.tolist(), strict=True)))
         if len(pairs) <= FEW_WAYS:
             return [(size, data) for size, data in pairs]
-        return [(size, None) for size in np.unique(self.found.size).tolist()]
+        return [(size, None) for size in values_of(self.found.size)]
 
     def best(self, step: float, size: int | None = None, replicas: int | None = None) -> Chosen | None:
         """Return the layout that does the most sequences in a step, of one micro-batch size and one number of replicas

@@ -279,9 +279,9 @@ def with_fewer(found: Candidates) -> Ints:
     return total
 
 
-_TIMES: Final[Ints] = np.unique(
+_TIMES: Final[Ints] = np.array(
     [*range(1, FEW_MICRO_BATCHES), *(round(FEW_MICRO_BATCHES * 2 ** (part / 16)) for part in range(16 * 20))]
-).astype(np.int64)
+)
 
 
 def chunks(bound: Floats, known: Ints, first: int = FIRST_LOOK) -> Iterator[Ints]:

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from zhenfa.estimate.setting import Setting
+from zhenfa.laws.arrays import values_of
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Slot
@@ -63,7 +64,7 @@ class Options:
     @property
     def degrees(self) -> Ints:
         """Return the tensor degrees."""
-        return np.unique(self.cuts.tensor)
+        return np.array(values_of(self.cuts.tensor))
 
     def option_of(self, degree: Ints, replicas: Ints) -> Ints:
         """Return the option of a tensor degree (by number) with so many replicas; -1 where there is none."""
@@ -115,7 +116,7 @@ def options_of(
 
 def _options(setting: Setting, name: str, cuts: Candidates, work: Work, count: int, context: int) -> Options | None:
     """Return the options of one micro-batch size and context degree."""
-    routed, degrees = experts(setting), np.unique(cuts.tensor).tolist()
+    routed, degrees = experts(setting), values_of(cuts.tensor)
     every = divisors(routed, routed)
     found: list[tuple[int, list[int]]] = []
     place = np.full((len(degrees), len(every)), -1)
@@ -141,7 +142,7 @@ def _allowed(cuts: Candidates, work: Work, degree: int, most: int, *, few: bool)
     if not few:
         keep &= cuts.expert >= min(SPREAD_OVER, most)
         chosen: list[int] = []
-        for mode in np.unique(cuts.recompute):
+        for mode in values_of(cuts.recompute):
             here = np.flatnonzero(keep & (cuts.recompute == mode))
             chosen += here[np.argsort(work.whole[here], kind="stable")[:2]].tolist()
         return sorted(chosen)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zhenfa.plan.explain import Gap, Why
-from zhenfa.plan.sensitivity import Row, Sensitivity
 from zhenfa.spec.fact import Tag
 from zhenfa.spec.printed import Item, PlanData, ServingPlanData
 from zhenfa.spec.result import Figures
 
 if TYPE_CHECKING:
+    from zhenfa.plan.explain import Gap, Why
+    from zhenfa.plan.sensitivity import Row, Sensitivity
     from zhenfa.plan.serving.explain import ServingWhy
 
 

@@ -36,10 +36,13 @@ def _make_strict(schema: Any, *, inside: bool) -> None:
 class Part(BaseModel):
     """A piece of a document: unknown keys are refused, values do not change once read.
 
-    A number is not taken for text, nor text, true or false for a number; a list is taken for a tuple.
+    A number is not taken for text, nor text, true or false for a number; a list is taken for a tuple. What checks a
+    part is built when the first one is read: a command reads few of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True, defer_build=True
+    )
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /) -> CoreSchema:

@@ -18,7 +18,7 @@ ServingPlanData = Annotated[dict[str, Any], WithJsonSchema({EMBEDDED: "ServingPl
 class Item(BaseModel):
     """A part of a printed document."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Printed(Item):
