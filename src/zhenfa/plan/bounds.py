@@ -17,9 +17,10 @@ kind, even without the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +28,19 @@ import numpy.typing as npt
 from zhenfa.estimate.holding import holding
 from zhenfa.estimate.layer import layer_cost
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.shape import Cost, Shape
+from zhenfa.estimate.shape import Shape
 from zhenfa.laws.arrays import Array
+from zhenfa.plan.columns import Columns, alike
 from zhenfa.plan.space import ACTIVATIONS_AWAY, Bools, Candidates, Ints
 from zhenfa.spec.graph import Operator
 
 Floats = npt.NDArray[np.float64]
 
+MODES: Final = 3
+"""None, selective and full recomputation."""
 
-class Work(NamedTuple):
+
+class Work(Columns):
     """Seconds of one micro-batch, forward and backward: over the whole model, shape ``[candidates]``, of one layer of
     each kind, shape ``[kinds, candidates]``, and of stem and head, shape ``[2, candidates]``; and of a layer's forward
     pass, of its gradients of weights, and of its exchange of tokens, ``[kinds, candidates]``; and of the first two of
@@ -50,22 +55,33 @@ class Work(NamedTuple):
     ends_forward: Floats
     ends_weight: Floats
 
-    @staticmethod
-    def together(parts: Sequence[Work]) -> Work:
-        """Return the work of all parts in one."""
-        return Work(*(np.concatenate(one, axis=-1) for one in zip(*parts, strict=True)))
+    NAMES = ("whole", "layers", "ends", "forward", "weight", "expert", "ends_forward", "ends_weight")
+    DERIVED: ClassVar[Mapping[str, frozenset[str]]] = {"quickest": frozenset({"layers"})}
+
+    @cached_property
+    def quickest(self) -> Floats:
+        """Return the seconds of the quickest kind of layer."""
+        known: Floats | None = self.known("quickest")
+        return self.layers.min(axis=0) if known is None else known
 
     def take(self, index: Ints) -> Work:
         """Return the work of the candidates that an index selects."""
-        return Work(self.whole[index], *(part[:, index] for part in self[1:]))
+        return self.where(index)
+
+
+def busiest_stage(setting: Setting, work: Work, depth: Ints) -> Floats:
+    """Return the seconds of a micro-batch on the busiest of ``depth`` stages at least."""
+    layers, depths = setting.graph.layers, np.arange(1, int(depth.max(initial=1)) + 1)
+    counts = np.bincount(layers, minlength=len(setting.graph.kinds)).tolist()
+    busiest: Floats = np.ceil(len(layers) / depths).take(depth - 1) * work.quickest
+    for count, seconds in zip(counts, work.layers, strict=True):
+        busiest = np.maximum(busiest, np.ceil(count / depths).take(depth - 1) * seconds)
+    return busiest
 
 
 def step_bound(setting: Setting, work: Work, depth: Ints, micro_batches: Ints) -> Floats:
     """Return seconds that no split of the layers over ``depth`` stages can beat, one per candidate."""
-    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-    quickest = np.ceil(len(setting.graph.layers) / depth) * work.layers.min(axis=0)
-    held = [np.ceil(count / depth) * one for count, one in zip(counts, work.layers, strict=True)]
-    busiest = micro_batches * np.max([quickest, *held], axis=0)
+    busiest = micro_batches * busiest_stage(setting, work, depth)
     bound: Floats = np.maximum(work.whole * ramp(depth, micro_batches), busiest)
     return bound
 
@@ -82,32 +98,30 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
     """Return the seconds of one micro-batch over the whole model and of each kind of layer, per candidate."""
     first, back = distinct(candidates)
     shape = shape_of(setting, candidates.where(first))
-    size = np.asarray(shape.sequences)
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-    card = setting.card(pool)
+    card, modes = setting.card(pool), MODES
     blocks = (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
-    ends, ends_forward, ends_weight = np.empty((3, len(blocks), len(candidates)))
+    ends, ends_forward, ends_weight = np.empty((3, len(blocks), modes, len(first)))
     for end, block in enumerate(blocks):
         found = layer_cost(block, shape, card)
         whole = found.forward_total + found.backward_total
-        for table, part in zip(
-            (ends, ends_forward, ends_weight), (whole, found.forward_total, found.weight), strict=True
-        ):
-            table[end] = np.broadcast_to(np.asarray(part, dtype=float), size.shape)[back]
+        ends[end], ends_forward[end], ends_weight[end] = whole, found.forward_total, found.weight
     total = ends.sum(axis=0)
-    layers, forward, weight, expert = np.empty((4, len(counts), len(candidates)))
+    layers, forward, weight, expert = np.empty((4, len(counts), modes, len(first)))
     for kind, operators in enumerate(setting.graph.kinds):
         found = layer_cost(operators.operators, shape, card)
-        plain, light, full = _spread(found, size.shape)
-        by_mode = np.stack([plain, plain + light, plain + full])
-        layers[kind] = by_mode[candidates.recompute, back]
+        plain = found.forward_total + found.backward_total
+        for mode, again in enumerate((0.0, found.light_forward, found.full_again)):
+            layers[kind, mode] = plain + again
         total = total + counts[kind] * layers[kind]
-        parts = (found.forward_total, found.weight, found.expert_forward + found.expert_backward)
-        for table, part in zip((forward, weight, expert), parts, strict=True):
-            table[kind] = np.broadcast_to(np.asarray(part, dtype=float), size.shape)[back]
+        forward[kind], weight[kind] = found.forward_total, found.weight
+        expert[kind] = found.expert_forward + found.expert_backward
     busy = setting.traits.busy
     total, layers, ends, forward, ends_forward = (one / busy for one in (total, layers, ends, forward, ends_forward))
-    return Work(total, layers, ends, forward, weight, expert, ends_forward, ends_weight)
+    parts = (layers, ends, forward, weight, expert, ends_forward, ends_weight)
+    flat = (total.ravel(), *(part.reshape(len(part), -1) for part in parts))
+    every = Work(**dict(zip(Work.NAMES, flat, strict=True)))
+    return every.where(candidates.recompute * len(first) + back)
 
 
 def shape_of(setting: Setting, candidates: Candidates) -> Shape:
@@ -121,17 +135,7 @@ def shape_of(setting: Setting, candidates: Candidates) -> Shape:
 
 def distinct(candidates: Candidates) -> tuple[Ints, Ints]:
     """Return one candidate of each micro-batch size, tensor and expert degree, and where each candidate's kind is."""
-    names = candidates.shape
-    key = np.ravel_multi_index(names, tuple(int(one.max(initial=0)) + 1 for one in names))
-    _, first, back = np.unique(key, return_index=True, return_inverse=True)
-    return first, back
-
-
-def _spread(cost: Cost, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
-    """Return forward and backward together, and what selective and full recomputation add, as full arrays."""
-    parts = (cost.forward_total + cost.backward_total, cost.light_forward, cost.full_again)
-    whole, light, full = (np.broadcast_to(np.asarray(part, dtype=float), shape) for part in parts)
-    return whole, light, full
+    return alike(candidates.shape)
 
 
 def may_fit(setting: Setting, pool: str, candidates: Candidates) -> Bools:

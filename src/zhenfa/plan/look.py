@@ -354,7 +354,7 @@ def _rows_of_ways(setting: Setting, part: Family, pool: int) -> Rows:
     _, first, back = np.unique(key, return_index=True, return_inverse=True)
     chosen = cut.reshape(-1)[first]
     data = np.broadcast_to(part.replicas[:, None], cut.shape).reshape(-1)[first]
-    found = replace(one.cuts.where(chosen), data=data, zero=np.full(len(chosen), part.zero))
+    found = one.cuts.where(chosen).but(data=data, zero=np.full(len(chosen), part.zero))
     rows = rows_of_many(setting, one.pool, found, one.cut_work.take(chosen))
     back = back.reshape(cut.shape)
     return Rows(*(table[..., back] for table in rows))

@@ -113,11 +113,8 @@ class Side:
     @classmethod
     def of(cls, setting: Setting, pool: str, owners: int, found: Candidates, work: Work) -> Side:
         """Return the side of a pool whose layouts are known, with what a micro-batch takes at least."""
-        counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
         depth = found.pipeline
-        busiest = np.ceil(len(setting.graph.layers) / depth) * work.layers.min(axis=0)
-        held = [np.ceil(count / depth) * one for count, one in zip(counts, work.layers, strict=True)]
-        each = np.max([busiest, work.whole / depth, *held], axis=0)
+        each = np.maximum(bounds.busiest_stage(setting, work, depth), work.whole / depth)
         beside = np.where(depth > 1, 0.0, setting.traits.step_overhead_s)
         known = np.flatnonzero(np.isfinite(each))
         none, size = np.zeros(len(known), dtype=bool), len(known)
@@ -267,7 +264,7 @@ class Side:
         if len(fresh):
             depth, most = self.found.pipeline[fresh], self.most(step, fresh)
             found = self.found.where(fresh)
-            found = replace(found, total=found.data * depth)
+            found = found.but(total=found.data * depth)
             full = bounds.may_fit(self.setting, self.pool, found)
             self._cap(fresh, step, np.where(full, most, np.minimum(most, depth - 1)))
             deep = deep[np.argsort(-self.sequences(step, deep), kind="stable")]
@@ -373,5 +370,5 @@ def side_at(setting: Setting, pool: str, owners: int, zero: int, found: Candidat
     """Return the side of a pool with one ZeRO stage: where nothing is replicated, any will do."""
     alone = (found.zero == 0) & ((0 not in zero_stages(setting)) | (found.data * found.context == 1))
     rows = np.flatnonzero((found.zero == zero) | alone)
-    here = replace(found.where(rows), zero=np.full(len(rows), zero))
+    here = found.where(rows).but(zero=np.full(len(rows), zero))
     return Side.of(setting, pool, owners, here, work.take(rows))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from zhenfa.estimate.setting import Setting
+from zhenfa.plan.columns import Columns, alike
 from zhenfa.spec.job import Limits
 
 Ints = npt.NDArray[np.int64]
@@ -56,8 +56,7 @@ FEW_MICRO_BATCHES: Final = 32
 """Up to so many micro-batches a replica, every number is tried; beyond, sixteen numbers per doubling."""
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(Columns):
     """Layouts of a homogeneous pool. ``total`` counts micro-batches of all replicas together."""
 
     tensor: Ints
@@ -73,6 +72,15 @@ class Candidates:
     saving: Ints
     """The sum of what is done to save memory, or left undone: :data:`OPTIMIZER_AWAY` and those behind it."""
 
+    NAMES = (
+        "tensor", "pipeline", "data", "expert", "size", "total", "zero", "recompute", "context", "expert_tensor",
+        "saving",
+    )  # fmt: skip
+    DERIVED: ClassVar[Mapping[str, frozenset[str]]] = {
+        "micro_batches": frozenset({"total", "data"}),
+        "step": frozenset({"expert", "expert_tensor", "tensor", "context"}),
+    }
+
     @classmethod
     def of(
         cls, tensor: Ints, *, context: Ints | int = 1, expert_tensor: Ints | int = 1, saving: Ints | int = 0,
@@ -84,20 +92,17 @@ class Candidates:
             tensor=tensor, context=context * ones, expert_tensor=expert_tensor * ones, saving=saving * ones, **columns
         )
 
-    def __len__(self) -> int:
-        return len(self.tensor)
-
     @cached_property
     def micro_batches(self) -> Ints:
         """Return the micro-batches of the busiest replica."""
-        return -(-self.total // self.data)
+        known: Ints | None = self.known("micro_batches")
+        return -(-self.total // self.data) if known is None else known
 
     @cached_property
     def step(self) -> Ints:
         """Return the number of which every data-parallel degree is a multiple: expert groups must be whole."""
-        held, cards = self.expert * self.expert_tensor, self.tensor * self.context
-        groups: Ints = held // np.gcd(held, cards)
-        return groups
+        known: Ints | None = self.known("step")
+        return groups(self.expert * self.expert_tensor, self.tensor * self.context) if known is None else known
 
     @property
     def cards(self) -> Ints:
@@ -110,18 +115,11 @@ class Candidates:
         """Return what a layer's time depends on: sequences, tensor, expert, context and expert tensor degrees."""
         return self.size, self.tensor, self.expert, self.context, self.expert_tensor
 
-    def where(self, mask: Bools | Ints) -> Candidates:
-        """Return the candidates that a mask or an index selects."""
-        return Candidates(*(getattr(self, one.name)[mask] for one in fields(self)))
 
-    @staticmethod
-    def together(parts: Sequence[Candidates]) -> Candidates:
-        """Return the candidates of all parts in one."""
-        return Candidates(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Candidates)))
-
-    def but(self, **columns: Ints) -> Candidates:
-        """Return the same layouts with other columns."""
-        return replace(self, **columns)
+def groups(held: Ints, cards: Ints) -> Ints:
+    """Return how many replicas share one set of experts."""
+    found: Ints = held // np.gcd(held, cards)
+    return found
 
 
 def divisors(number: int, limit: int) -> list[int]:
@@ -231,7 +229,7 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
             np.repeat(ways, len(modes), axis=1),
         ]
     )
-    found = Candidates(*[*table, np.zeros_like(table[0])])
+    found = Candidates(**dict(zip(Candidates.NAMES, [*table, np.zeros_like(table[0])], strict=True)))
     return found.where(_can_shard(setting, found))
 
 
@@ -266,9 +264,7 @@ def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:
 
 def with_fewer(found: Candidates) -> Ints:
     """Return how many layouts :func:`fewer_replicas` leads to from each, one after the other."""
-    names = (found.data // found.step, found.step, found.total)
-    key = np.ravel_multi_index(names, tuple(int(one.max(initial=0)) + 1 for one in names))
-    _, first, back = np.unique(key, return_index=True, return_inverse=True)
+    first, back = alike((found.data // found.step, found.step, found.total))
     one = found.where(first)
     counts, rows, here = np.zeros(len(one), dtype=np.int64), np.arange(len(one)), one
     while len(here):

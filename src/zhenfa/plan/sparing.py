@@ -143,8 +143,9 @@ def every_way(setting: Setting, pool: str, found: Candidates, work: Work) -> Ite
 
 def exchanged(setting: Setting, pool: str, found: Candidates, work: Work) -> Work:
     """Return work with what replicas exchange with every micro-batch, as far as nothing hides it."""
-    parts = [np.array(part) for part in work]
-    whole, layers, ends, forward, _, _, ends_forward, _ = parts
+    whole, layers, ends, forward, ends_forward = (
+        np.array(part) for part in (work.whole, work.layers, work.ends, work.forward, work.ends_forward)
+    )
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     for zero in (2, 3):
         rows = np.flatnonzero(found.zero == zero)
@@ -161,7 +162,7 @@ def exchanged(setting: Setting, pool: str, found: Candidates, work: Work) -> Wor
             whole[rows] += count * (out + home)
             both[rows] += out + home
             ahead[rows] += out
-    return Work(*parts)
+    return work.but(whole=whole, layers=layers, ends=ends, forward=forward, ends_forward=ends_forward)
 
 
 def _whole(held: Holding, size: int) -> Holding:

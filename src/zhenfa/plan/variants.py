@@ -87,7 +87,9 @@ def first_bound(setting: Setting, variant: Variant, found: Candidates, work: Wor
     :mod:`zhenfa.plan.even` where every stage holds only the quickest layers, as many as each holds at least."""
     places, times = found.pipeline, found.micro_batches
     layers = len(setting.graph.layers) // (places * variant.virtual)
-    one, forward, weight = (layers * part.min(axis=0) for part in (work.layers, work.forward, work.weight))
+    one, forward, weight = (
+        layers * part for part in (work.quickest, work.forward.min(axis=0), work.weight.min(axis=0))
+    )
     share = times * work.whole / places
     match variant.schedule:
         case "interleaved" | "gpipe":

@@ -151,8 +151,9 @@ def _allowed(cuts: Candidates, work: Work, degree: int, most: int, *, few: bool)
 
 def _least(setting: Setting, work: Work, ways: Ints) -> Work:
     """Return the least of each part of the work over the ways of each option."""
-    parts = [part[:, ways].min(axis=-1) for part in work[1:]]
+    names = Work.NAMES[1:]
+    parts = [getattr(work, name)[:, ways].min(axis=-1) for name in names]
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     layers, ends = parts[:2]
     whole: Floats = (counts[:, None] * layers).sum(axis=0) + ends.sum(axis=0)
-    return Work(whole, *parts)
+    return Work(whole=whole, **dict(zip(names, parts, strict=True)))
