@@ -49,11 +49,12 @@ class Columns:
         return column if self._index is None else column.take(self._index, axis=-1)
 
     def known(self, name: str) -> Any:
-        """Return what a table derived from its columns for the candidates of a selection; None where it did not."""
+        """Return what a table derives from its columns for the candidates of a selection; None where to derive it anew
+        takes less."""
         table = self._table
-        if table is None or name not in table.__dict__ or self._own & self.DERIVED[name]:
+        if table is None or self._own & self.DERIVED[name]:
             return None
-        return self._gathered(name)
+        return self._gathered(name) if name in table.__dict__ or len(table) <= len(self) else None
 
     def where(self, index: Index) -> Self:
         """Return the candidates that a mask or an index selects."""
@@ -120,3 +121,17 @@ def _coded(column: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
     there = np.zeros(most + 1, dtype=bool)
     there[column] = True
     return (np.cumsum(there) - 1).take(column), int(there.sum())
+
+
+def largest(values: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Return where the ``count`` largest values are, the largest first, equal ones in their order.
+
+    >>> largest(np.array([1, 3, 2, 3]), 3).tolist()
+    [1, 3, 2]
+    """
+    rows = np.arange(len(values))
+    if count < len(values):
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > least)
+        rows = np.sort(np.concatenate([above, np.flatnonzero(values == least)[: count - len(above)]]))
+    return rows[np.argsort(-values[rows], kind="stable")]

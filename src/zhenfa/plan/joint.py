@@ -244,9 +244,10 @@ def _search(shared: _Shared, known: float) -> float:
     """
     only_step = shared.best.goal.only_step
     limit = _limit(shared.best) if only_step else known
-    low, least = _least(shared, limit), math.inf
-    if low >= limit:
+    least = math.inf
+    if math.isfinite(limit) and not shared.hope(limit):
         return least
+    low = 0.0 if math.isfinite(limit) else _least(shared)
     shared.sides = [side.with_fewer_if_few() for side in shared.sides]
     high = limit * BETTER if math.isfinite(limit) else _first(shared, low)
     if math.isfinite(high):
@@ -290,17 +291,13 @@ def _limit(best: Best) -> float:
     return best.goal.step_within_any(best.first)
 
 
-def _least(shared: _Shared, limit: float) -> float:
-    """Return a step that no plan can beat, by the bounds of the layouts; the limit where that is shorter."""
-    if math.isfinite(limit) and not shared.hope(limit):
-        return limit
-    low, high = 0.0, limit
-    if not math.isfinite(high):
-        high = 1.0
-        while not shared.hope(high):
-            low, high = high, 4 * high
-            if high > 1e12:
-                return math.inf
+def _least(shared: _Shared) -> float:
+    """Return a step that no plan can beat, by the bounds of the layouts."""
+    low, high = 0.0, 1.0
+    while not shared.hope(high):
+        low, high = high, 4 * high
+        if high > 1e12:
+            return math.inf
     low = max(low, high / 1024) if not shared.hope(high / 1024) else low
     for _ in range(16):
         middle = math.sqrt(low * high) if low else high / 32

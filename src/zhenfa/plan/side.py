@@ -22,6 +22,7 @@ from zhenfa.laws.arrays import values_of
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, make_plan, pipelines, rows_for
+from zhenfa.plan.columns import largest
 from zhenfa.plan.look import Lines
 from zhenfa.plan.plain import plain_costs
 from zhenfa.plan.search import layout_of
@@ -151,7 +152,7 @@ class Side:
     def _sharpened(self, hope: Ints, above: int, step: float) -> Ints:
         """Return how many sequences each layout can do, the likeliest that may do more than some bounded sharply."""
         rows = np.flatnonzero((hope > above) & ~self.costed)
-        rows = rows[np.argsort(-hope[rows], kind="stable")[:FITTED_TOGETHER]]
+        rows = rows[largest(hope[rows], FITTED_TOGETHER)]
         self._sharpen(rows, step)
         hope[rows] = self.sequences(step, rows)
         return hope
@@ -267,7 +268,7 @@ class Side:
             found = found.but(total=found.data * depth)
             full = bounds.may_fit(self.setting, self.pool, found)
             self._cap(fresh, step, np.where(full, most, np.minimum(most, depth - 1)))
-            deep = deep[np.argsort(-self.sequences(step, deep), kind="stable")]
+            deep = deep[largest(self.sequences(step, deep), self.together)]
         deep, self.together = deep[: self.together], min(2 * self.together, FITTED_TOGETHER)
         if len(deep):
             lines = Lines.of_pool(self.setting, self.pool, self.found.where(deep), self.work.take(deep))

@@ -196,7 +196,6 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
     cards = min(wanted, reach(setting, pool))
     layers = len(setting.graph.layers)
     deepest = min(layers, limits.max_pipeline_parallel or layers)
-    modes = list(itertools.product(sorted({0, *zero_stages(setting)}), setting.traits.recompute))
     degrees = divisors(experts(setting), MAX_EXPERT)
     routed = [(expert, split) for expert in degrees for split in ((False, True) if degrees[-1] > 1 else (False,))]
     axes = (
@@ -206,44 +205,45 @@ def enumerate_pool(setting: Setting, pool: str, sequences: int, limits: Limits, 
         range(len(routed)),
         context_degrees(setting, pool, limits),
     )
-    grid = np.meshgrid(*(np.array(axis, dtype=np.int64) for axis in axes), indexing="ij")
-    tensor, depth, size, way, context = (axis.reshape(-1) for axis in grid)
-    expert, split = np.array(routed, dtype=np.int64)[way].T
-    twice = (split == 1) & (tensor == 1)
-    tensor, depth, size, expert, split, context = (one[~twice] for one in (tensor, depth, size, expert, split, context))
-    pieces = np.where(split == 1, tensor, 1)
-    total, width = sequences // size, tensor * context
-    most = np.minimum(cards // (width * depth), total)
-    rejected[NO_BANDWIDTH] += int((np.minimum(wanted // (width * depth), total) > most).sum())
-    step = expert * pieces // np.gcd(expert * pieces, width)
-    data = most // step * step
-    rejected[NO_CARDS] += int(((wanted // (width * depth)) == 0).sum())
-    rejected[NO_EXPERTS] += int(((most > 0) & (data == 0)).sum())
-    rows = np.stack([tensor, depth, data, expert, size, total])[:, data > 0]
-    ways = np.stack([context, pieces])[:, data > 0]
-    zero, again = np.array(modes, dtype=np.int64).T
-    table = np.concatenate(
-        [
-            np.repeat(rows, len(modes), axis=1),
-            np.tile([zero, again], rows.shape[1]),
-            np.repeat(ways, len(modes), axis=1),
-        ]
+    tensor, depth, size, way, context = np.meshgrid(
+        *(np.array(axis, dtype=np.int64) for axis in axes), indexing="ij", sparse=True
     )
-    found = Candidates(**dict(zip(Candidates.NAMES, [*table, np.zeros_like(table[0])], strict=True)))
-    return found.where(_can_shard(setting, found))
+    expert, split = (part[way] for part in np.array(routed, dtype=np.int64).T)
+    pieces, once = np.where(split == 1, tensor, 1), (split == 0) | (tensor > 1)
+    total, width = sequences // size, tensor * context
+    there = wanted // (width * depth)
+    most = np.minimum(cards // (width * depth), total)
+    step = groups(expert * pieces, width)
+    data = np.where(once, most // step * step, 0)
+    rejected[NO_BANDWIDTH] += _cells(once & (np.minimum(there, total) > most), data)
+    rejected[NO_CARDS] += _cells(once & (there == 0), data)
+    rejected[NO_EXPERTS] += _cells(once & (most > 0) & (data == 0), data)
+    kept = np.flatnonzero(data)
+    columns = {
+        "tensor": tensor, "pipeline": depth, "data": data, "expert": expert, "size": size, "total": total,
+        "context": context, "expert_tensor": pieces,
+    }  # fmt: skip
+    found = {name: np.broadcast_to(column, data.shape).ravel()[kept] for name, column in columns.items()}
+    plain = np.zeros_like(kept)
+    return _every_mode(setting, Candidates(**found, zero=plain, recompute=plain, saving=plain))
 
 
-def _can_shard(setting: Setting, found: Candidates) -> Bools:
-    """Return which candidates have a ZeRO stage that makes sense: gradients and weights are sharded without a pipeline
-    only, and where nothing is replicated, nothing is."""
+def _cells(mask: Bools, like: Ints) -> int:
+    return int(mask.sum()) * (like.size // mask.size)
+
+
+def _every_mode(setting: Setting, found: Candidates) -> Candidates:
+    """Return layouts with every recomputation and every ZeRO stage that makes sense: gradients and weights are sharded
+    without a pipeline only, and where nothing is replicated, nothing is."""
+    modes = list(itertools.product(sorted({0, *zero_stages(setting)}), setting.traits.recompute))
+    zero, again = np.array(modes, dtype=np.int64).T
     peers = found.data * found.context
     replicated = peers > 1
     if experts(setting) > 1:
         replicated |= peers * found.tensor > found.expert * found.expert_tensor
-    tried = np.isin(found.zero, zero_stages(setting))
-    sensible = tried & ((found.zero < 2) | (found.pipeline == 1))
-    mask: Bools = np.where(replicated, sensible, found.zero == 0)
-    return mask
+    sensible = np.isin(zero, zero_stages(setting)) & ((zero < 2) | (found.pipeline == 1)[:, None])
+    rows, mode = np.nonzero(np.where(replicated[:, None], sensible, zero == 0))
+    return found.where(rows).but(zero=zero[mode], recompute=again[mode])
 
 
 def fewer_replicas(found: Candidates) -> tuple[Candidates, Ints]:

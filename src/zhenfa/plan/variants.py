@@ -55,22 +55,27 @@ def takes(setting: Setting, variant: Variant, found: Candidates) -> tuple[Bools,
     an even number of places, and an even number of micro-batches, twice as many as places or more.
     """
     places, times = found.pipeline, found.micro_batches
-    deep: Bools = (places >= 2) & (places * variant.virtual <= len(setting.graph.layers))
+    deep = _deep_enough(setting, variant, places)
     if variant.schedule == "interleaved":
         return deep, times % places == 0
     if variant.schedule == "dualpipe":
-        return deep & (places % 2 == 0), (times % 2 == 0) & (times >= 2 * places)
+        return deep, (times % 2 == 0) & (times >= 2 * places)
     return deep, np.ones_like(deep)
+
+
+def _deep_enough(setting: Setting, variant: Variant, places: Ints) -> Bools:
+    """Return where a schedule has a stage's layers for every stage."""
+    deep: Bools = (places >= 2) & (places * variant.virtual <= len(setting.graph.layers))
+    return deep & (places % 2 == 0) if variant.schedule == "dualpipe" else deep
 
 
 def schedules_for(setting: Setting, places: Ints) -> Ints:
     """Return how many schedules, by stages to a place, have the layers for so many places."""
-    layers, simple = len(setting.graph.layers), "1f1b" in setting.traits.schedules
-    count: Ints = np.where(places > 1, int(simple), 1)
+    every = np.arange(int(places.max(initial=0)) + 1)
+    count: Ints = np.where(every > 1, int("1f1b" in setting.traits.schedules), 1)
     for one in variants(setting):
-        whole = places % 2 == 0 if one.schedule == "dualpipe" else True
-        count = count + ((places >= 2) & (places * one.virtual <= layers) & whole)
-    return count
+        count = count + _deep_enough(setting, one, every)
+    return count.take(places)
 
 
 def least_share(setting: Setting, work: Work, places: Ints, times: Ints) -> Floats:
@@ -85,35 +90,41 @@ def least_share(setting: Setting, work: Work, places: Ints, times: Ints) -> Floa
 def first_bound(setting: Setting, variant: Variant, found: Candidates, work: Work) -> Floats:
     """Return seconds that no even split under a schedule can beat, in closed form: the bounds of
     :mod:`zhenfa.plan.even` where every stage holds only the quickest layers, as many as each holds at least."""
+    once = _of_any(setting, variant, found, work)
+    return _in_closed_form(setting, variant, found, work, once)
+
+
+def _of_any(setting: Setting, variant: Variant, found: Candidates, work: Work) -> Floats:
+    """Return seconds of the schedule alone that no number of stages to a place can beat."""
+    places, times, layers = found.pipeline, found.micro_batches, len(setting.graph.layers)
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    weight = sum(count * one for count, one in zip(counts.tolist(), work.weight, strict=True))
+    if variant.schedule != "dualpipe":
+        busiest = times * -(-layers // places) * work.quickest
+        return np.maximum(np.maximum(times * work.whole / places, work.whole - weight), busiest)
+    # two stages share a place, and each sees half of the micro-batches
+    share, hidden = least_share(setting, work, places, times), counts @ work.expert
+    busiest = times * (-(-2 * layers // places) / 2) * (work.layers - work.expert).min(axis=0)
+    return np.maximum(np.maximum(share, work.whole - weight - hidden), busiest)
+
+
+def _in_closed_form(setting: Setting, variant: Variant, found: Candidates, work: Work, once: Floats) -> Floats:
+    """Return seconds of a step that cannot be beaten, given those that :func:`_of_any` returns."""
     places, times = found.pipeline, found.micro_batches
     layers = len(setting.graph.layers) // (places * variant.virtual)
-    one, forward, weight = (
-        layers * part for part in (work.quickest, work.forward.min(axis=0), work.weight.min(axis=0))
-    )
-    share = times * work.whole / places
+    one = layers * work.quickest
     match variant.schedule:
         case "interleaved" | "gpipe":
             last = times * (variant.virtual * one + work.ends[1]) + (places - 1) * one
             best = np.maximum(last, (times * variant.virtual + places - 1) * one)
         case "zero-bubble":
-            best = (times + places - 1) * (one - weight) + work.ends[1]
+            best = (times + places - 1) * (one - layers * work.weight.min(axis=0)) + work.ends[1]
         case "zero-bubble-v":
+            forward, weight = layers * work.forward.min(axis=0), layers * work.weight.min(axis=0)
             best = np.maximum(2 * times * one + (places - 1) * forward, (2 * times + places - 1) * (one - weight))
         case _:
-            share = best = least_share(setting, work, places, times)
-    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-    hidden = counts @ work.expert if variant.schedule == "dualpipe" else 0.0
-    once = work.whole - counts @ work.weight - hidden
-    quickest = (work.layers - (work.expert if variant.schedule == "dualpipe" else 0.0)).min(axis=0)
-    # under DualPipe two stages share a place, and each sees half of the micro-batches
-    held = (
-        -(-2 * len(setting.graph.layers) // places) / 2
-        if variant.schedule == "dualpipe"
-        else -(-len(setting.graph.layers) // places)
-    )
-    busiest = times * held * quickest
-    found_bound: Floats = np.max([share, best, once, busiest], axis=0)
-    return found_bound * _lockstep(setting) + setting.traits.step_overhead_s
+            best = once
+    return np.maximum(once, best) * _lockstep(setting) + setting.traits.step_overhead_s
 
 
 def _lockstep(setting: Setting) -> float:
@@ -141,13 +152,20 @@ class Pairs:
         """Return every schedule of every layout that has the layers and the micro-batches for it."""
         every = variants(setting)
         which, row, bound, uneven = [], [], [], 0
-        for index, variant in enumerate(every):
-            deep, even = takes(setting, variant, base)
-            uneven += int((deep & ~even).sum())
-            here = np.flatnonzero(deep & even)
-            which.append(np.full(len(here), index))
-            row.append(here)
-            bound.append(first_bound(setting, variant, base.where(here), work.take(here)))
+        for _, group in itertools.groupby(enumerate(every), key=lambda one: one[1].schedule):
+            here = list(group)
+            deep, even = takes(setting, here[0][1], base)
+            odd = base.pipeline[deep & ~even]
+            rows = np.flatnonzero(deep & even)
+            found, mine = base.where(rows), work.take(rows)
+            once = _of_any(setting, here[0][1], found, mine)
+            for index, variant in here:  # more stages to a place leave fewer layouts
+                uneven += int(_deep_enough(setting, variant, odd).sum())
+                near = np.flatnonzero(_deep_enough(setting, variant, found.pipeline))
+                rows, found, mine, once = rows[near], found.where(near), mine.take(near), once[near]
+                which.append(np.full(len(rows), index))
+                row.append(rows)
+                bound.append(_in_closed_form(setting, variant, found, mine, once))
         empty = np.zeros(0, dtype=np.int64)
         return cls(
             base, work, every, np.concatenate([empty, *which]), np.concatenate([empty, *row]),
