@@ -180,14 +180,23 @@ class Lines:
         """Return how many micro-batches, at most ``most``, each line may do in a step: 0 where it does not fit."""
         found = np.zeros_like(most)
         for index in self.alike():
-            here, low, high = self.where(index), np.zeros_like(index), most[index] + 1
+            part = self.where(index)
+            some = np.flatnonzero((most[index] > 0) & part._takes(1, step))
+            here, low, high = part.where(some), np.ones_like(some), most[index[some]] + 1
             while (high - low > 1).any():
                 middle = (low + high) // 2
-                now = replace(here, times=np.maximum(middle, 1))
-                quick = now.fits & now._possible(np.full(len(index), step)) & (middle > 0)
+                quick = here._takes(middle, step)
                 low, high = np.where(quick, middle, low), np.where(quick, high, np.maximum(middle, low + 1))
-            found[index] = low
+            found[index[some]] = low
         return found
+
+    def _takes(self, times: Ints | int, step: float) -> Bools:
+        """Return which lines may do so many micro-batches in a step."""
+        now = replace(self, times=np.full(len(self.times), 1) * times)
+        fits = now.fits
+        if not fits.any():
+            return fits
+        return fits & now._possible(np.full(len(self.times), step))
 
     @property
     def fits(self) -> Bools:

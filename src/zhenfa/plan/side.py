@@ -165,12 +165,17 @@ class Side:
     def most(self, step: float, rows: Ints | slice = slice(None)) -> Ints:
         """Return how many micro-batches a replica of each layout can do in a step at most.
 
-        With ``s`` the share of a stage, more than ``p`` micro-batches take ``(m + p - 1) s`` at least.
+        With ``T`` the work of a micro-batch over the whole model, ``m`` of them take at least
+        ``T / (1 - (1 - 1/m)**p)`` and, if more than ``p``, ``T (m + p - 1) / p`` (:mod:`zhenfa.plan.bounds`).
         """
         depth, room = self.found.pipeline[rows], np.maximum(step * (1 + ROUNDING) - self.beside[rows], 0.0)
         most = room / self.each[rows]
-        steady = room / (self.work.whole[rows] / depth) - depth + 1
-        most = np.where(depth > 1, np.minimum(most, np.maximum(steady, depth)), most)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.minimum(self.work.whole[rows] / room, 1.0)
+            steady = depth / share - depth + 1
+            filling = (1 + ROUNDING) / -np.expm1(np.log1p(-share) / depth)
+        deep = np.minimum(np.minimum(most, filling), np.maximum(steady, depth))
+        most = np.where(depth > 1, np.where(share < 1, deep, 0.0), most)
         most = np.where(step <= self.within[rows], np.minimum(most, self.cap[rows]), most)
         whole: Ints = np.floor(np.minimum(most, 1e12) + ROUNDING).astype(np.int64)
         return whole
