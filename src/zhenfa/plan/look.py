@@ -192,7 +192,7 @@ class Lines:
 
     def _takes(self, times: Ints | int, step: float) -> Bools:
         """Return which lines may do so many micro-batches in a step."""
-        now = replace(self, times=np.full(len(self.times), 1) * times)
+        now = replace(self, times=np.broadcast_to(np.asarray(times, dtype=np.int64), self.times.shape))
         fits = now.fits
         if not fits.any():
             return fits

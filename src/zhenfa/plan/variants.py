@@ -101,11 +101,13 @@ def _of_any(setting: Setting, variant: Variant, found: Candidates, work: Work) -
     weight = sum(count * one for count, one in zip(counts.tolist(), work.weight, strict=True))
     if variant.schedule != "dualpipe":
         busiest = times * -(-layers // places) * work.quickest
-        return np.maximum(np.maximum(times * work.whole / places, work.whole - weight), busiest)
+        plain: Floats = np.maximum(np.maximum(times * work.whole / places, work.whole - weight), busiest)
+        return plain
     # two stages share a place, and each sees half of the micro-batches
     share, hidden = least_share(setting, work, places, times), counts @ work.expert
     busiest = times * (-(-2 * layers // places) / 2) * (work.layers - work.expert).min(axis=0)
-    return np.maximum(np.maximum(share, work.whole - weight - hidden), busiest)
+    seconds: Floats = np.maximum(np.maximum(share, work.whole - weight - hidden), busiest)
+    return seconds
 
 
 def _in_closed_form(setting: Setting, variant: Variant, found: Candidates, work: Work, once: Floats) -> Floats:
@@ -124,7 +126,8 @@ def _in_closed_form(setting: Setting, variant: Variant, found: Candidates, work:
             best = np.maximum(2 * times * one + (places - 1) * forward, (2 * times + places - 1) * (one - weight))
         case _:
             best = once
-    return np.maximum(once, best) * _lockstep(setting) + setting.traits.step_overhead_s
+    bound: Floats = np.maximum(once, best) * _lockstep(setting) + setting.traits.step_overhead_s
+    return bound
 
 
 def _lockstep(setting: Setting) -> float:
