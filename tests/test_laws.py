@@ -254,6 +254,14 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "queueing.open_wait": {
         "rate": (0.1, 5.0, 50.0), "service": (0.01, 0.5), "servers": (1.0, 4.0), "variation": (0.0, 1.0),
     },
+    "queueing.boundary_wait": {
+        "busy": (0.0, 0.5, 1.0), "service": (0.01, 2.0), "slots": (1.0, 8.0), "servers": (1.0, 4.0),
+        "steps": (1.0, 4.0),
+    },
+    "queueing.stepped_wait": {
+        "load": (0.0, 0.5, 0.98), "busy": (0.0, 0.5, 1.0), "service": (0.1, 1.0), "full": (1.0, 2.0),
+        "slots": (1.0, 8.0), "servers": (1.0, 4.0), "steps": (1.0, 4.0),
+    },
     "queueing.closed_wait": {
         "requests": (0.0, 1.0, 8.0, 4096.0), "away": (0.1, 60.0), "service": (0.01, 2.0), "servers": (1.0, 8.0),
     },

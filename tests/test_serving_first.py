@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_serving_state import service_of, workload
-from zhenfa.estimate import serving
+from zhenfa.estimate import serving, serving_curves
 from zhenfa.estimate.serving import Service, decode_seconds, prompt_seconds
+from zhenfa.estimate.serving_curves import Cut
+from zhenfa.estimate.serving_first import Supply
+from zhenfa.estimate.serving_step import Layout
 from zhenfa.laws import queueing
 from zhenfa.spec.serving import ServingWorkload
 
@@ -54,6 +57,92 @@ def test_one_server_waits_as_pollaczek_and_khinchine_say(rate: float, service: f
     twice = queueing.open_wait(rate, service, variation=1.0)
     assert twice == pytest.approx(2 * float(queueing.open_wait(rate, service)))
     assert queueing.open_wait(10.1, service) == np.inf
+
+
+def together(rate: float, servers: int, slots: int, steps: int, full: float, prompts: int = 12_000) -> float:
+    """Return the mean seconds of prompts in line and in service, replayed: a step takes 1 with one prompt, ``full``
+    with all slots taken, and whatever comes meanwhile waits for its end."""
+    arrivals = np.cumsum(np.random.default_rng(1).exponential(1 / rate, prompts)).tolist()
+    held: list[list[list[int]]] = [[] for _ in range(servers)]
+    line, idle, ends, done = deque[int](), set(range(servers)), list[tuple[float, int]](), np.zeros(prompts)
+
+    def begin(server: int, now: float) -> None:
+        while line and len(held[server]) < slots:
+            held[server].append([line.popleft(), steps])
+        idle.add(server)
+        if held[server]:
+            idle.discard(server)
+            heapq.heappush(ends, (now + 1 + (full - 1) * (len(held[server]) - 1) / max(slots - 1, 1), server))
+
+    come = 0
+    while come < prompts or ends:
+        if come < prompts and (not ends or arrivals[come] <= ends[0][0]):
+            line.append(come)
+            if idle:
+                begin(min(idle), arrivals[come])
+            come += 1
+            continue
+        now, server = heapq.heappop(ends)
+        for one in held[server]:
+            one[1] -= 1
+            done[one[0]] = now
+        held[server] = [one for one in held[server] if one[1]]
+        begin(server, now)
+    part = slice(prompts // 10, -(prompts // 10))
+    return float(np.mean((done - arrivals)[part]))
+
+
+def supplied(servers: int, slots: int, steps: int, full: float) -> Supply:
+    return Supply(Cut(Layout(), float(servers), 2048.0, 1024.0), float(slots), 1.0, full, float(steps))
+
+
+@pytest.mark.parametrize(
+    ("servers", "slots", "steps", "full"),
+    [(1, 1, 1, 1.0), (1, 2, 1, 1.5), (1, 4, 1, 1.0), (1, 8, 1, 4.0), (1, 8, 4, 2.0), (1, 8, 4, 6.0), (1, 16, 1, 1.2),
+     (4, 4, 1, 2.0), (4, 8, 4, 4.0), (16, 2, 1, 1.5)],
+)  # fmt: skip
+def test_prompts_that_step_together_take_as_long_as_their_replay(
+    servers: int, slots: int, steps: int, full: float
+) -> None:
+    law = supplied(servers, slots, steps, full)
+    for load in (0.2, 0.5, 0.8):
+        rate = load * servers * float(law.rate)
+        own = float(law.seconds) + sum(float(one) for one in law.beside(rate, requests=None, away=1.0))
+        assert own == pytest.approx(together(rate, servers, slots, steps, full), rel=0.2)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    servers=st.integers(1, 64), slots=st.integers(1, 64), steps=st.integers(1, 16), share=st.floats(0, 1),
+    load=st.floats(0.01, 0.97), requests=st.none() | st.floats(1, 1e4),
+)  # fmt: skip
+def test_others_only_delay_a_prompt_and_more_servers_delay_it_less(
+    servers: int, slots: int, steps: int, share: float, load: float, requests: float | None
+) -> None:
+    full = 1.0 + share * (slots - 1)  # of one step with every slot taken: never more than one after the other
+    law, more = supplied(servers, slots, steps, full), supplied(servers + 1, slots, steps, full)
+    rate = load * servers * float(law.rate)
+    longer, wait = law.beside(rate, requests=requests, away=1.0)
+    assert 0.0 <= longer <= steps * (full - 1.0) * (1 + 1e-9)
+    assert wait >= 0.0
+    again = law.beside(rate * 1.01, requests=requests, away=1.0)
+    assert longer <= again[0] + 1e-12
+    if requests is None:
+        assert wait <= again[1] + 1e-12
+        assert sum(more.beside(rate / servers * (servers + 1), requests=None, away=1.0)) <= longer + wait + 1e-9
+    elif requests == 1.0:
+        assert wait == pytest.approx(0.0, abs=1e-9)
+
+
+def test_data_parallel_prefill_makes_no_prompt_quicker() -> None:
+    """Ranks of one instance with experts step together: each prompt takes a whole step, longer with every other."""
+    asked = workload(1.0, 4000, 100)
+    groups = [service_of(apart=True, model="qwen3-30b-a3b", data=data).prefill for data in (1, 4)]
+    alone, beside = (serving_curves.supply(group, serving_curves.prompts(group, asked)) for group in groups)
+    assert beside.slots == 4 * alone.slots
+    assert beside.full > beside.one
+    at_half = beside.beside(0.5 * beside.cut.count * beside.rate, requests=None, away=1.0)
+    assert min(float(part) for part in at_half) > 0.0
 
 
 @settings(max_examples=40, deadline=None)

@@ -18,13 +18,16 @@ from zhenfa.spec.serving import Instance, ServingPlan, ServingWorkload, Speculat
 
 @cache
 def service_of(
-    model: str = "llama3-8b", engine: str = "vllm", tensor: int = 1, apart: bool = False, accepted: float = 0.0
-) -> Service:
+    model: str = "llama3-8b", engine: str = "vllm", tensor: int = 1, apart: bool = False, accepted: float = 0.0,
+    data: int = 1,
+) -> Service:  # fmt: skip
     machine = catalog.resolve(catalog.machine("hgx-h100"))
     pool = machine.pools[0].name
     plan = ServingPlan(
         model=model, machine="hgx-h100", engine=engine, weights="fp8",
-        prefill=Instance(pool=pool, count=2, tensor_parallel=tensor) if apart else None,
+        prefill=Instance(
+            pool=pool, count=2 if data == 1 else 1, tensor_parallel=tensor, data_parallel=data, expert_parallel=data
+        ) if apart else None,
         decode=Instance(pool=pool, count=2 if apart else 1, tensor_parallel=tensor),
         speculation=Speculation(method="ngram", draft_tokens=3, accepted=accepted) if accepted else None,
     )  # fmt: skip

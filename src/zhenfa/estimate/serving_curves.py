@@ -13,6 +13,7 @@ import numpy as np
 from zhenfa.estimate import serving_memory
 from zhenfa.estimate.rows import along
 from zhenfa.estimate.serving_engine import Engine
+from zhenfa.estimate.serving_first import Supply
 from zhenfa.estimate.serving_step import Layout, Load, Setup, Step, step
 from zhenfa.estimate.wires import Bridge
 from zhenfa.laws.arrays import Array
@@ -216,7 +217,7 @@ class Paces:
 
     ``tpot`` per output token; ``own`` until a first token at least; ``alone`` of a step without prompts; ``prompt`` of
     one prompt's prefill, alone. ``rate`` prompts/s of all instances while there is nothing else to do, ``bound``
-    requests/s at most.
+    requests/s at most. ``given``: what the instances of prefill give, where they are apart.
     """
 
     running: Any
@@ -227,6 +228,7 @@ class Paces:
     rate: Any
     bound: Any
     capacity: Any
+    given: Supply | None = None
 
 
 def paces(service: Service, workload: ServingWorkload, lines: Curves) -> Paces:
@@ -287,23 +289,13 @@ def _together(service: Service, workload: ServingWorkload, lines: Curves) -> Pac
     return Paces(lines.running, tpot, own, alone, prompt, rate, np.full_like(rate, np.inf), lines.capacity)
 
 
-@dataclass(frozen=True)
-class Supply:
-    """What instances of prefill give: ``rate`` prompts/s of one of them, ``seconds`` of one prompt alone through all
-    chunks and stages, ``prompt`` its seconds without those of the other stages."""
-
-    cut: Cut
-    rate: Any
-    seconds: Any
-    prompt: Any
-
-
 def supply(group: Group, took: Prompts) -> Supply:
-    """Return what a group of instances gives that does nothing but prefill."""
-    stages = group.cut.layout.pipeline
+    """Return what a group of instances gives that does nothing but prefill: as many prompts at once as fit, or one
+    where the others only lengthen its steps."""
     one, full = _one_seconds(group, took), _full_seconds(group, took)
-    rate = np.maximum(stages / (took.chunks * one), stages * took.most / (took.chunks * full))
-    return Supply(group.cut, rate, one * (took.chunks + stages - 1) / stages, one * took.chunks)
+    pays = took.most * one > full
+    slots, full = np.where(pays, took.most, 1.0), np.where(pays, np.maximum(full, one), one)
+    return Supply(group.cut, slots, one, full, took.chunks)
 
 
 def _apart(service: Service, workload: ServingWorkload, lines: Curves) -> Paces:
@@ -313,25 +305,35 @@ def _apart(service: Service, workload: ServingWorkload, lines: Curves) -> Paces:
     first, bound = first_apart(service, workload, given, service.decode.cut)
     tpot = alone / service.accepted
     rate = given.cut.count * given.rate
-    return Paces(lines.running, tpot, first + 0.0 * alone, alone, given.prompt, rate, bound, lines.capacity)
+    return Paces(
+        lines.running, tpot, first + 0.0 * alone, alone, given.prompt, rate, bound, lines.capacity, given,
+    )  # fmt: skip
 
 
 def first_apart(service: Service, workload: ServingWorkload, given: Supply, target: Cut) -> tuple[Any, Any]:
-    """Return the seconds to the first token without waiting, and the requests/s at most, where prefill is apart.
+    """Return the seconds to the first token without waiting, and the requests/s at most, where prefill is apart."""
+    first = before_first(service, workload, given.cut, target) + given.seconds
+    bound = given.cut.count * given.rate
+    if service.crossing is None:
+        return first, bound
+    source = given.cut
+    senders, receivers = source.count * source.cards, target.count * target.cards
+    return first, np.minimum(bound, service.crossing.rate(workload.mean_input, senders, receivers))
+
+
+def before_first(service: Service, workload: ServingWorkload, source: Cut, target: Cut) -> Any:
+    """Return the seconds to the first token beside prefill and waits, where prefill is apart.
 
     Counts the bridge between pools with the cache of the whole prompt after its prefill. Omits that layers could be
     sent while later ones are computed.
     """
-    first = service.engine.entry + service.engine.handover + given.seconds
-    bound = given.cut.count * given.rate
+    fixed = service.engine.entry + service.engine.handover
     if service.crossing is None:
-        return first, bound
-    tokens, source = workload.mean_input, given.cut
-    first = first + service.crossing.seconds(tokens, _group_cards(source.layout), _group_cards(target.layout))
-    senders, receivers = source.count * source.cards, target.count * target.cards
-    return first, np.minimum(bound, service.crossing.rate(tokens, senders, receivers))
+        return fixed
+    senders, receivers = group_cards(source.layout), group_cards(target.layout)
+    return fixed + service.crossing.seconds(workload.mean_input, senders, receivers)
 
 
-def _group_cards(layout: Layout) -> Array:
+def group_cards(layout: Layout) -> Array:
     """Return the cards over which the cache of one request is spread."""
     return np.multiply(layout.tensor, layout.context) * layout.pipeline

@@ -17,7 +17,8 @@ FINE: Final = 600
 """Points of the grid of batches on which the state is looked for."""
 
 ROUNDS: Final = 3
-"""Times that wait and load are adjusted to each other."""
+"""Times that wait and load are adjusted to each other; twice as often where prompts that step together make the wait
+steep."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,22 @@ def meet(service: Service, workload: ServingWorkload, pace: Paces) -> State:
     """Find where running, prefilling and waiting requests make up the load."""
     count = service.decode.cut.count
     wait: Any = 0.0 * pace.alone
-    for _ in range(ROUNDS):  # the wait depends on the load that leaves room for it
+    apart = pace.given is not None
+    for number in range(2 * ROUNDS if apart else ROUNDS):  # the wait depends on the load that leaves room for it
         batch, waiting = _balance(workload, pace, count, wait)
         tpot = along(batch, pace.running, pace.tpot)
         through = np.minimum(count * batch / (workload.mean_decoded * tpot), pace.bound)
+        if workload.request_rate is not None:
+            through = np.minimum(through, workload.request_rate)  # to the last digit, where a queue is steep
         away = workload.mean_decoded * tpot
-        wait = waits(service, workload, pace, through, pace.own, pace.alone, away)
+        found = waits(service, workload, pace, through, pace.own, pace.alone, away)
+        wait = (wait + found) / 2.0 if apart and number else found  # the one falls where the other rises
     least, alone = along(batch, pace.running, pace.own), along(batch, pace.running, pace.alone)
-    later = waits(service, workload, pace, through, least, alone, away)
+    if pace.given is None:
+        later = waits(service, workload, pace, through, least, alone, away)
+    else:
+        longer, later = pace.given.beside(through, requests=workload.concurrency, away=away)
+        least = least + longer
     share = workload.first_share
     come = count * admitted(workload, count, pace.capacity)
     first = FirstToken(
@@ -71,12 +80,14 @@ def meet(service: Service, workload: ServingWorkload, pace: Paces) -> State:
 def waits(
     service: Service, workload: ServingWorkload, pace: Paces, through: Any, own: Any, alone: Any, away: Any
 ) -> Any:
-    """Return the mean wait before a prompt is taken in: until the engine looks, and for the prompts before it."""
+    """Return the mean seconds by which others delay a first token: until the engine looks, and for the prompts before
+    it; where prefill is apart, also for those that share its steps."""
+    if pace.given is not None:
+        return sum(pace.given.beside(through, requests=workload.concurrency, away=away))
     queue = serving_first.prompt_wait(
         through, own - service.engine.entry, np.maximum(pace.rate * own, 1.0), requests=workload.concurrency, away=away
     )
-    polled = 0.0 if service.apart else (0.5 + service.engine.polls) * alone
-    return np.asarray(polled + queue)
+    return np.asarray((0.5 + service.engine.polls) * alone + queue)
 
 
 def points(service: Service, workload: ServingWorkload, pace: Paces) -> Points:

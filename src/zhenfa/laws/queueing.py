@@ -60,6 +60,52 @@ def open_wait(rate: Array, service: Array, *, servers: Array = 1.0, variation: A
     return plain(np.where(stable, np.add(1.0, variation) / 2.0 * queue * service, np.inf))
 
 
+def boundary_wait(busy: Array, service: Array, *, slots: Array, servers: Array = 1.0, steps: Array = 1.0) -> Array:
+    """Return the mean wait until a step has ended, of requests that are taken in only between the steps of a server.
+
+    Arguments: ``busy`` share of all slots that are taken; ``service`` seconds of a request in its slot, ``steps`` equal
+    steps; ``slots`` of one of ``servers`` that are equal, which step together; shapes that broadcast.
+    Returns: seconds: ``(1 - (1 - busy)^slots)^(sqrt(2 (servers + 1)) - 1) service / (2 servers steps)``.
+    Counts half of a step where some slot of every server is taken, each with one chance; omits the line for a slot.
+
+    >>> boundary_wait(0.5, 1.0, slots=1)
+    0.25
+    >>> boundary_wait(0.5, 1.0, slots=2)
+    0.375
+
+    Source: sakasegawa1977 for the chance that every server works; counted.
+    """
+    cite.use(SEVERAL)
+    working = 1.0 - (1.0 - np.asarray(busy)) ** np.asarray(slots)
+    everyone = working ** (np.sqrt(2.0 * np.add(servers, 1.0)) - 1.0)
+    return plain(everyone * service / (2.0 * np.multiply(servers, steps)))
+
+
+def stepped_wait(
+    load: Array, busy: Array, service: Array, full: Array, *, slots: Array, servers: Array = 1.0, steps: Array = 1.0
+) -> Array:
+    """Return the mean wait of requests that come at random at servers whose slots step together.
+
+    Arguments: ``load`` requests that come over the most that can be served, below 1; ``busy`` share of the slots that
+    are taken; ``service`` seconds of a request in its slot at that share, ``full`` where all are taken; ``slots`` of
+    one of ``servers`` that are equal; ``steps`` of one request; shapes that broadcast.
+    Returns: seconds: :func:`boundary_wait`, and of :func:`open_wait` for ``servers slots`` that take ``full`` the part
+    ``1 - (1 - load)/steps``.
+    Counts, for one slot, exactly what :func:`open_wait` does; for several that all are taken at once. Omits that a
+    request is bound to a slot before it is free. Replays of up to 16 slots and servers are within 20 % of the wait and
+    service together, 40 % (and below) where a full step takes nearly as long as one step for each slot.
+
+    >>> round(float(stepped_wait(0.5, 0.5, 1.0, 1.0, slots=1)), 9)
+    0.5
+
+    Source: sakasegawa1977; one slot: Pollaczek and Khinchine.
+    """
+    whole = np.multiply(servers, slots)
+    line = open_wait(np.multiply(load, whole) / full, full, servers=whole)
+    at_boundary = boundary_wait(busy, service, slots=slots, servers=servers, steps=steps)
+    return plain(at_boundary + line * (1.0 - np.subtract(1.0, load) / steps))
+
+
 def closed_wait(requests: Array, away: Array, service: Array, *, servers: Array = 1.0) -> Array:
     """Return the mean wait for service where each request comes back when it has been away for a time.
 

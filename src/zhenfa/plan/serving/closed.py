@@ -182,6 +182,6 @@ def pair_state(first: Pool, other: Pool, joint: Crossing | None, at: tuple[int, 
     own, bound = serving_curves.first_apart(service, workload, given, service.decode.cut)
     pace = Paces(
         lines.running, alone / service.accepted, own + 0.0 * alone, alone, given.prompt, given.cut.count * given.rate,
-        bound, lines.capacity,
+        bound, lines.capacity, given,
     )  # fmt: skip
     return meet(service, workload, pace)

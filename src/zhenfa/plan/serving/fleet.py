@@ -22,12 +22,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from zhenfa.estimate.serving_curves import Crossing
-from zhenfa.plan.serving import parts, search
+from zhenfa.plan.serving import parts, search, tabled
 from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.power import worth
-from zhenfa.plan.serving.search import Pool, Space
+from zhenfa.plan.serving.search import Pair, Space
 
 SMALL: Final = 16
 STEPS: Final = 24
@@ -118,7 +117,8 @@ def most(space: Space, best: Best) -> float:
         _offer(space, given_out(space, own, None), best)
         return max([whole, *(float(np.max(_bounds(space, own, pair, whole), initial=0.0)) for pair in crossing)])
     _offer(space, [part for name in names if (part := own.part(name, space.cards[name])) is not None], best)
-    return max([whole, *(_across(space, own, pair, whole, best) for pair in crossing)])
+    left_out = max((_across(space, own, pair, whole, best) for pair in crossing), default=0.0)
+    return max(left_out, whole) if space.wish.shares else left_out
 
 
 def _offer(space: Space, chosen: list[Part], best: Best) -> None:
@@ -149,7 +149,7 @@ def _fewer(part: Part, scale: float) -> Part:
     return replace(part, rate=part.rate * scale, count=count, prefill_count=givers if part.prefill else 0)
 
 
-def _bounds(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], base: float) -> Any:
+def _bounds(space: Space, own: Own, pair: Pair, base: float) -> Any:
     """Return, for each pair of types across two pools, a rate that no fleet with it can exceed."""
     first, other, _ = pair
     need, use = search.needs(first, other)
@@ -160,18 +160,44 @@ def _bounds(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], ba
     return np.where(most_across > 0, bound, 0.0)
 
 
-def _across(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], base: float, best: Best) -> float:
+def _across(space: Space, own: Own, pair: Pair, base: float, best: Best) -> float:
     """Offer fleets with one pair of types across two pools; return a rate that none of those left out can exceed."""
     first, other, _ = pair
     bound = _bounds(space, own, pair, base)
-    small = max(space.cards[first.name], space.cards[other.name]) <= SMALL
+    if max(space.cards[first.name], space.cards[other.name]) <= SMALL:
+        _every_pair(space, own, pair, best)
+        return 0.0
     for number, (at, to) in enumerate(search.descending(bound)):
         if not bound[at, to] > max(best.last, 0.0) * (1 + parts.SLACK):
             return 0.0
-        if number >= PAIRS and not small:
+        if number >= PAIRS:
             return float(bound[at, to])
         _pair(space, own, pair, (at, to), best)
     return 0.0
+
+
+def _every_pair(space: Space, own: Own, pair: Pair, best: Best) -> None:
+    """Offer the best fleet with each type of instances that decode on another pool than prefill stands on."""
+    first, other, _ = pair
+    here, there = first.name, other.name
+    room, more = space.cards[here], space.cards[there]
+    found = tabled.table_of(space, pair, {here: room, there: more})
+    left, beyond = (
+        np.array([own.rate(name, cards) for cards in range(space.cards[name] + 1)]) for name in (here, there)
+    )
+    rest = sum(own.rate(name, cards) for name, cards in space.cards.items() if name not in (here, there))
+    total = found.rates + left[room - np.arange(room + 1)][:, None] + beyond[more - found.taken][None, :] + rest
+    for rate, part in found.best(total):
+        if not rate > max(best.last, 0.0) * (1 + parts.SLACK):
+            return
+        _offer(space, [part, *_beside(space, own, part)], best)
+
+
+def _beside(space: Space, own: Own, part: Part) -> list[Part]:
+    """Return the pools' own parts with the cards that a part across two pools leaves."""
+    used = part.cards_by_pool()
+    free = {name: cards - used.get(name, 0) for name, cards in space.cards.items()}
+    return [one for name, cards in free.items() if (one := own.part(name, cards)) is not None]
 
 
 def _numbers(most: int) -> Any:
@@ -181,7 +207,7 @@ def _numbers(most: int) -> Any:
     return np.unique(np.linspace(1, most, STEPS).astype(int))
 
 
-def _pair(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], at: tuple[int, int], best: Best) -> None:
+def _pair(space: Space, own: Own, pair: Pair, at: tuple[int, int], best: Best) -> None:
     first, other, joint = pair
     here, there = first.name, other.name
     size, each = int(first.prefill.cards[at[0]]), int(other.decode.cards[at[1]])
@@ -206,10 +232,7 @@ def _pair(space: Space, own: Own, pair: tuple[Pool, Pool, Crossing | None], at: 
         return
     n, m = int(counts[place]), int(left[place])
     across = Part(other.decode, at[1], m, float(rates[place]), first.prefill, at[0], n)
-    spare = {here: space.cards[here] - size * n, there: space.cards[there] - each * m}
-    spare |= {name: space.cards[name] for name in rest}
-    added = [part for name, cards in spare.items() if (part := own.part(name, cards)) is not None]
-    _offer(space, [across, *added], best)
+    _offer(space, [across, *_beside(space, own, across)], best)
 
 
 def fewest(space: Space, rate: float, best: Best) -> None:

@@ -157,12 +157,12 @@ def _may_add(types: Types, block: slice, edge: _Edge) -> Any:
 
 def _apart(space: Space) -> Iterator[_Cloud]:
     for first, other, _ in space.pairs:
-        if not np.any(first.supplied > 0):
+        if not np.any(first.givers.most > 0):
             continue
         source, target = first.prefill, other.decode
         workload = target.workload
         with np.errstate(divide="ignore"):
-            need = source.cards / first.supplied
+            need = source.cards / first.givers.most
         at = int(np.argmin(need))
         lines = target.curves
         tpot = serving_curves.decode_seconds(target.service, lines) / target.service.accepted

@@ -16,8 +16,9 @@ from zhenfa.estimate.serving_state import meet
 from zhenfa.estimate.serving_step import Layout
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import closed, parts
+from zhenfa.plan.serving.givers import Givers
 from zhenfa.plan.serving.parts import Part
-from zhenfa.plan.serving.search import Pool, one_of, supplied_by
+from zhenfa.plan.serving.search import Pool, supplied_by
 from zhenfa.plan.serving.space import Family, Role, Types
 from zhenfa.spec.serving import Instance, ServingPlan
 
@@ -102,7 +103,8 @@ def _part(plan: ServingPlan, request: Request, tuned: Tuned) -> Part:
         state = closed.pair_state(first, other, joint, (0, 0), counts, left)
         rate = float(np.ravel(state.through)[0]) if bool(closed.met(workload, state)[0]) else 0.0
     else:
-        taken = parts.prefill_limit(prefill, 0, counts, one_of(decode, 0), joint, left)
+        givers = Givers(prefill, plan.prefill.count * plan.prefill.cards, 0.0)
+        taken = givers.limit(0, counts, parts.one_of(decode, 0), joint, left)
         rate = float(min(taken[0], plan.decode.count * float(other.decoded[0])))
     return Part(decode, 0, plan.decode.count, rate, prefill, 0, plan.prefill.count)
 

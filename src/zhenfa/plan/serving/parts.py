@@ -3,7 +3,7 @@
 What a part can take is the most requests per second, at random, that meet the targets of the mean TTFT and TPOT. For
 instances that do both it is looked for among the batches of :func:`zhenfa.estimate.serving_state.points`. Where prefill
 is apart, TPOT depends on the decode instances alone and the wait for the first token on the prefill instances alone, so
-that the most is the lesser of what ``n`` of the one (:func:`prefill_limit`) and ``m`` of the other
+that the most is the lesser of what ``n`` of the one (:mod:`zhenfa.plan.serving.givers`) and ``m`` of the other
 (:func:`decode_limit`) can take.
 """
 
@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from zhenfa.estimate import serving_curves, serving_first
+from zhenfa.estimate import serving_curves
 from zhenfa.estimate.rows import finer, take
-from zhenfa.estimate.serving_curves import Crossing, Service
+from zhenfa.estimate.serving_curves import Service
 from zhenfa.estimate.serving_spread import slowest, wait_factor
 from zhenfa.estimate.serving_state import FINE, Points
 from zhenfa.plan.serving.space import Family, Types
@@ -154,35 +154,10 @@ def decode_limit(types: Types) -> Any:
     return np.concatenate(found)
 
 
-def prefill_limit(
-    types: Types, at: int, counts: Any, decode: Service, crossing: Crossing | None, receivers: Any
-) -> Any:
-    """Return the most requests/s of which ``counts`` prefill instances of a type give the first token in time.
-
-    ``receivers`` decode instances, which matter where the cache crosses between pools. The wait grows with the rate,
-    so that the most is found by halving.
-    """
-    counts = np.asarray(counts, float)[:, None]
-    given = take(types.supply, np.full(len(counts), at))
-    given = replace(given, cut=replace(given.cut, count=counts))
-    target = replace(decode.decode.cut, count=np.asarray(receivers, float)[:, None])
-    service = replace(decode, crossing=crossing)
-    own, bound = serving_curves.first_apart(service, types.workload, given, target)
-    servers = np.maximum(given.cut.count * given.rate * own, 1.0)
-    latest, factor = ceiling(types.workload.ttft_target), wait_factor(types.workload.ttft_percentile)
-
-    def late(rate: Any) -> Any:
-        wait = serving_first.prompt_wait(rate, own - service.engine.entry, servers, requests=None, away=1.0)
-        return own + factor * wait > latest
-
-    low, high = np.zeros_like(bound), np.array(bound, float)
-    if not np.any(late(high)):
-        return high[:, 0]
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        over = late(middle)
-        low, high = np.where(over, low, middle), np.where(over, middle, high)
-    return np.where(late(np.array(bound, float)), np.where(own > latest, 0.0, low), bound)[:, 0]
+def one_of(types: Types, at: int) -> Service:
+    """Return the service of one type, as it would stand in a plan."""
+    group = replace(types.group, cut=take(types.group.cut, [at]))
+    return replace(types.service, decode=group)
 
 
 def fits_together(first: Family, other: Family) -> bool:

@@ -24,14 +24,15 @@ import numpy as np
 
 from zhenfa.errors import CapabilityError
 from zhenfa.estimate import serving
-from zhenfa.estimate.rows import take
 from zhenfa.estimate.serving_curves import Crossing
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import parts
 from zhenfa.plan.serving.best import Best
+from zhenfa.plan.serving.givers import Givers
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.power import watts, worth
 from zhenfa.plan.serving.space import ROLES, Family, Role, Types, Wanted, families, types_of
+from zhenfa.plan.serving.tabled import table_of, tabled
 from zhenfa.plan.serving.wish import ANY, Wish, wish_of
 
 MISSED: Final = "misses a target at any load"
@@ -50,7 +51,8 @@ TRIED: Final = 64
 
 @dataclass
 class Pool:
-    """The types of one family, by role, with what one instance of each can take at most."""
+    """The types of one family, by role, with what one instance of each can take at most: ``together``; ``decoded``;
+    ``supplied`` without any wait for the first token, and by ``givers`` in time."""
 
     family: Family
     both: Types
@@ -59,6 +61,7 @@ class Pool:
     together: Any = None
     decoded: Any = None
     supplied: Any = None
+    givers: Givers = field(init=False)
 
     @property
     def name(self) -> str:
@@ -122,6 +125,11 @@ class Space:
                 continue
             yield first, other, joint
 
+    @cached_property
+    def quickest(self) -> float:
+        """Return the seconds to a first token that no engine does without, where prefill is apart."""
+        return min(one.engine.entry + one.engine.handover for one in families(self.request))
+
     def add(self, family: Family, wanted: Mapping[Role, Wanted] | None = None) -> None:
         """Add the types of a family, every one evaluated; ``wanted``: of these degrees only, by role."""
         tally: Counter[str] = Counter()
@@ -139,6 +147,7 @@ class Space:
             found.decoded = parts.decode_limit(found.decode)
         if len(found.prefill):
             found.supplied = supplied_by(found.prefill)
+            found.givers = Givers(found.prefill, self.cards[family.pool.name], self.quickest)
         self.pools.append(found)
         self.__dict__.pop("pairs", None)
 
@@ -165,7 +174,7 @@ def supplied_by(types: Types) -> Any:
 def needs(first: Pool, other: Pool) -> tuple[Any, Any]:
     """Return the cards that one request per second needs at least, for prefill and for decode, by type."""
     with np.errstate(divide="ignore"):
-        return first.prefill.cards / first.supplied, other.decode.cards / other.decoded
+        return first.prefill.cards / first.givers.most, other.decode.cards / other.decoded
 
 
 def descending(bound: Any) -> Iterator[tuple[int, int]]:
@@ -263,6 +272,14 @@ def _most_apart(space: Space, pair: Pair, cards: dict[str, int], best: Best) -> 
     first, other, _ = pair
     wish, target = space.wish, other.decode
     room, rest = (wish.room(one.name, cards[one.name]) for one in (first, other))
+    rooms = {first.name: room, other.name: rest}
+    if wish.power is None and tabled(rooms):
+        found = table_of(space, pair, rooms)
+        for rate, one in found.best(found.rates):
+            if not rate > max(best.last, 0.0):
+                return
+            best.offer(one, (rate, -float(one.cards)))
+        return
     both = room if first.name == other.name else wish.room_of((first.name, other.name), room + rest)
     drawn = [wish.watts.get(one.name, 0.0) for one in (first, other)]
 
@@ -300,7 +317,7 @@ def best_of_pair(
         spare = wish.power - counts * size * wish.watts[first.name]
         rest = np.minimum(rest, np.maximum(spare, 0.0) / wish.watts[other.name])
     left = (rest // each).astype(int)
-    most_of = np.minimum(counts * float(first.supplied[at[0]]), left * float(other.decoded[at[1]]))
+    most_of = np.minimum(counts * float(first.givers.most[at[0]]), left * float(other.decoded[at[1]]))
     hope = (left >= 1) & (most_of > beaten)
     counts, left = counts[hope], left[hope]
     if not len(counts):
@@ -335,14 +352,8 @@ def pair_rates(
     first: Pool, other: Pool, joint: Crossing | None, at: tuple[int, int], counts: Any, left: Any
 ) -> tuple[Any, Any]:
     """Return what the prefill instances and what the decode instances take."""
-    decode = one_of(other.decode, at[1])
-    return parts.prefill_limit(first.prefill, at[0], counts, decode, joint, left), left * other.decoded[at[1]]
-
-
-def one_of(types: Types, at: int) -> Any:
-    """Return the service of one type, as it would stand in a plan."""
-    group = replace(types.group, cut=take(types.group.cut, [at]))
-    return replace(types.service, decode=group)
+    decode = parts.one_of(other.decode, at[1])
+    return first.givers.limit(at[0], counts, decode, joint, left), left * other.decoded[at[1]]
 
 
 # the cards that count least and take a rate
@@ -398,7 +409,7 @@ def _fewest_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
     room, rest = (wish.room(one.name, space.cards[one.name]) for one in (first, other))
     crossed = _crossing_cards(pair, rate)
     use = np.maximum(_least(rate, other.decoded), np.ceil(crossed / target.cards * (1 - 1e-12)))
-    need = np.maximum(_least(rate, first.supplied), np.ceil(crossed / source.cards * (1 - 1e-12)))
+    need = np.maximum(_least(rate, first.givers.most), np.ceil(crossed / source.cards * (1 - 1e-12)))
     taken, spent = need * source.cards, use * target.cards
     each = wish.counts(first.name), wish.counts(other.name)
     taken = np.where(taken <= room, taken, np.inf)

@@ -14,8 +14,9 @@ import numpy as np
 
 from zhenfa.estimate import serving, serving_cards, serving_curves
 from zhenfa.estimate.rows import join, take
-from zhenfa.estimate.serving_curves import Curves, Cut, Group, Paces, Service, Supply
+from zhenfa.estimate.serving_curves import Curves, Cut, Group, Paces, Service
 from zhenfa.estimate.serving_engine import Engine
+from zhenfa.estimate.serving_first import Supply
 from zhenfa.estimate.serving_state import Points, points
 from zhenfa.estimate.serving_step import Layout
 from zhenfa.laws.serving import accepted_tokens
