@@ -15,6 +15,9 @@ at least one coarse grain hold some that sum to exactly that. Where the layouts 
 others of each pool are tried, one of each micro-batch size; where none of these can, or the plan made of them does not
 keep to ``X``, the answer says by how much the next ``X`` is longer than the one that could not be excluded.
 
+Pipelines under ZeRO stages 2 and 3 are looked at behind the others, and only where there are at most
+:data:`FEW_LAYOUTS`: they pay where one pool has to shard its weights, and all of a plan's pools do so with it.
+
 Of replicas each pool has as many as it has cards for, or, up to :data:`zhenfa.plan.space.FEW_REPLICAS` groups, any
 number. All choices of two pools or more are looked at.
 """
@@ -58,6 +61,9 @@ MUCH_LONGER: Final = 1e4
 TRIED_TOGETHER: Final = 200
 """Choices of one layout of each pool that are tried for one step."""
 
+FEW_LAYOUTS: Final = 25_000
+"""Layouts of all pools up to which pipelines under ZeRO stages 2 and 3 are looked at too."""
+
 POOLS_CHOSEN: Final = 6
 """Up to so many pools, every choice of them is looked at; beyond, all but one at most are left out."""
 
@@ -72,9 +78,14 @@ def replicas_over_pools(
         return
     setting = replace(setting, traits=setting.traits.but(schedules=("1f1b",)), _plans={})
     steps: dict[tuple[str, ...], float] = {}
-    for zero in sorted(zero_stages(setting), reverse=True):
-        every = [side_at(setting, name, 2, zero, *known[name]) for name in names]
+    stages = sorted(zero_stages(setting), reverse=True)
+    few = best.goal.only_step and sum(len(found) for found, _ in known.values()) <= FEW_LAYOUTS
+    further = [(zero, True) for zero in stages if zero > 1 and few]
+    for zero, pipelined in (*((zero, False) for zero in stages), *further):
+        every = [side_at(setting, name, 2, zero, *known[name], pipelined=pipelined) for name in names]
         shared = _Shared(setting, job, zero, every, limits, best, tally)
+        if pipelined and not shared.exchanging(_limit(best)):
+            continue
         if best.goal.only_step and math.isfinite(_limit(best)) and not shared.settle(_limit(best)):
             continue
         sides = dict(zip(names, shared.sides, strict=True))
@@ -151,6 +162,16 @@ class _Shared:
         """Leave out layouts that do too little in a step for the others to do the rest."""
         needed = self._needed(step)
         self.sides = [side.hopeful(step, least) for side, least in zip(self.sides, needed, strict=True)]
+
+    def exchanging(self, step: float) -> bool:
+        """Do the same, and bound what is left with what pipelines exchange with every micro-batch; return whether any
+        may do."""
+        if math.isfinite(step):
+            if not self.hope(step):
+                return False
+            self.narrow(step)
+        self.sides = [side.exchanging() for side in self.sides]
+        return not math.isfinite(step) or self.hope(step)
 
     def settle(self, step: float) -> bool:
         """Do the same for any choice of these pools, and bound what is left sharply; return whether any may do."""

@@ -27,6 +27,7 @@ from zhenfa.plan.look import Lines
 from zhenfa.plan.plain import plain_costs
 from zhenfa.plan.search import layout_of
 from zhenfa.plan.space import FEW_REPLICAS, Bools, Candidates, Ints, zero_stages
+from zhenfa.plan.sparing import exchanged
 from zhenfa.plan.split import Problem, splits_worth
 from zhenfa.spec.plan import Plan
 
@@ -131,6 +132,16 @@ class Side:
             beside=self.beside[index], costed=self.costed[index], least=self.least[index], start=self.start[index],
             within=self.within[index], cap=self.cap[index], fewer=self.fewer[index], together=LOOKED_AT, _splits={},
         )  # fmt: skip
+
+    def exchanging(self) -> Side:
+        """Return the same layouts with what replicas of pipelines exchange with every micro-batch: gradients that are
+        reduced, and weights that are gathered, under ZeRO stages 2 and 3."""
+        added = Side.of(
+            self.setting, self.pool, self.owners, self.found,
+            exchanged(self.setting, self.pool, self.found, self.work),
+        )  # fmt: skip
+        each = np.where(self.found.pipeline > 1, np.maximum(self.each, added.each), self.each)
+        return replace(self, each=each, _splits={})
 
     def beside_others(self, owners: int) -> Side:
         """Return the same layouts as one of so many pools: what they take beside fewer is a bound."""
@@ -372,9 +383,13 @@ def _most_by_bound(problem: Problem, splits: Sequence[_Split], flight: int, most
     return np.where(low >= flight, low, 0)
 
 
-def side_at(setting: Setting, pool: str, owners: int, zero: int, found: Candidates, work: Work) -> Side:
-    """Return the side of a pool with one ZeRO stage: where nothing is replicated, any will do."""
+def side_at(
+    setting: Setting, pool: str, owners: int, zero: int, found: Candidates, work: Work, *, pipelined: bool = False
+) -> Side:
+    """Return the side of a pool with one ZeRO stage: where nothing is replicated, any will do. ``pipelined``: with
+    pipelines under ZeRO stages 2 and 3 (see :meth:`Side.exchanging`)."""
     alone = (found.zero == 0) & ((0 not in zero_stages(setting)) | (found.data * found.context == 1))
-    rows = np.flatnonzero((found.zero == zero) | alone)
+    sharded = (found.zero == 1) & (found.pipeline > 1) if pipelined else np.zeros(len(found), dtype=bool)
+    rows = np.flatnonzero((found.zero == zero) | alone | sharded)
     here = found.where(rows).but(zero=np.full(len(rows), zero))
     return Side.of(setting, pool, owners, here, work.take(rows))
