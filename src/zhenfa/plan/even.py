@@ -209,29 +209,50 @@ class Group(NamedTuple):
     places: int
     part: Candidates
     stages: Stages
+    again: Ints | None = None
+    """Layers of a stage that are computed again at least, where some of them are."""
+    longest_backward: Floats | None = None
+    """What ``stages.backward`` would be if all of them were."""
 
     @property
     def share(self) -> float:
         """Return the share of the micro-batches that goes through each of a place's stages."""
         return 0.5 if self.variant.schedule == "dualpipe" else 1.0
 
+    def longest(self, layers: Sequence[int]) -> int:
+        """Return the layers of the longest stage."""
+        return -(-len(layers) // (self.places * self.variant.virtual))
+
     def take(self, index: Ints) -> Group:
         """Return the candidates that an index selects."""
-        return self._replace(part=self.part.where(index), stages=self.stages.take(index))
+        again = None if self.again is None else self.again[index]
+        longest = None if self.longest_backward is None else self.longest_backward[:, index]
+        return self._replace(
+            part=self.part.where(index), stages=self.stages.take(index), again=again, longest_backward=longest
+        )
+
+    @property
+    def hides(self) -> tuple[Floats, Floats]:
+        """Return the passes of each stage beside which replicas may exchange, at their longest."""
+        longest = self.longest_backward
+        return self.stages.forward, self.stages.backward if longest is None else longest
 
 
 Blocks = Sequence[tuple[Holding, Array]]
 """What one block of each kind, the stem and the head hold, and their working sets."""
 
 
-def may_fit(setting: Setting, pool: str, group: Group, blocks: Blocks) -> Bools:
+def may_fit(
+    setting: Setting, pool: str, group: Group, blocks: Blocks, spared: Floats | float = 0.0, working: Array = 0.0
+) -> Bools:
     """Return which candidates pass a memory test that every plan that fits passes: at each place, the state of its
     stages, and as many micro-batches of the stage that keeps the least as the place keeps of all its stages together
-    (:func:`zhenfa.laws.schedules.held_micro_batches`)."""
+    (:func:`zhenfa.laws.schedules.held_micro_batches`). ``spared``: bytes of a micro-batch that layers which are
+    computed again do not keep, ``[stages, candidates]``; ``working``: those held at work at least."""
     counts = _blocks_of(setting, group)
     state = _sums(counts, [np.asarray(held.state) for held, _ in blocks], len(group.part))
     activation = _sums(counts, [np.asarray(held.activation) for held, _ in blocks], len(group.part))
-    activation = activation * bounds.kept_here(group.part)
+    activation = (activation - spared) * bounds.kept_here(group.part)
     place, times = np.arange(group.places)[:, None], group.part.micro_batches
     virtual, places = group.variant.virtual, group.places
     match group.variant.schedule:
@@ -249,7 +270,7 @@ def may_fit(setting: Setting, pool: str, group: Group, blocks: Blocks) -> Bools:
     needed = np.stack(
         [state[home].sum(axis=0) + kept[one] * activation[home].min(axis=0) for one, home in enumerate(homes)]
     )
-    mask: Bools = needed.max(axis=0) <= setting.chips[pool].usable / SLACK
+    mask: Bools = needed.max(axis=0) + working <= setting.chips[pool].usable / SLACK
     return mask
 
 
@@ -309,7 +330,7 @@ class _Beside(NamedTuple):
             home = home_of(group.variant, group.places, place)
             counts = _blocks_of(setting, group)
             size = len(group.part)
-            sides = (group.share * one[home].sum(axis=0) for one in (group.stages.forward, group.stages.backward))
+            sides = (group.share * one[home].sum(axis=0) for one in group.hides)
             held = np.repeat(counts[home].sum(axis=0)[:, None], size, axis=1)
             layers = counts[home, :-2].sum(axis=1)
             parts.append((held, *sides, np.full(size, layers[0]), np.full(size, layers.max())))

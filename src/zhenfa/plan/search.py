@@ -28,7 +28,7 @@ from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout, Rows, Slot, make_plan, pipelines, rows_of_many, take
 from zhenfa.plan.even import even_ranges
 from zhenfa.plan.goal import QUICKEST, Goal
-from zhenfa.plan.partly import least_again, partly_split
+from zhenfa.plan.partly import least_again, least_work, partly_split, rows_of_both
 from zhenfa.plan.space import (
     NO_BANDWIDTH,
     SOME_LAYERS,
@@ -277,7 +277,10 @@ def _spare_memory(
             tally.considered += count
             tally.rejected[NO_MEMORY] += count
             near = near[fits]
-        more, count = _queues(there, pool, here.where(near), added.take(near), best, tally)
+        here, added, again = here.where(near), added.take(near), None
+        if len(near) and here.saving[0] & SOME_LAYERS:
+            again = sparing.exchanged(there, pool, here, bounds.work_per_micro_batch(there, pool, here))
+        more, count = _queues(there, pool, here, added, best, tally, again)
         queues, length = [*queues, *more], length + count
     evaluate(_merged(queues), length, setting, job, best, tally)
 
@@ -359,10 +362,19 @@ def _evaluate_pool(
 
 
 def _queues(
-    setting: Setting, pool: str, candidates: Candidates, work: Work, best: Best, tally: Tally
-) -> tuple[list[Iterator[Hopeful | int]], int]:
-    """Return queues of these layouts under every schedule, each in order of its floor, and how many are in them."""
+    setting: Setting, pool: str, candidates: Candidates, work: Work, best: Best, tally: Tally,
+    again: Work | None = None,
+) -> tuple[list[Iterator[Hopeful | int]], int]:  # fmt: skip
+    """Return queues of these layouts under every schedule, each in order of its floor, and how many are in them.
+
+    ``again``: where some layers are computed again, the work if all were; ``work`` is that with none.
+    """
     bound = bounds.step_bound(setting, work, candidates.pipeline, candidates.micro_batches)
+    if again is not None:
+        near = np.flatnonzero(floor_of(best.goal, pool, candidates, bound) < best.last)
+        part = candidates.where(near)
+        least = least_work(setting, pool, part, work.take(near), again.take(near))
+        bound[near] = bounds.step_bound(setting, least, part.pipeline, part.micro_batches)
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
     tally.considered += len(candidates)
@@ -373,9 +385,10 @@ def _queues(
         tally.considered -= len(deep)
     known = allowed(best.goal, pool, candidates, bound, known, tally)
     floor = floor_of(best.goal, pool, candidates, bound + sparing.update(setting, pool, candidates))
-    queues, length = [_in_order(setting, pool, candidates, work, floor, known)], len(known)
+    queues, length = [_in_order(setting, pool, candidates, work, floor, known, again)], len(known)
     if variants(setting):
-        pairs = Pairs.of(setting, candidates.where(deep), work.take(deep))
+        more = None if again is None else (again.layers - work.layers)[:, deep]
+        pairs = Pairs.of(setting, candidates.where(deep), work.take(deep), more)
         tally.considered += len(pairs) + pairs.uneven
         tally.bounded += len(pairs)
         tally.rejected[UNEVEN] += pairs.uneven
@@ -458,8 +471,10 @@ class _Waiting:
         while self.heap and self.heap[0][0] <= limit:
             floor, ticket, followed, sharp, index, pair = heapq.heappop(self.heap)
             layout = self.pairs.layout(layout_of(sharp.group.part, index, self.pool), pair)
+            if sharp.group.again is not None:
+                layout = replace(layout, again=int(sharp.group.again[index]))
             # what saves memory is mostly needless, or not enough, which costs less to see than to follow
-            unlikely = layout.offload != "none" or layout.partly or floor >= self.best.limit(family_of_layout(layout))
+            unlikely = layout.offload != "none" or floor >= self.best.limit(family_of_layout(layout))
             if not followed and not unlikely:
                 seconds = np.array([sharp.followed(self.setting, index)])
                 sharper = float(self.floor(sharp.group.part.where(np.array([index])), seconds)[0])
@@ -469,8 +484,9 @@ class _Waiting:
 
 
 def _in_order(
-    setting: Setting, pool: str, candidates: Candidates, work: Work, floor: Floats, known: Ints
-) -> Iterator[Hopeful | int]:
+    setting: Setting, pool: str, candidates: Candidates, work: Work, floor: Floats, known: Ints,
+    again: Work | None = None,
+) -> Iterator[Hopeful | int]:  # fmt: skip
     """Yield the candidates that may fit in order of their floor, and the number of those that do not."""
     for chunk in chunks(floor, known):
         part = candidates.where(chunk)
@@ -479,10 +495,16 @@ def _in_order(
         hopeful = part.where(fit)
         if not len(hopeful):
             continue
-        rows = rows_of_many(setting, pool, hopeful, work.take(chunk[fit]))
-        for index, place in enumerate(chunk[fit].tolist()):
+        left = chunk[fit]
+        if again is None:
+            rows = rows_of_many(setting, pool, hopeful, work.take(left))
+        else:
+            both = rows_of_both(setting, pool, hopeful, work.take(left), again.take(left))
+        for index, place in enumerate(left.tolist()):
             layout = layout_of(hopeful, index, pool)
-            yield float(floor[place]), layout, int(hopeful.total[index]), {layout.slots[0]: take(rows, index)}
+            slot = layout.slots[0]
+            slots = {slot: take(rows, index)} if again is None else both(index, slot)
+            yield float(floor[place]), layout, int(hopeful.total[index]), slots
 
 
 def evaluate(queue: Iterator[Hopeful | int], length: int, setting: Setting, job: str, best: Best, tally: Tally) -> None:
@@ -550,7 +572,7 @@ def _splits(
         here = least_again(setting, layout, ranges, total) if layout.partly else layout
         return Refused.MEMORY if here is None else [(here, Split(ranges, 0.0))]
     if layout.partly:
-        some = partly_split(setting, layout, limit)
+        some = partly_split(setting, layout, limit, known)
         return some if isinstance(some, Refused) else [(replace(layout, again=again), split) for again, split in some]
     splits = split_layers(setting, layout, limit, known)
     return splits if isinstance(splits, Refused) else [(layout, split) for split in splits]

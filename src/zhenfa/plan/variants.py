@@ -23,6 +23,7 @@ from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout
 from zhenfa.plan.even import SLACK, Group, Stages, Variant, around, chain, may_fit, stages_of
+from zhenfa.plan.partly import Modes, least_even
 from zhenfa.plan.space import Bools, Candidates, Ints
 from zhenfa.spec.plan import PLACED_AS_V
 
@@ -146,12 +147,14 @@ class Pairs:
     bound: Floats
     uneven: int
     """Layouts that a schedule cannot run for their number of micro-batches."""
+    again: Floats | None = None
+    """Of layouts that compute some layers again: seconds that it adds to a layer, ``[kinds, candidates]``."""
 
     def __len__(self) -> int:
         return len(self.row)
 
     @classmethod
-    def of(cls, setting: Setting, base: Candidates, work: Work) -> Pairs:
+    def of(cls, setting: Setting, base: Candidates, work: Work, again: Floats | None = None) -> Pairs:
         """Return every schedule of every layout that has the layers and the micro-batches for it."""
         every = variants(setting)
         which, row, bound, uneven = [], [], [], 0
@@ -172,7 +175,7 @@ class Pairs:
         empty = np.zeros(0, dtype=np.int64)
         return cls(
             base, work, every, np.concatenate([empty, *which]), np.concatenate([empty, *row]),
-            np.concatenate([np.zeros(0), *bound]), uneven,
+            np.concatenate([np.zeros(0), *bound]), uneven, again,
         )  # fmt: skip
 
     @property
@@ -262,22 +265,38 @@ def sharper(
 ) -> tuple[list[Sharp], int]:
     """Return some pairs with sharper bounds, but for those whose floor is not below ``limit``, and how many of the
     others surely do not fit."""
-    groups, seconds, places = [], [], []
+    groups, seconds, places, starved = list[Group](), [], [], 0
+    modes = None if pairs.again is None else Modes.of(setting, pool, pairs.base.where(pairs.row[chunk]))
     for group in _groups(setting, pairs, chunk):
         rows = pairs.row[chunk[group]]
         part = pairs.base.where(rows)
         variant, stages = pairs.stages(setting, pool, chunk[group], part)
-        here = Group(variant, int(part.pipeline[0]), part, stages)
-        found = chain(here.variant, here.stages, part.micro_batches) * _lockstep(setting)
-        found = found + setting.traits.step_overhead_s
-        hope = np.flatnonzero(floor(part, found) < limit)
+        here, found, hope = _hopeful(setting, Group(variant, int(part.pipeline[0]), part, stages), floor, limit)
+        group = group[hope]
+        if modes is not None and pairs.again is not None and len(hope):
+            held = Modes(*([_at(block, group, len(chunk)) for block in blocks] for blocks in modes))
+            here = least_even(setting, pool, here, held, pairs.again[:, rows[hope]])
+            some = np.flatnonzero(here.again < here.longest(setting.graph.layers))
+            starved += len(hope) - len(some)
+            here, found, hope = _hopeful(setting, here.take(some), floor, limit)
+            group = group[some[hope]]
         if len(hope):
-            groups.append(here.take(hope))
-            seconds.append(found[hope])
-            places.append(group[hope])
+            groups.append(here)
+            seconds.append(found)
+            places.append(group)
     if not groups:
-        return [], 0
-    return _beside(setting, pool, groups, seconds, [pairs.bound[chunk[place]] for place in places], places)
+        return [], starved
+    least = [pairs.bound[chunk[place]] for place in places]
+    sharp, misfits = _beside(setting, pool, groups, seconds, least, places)
+    return sharp, misfits + starved
+
+
+def _hopeful(setting: Setting, group: Group, floor: Floor, limit: float) -> tuple[Group, Floats, Ints]:
+    """Return those of a group whose floor is below a limit, seconds that they cannot beat, and which they are."""
+    found = chain(group.variant, group.stages, group.part.micro_batches) * _lockstep(setting)
+    found = found + setting.traits.step_overhead_s
+    hope = np.flatnonzero(floor(group.part, found) < limit)
+    return group.take(hope), found[hope], hope
 
 
 def _groups(setting: Setting, pairs: Pairs, chunk: Ints) -> Iterator[Ints]:
