@@ -219,10 +219,6 @@ class Group(NamedTuple):
         """Return the share of the micro-batches that goes through each of a place's stages."""
         return 0.5 if self.variant.schedule == "dualpipe" else 1.0
 
-    def longest(self, layers: Sequence[int]) -> int:
-        """Return the layers of the longest stage."""
-        return -(-len(layers) // (self.places * self.variant.virtual))
-
     def take(self, index: Ints) -> Group:
         """Return the candidates that an index selects."""
         again = None if self.again is None else self.again[index]

@@ -14,7 +14,7 @@ may stand where one of these ``a`` would, which leaves room for one more that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,6 +23,7 @@ import numpy as np
 
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import memory_problem
+from zhenfa.laws.arrays import Array
 from zhenfa.laws.partition import ROUNDING
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
@@ -45,7 +46,7 @@ def least_work(setting: Setting, pool: str, found: Candidates, kept: Work, again
     main, count = bounds.main_index(setting), bounds.main_kind(setting)[1]
     room = _Room.of(setting, pool, found)
     low = _halved(lambda number: room.layers(number) >= count, count, len(found))
-    more = again.layers - kept.layers
+    more = np.maximum(again.layers - kept.layers, 0.0)
     least = more.min(axis=0)
     each = -(-layers // depth)
     several = np.maximum(depth, np.minimum(low, each)) * least
@@ -110,9 +111,31 @@ class Modes(NamedTuple):
         return cls(*(setting.memory(pool, shape, found.zero, np.full(len(found), mode)) for mode in (NONE, FULL)))
 
 
-def least_even(setting: Setting, pool: str, group: Group, modes: Modes, again: Floats) -> Group:
-    """Return even splits with as many layers of each stage computed again as memory asks for at least (as many as the
-    longest stage has where no fewer are enough); ``again``: seconds that it adds to a layer of each kind."""
+def least_first(setting: Setting, found: Candidates, virtual: int, modes: Modes, usable: float) -> Ints:
+    """Return how many layers of each of ``virtual`` stages to a place are computed again at least where they are
+    interleaved over an even split, from what the first place holds, as if of layers that take and keep the least."""
+    size, places = len(found), found.pipeline
+    layers = len(setting.graph.layers) // (places * virtual)
+
+    def each(parts: Iterable[Array]) -> Floats:
+        return np.array([np.broadcast_to(np.asarray(part), size) for part in parts])
+
+    state, kept = (
+        each(getattr(held, name) for held, _ in modes.none[:-2]).min(axis=0) for name in ("state", "activation")
+    )
+    spared = each(held.activation for held, _ in modes.none[:-2]) - each(held.activation for held, _ in modes.full[:-2])
+    flight = np.minimum(2 * (places - 1) + (virtual - 1) * places + 1, found.micro_batches * virtual)
+    flight = flight * bounds.kept_here(found)
+    beyond = layers * (virtual * state + flight * kept) - usable * (1 + SLACK)
+    spares = flight * np.maximum(spared.max(axis=0), 0.0)
+    least = np.where(beyond > 0, np.ceil(beyond / np.where(spares > 0, spares, np.inf) - SLACK), 1.0)
+    return np.clip(least, 1, layers).astype(np.int64)
+
+
+def least_even(setting: Setting, pool: str, group: Group, modes: Modes, again: Floats) -> tuple[Group, Ints]:
+    """Return even splits with as many layers of each stage computed again as memory asks for at least, without those
+    for which all of the longest stage are too few, and which they are; ``again``: seconds that it adds to a layer of
+    each kind."""
     size = len(group.part)
     table = _firsts(setting.graph.layers, group.places, group.variant.virtual)
     pairs = zip(modes.none[:-2], modes.full[:-2], strict=True)
@@ -127,7 +150,9 @@ def least_even(setting: Setting, pool: str, group: Group, modes: Modes, again: F
     backward, longest = (
         group.stages.backward + (part @ seconds)[:, :, 0].T for part in (table[low], table[-1:])
     )  # fmt: skip
-    return group._replace(stages=group.stages._replace(backward=backward), again=low, longest_backward=longest)
+    some = np.flatnonzero(low < len(table) - 1)
+    found = group._replace(stages=group.stages._replace(backward=backward), again=low, longest_backward=longest)
+    return found.take(some), some
 
 
 @lru_cache(maxsize=1024)
@@ -181,7 +206,7 @@ def partly_split(
     setting: Setting, layout: Layout, limit: float, known: Mapping[Slot, Rows]
 ) -> list[tuple[int, Split]] | Refused:
     """Return splits under 1F1B with the fewest layers computed again with which each fits, in order of their bound, all
-    below ``limit``: of all splits where those are few, else of the shortest ones that know of no memory. ``known`` holds
+    below ``limit``: of all splits where those are few, else of the shortest ones that know of no memory. ``known``:
     what the slots take with no layer computed again, and with all."""
     none, full = (Problem.of(setting, other, known) for other in (_in_mode(layout, NONE), _in_mode(layout, FULL)))
     borders = np.concatenate([some_borders(none), some_borders(full)])

@@ -277,10 +277,7 @@ def _spare_memory(
             tally.considered += count
             tally.rejected[NO_MEMORY] += count
             near = near[fits]
-        here, added, again = here.where(near), added.take(near), None
-        if len(near) and here.saving[0] & SOME_LAYERS:
-            again = sparing.exchanged(there, pool, here, bounds.work_per_micro_batch(there, pool, here))
-        more, count = _queues(there, pool, here, added, best, tally, again)
+        more, count = _queues(there, pool, here.where(near), added.take(near), best, tally)
         queues, length = [*queues, *more], length + count
     evaluate(_merged(queues), length, setting, job, best, tally)
 
@@ -362,18 +359,19 @@ def _evaluate_pool(
 
 
 def _queues(
-    setting: Setting, pool: str, candidates: Candidates, work: Work, best: Best, tally: Tally,
-    again: Work | None = None,
-) -> tuple[list[Iterator[Hopeful | int]], int]:  # fmt: skip
+    setting: Setting, pool: str, candidates: Candidates, work: Work, best: Best, tally: Tally
+) -> tuple[list[Iterator[Hopeful | int]], int]:
     """Return queues of these layouts under every schedule, each in order of its floor, and how many are in them.
 
-    ``again``: where some layers are computed again, the work if all were; ``work`` is that with none.
+    Where they compute some layers again ``work`` is that with none, and so are bounds that are too long already.
     """
     bound = bounds.step_bound(setting, work, candidates.pipeline, candidates.micro_batches)
-    if again is not None:
+    again = None
+    if len(candidates) and candidates.saving[0] & SOME_LAYERS:
         near = np.flatnonzero(floor_of(best.goal, pool, candidates, bound) < best.last)
-        part = candidates.where(near)
-        least = least_work(setting, pool, part, work.take(near), again.take(near))
+        part, kept = candidates.where(near), work.take(near)
+        again = sparing.all_again(setting, pool, candidates, work, near)
+        least = least_work(setting, pool, part, kept, again.take(near))
         bound[near] = bounds.step_bound(setting, least, part.pipeline, part.micro_batches)
     known = np.flatnonzero(np.isfinite(bound))
     tally.rejected[NO_BANDWIDTH] += len(candidates) - len(known)
@@ -387,8 +385,7 @@ def _queues(
     floor = floor_of(best.goal, pool, candidates, bound + sparing.update(setting, pool, candidates))
     queues, length = [_in_order(setting, pool, candidates, work, floor, known, again)], len(known)
     if variants(setting):
-        more = None if again is None else (again.layers - work.layers)[:, deep]
-        pairs = Pairs.of(setting, candidates.where(deep), work.take(deep), more)
+        pairs = Pairs.of(setting, candidates.where(deep), work.take(deep))
         tally.considered += len(pairs) + pairs.uneven
         tally.bounded += len(pairs)
         tally.rejected[UNEVEN] += pairs.uneven
@@ -396,6 +393,10 @@ def _queues(
             every = np.arange(len(pairs))
             pairs = pairs.where(allowed(best.goal, pool, pairs.base.where(pairs.row), pairs.bound, every, tally))
         pairs = _needed(setting, pool, pairs, tally)
+        if again is not None:
+            near = np.flatnonzero(floor_of(best.goal, pool, pairs.base.where(pairs.row), pairs.bound) < best.last)
+            whole = sparing.all_again(setting, pool, pairs.base, pairs.work, np.unique(pairs.row[near]))
+            pairs = pairs.closer(setting, pool, near, np.maximum(whole.layers - pairs.work.layers, 0.0))
         queues.append(_variants_in_order(setting, pool, pairs, best))
         length += len(pairs)
     return queues, length

@@ -165,6 +165,17 @@ def exchanged(setting: Setting, pool: str, found: Candidates, work: Work) -> Wor
     return work.but(whole=whole, layers=layers, ends=ends, forward=forward, ends_forward=ends_forward)
 
 
+def all_again(setting: Setting, pool: str, found: Candidates, work: Work, near: Ints) -> Work:
+    """Return the work if all layers were computed again of those layouts that are ``near``, that of ``work`` of the
+    others."""
+    part = found.where(near)
+    full = exchanged(setting, pool, part, bounds.work_per_micro_batch(setting, pool, part))
+    parts = [one.copy() for one in work]
+    for one, other in zip(parts, full, strict=True):
+        one[..., near] = other
+    return Work(*parts)
+
+
 def _whole(held: Holding, size: int) -> Holding:
     """Return what a block holds with an array for every part."""
     parts: list[Array] = [np.broadcast_to(np.asarray(part, float), size) for part in vars(held).values()]

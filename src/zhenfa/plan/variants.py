@@ -23,7 +23,7 @@ from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Layout
 from zhenfa.plan.even import SLACK, Group, Stages, Variant, around, chain, may_fit, stages_of
-from zhenfa.plan.partly import Modes, least_even
+from zhenfa.plan.partly import Modes, least_even, least_first
 from zhenfa.plan.space import Bools, Candidates, Ints
 from zhenfa.spec.plan import PLACED_AS_V
 
@@ -154,7 +154,7 @@ class Pairs:
         return len(self.row)
 
     @classmethod
-    def of(cls, setting: Setting, base: Candidates, work: Work, again: Floats | None = None) -> Pairs:
+    def of(cls, setting: Setting, base: Candidates, work: Work) -> Pairs:
         """Return every schedule of every layout that has the layers and the micro-batches for it."""
         every = variants(setting)
         which, row, bound, uneven = [], [], [], 0
@@ -175,7 +175,7 @@ class Pairs:
         empty = np.zeros(0, dtype=np.int64)
         return cls(
             base, work, every, np.concatenate([empty, *which]), np.concatenate([empty, *row]),
-            np.concatenate([np.zeros(0), *bound]), uneven, again,
+            np.concatenate([np.zeros(0), *bound]), uneven,
         )  # fmt: skip
 
     @property
@@ -188,6 +188,26 @@ class Pairs:
     def where(self, index: Ints) -> Pairs:
         """Return the pairs that an index selects."""
         return replace(self, which=self.which[index], row=self.row[index], bound=self.bound[index])
+
+    def closer(self, setting: Setting, pool: str, near: Ints, again: Floats) -> Pairs:
+        """Return the pairs with sharper bounds of those ``near`` of them, where as many layers of each stage are
+        computed again as memory asks for at least, and with what that adds to a layer, ``[kinds, candidates]``."""
+        bound, rows = self.bound.copy(), self.row[near]
+        modes = Modes.of(setting, pool, self.base.where(rows))
+        for index in np.unique(self.which[near]).tolist():
+            variant, here = self.variants[index], np.flatnonzero(self.which[near] == index)
+            part, work = self.base.where(rows[here]), self.work.take(rows[here])
+            stages = part.pipeline * variant.virtual
+            each, more = -(-len(setting.graph.layers) // stages), again[:, rows[here]].min(axis=0)
+            least: Ints = np.ones_like(stages)
+            if variant.schedule == "interleaved":
+                held = Modes(*([_at(block, here, len(near)) for block in blocks] for blocks in modes))
+                least = least_first(setting, part, variant.virtual, held, setting.chips[pool].usable)
+            work = work._replace(
+                whole=work.whole + least * stages * more, layers=work.layers + more * np.minimum(least, each) / each
+            )
+            bound[near[here]] = np.maximum(bound[near[here]], first_bound(setting, variant, part, work))
+        return replace(self, bound=bound, again=again)
 
     def fits(self, setting: Setting, pool: str, base: Candidates) -> Bools:
         """Return which pairs surely fit in memory if their layouts are those of ``base``: even with as many layers as
@@ -267,23 +287,21 @@ def sharper(
     others surely do not fit."""
     groups, seconds, places, starved = list[Group](), [], [], 0
     modes = None if pairs.again is None else Modes.of(setting, pool, pairs.base.where(pairs.row[chunk]))
-    for group in _groups(setting, pairs, chunk):
-        rows = pairs.row[chunk[group]]
-        part = pairs.base.where(rows)
-        variant, stages = pairs.stages(setting, pool, chunk[group], part)
+    for members in _groups(setting, pairs, chunk):
+        part = pairs.base.where(pairs.row[chunk[members]])
+        variant, stages = pairs.stages(setting, pool, chunk[members], part)
         here, found, hope = _hopeful(setting, Group(variant, int(part.pipeline[0]), part, stages), floor, limit)
-        group = group[hope]
-        if modes is not None and pairs.again is not None and len(hope):
-            held = Modes(*([_at(block, group, len(chunk)) for block in blocks] for blocks in modes))
-            here = least_even(setting, pool, here, held, pairs.again[:, rows[hope]])
-            some = np.flatnonzero(here.again < here.longest(setting.graph.layers))
-            starved += len(hope) - len(some)
-            here, found, hope = _hopeful(setting, here.take(some), floor, limit)
-            group = group[some[hope]]
-        if len(hope):
+        left = members[hope]
+        if modes is not None and pairs.again is not None and len(left):
+            held = Modes(*([_at(block, left, len(chunk)) for block in blocks] for blocks in modes))
+            here, some = least_even(setting, pool, here, held, pairs.again[:, pairs.row[chunk[left]]])
+            starved += len(left) - len(some)
+            here, found, hope = _hopeful(setting, here, floor, limit)
+            left = left[some[hope]]
+        if len(left):
             groups.append(here)
             seconds.append(found)
-            places.append(group)
+            places.append(left)
     if not groups:
         return [], starved
     least = [pairs.bound[chunk[place]] for place in places]

@@ -73,8 +73,8 @@ class Limits(Part):
 
     ``schedules``: those of pipelines that may be planned (None: those that the planned engine runs; ``all``: every
     one that has a law). ``offload``: what may lie in host memory (None: as the planned engine can; ``all``: every way
-    that has a law). ``partial_recompute``: whether as few layers of a stage as memory asks for may be computed again,
-    which takes up to a minute to search where memory is short.
+    that has a law). ``partial_recompute``: whether as few layers of a stage as memory asks for may be computed again
+    (of one pool; where the planned engine does it).
     ``makers``: only their cards. ``refuse``: no cards of these makers, accelerators or pools. ``supply``: at most so
     many cards of a maker, an accelerator or a pool. ``least_share``: of a step's model FLOPs, at least so much on a
     maker's cards. ``spares``: the share of each pool's cards, in whole nodes, that stays free. ``memory``: at most this
@@ -89,7 +89,7 @@ class Limits(Part):
     micro_batch_size: Annotated[int, Field(ge=1, strict=True)] | None = None
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1)] | Literal["all"] | None = None
     offload: Annotated[tuple[Offload, ...], Field(min_length=1)] | Literal["all"] | None = None
-    partial_recompute: bool = False
+    partial_recompute: bool = True
     makers: tuple[NameOfCards, ...] = ()
     refuse: tuple[NameOfCards, ...] = ()
     supply: dict[NameOfCards, Annotated[int, Field(ge=0, strict=True)]] = {}
