@@ -52,7 +52,7 @@ def least_work(setting: Setting, pool: str, found: Candidates, kept: Work, again
     several = np.maximum(depth, np.minimum(low, each)) * least
     most = (count - room.beyond(low).sum(axis=0) - (layers - count)) * more[main]
     whole = kept.whole + np.maximum(several, most)
-    return kept._replace(whole=whole, layers=kept.layers + least * np.minimum(low, each) / each)
+    return kept.but(whole=whole, layers=kept.layers + least * np.minimum(low, each) / each)
 
 
 def _halved(enough: Callable[[Ints], Bools], most: int, size: int) -> Ints:

@@ -170,10 +170,9 @@ def all_again(setting: Setting, pool: str, found: Candidates, work: Work, near: 
     others."""
     part = found.where(near)
     full = exchanged(setting, pool, part, bounds.work_per_micro_batch(setting, pool, part))
-    parts = [one.copy() for one in work]
-    for one, other in zip(parts, full, strict=True):
-        one[..., near] = other
-    return Work(*parts)
+    whole, layers = np.array(work.whole), np.array(work.layers)
+    whole[near], layers[:, near] = full.whole, full.layers
+    return work.but(whole=whole, layers=layers)
 
 
 def _whole(held: Holding, size: int) -> Holding:

@@ -203,7 +203,7 @@ class Pairs:
             if variant.schedule == "interleaved":
                 held = Modes(*([_at(block, here, len(near)) for block in blocks] for blocks in modes))
                 least = least_first(setting, part, variant.virtual, held, setting.chips[pool].usable)
-            work = work._replace(
+            work = work.but(
                 whole=work.whole + least * stages * more, layers=work.layers + more * np.minimum(least, each) / each
             )
             bound[near[here]] = np.maximum(bound[near[here]], first_bound(setting, variant, part, work))
