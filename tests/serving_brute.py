@@ -15,7 +15,7 @@ from zhenfa.estimate.serving import Service
 from zhenfa.estimate.serving_curves import Curves
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving.space import families, types_of
-from zhenfa.spec.serving import Instance, ServingPlan, ServingWorkload
+from zhenfa.spec.serving import Instance, ServingPlan, ServingWorkload, WeightFormat
 
 FINER = 200
 
@@ -25,6 +25,7 @@ class Brute:
 
     def __init__(self, request: Request) -> None:
         self.request, self.workload = request, request.serving
+        self.prefill_weights: WeightFormat | None = None
         self.cards = {pool.name: pool.count for pool in request.formation.pools}
         self._known = cache(self._look_up)
         self.most = cache(self._most)
@@ -44,7 +45,7 @@ class Brute:
         family = next(iter(families(self.request)))
         plan = ServingPlan(
             model=self.request.model.name, machine="small", engine="vllm", weights=family.weights, cache=family.cache,
-            prefill=prefill, decode=decode,
+            prefill=prefill, decode=decode, prefill_weights=self.prefill_weights if prefill else None,
         )  # fmt: skip
         try:
             service = serving.look_up(self.request.graph, plan, self.request.formation)

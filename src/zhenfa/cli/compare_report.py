@@ -265,7 +265,7 @@ def plan_table(found: Comparison) -> Table:
 def _way(best: BestPlan) -> str:
     """Return the schedule of a plan that trains, the engine and its weights of one that serves."""
     plan = best.plan
-    return plan.schedule if isinstance(plan, Plan) else f"{plan.engine}, {plan.weights}"
+    return plan.schedule if isinstance(plan, Plan) else f"{plan.engine}, {'/'.join(plan.formats)}"
 
 
 def _memory(best: BestPlan) -> str:

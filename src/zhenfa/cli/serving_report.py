@@ -151,14 +151,20 @@ def _row(one: ServingRanked, several: bool, priced: bool) -> tuple[str, ...]:
 
 def _print_groups(one: ServingRanked, output: Output) -> None:
     out = output.data
-    out.head("Instances of plan 1", f"({one.plan.engine}, weights in {one.plan.weights}, cache in {one.plan.cache})")
+    out.head(
+        "Instances of plan 1",
+        f"({one.plan.engine}, weights in {' and '.join(one.plan.formats)}, cache in {one.plan.cache})",
+    )
+    several = len(one.plan.formats) > 1
     for part in one.plan.parts:
         if part.share < 1:
             out.text(f"{part.share:.1%} of the requests go to:", first="  ")
         if part.prefill is not None:
-            out.text(group_words(part.prefill, "prefill"), first="    " if part.share < 1 else "  ")
+            said = part.weights_of("prefill") if several else ""
+            out.text(group_words(part.prefill, "prefill", said), first="    " if part.share < 1 else "  ")
         role = "prefill and decode" if part.prefill is None else "decode"
-        out.text(group_words(part.decode, role), first="    " if part.share < 1 else "  ")
+        said = part.weights if several else ""
+        out.text(group_words(part.decode, role, said), first="    " if part.share < 1 else "  ")
     for part_estimate in one.estimate.parts:
         if "bridge" in part_estimate.first_s:
             seconds = units.show(part_estimate.first_s["bridge"], "time")

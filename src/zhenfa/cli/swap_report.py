@@ -114,7 +114,7 @@ def _format(best: BestPlan | None) -> str:
     if best is None:
         return "bf16"
     plan = best.plan
-    return next(iter(plan.precision_by_pool().values())) if isinstance(plan, Plan) else plan.weights
+    return next(iter(plan.precision_by_pool().values())) if isinstance(plan, Plan) else "/".join(plan.formats)
 
 
 def _facts(old: CardPool, new: CardPool, precision: str) -> Iterator[tuple[str, Fact | None, Fact | None]]:

@@ -102,10 +102,15 @@ def look_up(graph: Graph, plan: ServingPlan, formation: Formation, *, engine: En
         prefill = decode
     else:
         other = engine or engine_on(plan.engine, pools[plan.prefill.pool])
-        prefill = group(graph, plan, plan.prefill, pools[plan.prefill.pool], other, notes)
+        prefill = group(graph, of_prefill(plan), plan.prefill, pools[plan.prefill.pool], other, notes)
     between = crossing(graph, prefill, decode, formation)
     tag = weakest(decode.setup.cards.tag, prefill.setup.cards.tag, known.tag)
     return Service(graph, plan, known, prefill, decode, tag, tuple(dict.fromkeys(notes)), between)
+
+
+def of_prefill(plan: ServingPlan) -> ServingPlan:
+    """Return a plan with the weights of its prefill instances."""
+    return plan.model_copy(update={"weights": plan.weights_of("prefill")}) if plan.prefill_weights else plan
 
 
 def engine_on(name: str, pool: CardPool) -> Engine:

@@ -179,8 +179,9 @@ class Speculation(Part):
 class ServingPlan(Document):
     """A layout of one model's serving over a machine. Without ``prefill``, the decode instances do both.
 
-    ``also`` are further groups of instances behind the same door, each a plan of its own; ``share`` of all requests go
-    to each.
+    ``weights`` is the format of all instances, or of those that decode where prefill has ``prefill_weights``; the cache
+    crosses from one to the other, so that it has one format. ``also`` are further groups of instances behind the same
+    door, each a plan of its own; ``share`` of all requests go to each.
     """
 
     schema_name: ClassVar[str] = "zhenfa.serving-plan/1"
@@ -190,6 +191,7 @@ class ServingPlan(Document):
     engine: str
     weights: WeightFormat = "bf16"
     attention_weights: WeightFormat | None = None
+    prefill_weights: WeightFormat | None = None
     cache: CacheFormat = "bf16"
     prefill: Instance | None = None
     decode: Instance
@@ -197,6 +199,28 @@ class ServingPlan(Document):
     eager: bool = False
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     also: tuple[ServingPlan, ...] = ()
+
+    @model_validator(mode="after")
+    def _prefill_is_there(self) -> Self:
+        if self.prefill_weights is not None and self.prefill is None:
+            raise ValueError("prefill_weights needs prefill instances, and the plan has none: leave it out")
+        return self
+
+    def weights_of(self, role: str) -> WeightFormat:
+        """Return the format in which the instances with a role (``prefill``, or any other) store weights.
+
+        >>> one = Instance(pool="a")
+        >>> plan = ServingPlan(model="m", machine="n", engine="vllm", prefill_weights="fp8", prefill=one, decode=one)
+        >>> plan.weights_of("prefill"), plan.weights_of("decode")
+        ('fp8', 'bf16')
+        """
+        return self.prefill_weights or self.weights if role == "prefill" else self.weights
+
+    @property
+    def formats(self) -> tuple[WeightFormat, ...]:
+        """Return every format in which some instances store weights."""
+        parts = ((one.weights_of("prefill"), one.weights) if one.prefill else (one.weights,) for one in self.parts)
+        return tuple(dict.fromkeys(form for some in parts for form in some))
 
     @property
     def cards(self) -> int:

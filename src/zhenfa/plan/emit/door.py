@@ -8,6 +8,7 @@ from zhenfa.plan.emit.registry import target
 from zhenfa.plan.emit.subject import Subject
 from zhenfa.plan.emit.target import Emission, Target
 from zhenfa.spec.plan import Plan
+from zhenfa.spec.serving import ServingPlan
 
 
 def emit(subject: Subject, to: str, *, nearest: bool = False) -> Emission:
@@ -65,6 +66,7 @@ def _check_task(subject: Subject, chosen: Target) -> None:
 def _check_settings(subject: Subject, chosen: Target) -> None:
     known = [*chosen.settings]
     pools = [pool.name for pool in subject.formation.pools]
+    roles = ["prefill", "decode"] if isinstance(subject.plan, ServingPlan) and subject.plan.prefill else []
     for given in subject.settings:
         name, _, pool = given.partition(".")
         if name not in known:
@@ -72,5 +74,5 @@ def _check_settings(subject: Subject, chosen: Target) -> None:
             listed = "; ".join(f"{one}: {words}" for one, words in chosen.settings.items()) or "none"
             guess = f" Did you mean {near[0]}?" if near else ""
             raise InputError(f"{chosen.name} has no setting {name!r}.{guess}", hint=f"--set takes {listed}.")
-        if pool and pool not in pools:
+        if pool and pool not in (*pools, *roles):
             raise InputError(f"--set {given}: no pool is called {pool!r}.", hint=f"pools: {', '.join(pools)}.")

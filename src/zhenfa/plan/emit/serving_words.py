@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,9 +83,10 @@ def roles(subject: Subject) -> list[Role]:
     return found
 
 
-def model_id(subject: Subject) -> str:
-    """Return the name under which engines find the checkpoint. Raises :class:`InputError` where it is not known."""
-    given = subject.setting("model")
+def model_id(subject: Subject, role: Role) -> str:
+    """Return the name under which the engines of a role find the checkpoint (``model.prefill`` names one for prefill
+    alone). Raises :class:`InputError` where it is not known."""
+    given = subject.setting("model", role.name)
     if given:
         return given
     match = re.search(r"huggingface\.co/([\w.-]+/[\w.-]+)", subject.model.source or "")
@@ -99,17 +100,23 @@ def model_id(subject: Subject) -> str:
 
 def checkpoint_notes(subject: Subject) -> list[str]:
     """Return what the checkpoint has to be, where it is not what its maker publishes."""
-    plan = subject.serving
+    found = dict.fromkeys(note for role in roles(subject) for note in _checkpoint(subject, role))
+    return list(found)
+
+
+def _checkpoint(subject: Subject, role: Role) -> Iterator[str]:
+    plan, weights = subject.serving, subject.serving.weights_of(role.name)
     published = subject.model.quantization.method if subject.model.quantization else "bf16"
-    named = plan.weights if plan.attention_weights is None else f"{plan.weights}, attention {plan.attention_weights}"
-    if subject.setting("model") or (plan.weights == published and plan.attention_weights is None):
-        return []
-    if plan.weights == "fp8" and published == "bf16":
-        return ["the published checkpoint is bf16: the engine casts it to fp8 as it loads"]
-    if {plan.weights, published} <= {"bf16", "fp16"}:
-        return []
-    return [f"the plan holds weights in {named}, the published checkpoint in {published}: name one that fits with "
-            "--set model="]  # fmt: skip
+    named = weights if plan.attention_weights is None else f"{weights}, attention {plan.attention_weights}"
+    one = "model" if plan.prefill_weights is None else f"model.{role.name}"
+    if subject.setting("model", role.name) or (weights == published and plan.attention_weights is None):
+        return
+    if weights == "fp8" and published == "bf16":
+        yield "the published checkpoint is bf16: the engine casts it to fp8 as it loads"
+    elif not {weights, published} <= {"bf16", "fp16"}:
+        whose = "the plan holds" if plan.prefill_weights is None else f"{role.name} holds"
+        yield (f"{whose} weights in {named}, the published checkpoint in {published}: name one that fits with "
+               f"--set {one}=")  # fmt: skip
 
 
 def batch_each(instance: Instance) -> int | None:

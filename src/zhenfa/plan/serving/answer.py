@@ -206,8 +206,11 @@ def _shared(workload: ServingWorkload, share: float, rate: float | None) -> Serv
 def quality(request: Request, plan: ServingPlan) -> tuple[str, ...]:
     """Return what of a plan may change what the model says."""
     stored, found = stored_format(request.graph), []
-    if plan.weights != stored:
-        found.append(f"weights in {plan.weights}, stored in {stored} by the model's own checkpoint")
+    for form in plan.formats:
+        if form != stored:
+            found.append(f"weights in {form}, stored in {stored} by the model's own checkpoint")
+    if any(one.prefill_weights for one in plan.parts):
+        found.append("keys and values of prompts come from other weights than those that decode")
     if plan.cache not in ("bf16", "fp16"):
         found.append(f"keys and values in {plan.cache}, not 16 bits")
     return tuple(found)

@@ -45,8 +45,10 @@ class Best:
         return max((score[0] for score, _ in self.found.values()), default=-np.inf)
 
     def offer(self, part: Part | tuple[Part, ...], score: Score) -> None:
-        """Keep a choice if it is among the best and allowed."""
+        """Keep a choice if it is among the best and allowed; of those as good, one whose instances store weights
+        alike."""
         chosen = (part,) if isinstance(part, Part) else part
+        score = (*score, -float(sum(one.mixed for one in chosen)))
         key = tuple(one.key for one in chosen)
         known = self.found.get(key)
         if (known is not None and known[0] >= score) or (known is None and score[0] < self.last):

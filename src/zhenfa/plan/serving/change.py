@@ -124,7 +124,12 @@ def _tried(plan: ServingPlan, request: Request) -> Iterator[Try]:
         both = plan.decode.model_copy(update={"chunk": CHUNKS[1]})
         spare = plan.prefill.count * plan.prefill.cards if plan.prefill.pool == plan.decode.pool else 0
         more = both.model_copy(update={"count": plan.decode.count + spare // plan.decode.cards})
-        yield "prefill and decode together", "", "", _made(plan, {"prefill": None, "decode": more})
+        yield (
+            "prefill and decode together",
+            "",
+            "",
+            _made(plan, {"prefill": None, "prefill_weights": None, "decode": more}),
+        )
     elif plan.decode.count > 1:
         half = plan.decode.count // 2
         source = plan.decode.model_copy(update={"count": plan.decode.count - half, "max_batch": None})
@@ -136,6 +141,9 @@ def _tried(plan: ServingPlan, request: Request) -> Iterator[Try]:
     for weights in request.serving.weights:
         if weights != plan.weights:
             yield "weights", plan.weights, weights, _made(plan, {"weights": weights})
+        if plan.prefill is not None and weights != plan.weights_of("prefill"):
+            own = None if weights == plan.weights else weights
+            yield "prefill: weights", plan.weights_of("prefill"), weights, _made(plan, {"prefill_weights": own})
 
 
 def _of_instance(instance: Instance, request: Request) -> Iterator[tuple[str, str, Instance | None]]:

@@ -205,7 +205,7 @@ def differences(first: ServingPlan, other: ServingPlan) -> Iterator[Difference]:
             left, right = _said(best, what), _said(mine, what)
             if left != right:
                 yield Difference(f"{name}: {what.replace('_', ' ')}", left, right)
-    for name in ("weights", "attention_weights", "cache", "speculation", "eager"):
+    for name in ("weights", "attention_weights", "prefill_weights", "cache", "speculation", "eager"):
         left, right = getattr(first, name), getattr(other, name)
         if left != right:
             yield Difference(name.replace("_", " "), str(left or "none"), str(right or "none"))
@@ -260,7 +260,7 @@ def searched(answer: ServingAnswer, plan: ServingPlan) -> Searched:
         for role, instance in (("prefill", part.prefill), ("decode", part.decode)):
             if instance is None:
                 continue
-            if (instance.pool, part.weights, part.cache, part.speculation) not in formats:
+            if (instance.pool, part.weights_of(role), part.cache, part.speculation) not in formats:
                 outside.append(f"{role}: formats or drafts that the job does not allow on {instance.pool}")
             outside += [f"{role}: {words}" for words in _outside(request, instance, prefill=role == "prefill")]
     if outside:

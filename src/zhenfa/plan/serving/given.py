@@ -94,7 +94,7 @@ def _part(plan: ServingPlan, request: Request, tuned: Tuned) -> Part:
         else:
             rate = float(parts.most_together(decode, [0], [part.count])[0])
         return replace(part, rate=rate)
-    prefill = _types(plan, plan.prefill, request, "prefill", tuned)
+    prefill = _types(serving.of_prefill(plan), plan.prefill, request, "prefill", tuned)
     first = Pool(prefill.family, prefill, prefill, prefill, supplied=supplied_by(prefill))
     other = Pool(decode.family, decode, decode, decode, decoded=parts.decode_limit(decode))
     joint = serving.crossing(request.graph, prefill.group, decode.group, request.formation)

@@ -72,11 +72,16 @@ class Part:
         return sum(self.cards_by_pool().values())
 
     @property
+    def mixed(self) -> bool:
+        """Return whether prefill and decode instances store weights in different formats."""
+        return self.prefill is not None and self.prefill.family.weights != self.decode.family.weights
+
+    @property
     def key(self) -> tuple[object, ...]:
         """Return what makes two parts the same to a reader: pools, formats, and how decode is cut, chunks and attention
         data parallelism aside (within a factor of two)."""
         family = self.decode.family
-        source = self.prefill.family.pool.name if self.prefill else None
+        source = (self.prefill.family.pool.name, self.prefill.family.weights) if self.prefill else None
         cut = self.decode.shapes[self.at]
         return (family.pool.name, family.weights, family.cache, family.speculation, cut, source)
 
@@ -84,7 +89,11 @@ class Part:
         """Return the part as a plan of its own."""
         plan = self.decode.service.plan
         prefill = self.prefill.instance(self.prefill_at, self.prefill_count) if self.prefill else None
-        return plan.model_copy(update={"decode": self.decode.instance(self.at, self.count), "prefill": prefill})
+        own = self.prefill.family.weights if self.prefill is not None and self.mixed else None
+        return plan.model_copy(update={
+            "decode": self.decode.instance(self.at, self.count), "prefill": prefill,
+            "prefill_weights": own,
+        })  # fmt: skip
 
 
 def blocks(rows: int) -> Iterator[slice]:
@@ -161,8 +170,11 @@ def one_of(types: Types, at: int) -> Service:
 
 
 def fits_together(first: Family, other: Family) -> bool:
-    """Return whether two families may be prefill and decode of one plan: they store weights and cache alike."""
-    return (first.weights, first.cache, first.speculation) == (other.weights, other.cache, other.speculation)
+    """Return whether two families may be prefill and decode of one plan: the cache goes from one to the other as it is.
+
+    Weights stay where they are, so that each may store them in its own format.
+    """
+    return (first.cache, first.speculation) == (other.cache, other.speculation)
 
 
 def workload_of(workload: ServingWorkload, rate: float) -> ServingWorkload:

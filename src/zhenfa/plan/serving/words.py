@@ -59,16 +59,21 @@ def _part(plan: ServingPlan) -> str:
     decode = f"{plan.decode.count:,} x {cut_words(plan.decode)}"
     if plan.prefill is None:
         return decode
-    return f"{plan.prefill.count:,} x {cut_words(plan.prefill)} -> {decode}"
+    prefill = f"{plan.prefill.count:,} x {cut_words(plan.prefill)}"
+    if plan.prefill_weights is not None:
+        prefill, decode = f"{prefill} {plan.prefill_weights}", f"{decode} {plan.weights}"
+    return f"{prefill} -> {decode}"
 
 
-def group_words(instance: Instance, role: str) -> str:
-    """Return a group of instances in a sentence."""
+def group_words(instance: Instance, role: str, weights: str = "") -> str:
+    """Return a group of instances in a sentence; ``weights``: their format, where it is worth a word."""
     number = "1 instance" if instance.count == 1 else f"{instance.count:,} instances"
     size = "1 card" if instance.cards == 1 else f"{instance.cards:,} cards"
     details = [cut_words(instance)]
     if instance.chunk:
         details.append(f"chunks of {instance.chunk:,} tokens")
+    if weights:
+        details.append(f"weights in {weights}")
     if instance.max_batch:
         details.append(f"at most {instance.max_batch:,} requests at once")
     return f"{role}: {number} of {size} of {instance.pool} ({', '.join(details)})"

@@ -54,14 +54,15 @@ def _script(subject: Subject, role: Role) -> str:
 def command(subject: Subject, role: Role) -> list[str]:
     """Return the options of ``sglang.launch_server``."""
     plan, instance = subject.serving, role.instance
-    cast = plan.weights == "fp8" and not subject.model.quantization and not subject.setting("model")
+    weights = plan.weights_of(role.name)
+    cast = weights == "fp8" and not subject.model.quantization and not subject.setting("model", role.name)
     groups = instance.data_parallel
     found = words(
-        model_path=share.model_id(subject), tp_size=instance.stage_cards * role.devices,
+        model_path=share.model_id(subject, role), tp_size=instance.stage_cards * role.devices,
         attn_dp_size=groups if groups > 1 else None,
         attn_cp_size=instance.context_parallel if instance.context_parallel > 1 else None,
         pp_size=instance.pipeline_parallel if instance.pipeline_parallel > 1 else None,
-        ep_size=_experts(subject, role), dtype={"bf16": "bfloat16", "fp16": "float16"}.get(plan.weights),
+        ep_size=_experts(subject, role), dtype={"bf16": "bfloat16", "fp16": "float16"}.get(weights),
         quantization="fp8" if cast else None, kv_cache_dtype=_cache(plan.cache),
         max_running_requests=instance.max_batch, chunked_prefill_size=instance.chunk,
         enable_two_batch_overlap=instance.two_batch_overlap,

@@ -52,9 +52,10 @@ def _script(subject: Subject, role: Role) -> str:
 def command(subject: Subject, role: Role) -> list[str]:
     """Return the options of ``vllm serve``, the model first."""
     plan, instance = subject.serving, role.instance
-    cast = plan.weights == "fp8" and not subject.model.quantization and not subject.setting("model")
-    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(plan.weights)
-    found = [share.model_id(subject)]
+    weights = plan.weights_of(role.name)
+    cast = weights == "fp8" and not subject.model.quantization and not subject.setting("model", role.name)
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(weights)
+    found = [share.model_id(subject, role)]
     found += words(
         tensor_parallel_size=role.tensor, pipeline_parallel_size=_many(instance.pipeline_parallel),
         data_parallel_size=_many(instance.data_parallel),
