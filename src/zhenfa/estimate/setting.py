@@ -104,6 +104,8 @@ class Setting:
     _units: dict[tuple[Cut, Precision], Units] = field(default_factory=dict, repr=False, compare=False)
     _costs: dict[tuple[object, ...], Cost] = field(default_factory=dict, repr=False, compare=False)
     _plans: dict[tuple[object, ...], Setting] = field(default_factory=dict, repr=False, compare=False)
+    stages: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What stages cost, by all that it follows from here; a changed setting begins anew."""
 
     def card(self, pool: str) -> Card:
         """Return a pool's card with its fabric and the engine on it."""

@@ -124,14 +124,29 @@ def _group_stages(
     places = [(stage.pool, stage.cards) for stage in stages[: entries[0].places]]
     hops = traffic.transfers(setting, places, size, replicas, order if virtual > 1 else None)
     keys = [key_of(setting, stages, index) for index in range(len(stages))]
-    alike = {key: Blocks.of(plan, setting, stages, index, size, replicas) for index, key in _first(keys)}
     terms = Terms.of(plan)
-    known = {key: stage_cost(terms, setting, stages[keys.index(key)], blocks, owners) for key, blocks in alike.items()}
+    known = {
+        key: _stage(plan, setting, terms, stages, index, (key, size, replicas, owners)) for index, key in _first(keys)
+    }
     found = tuple(
         replace(known[key], stage=stage, transfer=seconds, crosses=crosses)
         for key, stage, (seconds, crosses) in zip(keys, stages, hops, strict=True)
     )
     return _placed(plan, setting, found, order, micro_batches, size)
+
+
+def _stage(
+    plan: Plan, setting: Setting, terms: Terms, stages: tuple[Stage, ...], index: int, key: tuple[Key, int, int, int]
+) -> StageCost:
+    """Return what one stage costs, wherever it stands in the pipeline, computed once; the key is what it follows from
+    with what the plan says as a whole."""
+    _, size, replicas, owners = key
+    whole = (*key, terms, plan.sequence_length)
+    if whole not in setting.stages:
+        blocks = Blocks.of(plan, setting, stages, index, size, replicas)
+        setting.stages[whole] = stage_cost(terms, setting, stages[index], blocks, owners)
+    found: StageCost = setting.stages[whole]
+    return found
 
 
 def _first(keys: Sequence[Key]) -> list[tuple[int, Key]]:

@@ -44,10 +44,11 @@ from zhenfa.estimate.failing import failing_cards
 from zhenfa.estimate.operating import up_share
 from zhenfa.estimate.report import card_price, step_parts, work_by_pool
 from zhenfa.estimate.setting import Setting
-from zhenfa.estimate.survival import kept_shares, survival
+from zhenfa.estimate.survival import kept_shares, leaving, survival
 from zhenfa.laws.arrays import Array
 from zhenfa.plan.bounds import Floats
-from zhenfa.plan.space import Bools
+from zhenfa.plan.columns import alike
+from zhenfa.plan.space import Bools, Ints
 from zhenfa.plan.supply import is_maker, is_one
 from zhenfa.spec.fact import missing
 from zhenfa.spec.job import Limits, Objective
@@ -77,6 +78,7 @@ class Goal:
     _known: dict[tuple[tuple[str, Array], ...], tuple[float, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _survived: dict[tuple[object, ...], float] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, objective: Objective, setting: Setting, limits: Limits) -> Goal:
@@ -351,15 +353,16 @@ class Goal:
 
     def _ettr(self, plan: Plan) -> float:
         assert self.setting is not None  # noqa: S101
-        return 1.0 if self.setting.formation.emulated else survival(plan, self.setting).ettr
+        if self.setting.formation.emulated:
+            return 1.0
+        alone = leaving(plan) if self.setting.recovery.elastic else 0
+        key = (*plan.cards_by_pool().items(), plan.precision, plan.trainable, plan.lora_rank, alone)
+        if key not in self._survived:
+            self._survived[key] = survival(plan, self.setting).ettr
+        return self._survived[key]
 
     def _up(self, cards: Cards) -> float:
-        assert self.setting is not None  # noqa: S101
-        return (
-            1.0
-            if self.setting.formation.emulated
-            else float(up_share(cards, self.setting, failing_cards(cards, self.setting)))
-        )
+        return float(self._looked_up(cards)[1])
 
     def _most_work(self, cards: Cards) -> Array:
         """Return the highest ETTR on these cards."""
@@ -381,11 +384,22 @@ class Goal:
                 self._known[known] = tuple(float(one) for one in _kept(self.setting, cards))
             return self._known[known][0], self._known[known][1]
         counts = np.broadcast_arrays(*(np.asarray(one, dtype=np.int64) for one in cards.values()))
-        key = np.ravel_multi_index(counts, tuple(int(one.max(initial=0)) + 1 for one in counts))
-        _, first, back = np.unique(key, return_index=True, return_inverse=True)
-        alike = {pool: one.ravel()[first] for pool, one in zip(cards, counts, strict=True)}
-        work, up = _kept(self.setting, alike)
+        first, back = alike([one.ravel() for one in counts])
+        kinds = {pool: one.ravel()[first] for pool, one in zip(cards, counts, strict=True)}
+        work, up = self._of_kinds(kinds)
         return work[back].reshape(counts[0].shape), up[back].reshape(counts[0].shape)
+
+    def _of_kinds(self, kinds: Mapping[str, Ints]) -> tuple[Floats, Floats]:
+        """Return the same for counts that are all different."""
+        assert self.setting is not None  # noqa: S101
+        keys = [tuple(zip(kinds, row, strict=True)) for row in np.stack([*kinds.values()], axis=1).tolist()]
+        fresh = [number for number, key in enumerate(keys) if key not in self._known]
+        if fresh:
+            work, up = _kept(self.setting, {pool: counts[fresh] for pool, counts in kinds.items()})
+            for number, *shares in zip(fresh, work.tolist(), up.tolist(), strict=True):
+                self._known[keys[number]] = tuple(shares)
+        found = np.array([self._known[key] for key in keys], dtype=float).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
 
     def _best_kept(self, cards: Cards, *, both: bool) -> Array:
         """Return the highest share of time that is work (and, with ``both``, up) on as many cards or fewer."""

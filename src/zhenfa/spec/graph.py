@@ -7,6 +7,7 @@ divides by parallel degrees and asks the laws for time.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,7 +126,7 @@ class Graph:
     def parameters(self) -> int:
         """Return all parameters of the main model, encoders included; ``extra`` is counted apart."""
         ends = sum(operator.parameters for operator in (*self.stem, *self.head, *self.encoders))
-        return ends + sum(self.kinds[kind].parameters for kind in self.layers)
+        return ends + sum(count * self.kinds[kind].parameters for kind, count in Counter(self.layers).items())
 
     @property
     def extra_parameters(self) -> int:
