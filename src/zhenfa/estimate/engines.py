@@ -23,7 +23,17 @@ FILE: Final = files.ROOT / "training_engines.yaml"
 FITS: Final = files.ROOT / "training_fits.yaml"
 EVERY: Final = "every"
 """The key of traits that are fitted to all engines and cards alike."""
-_LISTS: Final = ("fused", "lean", "zero_stages", "recompute", "summed_whole", "summed_alone", "selective", "adapted")
+_LISTS: Final = (
+    "fused",
+    "lean",
+    "zero_stages",
+    "recompute",
+    "summed_whole",
+    "summed_alone",
+    "selective",
+    "planned_again",
+    "adapted",
+)
 
 
 @dataclass(frozen=True)

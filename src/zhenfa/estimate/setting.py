@@ -184,12 +184,28 @@ class Setting:
             )
         return self._plans[key]
 
+    def planned_again(self, pool: str) -> tuple[RecomputeModule, ...]:
+        """Return what selective recomputation of a plan that is searched computes again on a pool: what the engine can,
+        of what the model has. Empty: norms and activation functions."""
+        said = self.on_pool.get(pool, {}).get("planned_again", self.traits.planned_again)
+        every = [one for kind in self.graph.kinds for one in kind.operators]
+        return tuple(name for name in said if any(map(_MODULES[name], every)))
+
+    def planned_cost(self, operators: Sequence[Operator], shape: Shape, pool: str) -> Cost:
+        """Return what operators cost on a pool, ``light_forward`` that of :meth:`planned_again`."""
+        card, again = self.card(pool), any_of(self.planned_again(pool))
+        found = layer_cost(operators, shape, card)
+        if again is None:
+            return found
+        chosen = [operator for operator in operators if again(operator)]
+        return replace(found, light_forward=layer_cost(chosen, shape, card).forward_total)
+
     def units(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> Units:
         """Return what the layers cost when cut by ``shape``; ``recompute`` holds codes into :data:`RECOMPUTE`."""
-        card = self.card(pool)
+        card, named = self.card(pool), any_of(self.planned_again(pool))
 
         def unit(operators: Sequence[Operator], again: Array) -> Unit:
-            return self._unit(operators, layer_cost(operators, shape, card), pool, shape, zero, again)
+            return self._unit(operators, layer_cost(operators, shape, card), pool, shape, zero, again, named)
 
         kinds, stem, head = self._blocks
         none = 0 * np.asarray(recompute)
@@ -245,9 +261,9 @@ class Setting:
         """Return what each kind of layer, the stem and the head hold on a pool, and the bytes that each needs only at
         work."""
         kinds, stem, head = self._blocks
-        none = 0 * np.asarray(recompute)
+        none, named = 0 * np.asarray(recompute), any_of(self.planned_again(pool))
         return [
-            self._memory(block, pool, shape, zero, again)
+            self._memory(block, pool, shape, zero, again, named)
             for block, again in [*((kind, recompute) for kind in kinds), (stem, none), (head, none)]
         ]
 

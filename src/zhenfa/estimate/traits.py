@@ -97,7 +97,8 @@ class Traits:
     that it can compute some layers of a stage again and keep the others, ``whole_sequence``: that it can leave out
     sequence parallelism; ``selective``: what it computes again
     where a run asks for selective recomputation and names no module (the core of attention: arXiv:2205.05198, section
-    5). ``recompute_stops_early``: recomputing a layer ends at the last tensor that its backward needs, so the last
+    5), ``planned_again``: what plans that are searched for compute again then (empty: norms and activation functions).
+    ``recompute_stops_early``: recomputing a layer ends at the last tensor that its backward needs, so the last
     matmul is not run again.
     ``adapted``: the matmuls that get adapters where only those are trained (empty: all of the layers).
     ``pipelines_keep``: where a pipeline has several stages, weights gathered by ZeRO-3 stay until the step ends, and
@@ -177,6 +178,7 @@ class Traits:
     some_layers: bool = True
     whole_sequence: bool = True
     selective: tuple[RecomputeModule, ...] = ("attention",)
+    planned_again: tuple[RecomputeModule, ...] = ()
     recompute_stops_early: bool = False
     receives_apart: bool = False
     adapted: tuple[str, ...] = ()

@@ -109,7 +109,7 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
     total = ends.sum(axis=0)
     layers, forward, weight, expert = np.empty((4, len(counts), modes, len(first)))
     for kind, operators in enumerate(setting.graph.kinds):
-        found = layer_cost(operators.operators, shape, card)
+        found = setting.planned_cost(operators.operators, shape, pool)
         plain = found.forward_total + found.backward_total
         for mode, again in enumerate((0.0, found.light_forward, found.full_again)):
             layers[kind, mode] = plain + again

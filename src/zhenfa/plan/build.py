@@ -112,6 +112,7 @@ def rows_for(setting: Setting, layout: Layout) -> dict[Slot, Rows]:
                     slot.recompute,
                     slot.context,
                     slot.expert_tensor,
+                    setting.planned_again(slot.pool) if CODES[slot.recompute] == "selective" else (),
                 )
             )
         )
@@ -151,13 +152,27 @@ def _over_places(layout: Layout) -> list[Slot]:
 def make_plan(setting: Setting, job: str, layout: Layout, entries: tuple[Pipeline, ...]) -> Plan:
     """Return the plan document."""
     ways = {slot.pool: slot.precision or setting.chips[slot.pool].precision for slot in layout.slots}
-    usual, entries = in_precisions(entries, ways)
+    usual, entries = in_precisions(with_modules(setting, entries), ways)
     return Plan(
         job=job, model=setting.graph.name, machine=setting.formation.name,
         sequence_length=setting.workload.sequence_length, precision=usual,
         schedule=layout.schedule, zero=layout.zero, offload=layout.offload,
         sequence_parallel=layout.sequence_parallel, pipelines=entries,
     )  # fmt: skip
+
+
+def with_modules(setting: Setting, entries: tuple[Pipeline, ...]) -> tuple[Pipeline, ...]:
+    """Return pipelines whose stages say what the engine's selective recomputation computes again, where they do not."""
+
+    def update(stage: Stage) -> Stage:
+        named = setting.planned_again(stage.pool) if stage.recompute == "selective" else ()
+        return stage.model_copy(update={"recompute_modules": stage.recompute_modules or named}) if named else stage
+
+    if all(stage.recompute != "selective" for entry in entries for stage in entry.stages):
+        return entries
+    return tuple(
+        entry.model_copy(update={"stages": tuple(update(stage) for stage in entry.stages)}) for entry in entries
+    )
 
 
 def in_precisions(

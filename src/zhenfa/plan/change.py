@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from zhenfa import units
 from zhenfa.errors import InputError
-from zhenfa.estimate.setting import RECOMPUTE, Setting
+from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.build import CODES, Layout, Slot, in_precisions, make_plan, pipelines
 from zhenfa.plan.even import even_ranges
@@ -210,13 +210,14 @@ def _laid(plan: Plan, form: Form, setting: Setting, cards: int) -> Plan | None:
         for name in ("shard_group", "reshard", "reduce_every", "sequence_parallel", "context_exchange", "trainable",
                      "lora_rank", "expert_imbalance")
     }  # fmt: skip
-    modules = plan.pipelines[0].stages[0].recompute_modules if RECOMPUTE[form.recompute] == "selective" else ()
+    stage = plan.pipelines[0].stages[0]
+    named = stage.recompute == CODES[form.recompute] == "selective"
     best: tuple[float, Plan] | None = None
     for ranges in _splits(setting, layout):
-        entries = pipelines(layout, ranges, total)
-        if modules:
-            entries = tuple(_with_stages(one, recompute_modules=modules) for one in entries)
-        other = make_plan(setting, plan.job, layout, entries).model_copy(update=kept)
+        other = make_plan(setting, plan.job, layout, pipelines(layout, ranges, total)).model_copy(update=kept)
+        if named:
+            entries = tuple(_with_stages(one, recompute_modules=stage.recompute_modules) for one in other.pipelines)
+            other = other.model_copy(update={"pipelines": entries})
         score = _score(other, setting)
         if best is None or score < best[0]:
             best = (score, other)
@@ -311,7 +312,7 @@ def _of_any(plan: Plan, setting: Setting, limits: Limits) -> Iterator[Change]:
             if {CODES[code]} != now:
                 entries = tuple(
                     pipe.model_copy(update={"stages": tuple(
-                        stage.model_copy(update={"recompute": CODES[code]}) if stage.pool == pool else stage
+                        stage.model_copy(update=_recomputing(code, pool, setting)) if stage.pool == pool else stage
                         for stage in pipe.stages
                     )})
                     for pipe in plan.pipelines
@@ -362,3 +363,9 @@ def _sizes_of(pipes: Sequence[Pipeline]) -> str:
 
 
 __all__ = ["Change", "Form", "changes"]
+
+
+def _recomputing(code: int, pool: str, setting: Setting) -> dict[str, object]:
+    """Return what a stage says that computes again as the search has it."""
+    named = setting.planned_again(pool) if CODES[code] == "selective" else ()
+    return {"recompute": CODES[code], "recompute_modules": named}

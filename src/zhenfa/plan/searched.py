@@ -34,7 +34,7 @@ from zhenfa.plan.split import all_are_tried
 from zhenfa.plan.variants import first_bound, takes, variants
 from zhenfa.plan.ways import MAX_MIXED_TENSOR
 from zhenfa.spec.job import Limits
-from zhenfa.spec.plan import Plan
+from zhenfa.spec.plan import USUAL_MODULES, Plan
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def searched(
     plan: Plan, setting: Setting, limits: Limits, found: PlanCost | None, listed: Sequence[tuple[Plan, float]]
 ) -> Searched:
     """Return whether the search looked at a plan, and what kept it out of ``listed``: plans with their steps."""
-    outside = _never_searched(plan)
+    outside = _never_searched(plan, setting)
     form = Form.of(plan)
     if form is None and plan.schedule not in ("1f1b", "interleaved"):
         outside.append(f"schedule {plan.schedule} over several sorts of stages: searched are 1f1b and interleaved")
@@ -73,7 +73,7 @@ def searched(
     return Searched(True, (*_split_words(plan, setting), *_left_out(plan, form, setting, found, row, listed)))
 
 
-def _never_searched(plan: Plan) -> list[str]:
+def _never_searched(plan: Plan, setting: Setting) -> list[str]:
     """Return what a plan says that no search tries."""
     said = []
     for name, usual in (
@@ -83,9 +83,14 @@ def _never_searched(plan: Plan) -> list[str]:
         value = getattr(plan, name)
         if value != usual:
             said.append(f"{name} {value}: the search leaves it as {'it is usual' if usual is None else usual}")
-    stages = [stage for pipe in plan.pipelines for stage in pipe.stages]
-    if any(stage.recompute_modules for stage in stages):
-        said.append("recomputation of named modules: the search computes again what is usual, or whole layers")
+    stages = [stage for pipe in plan.pipelines for stage in pipe.stages if stage.recompute == "selective"]
+    for pool, modules in dict.fromkeys((stage.pool, stage.recompute_modules) for stage in stages):
+        own = setting.planned_again(pool)
+        if set(modules or USUAL_MODULES) != set(own or USUAL_MODULES):
+            said.append(
+                f"recomputation of {' and '.join(modules or USUAL_MODULES)} on {pool}: the search computes "
+                f"{' and '.join(own or USUAL_MODULES)} again, or whole layers"
+            )
     return said
 
 

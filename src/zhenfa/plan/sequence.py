@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from zhenfa.estimate.layer import layer_cost
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.shape import Cost
 from zhenfa.laws.arrays import Array
@@ -42,10 +41,9 @@ def may_be_better(setting: Setting, other: Setting, pool: str, found: Candidates
     shape = shape_of(setting, found.where(first))
     size = len(first)
     gains = np.zeros(size, dtype=bool)
-    here, there = setting.card(pool), other.card(pool)
     head = (*setting.graph.head, *setting.graph.extra)
     for operators in (*(kind.operators for kind in setting.graph.kinds), setting.graph.stem, head):
-        pairs = zip(*(_seconds(layer_cost(operators, shape, card)) for card in (here, there)), strict=True)
+        pairs = zip(*(_seconds(one.planned_cost(operators, shape, pool)) for one in (setting, other)), strict=True)
         for mine, its in pairs:
             gains |= np.broadcast_to(np.asarray(its) < np.asarray(mine) * SLACK, size)
     for mode in setting.traits.recompute:

@@ -25,6 +25,8 @@ RecomputeModule = Literal[
     "alternate-matmul",
 ]
 """``alternate-matmul``: every other matmul of a layer, counted as its output and down projections."""
+USUAL_MODULES: tuple[RecomputeModule, ...] = ("norm", "activation")
+"""What selective recomputation computes again where a stage names nothing."""
 Degree = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 PLACED_AS_V: tuple[Schedule, ...] = ("zero-bubble-v",)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
 
 from zhenfa.errors import quote
 from zhenfa.plan.emit.subject import Subject
 from zhenfa.plan.emit.target import Rule
 from zhenfa.spec.machine import BETWEEN, Precision
-from zhenfa.spec.plan import Offload, Pipeline, Plan, Recompute, RecomputeModule, Schedule, Stage
-
-DEFAULT_MODULES: Final[tuple[RecomputeModule, ...]] = ("norm", "activation")
-"""What selective recomputation computes again where the plan names nothing."""
+from zhenfa.spec.plan import USUAL_MODULES, Offload, Pipeline, Plan, Recompute, RecomputeModule, Schedule, Stage
 
 
 def modules_of(stage: Stage) -> tuple[RecomputeModule, ...]:
     """Return what selective recomputation of a stage computes again."""
-    return stage.recompute_modules or DEFAULT_MODULES
+    return stage.recompute_modules or USUAL_MODULES
 
 
 # One maker.
