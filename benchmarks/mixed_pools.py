@@ -88,7 +88,13 @@ def alike(setting: Setting, *, by_speed: bool) -> Iterator[Plan]:
         for mode in MODES:
             stages = tuple(
                 Stage(
-                    pool=name, first=end - own, last=end, tensor_parallel=tensor, expert_parallel=expert, recompute=mode
+                    pool=name,
+                    first=end - own,
+                    last=end,
+                    tensor_parallel=tensor,
+                    expert_parallel=expert,
+                    recompute=mode,
+                    recompute_modules=setting.planned_again(name) if mode == "selective" else (),
                 )
                 for name, own, end in zip(where, held, ends, strict=True)
             )

@@ -184,6 +184,7 @@ def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> 
             expert_tensor_parallel=pieces,
             recompute=mode,
             recompute_layers=layout.again,
+            recompute_modules=setting.planned_again(pool) if mode == "selective" else (),
         )
         for (pool, tensor, expert, mode, context, pieces), (first, last) in zip(
             itertools.cycle(layout.cuts), ranges, strict=False

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 
 from emit_plans import emitted, file_of, handed, options, subject
 from zhenfa.errors import CapabilityError
-from zhenfa.plan.emit import emit
+from zhenfa.plan.answer import find_plans
+from zhenfa.plan.emit import emit, read_subject
 from zhenfa.plan.emit.door import reasons_against
 from zhenfa.plan.emit.recorded import recorded
 from zhenfa.plan.emit.registry import target
 from zhenfa.plan.emit.rules import as_1f1b, equal_replicas
+from zhenfa.plan.request import read_request
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 from zhenfa.validation.train_layout import expand_layout
 
+ROOT = Path(__file__).parent.parent
 MEGATRON = ["deepseek-v3-superpod", "deepseek-v3-pipeline", "llama3-70b-superpod", "llama3-8b-interleaved"]
 MINDSPEED = ["deepseek-v3-cloudmatrix384", "deepseek-v3-mixed-demo"]
 NOWHERE = {("megatron", "deepseek-v3-cloudmatrix384"), *(("mindspeed", plan) for plan in MEGATRON)}
@@ -222,3 +225,30 @@ def test_equal_replicas_keep_the_global_batch(plan: Plan) -> None:
         assert changed.global_batch == plan.global_batch
         assert changed.replicas <= plan.replicas
         assert rule.reason(changed, there) == ""
+
+
+@pytest.mark.parametrize(
+    ("job", "machine", "modules"),
+    [
+        ("llama3-70b-train", "dgx-superpod-h100", {("norm",)}),
+        ("deepseek-v3-train", "dgx-superpod-h100", {("norm", "expert-activation", "up-projection")}),
+        ("deepseek-v3-train", "cloudmatrix384", {()}),
+    ],
+)
+def test_what_is_planned_computes_again_what_the_engine_can(
+    job: str, machine: str, modules: set[tuple[str, ...]], tmp_path: Path
+) -> None:
+    """Megatron-Core has no way to compute activation functions of dense layers again alone; MindSpeed on Ascend has."""
+    answer = find_plans(read_request(str(ROOT / f"examples/{job}.yaml"), on=machine))
+    chosen = [
+        stage.recompute_modules
+        for one in answer.plans for pipe in one.plan.pipelines for stage in pipe.stages
+        if stage.recompute == "selective"
+    ]  # fmt: skip
+    assert set(chosen) == modules
+    path = tmp_path / "plan.yaml"
+    path.write_text(answer.best.plan.to_yaml(), encoding="utf-8")
+    to = "megatron" if machine.startswith("dgx") else "mindspeed"
+    assert not [one for one in reasons_against(read_subject(str(path)), target(to)) if "recomputation" in one]
+    if to == "megatron":
+        assert emit(read_subject(str(path)), to).files

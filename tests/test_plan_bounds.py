@@ -127,12 +127,13 @@ def test_the_schedule_is_never_quicker_than_its_bound(data: st.DataObject) -> No
     assert bound <= float(pipeline_time(forward, backward, hops, times)) * SLACK + 1e-12
 
 
-def cut_of(found: Candidates, index: int) -> Cut:
+def cut_of(setting: Setting, found: Candidates, index: int) -> Cut:
     columns = (
         found.size, found.tensor, found.expert, found.data, found.zero, found.recompute, found.context,
         found.expert_tensor,
     )  # fmt: skip
-    return Cut("p0", *(int(column[index]) for column in columns))
+    named = setting.planned_again("p0") if found.recompute[index] == 1 else ()
+    return Cut("p0", *(int(column[index]) for column in columns), modules=named)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -142,7 +143,7 @@ def test_work_of_arrays_is_the_sum_of_single_blocks(seed: int) -> None:
     work = bounds.work_per_micro_batch(setting, "p0", found)
     counts = Counter(setting.graph.layers)
     for index in random.Random(seed).sample(range(len(found)), min(8, len(found))):
-        units = setting.units_of(cut_of(found, index))
+        units = setting.units_of(cut_of(setting, found, index))
         seconds = [float(unit.forward + unit.backward) for unit in units.kinds]
         ends = [float(unit.forward + unit.backward) for unit in (units.stem, units.head)]
         assert work.layers[:, index].tolist() == pytest.approx(seconds, rel=1e-12)
@@ -160,7 +161,7 @@ def test_arrays_and_single_layouts_go_through_one_law(seed: int) -> None:
     for index in random.Random(seed).sample(range(len(found)), min(8, len(found))):
         layout = layout_of(found, index, "p0")
         slot = layout.slots[0]
-        single = setting.units_of(cut_of(found, index))
+        single = setting.units_of(cut_of(setting, found, index))
         blocks = [*zip(units.kinds, single.kinds, strict=True), (units.stem, single.stem), (units.head, single.head)]
         for many, one in blocks:
             assert at(many, index, len(found)) == pytest.approx(at(one, 0, 1), rel=1e-12)
