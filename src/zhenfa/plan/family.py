@@ -72,6 +72,10 @@ class Family:
         """Return in how many orders the pools can stand."""
         return math.factorial(len(self.options))
 
+    def every_order(self) -> Iterator[tuple[int, ...]]:
+        """Yield the orders in which the pools can stand."""
+        return itertools.permutations(range(len(self.options)))
+
     @property
     def picks(self) -> list[tuple[Options, Ints]]:
         """Return the options of each pool and which each candidate takes."""
@@ -272,6 +276,47 @@ def whole_layers(setting: Setting, family: Family) -> Floats:
         low, high = np.where(short, middle, low), np.where(short, high, middle)
     bound: Floats = low * family.micro_batches
     return bound
+
+
+def may_take(setting: Setting, family: Family, step: float) -> Bools:
+    """Return where a step may be as short in which order of the pools, by the work of whole layers,
+    ``[orders, candidates]``.
+
+    No stage works longer than ``C = X / m`` on a micro-batch. On pool ``i`` it holds at most ``floor(C / l_i)`` layers
+    of the most numerous kind, less with the stem on the first pool and the head on the last, and one at least unless
+    another kind stands there. Where the layers find a place so, a micro-batch works at least as long as with the
+    quickest stages full (``T``); that takes a step of ``T r`` (:func:`zhenfa.plan.bounds.ramp`), and of ``T`` as many
+    times as a micro-batch can set out only when another has come back.
+    """
+    orders = list(family.every_order())
+    if not math.isfinite(step):
+        return np.ones((len(orders), len(family)), dtype=bool)
+    kind, layers = bounds.main_index(setting), setting.graph.layers
+    counts = np.bincount(layers)
+    parts = np.stack([np.concatenate([one.work.layers[:, pick], one.work.ends[:, pick]]) for one, pick in family.picks])
+    layer, (stem, head) = parts[:, kind], parts[:, len(counts) :].swapaxes(0, 1)
+    leading = stem + parts[:, list(layers[: layers.index(kind)])].sum(axis=1)
+    times, deep = family.micro_batches, family.depth.sum(axis=0)
+    longest = step / times * (1 + 1e-9)
+    whole, *less = (np.floor(np.maximum(longest - end, 0.0) / layer + 1e-9) for end in (0.0, leading, head))
+    others = np.where(np.arange(len(counts)) == kind, 0, counts)
+    rest = others @ parts[:, : len(counts)].min(axis=0)
+    most_work = step * (1 + 1e-9) / np.maximum(bounds.ramp(deep, times), -(-times // deep))
+    quickest = np.argsort(layer, axis=0)
+    quick = np.take_along_axis(layer, quickest, 0)
+    possible = np.empty((len(orders), len(family)), dtype=bool)
+    for number, order in enumerate(orders):
+        room = family.depth * whole
+        for pool, short in ((order[0], less[0]), (order[-1], less[1])):
+            room[pool] -= whole[pool] - short[pool]
+        taken = np.minimum(np.maximum(family.depth - others.sum(), 0), room)
+        left = counts[kind] - taken.sum(axis=0)
+        work = stem[order[0]] + head[order[-1]] + rest + (taken * layer).sum(axis=0)
+        for one, most in zip(quick, np.take_along_axis(room - taken, quickest, 0), strict=True):
+            more = np.clip(left, 0, most)
+            left, work = left - more, work + more * one
+        possible[number] = (left <= 0) & (work <= most_work)
+    return possible
 
 
 def fewer_stages(setting: Setting, family: Family, goal: Goal, best: float, budget: int, tally: Tally) -> Family:

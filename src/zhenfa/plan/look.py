@@ -17,6 +17,7 @@ from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
 from zhenfa.plan.space import Bools, Candidates, Ints
+from zhenfa.plan.ways import Options
 
 BISECTIONS: Final = 6
 """How often the span between a bound and a step that is possible is halved."""
@@ -44,9 +45,16 @@ class Look:
     @classmethod
     def at(cls, setting: Setting, part: Family) -> Look:
         """Look at some groups."""
-        ways = [_rows_of_ways(setting, part, pool) for pool in range(len(part.options))]
+        return cls.at_each(setting, [part])[0]
+
+    @classmethod
+    def at_each(cls, setting: Setting, parts: Sequence[Family]) -> list[Look]:
+        """Look at some groups of several families."""
         counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-        return cls(part, [Rows(*(table.min(axis=-1) for table in rows)) for rows in ways], counts, setting, ways)
+        return [
+            cls(part, [Rows(*(table.min(axis=-1) for table in rows)) for rows in ways], counts, setting, ways)
+            for part, ways in zip(parts, _rows_of_ways(setting, parts), strict=True)
+        ]
 
     def members(self, index: int) -> Look:
         """Look at the layouts of one group."""
@@ -355,15 +363,36 @@ class Lines:
         return most * (1 + 1e-9)
 
 
-def _rows_of_ways(setting: Setting, part: Family, pool: int) -> Rows:
-    """Return what every way of one pool costs, with last axes ``[candidates, ways]``."""
-    one, pick = part.picks[pool]
+def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[Rows]]:
+    """Return what every way of each pool of each part costs, with last axes ``[candidates, ways]``; what they need to
+    know of one pool is looked up together."""
+    needs: dict[str, list[tuple[Candidates, Work, Ints]]] = {}
+    for part in parts:
+        for one, pick in part.picks:
+            needs.setdefault(one.pool, []).append(_ways_needed(part, one, pick))
+    rows = {}
+    for pool, each in needs.items():
+        every = rows_of_many(
+            setting, pool, Candidates.together([found for found, _, _ in each]),
+            Work.together([work for _, work, _ in each]),
+        )  # fmt: skip
+        starts = np.cumsum([0, *(len(found) for found, _, _ in each)])
+        rows[pool] = iter(
+            [
+                Rows(*(table[..., start + back] for table in every))
+                for start, (_, _, back) in zip(starts[:-1].tolist(), each, strict=True)
+            ]
+        )
+    return [[next(rows[one.pool]) for one in part.options] for part in parts]
+
+
+def _ways_needed(part: Family, one: Options, pick: Ints) -> tuple[Candidates, Work, Ints]:
+    """Return the cuts of a pool with the replicas of each candidate, each once, and where those of each way are,
+    ``[candidates, ways]``."""
     cut = one.ways[pick]
     key = cut * (int(part.replicas.max(initial=0)) + 1) + part.replicas[:, None]
     _, first, back = np.unique(key, return_index=True, return_inverse=True)
     chosen = cut.reshape(-1)[first]
     data = np.broadcast_to(part.replicas[:, None], cut.shape).reshape(-1)[first]
     found = one.cuts.where(chosen).but(data=data, zero=np.full(len(chosen), part.zero))
-    rows = rows_of_many(setting, one.pool, found, one.cut_work.take(chosen))
-    back = back.reshape(cut.shape)
-    return Rows(*(table[..., back] for table in rows))
+    return found, one.cut_work.take(chosen), back.reshape(cut.shape)

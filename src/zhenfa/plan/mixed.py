@@ -40,7 +40,7 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.laws.arrays import values_of
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import take
-from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, whole_layers
+from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, may_take, whole_layers
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.interleave import interleaved_over_pools
 from zhenfa.plan.joint import replicas_over_pools
@@ -63,7 +63,7 @@ from zhenfa.plan.search import (
 from zhenfa.plan.space import MAX_MICRO_BATCH, Bools, Candidates, Ints, chunks
 from zhenfa.spec.job import Limits
 
-FIRST_LOOK: Final = 512
+FIRST_LOOK: Final = 2048
 """Groups of mixed pipelines whose memory is looked at together, at first."""
 
 PROVED_AT_MOST: Final = 1000
@@ -244,6 +244,19 @@ class _Frontier:
         self._unseen[behind[np.argsort(self._floor[behind], kind="stable")[:LISTED_AT_MOST]]] = True
         if best.goal.bounded:
             self._unseen &= ~np.concatenate([self._bar(family, tally) for family in families])
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Leave out the groups whose whole layers find no place in any order of the pools."""
+        start = 0
+        for family in self.families:
+            here = start + np.flatnonzero(self._unseen[start : start + len(family)])
+            self._unseen[here] = self._possible(family.where(here - start)).any(axis=0)
+            start += len(family)
+
+    def _possible(self, part: Family) -> Bools:
+        """Return which groups may be worth looking at in which order of their pools, ``[orders, groups]``."""
+        return may_take(self.setting, part, self.best.goal.step_within_any(_horizon(self.best)))
 
     def _bar(self, family: Family, tally: Tally) -> Bools:
         """Count the groups that surely break a limit of the goal, and return which they are."""
@@ -297,13 +310,17 @@ class _Frontier:
 
     def _look(self, parts: Sequence[Family]) -> None:
         """Let groups that may be good enough wait, in each order of their pools in which they are."""
-        every = []
+        near, orders = [], []
         for part in parts:
+            possible = self._possible(part)
             sharper = replace(part, bound=np.maximum(part.bound, whole_layers(self.setting, part)))
-            near = np.flatnonzero(_floor(self.best.goal, sharper, sharper.bound) < _horizon(self.best))
-            if len(near):
-                look = Look.at(self.setting, sharper.where(near))
-                every += [(look, order) for order in itertools.permutations(range(len(part.options)))]
+            possible &= _floor(self.best.goal, sharper, sharper.bound) < _horizon(self.best)
+            here = np.flatnonzero(possible.any(axis=0))
+            if len(here):
+                near.append(sharper.where(here))
+                orders.append(zip(part.every_order(), possible[:, here], strict=True))
+        looks = zip(Look.at_each(self.setting, near), orders, strict=True)
+        every = [(look, order, np.flatnonzero(mask)) for look, masks in looks for order, mask in masks]
         self._wait(every, self.best.first)
 
     def _list(self) -> None:
@@ -312,9 +329,9 @@ class _Frontier:
         looks: dict[tuple[int, Sequence[int]], list[_Waiting]] = {}
         for one in near:
             looks.setdefault((id(one.look), one.order), []).append(one)
-        lines = [(group[0].look, order) for (_, order), group in looks.items()]
         limit = self.best.goal.step_within_any(_horizon(self.best))
-        steps = _bounds(lines, limit, [np.array([one.index for one in group]) for group in looks.values()])
+        lines = [(group[0].look, order, np.array([one.index for one in group])) for (_, order), group in looks.items()]
+        steps = _bounds(lines, limit)
         sharp = [
             (float(bound), next(self._ticket), one)
             for group, bounds in zip(looks.values(), steps, strict=True)
@@ -325,35 +342,33 @@ class _Frontier:
 
     def _open(self, groups: Sequence[_Waiting], limit: float) -> None:
         """Let the layouts of groups wait that may have a score below the limit."""
-        self._wait([(group.look.members(group.index), group.order) for group in groups], limit)
+        looks = [(group.look.members(group.index), group.order) for group in groups]
+        self._wait([(look, order, np.arange(len(look.part))) for look, order in looks], limit)
 
-    def _wait(self, looks: Sequence[tuple[Look, Sequence[int]]], limit: float) -> None:
-        """Let those wait that may have a score below the limit."""
+    def _wait(self, looks: Sequence[tuple[Look, Sequence[int], Ints]], limit: float) -> None:
+        """Let those that an index selects wait, if they may have a score below the limit."""
         goal = self.best.goal
-        steps, near = _bounds(looks, goal.step_within_any(limit)), goal.step_within_any(LISTED_WITHIN * limit)
-        for (look, order), step in zip(looks, steps, strict=True):
-            self.misfits += int(look.part.weight[np.isnan(step)].sum())
-            floor = _floor(goal, look.part, step)
-            for index in np.flatnonzero(floor < limit).tolist():
-                entry = (float(floor[index]), next(self._ticket), _Waiting(look, index, order))
+        near = goal.step_within_any(LISTED_WITHIN * limit)
+        for (look, order, index), step in zip(looks, _bounds(looks, goal.step_within_any(limit)), strict=True):
+            part = look.part.where(index)
+            self.misfits += int(part.weight[np.isnan(step)].sum())
+            floor = _floor(goal, part, step)
+            for row in np.flatnonzero(floor < limit).tolist():
+                entry = (float(floor[row]), next(self._ticket), _Waiting(look, int(index[row]), order))
                 heapq.heappush(self._waiting, entry)
-            if look.part.cut is None:
-                for index in np.flatnonzero((floor >= limit) & (look.part.bound < near)).tolist():
-                    entry = (float(look.part.bound[index]), next(self._ticket), _Waiting(look, index, order))
+            if part.cut is None:
+                for row in np.flatnonzero((floor >= limit) & (part.bound < near)).tolist():
+                    entry = (float(part.bound[row]), next(self._ticket), _Waiting(look, int(index[row]), order))
                     self._behind.append(entry)
 
 
-def _bounds(
-    looks: Sequence[tuple[Look, Sequence[int]]], limit: float, which: Sequence[Ints] | None = None
-) -> list[Floats]:
-    """Return the bounds of several looks, or of those of their candidates that an index selects, those over as many
-    pools together."""
+def _bounds(looks: Sequence[tuple[Look, Sequence[int], Ints]], limit: float) -> list[Floats]:
+    """Return the bounds of those of the candidates of several looks that an index selects, those over as many pools
+    together."""
     found: list[Floats] = [np.zeros(0)] * len(looks)
-    for count in {len(order) for _, order in looks}:
-        here = [number for number, (_, order) in enumerate(looks) if len(order) == count]
-        lines = [looks[number][0].lines(looks[number][1]) for number in here]
-        if which is not None:
-            lines = [one.where(which[number]) for one, number in zip(lines, here, strict=True)]
+    for count in {len(order) for _, order, _ in looks}:
+        here = [number for number, (_, order, _) in enumerate(looks) if len(order) == count]
+        lines = [looks[number][0].lines(looks[number][1]).where(looks[number][2]) for number in here]
         bound = Lines.together(lines).bounds(limit)
         ends = np.cumsum([len(one.times) for one in lines])[:-1]
         for number, part in zip(here, np.split(bound, ends), strict=True):
