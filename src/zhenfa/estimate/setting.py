@@ -102,7 +102,7 @@ class Setting:
     recovery: Recovery = field(default_factory=Recovery)
     _cards: dict[tuple[str, Precision], Card] = field(default_factory=dict, repr=False, compare=False)
     _units: dict[tuple[Cut, Precision], Units] = field(default_factory=dict, repr=False, compare=False)
-    _costs: dict[tuple[object, ...], Cost] = field(default_factory=dict, repr=False, compare=False)
+    _costs: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
     _plans: dict[tuple[object, ...], Setting] = field(default_factory=dict, repr=False, compare=False)
     stages: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What stages cost, by all that it follows from here; a changed setting begins anew."""
@@ -200,16 +200,30 @@ class Setting:
         chosen = [operator for operator in operators if again(operator)]
         return replace(found, light_forward=layer_cost(chosen, shape, card).forward_total)
 
-    def units(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> Units:
-        """Return what the layers cost when cut by ``shape``; ``recompute`` holds codes into :data:`RECOMPUTE`."""
-        card, named = self.card(pool), any_of(self.planned_again(pool))
+    def units(
+        self, pool: str, shape: Shape, zero: Array, recompute: Array, costs: Sequence[Cost] | None = None
+    ) -> Units:
+        """Return what the layers cost when cut by ``shape``; ``recompute`` holds codes into :data:`RECOMPUTE`.
+        ``costs``: those of :meth:`planned_cost` of the :attr:`blocks` cut so, where they are at hand."""
+        none, named = 0 * np.asarray(recompute), any_of(self.planned_again(pool))
+        costs = [self.planned_cost(block, shape, pool) for block in self.blocks] if costs is None else costs
+        modes = [recompute] * len(self.graph.kinds) + [none, none]
+        *kinds, stem, head = (
+            self._unit(block, cost, pool, shape, zero, mode, named, cost.light_forward)
+            for block, cost, mode in zip(self.blocks, costs, modes, strict=True)
+        )
+        return Units(tuple(kinds), stem, head)
 
-        def unit(operators: Sequence[Operator], again: Array) -> Unit:
-            return self._unit(operators, layer_cost(operators, shape, card), pool, shape, zero, again, named)
-
+    @property
+    def blocks(self) -> list[Sequence[Operator]]:
+        """Return the operators of each kind of layer, of the stem and of the head."""
         kinds, stem, head = self._blocks
-        none = 0 * np.asarray(recompute)
-        return Units(tuple(unit(kind, recompute) for kind in kinds), unit(stem, none), unit(head, none))
+        return [*kinds, stem, head]
+
+    def kept(self, pool: str) -> dict[str, Any]:
+        """Return where what blocks cost on a pool is kept, whatever the replicas; a changed card begins anew."""
+        found: dict[str, Any] = self._costs.setdefault(("every shape", pool, self.chips[pool].precision), {})
+        return found
 
     @property
     def _blocks(self) -> tuple[list[Sequence[Operator]], Sequence[Operator], Sequence[Operator]]:
@@ -255,7 +269,8 @@ class Setting:
         )
         if key not in self._costs:
             self._costs[key] = layer_cost(block, shape, self.card(pool))
-        return self._costs[key]
+        found: Cost = self._costs[key]
+        return found
 
     def memory(self, pool: str, shape: Shape, zero: Array, recompute: Array) -> list[tuple[Holding, Array]]:
         """Return what each kind of layer, the stem and the head hold on a pool, and the bytes that each needs only at
@@ -288,12 +303,13 @@ class Setting:
         zero: Array,
         recompute: Array,
         again: Again = None,
+        light: Array | None = None,
     ) -> Unit:
         held, working = self._memory(operators, pool, shape, zero, recompute, again)
-        light = cost.light_forward
-        if again is not None:
+        if light is None and again is not None:
             chosen = [operator for operator in operators if again(operator)]
             light = layer_cost(chosen, shape, self.card(pool)).forward_total
+        light = cost.light_forward if light is None else light
         repeated = recomputed(cost, light, recompute)
         forward, backward, busy = cost.forward_total, cost.backward_total + repeated, self.traits.busy
         if busy < 1:

@@ -26,15 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from zhenfa.estimate.holding import holding
-from zhenfa.estimate.layer import layer_cost
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.shape import Shape
 from zhenfa.laws.arrays import Array
-from zhenfa.plan.columns import Columns, alike
+from zhenfa.plan import blocks
+from zhenfa.plan.columns import Columns
 from zhenfa.plan.space import ACTIVATIONS_AWAY, Bools, Candidates, Ints
 from zhenfa.spec.graph import Operator
 
 Floats = npt.NDArray[np.float64]
+
+distinct, shape_of = blocks.distinct, blocks.shape_of
 
 MODES: Final = 3
 """None, selective and full recomputation."""
@@ -96,20 +98,16 @@ def ramp(depth: Ints, micro_batches: Ints) -> Floats:
 
 def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) -> Work:
     """Return the seconds of one micro-batch over the whole model and of each kind of layer, per candidate."""
-    first, back = distinct(candidates)
-    shape = shape_of(setting, candidates.where(first))
+    costs, place = blocks.block_costs(setting, pool, candidates)
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-    card, modes = setting.card(pool), MODES
-    blocks = (setting.graph.stem, (*setting.graph.head, *setting.graph.extra))
-    ends, ends_forward, ends_weight = np.empty((3, len(blocks), modes, len(first)))
-    for end, block in enumerate(blocks):
-        found = layer_cost(block, shape, card)
-        whole = found.forward_total + found.backward_total
-        ends[end], ends_forward[end], ends_weight[end] = whole, found.forward_total, found.weight
+    size = np.size(costs[0].forward)
+    ends, ends_forward, ends_weight = np.empty((3, 2, MODES, size))
+    for end, found in enumerate(costs[-2:]):
+        ends[end] = found.forward_total + found.backward_total
+        ends_forward[end], ends_weight[end] = found.forward_total, found.weight
     total = ends.sum(axis=0)
-    layers, forward, weight, expert = np.empty((4, len(counts), modes, len(first)))
-    for kind, operators in enumerate(setting.graph.kinds):
-        found = setting.planned_cost(operators.operators, shape, pool)
+    layers, forward, weight, expert = np.empty((4, len(counts), MODES, size))
+    for kind, found in enumerate(costs[:-2]):
         plain = found.forward_total + found.backward_total
         for mode, again in enumerate((0.0, found.light_forward, found.full_again)):
             layers[kind, mode] = plain + again
@@ -121,21 +119,7 @@ def work_per_micro_batch(setting: Setting, pool: str, candidates: Candidates) ->
     parts = (layers, ends, forward, weight, expert, ends_forward, ends_weight)
     flat = (total.ravel(), *(part.reshape(len(part), -1) for part in parts))
     every = Work(**dict(zip(Work.NAMES, flat, strict=True)))
-    return every.where(candidates.recompute * len(first) + back)
-
-
-def shape_of(setting: Setting, candidates: Candidates) -> Shape:
-    """Return how candidates cut their layers."""
-    return Shape(
-        candidates.size.astype(float), float(setting.workload.sequence_length), candidates.tensor.astype(float),
-        candidates.expert.astype(float), candidates.data.astype(float), candidates.context.astype(float),
-        candidates.expert_tensor.astype(float),
-    )  # fmt: skip
-
-
-def distinct(candidates: Candidates) -> tuple[Ints, Ints]:
-    """Return one candidate of each micro-batch size, tensor and expert degree, and where each candidate's kind is."""
-    return alike(candidates.shape)
+    return every.where(candidates.recompute * size + place)
 
 
 def may_fit(setting: Setting, pool: str, candidates: Candidates) -> Bools:

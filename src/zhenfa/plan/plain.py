@@ -12,6 +12,7 @@ from zhenfa.estimate.stage import Blocks, parts_of
 from zhenfa.estimate.training import at_an_end
 from zhenfa.laws.arrays import values_of
 from zhenfa.plan import bounds
+from zhenfa.plan.blocks import block_costs, costs_of
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import make_plan, pipelines
 from zhenfa.plan.search import layout_of
@@ -47,7 +48,7 @@ def _at_zero(setting: Setting, pool: str, found: Candidates, zero: int, owners: 
     plan = make_plan(setting, "", layout, pipelines(layout, [(0, layers)], layout.replicas))
     setting = setting.for_plan(plan)
     shape = bounds.shape_of(setting, found)
-    units = setting.units(pool, shape, zero, found.recompute)
+    units = setting.units(pool, shape, zero, found.recompute, costs_of(*block_costs(setting, pool, found)))
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds)).tolist()
     blocks = [*zip(units.kinds, counts, strict=True), (units.stem, 1), (units.head, 1)]
     part = parts_of(
