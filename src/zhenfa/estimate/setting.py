@@ -205,12 +205,13 @@ class Setting:
     ) -> Units:
         """Return what the layers cost when cut by ``shape``; ``recompute`` holds codes into :data:`RECOMPUTE`.
         ``costs``: those of :meth:`planned_cost` of the :attr:`blocks` cut so, where they are at hand."""
-        none, named = 0 * np.asarray(recompute), any_of(self.planned_again(pool))
-        costs = [self.planned_cost(block, shape, pool) for block in self.blocks] if costs is None else costs
+        card, none, named = self.card(pool), 0 * np.asarray(recompute), any_of(self.planned_again(pool))
         modes = [recompute] * len(self.graph.kinds) + [none, none]
+        lights = [None] * len(modes) if costs is None else [cost.light_forward for cost in costs]
+        costs = [layer_cost(block, shape, card) for block in self.blocks] if costs is None else costs
         *kinds, stem, head = (
-            self._unit(block, cost, pool, shape, zero, mode, named, cost.light_forward)
-            for block, cost, mode in zip(self.blocks, costs, modes, strict=True)
+            self._unit(block, cost, pool, shape, zero, mode, named, light)
+            for block, cost, mode, light in zip(self.blocks, costs, modes, lights, strict=True)
         )
         return Units(tuple(kinds), stem, head)
 
