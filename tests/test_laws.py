@@ -226,6 +226,10 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "redundancy.usable_probability": {
         "units": (18, 64), "needed": (16, 18, 70), "unavailability": (0.0, 0.01, 1.0),
     },
+    "redundancy.missing_units": {"units": (1, 18, 640), "spares": (0, 1, 4), "unavailability": (0.0, 0.01, 1.0)},
+    "redundancy.lesser_share": {
+        "first": (1, 28, 600), "up": (0.0, 0.9, 0.999, 1.0), "other": (1, 5), "also_up": (0.5, 0.99, 1.0),
+    },
     "redundancy.availability": {"mtbf": (1e5, 1e7), "repair": (0.0, 3600.0)},
     "price.run_cost": {"cards": (1, 1024), "seconds": (1, 3600), "price": (0.001, 0.01)},
     "price.token_cost": {"cards": (8,), "tokens_per_second": (100, 1e5), "price": (0.001, 0.01), "ettr": (0.5, 1.0)},

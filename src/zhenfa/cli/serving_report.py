@@ -80,8 +80,9 @@ def _print_subject(answer: ServingAnswer, output: Output) -> None:
 
 def _print_plans(answer: ServingAnswer, top: int, output: Output) -> list[str]:
     out, workload = output.data, answer.request.serving
+    left = "that failures leave " if answer.request.job.objective == "throughput" else ""
     order = ORDER.get(answer.request.job.objective) or (
-        "most requests/s first" if workload.open_ended else "most output per card first"
+        f"most requests/s {left}first" if workload.open_ended else "most output per card first"
     )
     out.head("Plans", f"(estimated, {order})")
     left_out = out.table(plan_table(answer.plans[:top]))

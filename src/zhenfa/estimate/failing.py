@@ -13,6 +13,7 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.laws import failure
 from zhenfa.laws.arrays import Array, plain
 from zhenfa.spec.fact import Fact
+from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.upkeep import FailureDomain, FailureTimes
 
@@ -71,19 +72,24 @@ def failing(plan: Plan, setting: Setting) -> Failing:
 
 
 def failing_cards(cards: Mapping[str, Array], setting: Setting) -> Failing:
+    """Return what stops a plan over so many cards of each pool, see :func:`failing_on`."""
+    return failing_on(cards, setting.formation)
+
+
+def failing_on(cards: Mapping[str, Array], formation: Formation) -> Failing:
     """Return what stops a plan over so many cards of each pool, at least one of each: floats, or arrays over plans.
 
     Counts cards, hosts, networks and maintenance of the nodes in use and the job's software, at the rates that the
     pool or the machine states or else those of the default cluster; and whatever is stated to fail whole. Omits nodes
     that fail more than others, and domains that nobody states a rate for.
     """
-    table, formation = operation.failures(), setting.formation
+    table = operation.failures()
     cite.use(*dict.fromkeys(one.source for one in table.failures))
     causes, unknown = list[Cause](), {}
     for name, count in cards.items():
         causes.extend(_of_pool(name, count, formation.pool(name).failures, formation.failures))
-        if _supernode(setting, name):
-            said = [domain.name.casefold() for domain in _domains(setting, name)]
+        if _supernode(formation, name):
+            said = [domain.name.casefold() for domain in _domains(formation, name)]
             rest = [one.what for one in table.domains if one.rate_per_day is None and one.id not in said]
             unknown[name] = tuple(rest)
     whole = sum(cards.values())
@@ -113,8 +119,8 @@ def _domain(domain: FailureDomain, pool: str, cards: Array) -> Cause:
     return Cause(domain.name, pool, plain(np.ceil(np.true_divide(cards, domain.cards))), rate, held, repair, True)
 
 
-def _domains(setting: Setting, pool: str) -> tuple[FailureDomain, ...]:
-    return (*setting.formation.pool(pool).failures.domains, *setting.formation.failures.domains)
+def _domains(formation: Formation, pool: str) -> tuple[FailureDomain, ...]:
+    return (*formation.pool(pool).failures.domains, *formation.failures.domains)
 
 
 def node_repair() -> float:
@@ -130,6 +136,6 @@ def node_rate(found: Failing, pool: str) -> Array:
     return plain(sum(cause.total for cause in causes) / nodes)
 
 
-def _supernode(setting: Setting, pool: str) -> bool:
+def _supernode(formation: Formation, pool: str) -> bool:
     """Return whether a pool's cards stand in something larger than a node that can fail whole."""
-    return any(tier.name in SUPERNODES for tier in setting.formation.pool(pool).tiers)
+    return any(tier.name in SUPERNODES for tier in formation.pool(pool).tiers)

@@ -82,6 +82,8 @@ class Crossing:
     def rate(self, tokens: float, senders: Array, receivers: Array) -> Array:
         """Return the prompts per second whose caches cross between all ``senders`` and all ``receivers``."""
         each = self.bridge.flow(tokens * self.token)
+        if np.all(np.equal(each, 0)):  # a model without a cache that grows: states alone, which are not counted
+            return np.full(np.broadcast_shapes(np.shape(senders), np.shape(receivers)), np.inf)[()]
         return np.minimum(senders, receivers) / each
 
 

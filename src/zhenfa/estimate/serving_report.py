@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,11 +14,12 @@ from zhenfa.estimate.energy_wall import draw_at, pue_at
 from zhenfa.estimate.power import Draw, serving_activity
 from zhenfa.estimate.serving import Served, Service
 from zhenfa.estimate.serving_curves import BINARY, CONTEXT_BYTES, Group
+from zhenfa.estimate.serving_failing import Kept, operating
 from zhenfa.estimate.serving_step import Load, Step, step
 from zhenfa.spec.fact import weakest
 from zhenfa.spec.graph import Graph
 from zhenfa.spec.machine import CardPool, Formation
-from zhenfa.spec.result import Figure, Figures, Wall, Walls
+from zhenfa.spec.result import Figure, Figures, Operating, Wall, Walls
 from zhenfa.spec.serving import Instance, ServingWorkload
 
 Role = Literal["both", "prefill", "decode"]
@@ -49,6 +50,7 @@ class ServingEstimate:
     figures: Figures
     walls: Walls
     assumptions: tuple[str, ...]
+    operating: Operating = field(default_factory=Operating)
 
     @property
     def fullest(self) -> tuple[float, float]:
@@ -117,8 +119,9 @@ def _first(service: Service, served: Served) -> dict[str, float]:
     return {**fixed, "prefill": float(first.own) - sum(fixed.values()), "waiting": served.ttft - float(first.own)}
 
 
-def estimate(parts: Sequence[PartEstimate], formation: Formation) -> ServingEstimate:
-    """Return the estimate of parts that share a load: means over requests, sums over cards."""
+def estimate(parts: Sequence[PartEstimate], formation: Formation, failures: Kept | None = None) -> ServingEstimate:
+    """Return the estimate of parts that share a load: means over requests, sums over cards; ``failures``: what they
+    leave of it."""
     rates = np.array([one.served.requests_per_second for one in parts])
     share = rates / rates.sum()
     cards = sum(one.served.cards for one in parts)
@@ -134,6 +137,12 @@ def estimate(parts: Sequence[PartEstimate], formation: Formation) -> ServingEsti
         tpot_s=Figure(value=tpot, unit="s", tag=tag, note=note or "mean"),
         tokens_per_s_per_user=Figure(value=1.0 / tpot, unit="tokens/s", tag=tag, note="one over TPOT"),
         requests_per_s=Figure(value=float(rates.sum()), unit="1/s", tag=tag, note=note),
+        requests_per_s_kept=Figure(
+            value=None if failures is None else float(rates.sum()) * failures.share,
+            unit="1/s",
+            tag="assumed",
+            note="emulated cards" if failures is None else failures.words,
+        ),
         tokens_per_s=Figure(value=tokens, unit="tokens/s", tag=tag, note="output tokens"),
         tokens_per_s_per_card=Figure(value=tokens / cards, unit="tokens/s", tag=tag, note="output tokens"),
         memory_bytes_per_card=Figure(unit="B", tag="derived", note="the fullest card"),
@@ -150,7 +159,9 @@ def estimate(parts: Sequence[PartEstimate], formation: Formation) -> ServingEsti
         + [note for one in parts for note in one.service.assumptions]
         + [note for one in parts for note in _engine_notes(one)]
     )
-    found = ServingEstimate(tuple(parts), figures, _walls(parts[int(np.argmax(share))], said), tuple(notes))
+    found = ServingEstimate(
+        tuple(parts), figures, _walls(parts[int(np.argmax(share))], said, failures), tuple(notes), operating(failures)
+    )
     memory = figures.memory_bytes_per_card.model_copy(update={"value": found.fullest[0]})
     return replace(found, figures=figures.model_copy(update={"memory_bytes_per_card": memory}))
 
@@ -243,7 +254,7 @@ def _price(parts: Sequence[PartEstimate], formation: Formation) -> tuple[float |
     return total, "price of the cards"
 
 
-def _walls(part: PartEstimate, power: str) -> Walls:
+def _walls(part: PartEstimate, power: str, failures: Kept | None) -> Walls:
     """Return the four walls of a decode step of one part."""
     seconds, service = part.decode_s, part.service
     step_s = sum(seconds.values())
@@ -272,7 +283,10 @@ def _walls(part: PartEstimate, power: str) -> Walls:
         ),
         energy=Wall(detail=power, advice="a better PUE; fewer cards at larger batches"),
         reliability=Wall(
-            detail="a failed instance takes its requests with it; the others take the load", advice="a spare instance"
+            share=None if failures is None else 1.0 - failures.share,
+            detail="a failed instance takes its requests with it; the others take the load"
+            + ("" if failures is None else f"; {failures.words}"),
+            advice="a spare instance; idle nodes beside instances of several nodes",
         ),
         binding="compute" if shares["compute"] >= shares["communication"] else "communication",
     )  # fmt: skip

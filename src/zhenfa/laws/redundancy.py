@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from zhenfa import cite
 from zhenfa.laws.arrays import Array, plain
@@ -207,6 +208,70 @@ def usable_probability(units: Array, needed: Array, unavailability: Array) -> Ar
     spare = np.subtract(units, needed)
     found = _binomial(np.maximum(spare, 0), units, np.asarray(unavailability, float))
     return plain(np.where(spare < 0, 0.0, found))
+
+
+def missing_units(units: Array, spares: Array, unavailability: Array) -> Array:
+    """Return the mean number of units that are down beyond those that stand by.
+
+    Arguments: ``units`` that are there, ``spares`` of them standing by; ``unavailability`` share of time in which one
+    is down; any shapes that broadcast.
+    Returns: units, broadcast shape: ``sum over j >= s of P(X > j)``, ``X`` binomial.
+    Counts independent units, and that a spare one takes over at once; omits what the switch itself takes.
+
+    >>> round(missing_units(10, 0, 0.01), 9)
+    0.1
+    >>> round(missing_units(10, 1, 0.01), 5)
+    0.00438
+
+    Source: barlow1975, the mean of a binomial tail.
+    """
+    cite.use(KOFN)
+    return plain(_missing(units, spares, unavailability))
+
+
+def lesser_share(first: Array, up: Array, other: Array, also_up: Array) -> Array:
+    """Return the mean of the lesser of two shares that are up: of ``first`` units, and of ``other`` units.
+
+    Arguments: ``first`` and ``other`` units of two sorts, ``up`` and ``also_up`` the share of time in which one of each
+    is up; any shapes that broadcast.
+    Returns: a ratio, broadcast shape: the integral of ``P(K/n > x) P(L/m > x)``, ``K`` and ``L`` binomial.
+    Counts independent units of which every one of both sorts is needed for the whole.
+
+    >>> round(lesser_share(1, 0.9, 1, 0.8), 9)
+    0.72
+    >>> round(lesser_share(1000, 0.9, 1, 1.0), 9)
+    0.9
+
+    Source: barlow1975; the mean of a variable between 0 and 1 is the integral of its tail.
+    """
+    cite.use(KOFN)
+    return plain(_lesser(first, up, other, also_up))
+
+
+def _tail(units: float, up: float) -> npt.NDArray[np.float64]:
+    """Return P(X > k) for k from 0 to ``units``, ``X`` binomial."""
+    k = np.arange(int(units) + 1.0)
+    if up <= 0 or up >= 1:
+        return np.where(k < units, float(up >= 1), 0.0)
+    ways = np.concatenate([[0.0], np.cumsum(np.log((units - k[:-1]) / k[1:]))])
+    chances = np.exp(ways + k * math.log(up) + (units - k) * math.log1p(-up))
+    above: npt.NDArray[np.float64] = np.clip(np.cumsum(chances[::-1])[::-1] - chances, 0.0, 1.0)
+    return above
+
+
+def _missing_one(units: float, spares: float, unavailability: float) -> float:
+    return float(np.sum(_tail(units, unavailability)[int(spares) :]))
+
+
+def _lesser_one(first: float, up: float, other: float, also_up: float) -> float:
+    marks = np.union1d(np.arange(first + 1) / first, np.arange(other + 1) / other)
+    middle = (marks[1:] + marks[:-1]) / 2.0
+    both = _tail(first, up)[(middle * first).astype(int)] * _tail(other, also_up)[(middle * other).astype(int)]
+    return float(np.sum(np.diff(marks) * both))
+
+
+_missing = np.vectorize(_missing_one, otypes=[float])
+_lesser = np.vectorize(_lesser_one, otypes=[float])
 
 
 def availability(mtbf: Array, repair: Array) -> Array:

@@ -25,7 +25,8 @@ class Figure(Part):
 
 class Figures(Part):
     """The figures that estimate and run share. MFU counts model FLOPs (see its note) against the matmul peak. Of a plan
-    that serves, tokens are those put out; ``ttft_s`` and ``tpot_s`` are means."""
+    that serves, tokens are those put out, ``ttft_s`` and ``tpot_s`` are means, and ``requests_per_s_kept`` is what
+    failures of instances leave of ``requests_per_s`` on average."""
 
     step_time_s: Figure = Figure(unit="s")
     tokens_per_s: Figure = Figure(unit="tokens/s")
@@ -36,6 +37,7 @@ class Figures(Part):
     tpot_s: Figure = Figure(unit="s")
     tokens_per_s_per_user: Figure = Figure(unit="tokens/s")
     requests_per_s: Figure = Figure(unit="1/s")
+    requests_per_s_kept: Figure = Figure(unit="1/s")
     cost_per_million_tokens: Figure = Figure(unit="CNY")
     energy_j_per_token: Figure = Figure(unit="J")
     ettr: Figure = Figure()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +14,13 @@ from zhenfa import cite
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.estimate import serving
 from zhenfa.estimate.serving_cards import stored_format
+from zhenfa.estimate.serving_failing import kept
 from zhenfa.estimate.serving_report import ServingEstimate, estimate, estimate_part
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import closed, fleet, misfit, parts, search, sizes
 from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.front import FrontPoint, front
+from zhenfa.plan.serving.lasting import lasting
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.search import Space
 from zhenfa.plan.serving.words import summary
@@ -127,6 +130,8 @@ def find_serving(request: Request, *, top: int = 5) -> ServingAnswer:
             raise misfit.nothing_serves(space)
         estimates = [_estimate(request, chosen) for _, chosen in ranked]
         seen = front(space)
+    if objective == "throughput" and not request.serving.open_ended:
+        objective = "step"  # under a load failures are told, and not searched against
     first = None
     plans: list[ServingRanked] = []
     for number, (plan, found) in enumerate(estimates, 1):
@@ -144,9 +149,14 @@ def look(request: Request, top: int) -> tuple[Space, Best, float]:
     """Return the space, the best choices in it, and by how much at most the first may be beaten."""
     space = search.open_space(request)
     best = Best(top, space.allows)
-    bound = ask(space, best)
+    lasts = space.wish.objective == "throughput" and space.wish.question == "most"
+
+    def asked() -> float:
+        return lasting(space, best, ask, partial(to_plan, request)) if lasts else ask(space, best)
+
+    bound = asked()
     if sizes.refine(space, best):
-        bound = max(bound, ask(space, best))
+        bound = max(bound, asked())
     gap = bound / best.first - 1.0 if 0 < best.first < bound < np.inf else 0.0
     return space, best, gap
 
@@ -192,7 +202,8 @@ def estimate_serving(request: Request, plan: ServingPlan, *, rate: float | None 
         service = serving.look_up(request.graph, one, request.formation)
         served = serving.serve(service, _shared(request.serving, one.share, rate))
         found.append(estimate_part(service, served))
-    return estimate(found, request.formation)
+    rates = [one.served.requests_per_second for one in found]
+    return estimate(found, request.formation, kept(plan, request.formation, request.job.recovery, rates))
 
 
 def _shared(workload: ServingWorkload, share: float, rate: float | None) -> ServingWorkload:
@@ -227,6 +238,9 @@ def _lost_by(first: ServingRanked, other: ServingRanked, objective: Objective) -
     mine_least, best_least = (_least(objective, one.estimate) for one in (other, first))
     if mine_least is not None and best_least is not None:
         return f"{mine_least / best_least - 1:+.1%} {objective} of a token; {words}"
+    left_of, most = (one.estimate.figures.requests_per_s_kept.value for one in (other, first))
+    if objective == "throughput" and left_of and most:
+        return f"{left_of / most - 1:+.1%} requests/s that failures leave; {words}"
     if objective == "cards" and other.plan.cards != first.plan.cards:
         return f"{other.plan.cards / first.plan.cards - 1:+.1%} cards; {words}"
     if first.estimate.parts[0].served.workload.request_rate is not None and _rate(other) < _rate(first) * (1 - 1e-4):

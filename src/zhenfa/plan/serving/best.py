@@ -20,19 +20,19 @@ def anything(chosen: tuple[Part, ...]) -> bool:
 class Best:
     """The choices with the highest scores so far, one for each key, of those that are allowed.
 
-    A choice is one part, or several of a fleet.
+    A choice is one part, or several of a fleet. None is kept whose score is below ``floor``.
     """
 
-    def __init__(self, keep: int, allows: Callable[[tuple[Part, ...]], Any] = anything) -> None:
-        self.keep, self.allows = keep, allows
+    def __init__(self, keep: int, allows: Callable[[tuple[Part, ...]], Any] = anything, floor: float = -np.inf) -> None:
+        self.keep, self.allows, self.floor = keep, allows, floor
         self.found: dict[tuple[object, ...], tuple[Score, tuple[Part, ...]]] = {}
 
     @property
     def last(self) -> float:
         """Return the score that must be beaten to be kept."""
         if len(self.found) < self.keep:
-            return -np.inf
-        return min(score[0] for score, _ in self.found.values())
+            return self.floor
+        return max(min(score[0] for score, _ in self.found.values()), self.floor)
 
     def limit(self, key: tuple[object, ...]) -> float:
         """Return the score that a choice of one part with this key must beat to be kept."""
@@ -51,7 +51,11 @@ class Best:
         score = (*score, -float(sum(one.mixed for one in chosen)))
         key = tuple(one.key for one in chosen)
         known = self.found.get(key)
-        if (known is not None and known[0] >= score) or (known is None and score[0] < self.last):
+        if (
+            (known is not None and known[0] >= score)
+            or score[0] < self.floor
+            or (known is None and score[0] < self.last)
+        ):
             return
         if not self.allows(chosen):
             return

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zhenfa.errors import CapabilityError, InputError, MissingFactError
+from zhenfa.estimate.serving_failing import kept
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving.given import choice_of, faults, fits
 from zhenfa.plan.serving.parts import Part
@@ -20,10 +21,12 @@ from zhenfa.spec.serving import Instance, ServingPlan
 
 @dataclass(frozen=True)
 class Taken:
-    """What a plan takes within the targets, in requests/s, and what its cards count for (cards, CNY/s, W)."""
+    """What a plan takes within the targets, in requests/s, and what its cards count for (cards, CNY/s, W); ``kept``:
+    the share that failures leave."""
 
     rate: float
     counted: float
+    kept: float = 1.0
 
     def score(self, wish: Wish) -> float | None:
         """Return what is compared, smaller is better: what counts for a request/s, or, of a rate that is needed, what
@@ -31,7 +34,7 @@ class Taken:
         if self.rate <= 0 or (wish.rate is not None and self.rate < wish.rate * (1 - 1e-6)):
             return None
         if wish.question == "most":
-            return 1.0 / self.rate
+            return 1.0 / (self.rate * (self.kept if wish.objective == "throughput" else 1.0))
         return self.counted if wish.question == "least" else self.counted / self.rate
 
 
@@ -75,7 +78,8 @@ def taken_by(plan: ServingPlan, request: Request, wish: Wish) -> tuple[Taken | N
     used: dict[str, int] = plan.cards_by_pool()
     if not wish.fits(used):
         problems.append("takes more cards than the job's limits leave")
-    return Taken(rate, worth(request, wish, chosen)), problems
+    left = kept(plan, request.formation, request.job.recovery, [one.rate for one in chosen])
+    return Taken(rate, worth(request, wish, chosen), 1.0 if left is None else left.share), problems
 
 
 def _misfits(part: Part, request: Request) -> Iterator[str]:

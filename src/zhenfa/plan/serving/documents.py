@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from zhenfa.plan.documents import FrontPart, Plans, RankedPlan, ServedOperator, ServedStep, ServingDetail
 from zhenfa.plan.why_documents import sensitivity_part, why_part
-from zhenfa.spec.result import Operating
 
 if TYPE_CHECKING:
     from zhenfa.plan.sensitivity import Sensitivity
@@ -61,7 +60,7 @@ def _detail(one: ServingRanked, answer: ServingAnswer) -> ServingDetail:
 def _plan(one: ServingRanked, answer: ServingAnswer, detailed: bool) -> RankedPlan:
     return RankedPlan(
         rank=one.rank, layout=one.layout, lost_by=one.lost_by, plan=one.plan.to_data(), estimate=one.estimate.figures,
-        parts_s=one.estimate.parts[0].decode_s, stages=(), walls=one.estimate.walls, operating=Operating(),
+        parts_s=one.estimate.parts[0].decode_s, stages=(), walls=one.estimate.walls, operating=one.estimate.operating,
         assumptions=one.estimate.assumptions, sources=answer.sources, quality=one.quality,
         serving_detail=_detail(one, answer) if detailed else None,
     )  # fmt: skip
