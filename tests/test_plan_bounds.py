@@ -21,6 +21,7 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.laws.pipeline import pipeline_time
 from zhenfa.plan import bounds, family
 from zhenfa.plan.build import CODES, Layout, rows_for, rows_of_many, take
+from zhenfa.plan.fewer import fewer_stages
 from zhenfa.plan.goal import QUICKEST
 from zhenfa.plan.look import Look
 from zhenfa.plan.search import Tally, layout_of
@@ -81,7 +82,7 @@ def test_no_split_over_several_pools_beats_any_bound(seed: int) -> None:
             continue
         part = one.where(np.array(rng.sample(range(len(one)), min(2, len(one)))))
         whole, look = family.whole_layers(setting, part), Look.at(setting, part)
-        for order in itertools.permutations(range(len(part.options))):
+        for number, order in enumerate(part.every_order()):
             sharp = look.bounds(order, math.inf)
             for group in range(len(part)):
                 inside = look.members(group)
@@ -93,6 +94,7 @@ def test_no_split_over_several_pools_beats_any_bound(seed: int) -> None:
                     assert part.bound[group] <= quickest
                     assert whole[group] <= quickest
                     fitting = [found.step for found in outcomes if not found.problem]
+                    assert family.may_take(setting, inside.part, quickest)[number, index]
                     if fitting:  # NaN would say that nothing fits
                         assert sharp[group] <= min(fitting) * SLACK
                         assert own[index] <= min(fitting) * SLACK
@@ -103,7 +105,7 @@ def test_no_split_over_several_pools_beats_any_bound(seed: int) -> None:
 def test_idle_cards_never_lower_the_bound(seed: int) -> None:
     setting = random_setting(seed, 2, layers=(3, 5), cards=(2, 3, 4), batches=(4,), plenty=(20,))
     for one in family.every_family(setting, 4, Limits(), math.inf, Tally()):
-        fewer = family.fewer_stages(setting, one, QUICKEST, math.inf, 10_000, Tally())
+        fewer = next(iter(fewer_stages(setting, [one], QUICKEST, math.inf, Tally())), one.where(np.zeros(0, dtype=int)))
         assert not len(fewer) or fewer.bound.min() >= one.bound.min() * 0.98  # bisection leaves a little
         seen = {tuple(column) for column in np.concatenate([one.chosen, one.depth, one.replicas[None]]).T.tolist()}
         new = [tuple(column) for column in np.concatenate([fewer.chosen, fewer.depth, fewer.replicas[None]]).T.tolist()]

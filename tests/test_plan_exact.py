@@ -17,7 +17,7 @@ from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.estimate.traits import MEGATRON_LIKE
 from zhenfa.plan import split
 from zhenfa.plan.build import Layout, Slot, make_plan, pipelines
-from zhenfa.plan.family import UNSEEN
+from zhenfa.plan.fewer import UNSEEN
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.mixed import UNPROVED, any_size, search_mixed
 from zhenfa.plan.polish import improved

@@ -17,7 +17,6 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Layout, Slot
-from zhenfa.plan.goal import Goal
 from zhenfa.plan.search import SLOWER, Tally
 from zhenfa.plan.space import Bools, Ints, context_degrees, divisors, micro_batch_sizes, zero_stages
 from zhenfa.plan.ways import Options, options_of
@@ -25,11 +24,6 @@ from zhenfa.spec.job import Limits
 
 MAX_POOLS_ORDERED: Final = 4
 """Pools that one pipeline may cross; their orders are all tried."""
-
-FEWER_AT_MOST: Final = 40_000
-"""Mixed pipelines with fewer stages than there are cards for that are looked at."""
-
-UNSEEN: Final = "not looked at (mixed pipelines that leave cards idle)"
 
 
 @dataclass(frozen=True)
@@ -209,24 +203,47 @@ def _trimmed(family: Family, deepest: int, cards: int | None) -> Family:
     return replace(family, depth=depth).where(np.flatnonzero(keep))
 
 
-def _least_seconds(setting: Setting, family: Family) -> Floats:
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of one micro-batch on each pool: over the whole model, ``[pools, candidates]``, and of a layer of each
+    kind, of the stem and of the head, ``[pools, kinds + 2, candidates]``."""
+
+    whole: Floats
+    each: Floats
+
+    @classmethod
+    def of(cls, family: Family) -> Parts:
+        """Return those of the candidates of a family."""
+        each = [np.concatenate([one.work.layers[:, pick], one.work.ends[:, pick]]) for one, pick in family.picks]
+        return cls(_seconds(family), np.stack(each))
+
+    @staticmethod
+    def together(parts: Sequence[Parts]) -> Parts:
+        """Return those of all candidates in one."""
+        whole, each = (np.concatenate(one, axis=-1) for one in zip(*((p.whole, p.each) for p in parts), strict=True))
+        return Parts(whole, each)
+
+    def where(self, index: Ints) -> Parts:
+        """Return those of the candidates that an index selects."""
+        return Parts(self.whole[:, index], self.each[..., index])
+
+
+def least_seconds(setting: Setting, parts: Parts, depth: Ints) -> Floats:
     """Return seconds of one micro-batch over the whole model on each pool that hold for any mixture of its layers.
 
     Let a layer of kind ``k`` count ``w_k``, the whole model 1. Layers that count ``W`` take at least ``W`` times the
     least ``a_ik / w_k`` on pool ``i``, where one of them takes ``a_ik``. Any ``w`` will do; of those that some pool's
     own seconds give, and their mean, each candidate takes the one that makes its pools together slowest. Where pools
-    differ in speed alone, that is what :func:`_seconds` says.
+    differ in speed alone, that is what they take on the whole model.
     """
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
     times = np.concatenate([counts, np.ones(2)])[:, None]
-    works = [one.work.take(pick) for one, pick in family.picks]
-    parts = np.stack([np.concatenate([work.layers, work.ends]) for work in works])
-    own = parts / np.stack([work.whole for work in works])[:, None]
-    best, chosen = np.zeros(len(family)), np.zeros(family.depth.shape)
+    own = parts.each / parts.whole[:, None]
+    best, chosen = np.zeros(depth.shape[1]), np.zeros(depth.shape)
     for weight in (*own, own.mean(axis=0), own.min(axis=0)):
-        ratio = np.divide(parts, weight, out=np.full_like(parts, np.inf), where=weight > 0)
+        ratio = np.divide(parts.each, weight, out=np.full_like(parts.each, np.inf), where=weight > 0)
         seconds = (times * weight).sum(axis=0) * ratio.min(axis=1)
-        slow = 1 / (family.depth / seconds).sum(axis=0)
+        slow = 1 / (depth / seconds).sum(axis=0)
         chosen, best = np.where(slow > best, seconds, chosen), np.maximum(slow, best)
     return chosen
 
@@ -235,9 +252,13 @@ def _bounded(setting: Setting, family: Family) -> Family:
     """Return a family with the first two bounds."""
     if not len(family):
         return family
-    seconds, times = _least_seconds(setting, family), family.micro_batches
-    speed = (family.depth / seconds).sum(axis=0)
-    return replace(family, bound=fill(times / speed, family.depth, seconds, times))
+    return replace(family, bound=first_bounds(setting, Parts.of(family), family.depth, family.micro_batches))
+
+
+def first_bounds(setting: Setting, parts: Parts, depth: Ints, times: Ints) -> Floats:
+    """Return the first two bounds of so many stages on each pool, with so many micro-batches."""
+    seconds = least_seconds(setting, parts, depth)
+    return fill(times / (depth / seconds).sum(axis=0), depth, seconds, times)
 
 
 def fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
@@ -264,17 +285,22 @@ def fill(bound: Floats, depth: Ints, seconds: Floats, times: Ints) -> Floats:
 
 
 def whole_layers(setting: Setting, family: Family) -> Floats:
+    """Return the third bound of the candidates of a family: see :func:`layers_bound`."""
+    return layers_bound(setting, Parts.of(family), family.depth, family.micro_batches)
+
+
+def layers_bound(setting: Setting, parts: Parts, depth: Ints, times: Ints) -> Floats:
     """Return ``m C`` for the least ``C`` at which whole layers of the most numerous kind find a place."""
     kind = bounds.main_index(setting)
-    layer = np.stack([one.work.layers[kind, pick] for one, pick in family.picks])
+    layer = parts.each[:, kind]
     needed = np.bincount(setting.graph.layers)[kind]
-    low: Floats = needed / (family.depth / layer).sum(axis=0)
+    low: Floats = needed / (depth / layer).sum(axis=0)
     high = low + layer.max(axis=0)
     for _ in range(24):
         middle = (low + high) / 2
-        short = (family.depth * np.floor(middle / layer + 1e-9)).sum(axis=0) < needed
+        short = (depth * np.floor(middle / layer + 1e-9)).sum(axis=0) < needed
         low, high = np.where(short, middle, low), np.where(short, high, middle)
-    bound: Floats = low * family.micro_batches
+    bound: Floats = low * times
     return bound
 
 
@@ -293,7 +319,7 @@ def may_take(setting: Setting, family: Family, step: float) -> Bools:
         return np.ones((len(orders), len(family)), dtype=bool)
     kind, layers = bounds.main_index(setting), setting.graph.layers
     counts = np.bincount(layers)
-    parts = np.stack([np.concatenate([one.work.layers[:, pick], one.work.ends[:, pick]]) for one, pick in family.picks])
+    parts = Parts.of(family).each
     layer, (stem, head) = parts[:, kind], parts[:, len(counts) :].swapaxes(0, 1)
     leading = stem + parts[:, list(layers[: layers.index(kind)])].sum(axis=1)
     times, deep = family.micro_batches, family.depth.sum(axis=0)
@@ -317,80 +343,6 @@ def may_take(setting: Setting, family: Family, step: float) -> Bools:
             left, work = left - more, work + more * one
         possible[number] = (left <= 0) & (work <= most_work)
     return possible
-
-
-def fewer_stages(setting: Setting, family: Family, goal: Goal, best: float, budget: int, tally: Tally) -> Family:
-    """Return the candidates with fewer stages, or other shares of them, that may have a score below ``best``.
-
-    A stage less, or one moved to slower cards where the pipeline is as deep as it may be, only raises the bound; every
-    choice of stages is reached from the deepest one in such steps. Where there are more than ``budget`` on the way, the
-    rest are counted as not looked at.
-    """
-    deepest, found = family.depth.sum(axis=0).max(initial=0), []
-    known: set[bytes] = set()
-    limit = goal.step_within_any(best)
-    here = _unknown(family, limit, known)
-    while len(here):
-        if len(known) > budget:
-            left = int(here.weight.sum()) * here.orders
-            tally.considered += left
-            tally.rejected[UNSEEN] += left
-            tally.least_left = min(tally.least_left, float(_floor_of_fewer(goal, here).min(initial=np.inf)))
-            break
-        found.append(here)
-        children = _bounded(setting, _children(here, int(deepest)))
-        near = children.where(np.flatnonzero(children.bound < limit))
-        near = replace(near, bound=np.maximum(near.bound, whole_layers(setting, near)))
-        here = _unknown(near, limit, known)
-    return _together(family, found[1:])
-
-
-def _floor_of_fewer(goal: Goal, family: Family) -> Floats:
-    """Return scores that no plan of these candidates can beat, however many of the pools' cards it takes."""
-    every = {one.pool: np.full(len(family), one.count) for one in family.options}
-    busy = {one.pool: one.work.whole[pick] * family.total * one.width[pick] for one, pick in family.picks}
-    return goal.floor_of_fewer(family.bound, every, busy)
-
-
-def _children(here: Family, deepest: int) -> Family:
-    """Return each candidate with one stage less on each pool, and with one moved from each pool to each slower one."""
-    pools = len(here.options)
-    seconds, parts = _seconds(here), []
-    width = here.width
-    for source, target in itertools.product(range(pools), range(-1, pools)):
-        depth = here.depth.copy()
-        depth[source] -= 1
-        possible = depth[source] >= 1
-        if target >= 0:
-            depth[target] += 1
-            possible &= (seconds[target] >= seconds[source]) & (here.depth.sum(axis=0) == deepest) & (target != source)
-            possible &= depth[target] * width[target] <= here.options[target].count
-        parts.append(replace(here, depth=depth).where(np.flatnonzero(possible)))
-    return _together(here, parts)
-
-
-def _unknown(family: Family, limit: float, known: set[bytes]) -> Family:
-    """Return the candidates that were not there before and whose bound is below the limit."""
-    rows = np.concatenate([family.chosen, family.depth, family.replicas[None]]).T.copy()
-    fresh = []
-    for index in np.flatnonzero(family.bound < limit).tolist():
-        key = rows[index].tobytes()
-        if key not in known:
-            known.add(key)
-            fresh.append(index)
-    return family.where(np.array(fresh, dtype=np.int64))
-
-
-def _together(like: Family, parts: Sequence[Family]) -> Family:
-    if not parts:
-        return like.where(np.zeros(0, dtype=np.int64))
-    return replace(
-        like,
-        chosen=np.concatenate([part.chosen for part in parts], axis=1),
-        depth=np.concatenate([part.depth for part in parts], axis=1),
-        replicas=np.concatenate([part.replicas for part in parts]),
-        bound=np.concatenate([part.bound for part in parts]),
-    )
 
 
 def _degrees(widest: int) -> list[int]:

@@ -7,15 +7,17 @@ to ``MAX_MIXED_TENSOR``, of expert degrees those of :mod:`zhenfa.plan.ways`, of 
 :mod:`zhenfa.plan.family` chooses; and one context degree for all pools.
 
 Layouts that differ in expert degrees and recomputation alone are bounded together at first: a group's stages take the
-least time of any of its layouts, and the least memory. Five bounds, each sharper and dearer than the one before, where
+least time of any of its layouts, and the least memory. Six bounds, each sharper and dearer than the one before, where
 ``p_i`` stages stand on pool ``i``, on which a micro-batch over the whole model would take ``t_i`` and one layer of the
 most numerous kind ``l_i`` (where the kinds of layers do not cost the same parts of the whole everywhere, ``t_i`` is
-less: :func:`zhenfa.plan.family._least_seconds`):
+less: :func:`zhenfa.plan.family.least_seconds`):
 
 * ``X >= m / sum(p_i / t_i)``: no split can keep every stage busier than always.
 * ``X >= T(C) r``, with what filling and draining ``p`` stages costs, see :func:`zhenfa.plan.family.fill`.
 * ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
-* The last two together, with at most as many layers on each stage as its memory holds, with the time of traffic between
+* The last two together at the step to be beaten, with stem and head where an order of the pools puts them, see
+  :func:`zhenfa.plan.family.may_take`.
+* The same stage by stage, with at most as many layers on each as its memory holds, with the time of traffic between
   pools, with each stage working only as long as what the others can take leaves it, and with ``X >= T + (m - 1) b`` for
   the backward pass ``b`` of any stage, see :mod:`zhenfa.plan.look`.
 * The same for each layout of a group, with its own times and memory.
@@ -40,7 +42,8 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.laws.arrays import values_of
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import take
-from zhenfa.plan.family import FEWER_AT_MOST, Family, every_family, fewer_stages, may_take, whole_layers
+from zhenfa.plan.family import Family, every_family, may_take, whole_layers
+from zhenfa.plan.fewer import fewer_stages
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.interleave import interleaved_over_pools
 from zhenfa.plan.joint import replicas_over_pools
@@ -136,11 +139,10 @@ def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Lim
         return
     budget = _Budget()
     _evaluate(setting, job, families, budget, best, tally)
-    fewer, left = [], FEWER_AT_MOST
-    for family in sorted(families, key=lambda one: float(one.bound.min())):
-        fewer.append(fewer_stages(setting, family, goal, best.first, left, tally))
-        left -= len(fewer[-1])
-    _evaluate(setting, job, fewer, budget, best, tally)
+    families.sort(key=lambda one: float(one.bound.min()))
+    fewer = fewer_stages(setting, families, goal, best.first, tally)
+    if fewer:
+        _evaluate(setting, job, fewer, budget, best, tally)
 
 
 @dataclass
