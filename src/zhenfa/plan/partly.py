@@ -249,12 +249,19 @@ def _fewest(none: Problem, full: Problem, borders: Ints) -> Ints:
     return found
 
 
-def _fits(none: Problem, full: Problem, borders: Ints, again: int) -> Bools:
-    held = none.extra + _sums(none.sums[1], full.sums[1], borders, np.full((len(borders), 1), again))
+def held_partly(none: Problem, full: Problem, borders: Ints, again: Ints) -> Floats:
+    """Return the bytes that each stage of some splits holds, ``[splits, stages]``, of problems with no layer computed
+    again and with all; ``again``: of the first so many of each stage, ``[splits, 1]``."""
+    held = none.extra + _sums(none.sums[1], full.sums[1], borders, again)
     inside = np.arange(none.peak.shape[1])
     first, last = borders[:, :-1, None], borders[:, 1:, None]
-    peak = np.where(inside < first + again, full.peak, none.peak)
-    held = held + np.where((inside >= first) & (inside < last), peak, 0.0).max(axis=2)
+    peak = np.where(inside < first + again[:, :, None], full.peak, none.peak)
+    found: Floats = held + np.where((inside >= first) & (inside < last), peak, 0.0).max(axis=2)
+    return found
+
+
+def _fits(none: Problem, full: Problem, borders: Ints, again: int) -> Bools:
+    held = held_partly(none, full, borders, np.full((len(borders), 1), again))
     mask: Bools = np.all(held <= none.capacity * (1 + ROUNDING), axis=1)
     return mask
 

@@ -41,6 +41,7 @@ from zhenfa.plan.space import (
     with_fewer,
 )
 from zhenfa.plan.split import Refused, Split, split_layers
+from zhenfa.plan.tails import needless_splits, with_tails
 from zhenfa.plan.variants import FIRST_PAIRS, UNEVEN, Floor, Pairs, Sharp, least_share, schedules_for, sharper, variants
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Plan
@@ -474,8 +475,7 @@ class _Waiting:
             layout = self.pairs.layout(layout_of(sharp.group.part, index, self.pool), pair)
             if sharp.group.again is not None:
                 layout = replace(layout, again=int(sharp.group.again[index]))
-            # what saves memory is mostly needless, or not enough, which costs less to see than to follow
-            unlikely = layout.offload != "none" or floor >= self.best.limit(family_of_layout(layout))
+            unlikely = floor >= self.best.limit(family_of_layout(layout))
             if not followed and not unlikely:
                 seconds = np.array([sharp.followed(self.setting, index)])
                 sharper = float(self.floor(sharp.group.part.where(np.array([index])), seconds)[0])
@@ -540,16 +540,17 @@ def consider(
     def longest() -> float:
         return best.goal.step_within(best.limit(family), cards)
 
-    splits = _splits(setting, layout, total, known, longest())
-    if isinstance(splits, Refused):
-        tally.rejected[NO_MEMORY if splits is Refused.MEMORY else SLOWER] += 1
+    found_splits = _splits(setting, layout, total, known, longest())
+    if isinstance(found_splits, Refused):
+        tally.rejected[NO_MEMORY if found_splits is Refused.MEMORY else SLOWER] += 1
         return
-    outcome = SLOWER
-    for here, split in splits:
+    outcome, idle, splits = SLOWER, list[bool | None](), with_tails(setting, found_splits, total)
+    for index, (here, split) in enumerate(splits):
         if split.bound >= longest():
             break
         plan = make_plan(setting, job, here, pipelines(here, split.ranges, total))
-        if sparing.needless(plan, setting):
+        idle = idle or needless_splits(setting, splits)
+        if sparing.needless(plan, setting) if idle[index] is None else idle[index]:
             outcome = NEEDLESS
             continue
         found = cost(plan, setting)

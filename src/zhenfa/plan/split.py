@@ -122,8 +122,8 @@ class Problem:
         """Return :func:`schedule_bound` of splits given by their borders, ``[splits, stages + 1]``."""
         return schedule_bound(self.ends + _between(self.sums[0], borders), self.hops, micro_batches)
 
-    def fits(self, borders: Ints) -> Bools:
-        """Return which splits fit in memory."""
+    def held_by(self, borders: Ints) -> Floats:
+        """Return the bytes that each stage of some splits holds, ``[splits, stages]``."""
         held: Floats = self.extra + _between(self.sums[1], borders)
         if (self.peak == self.peak[:, :1]).all():
             held = held + self.peak[:, 0]
@@ -131,7 +131,11 @@ class Problem:
             inside = np.arange(self.peak.shape[1])
             here = (inside >= borders[:, :-1, None]) & (inside < borders[:, 1:, None])
             held = held + np.where(here, self.peak, 0.0).max(axis=2)
-        mask: Bools = np.all(held <= self.capacity * (1 + ROUNDING), axis=1)
+        return held
+
+    def fits(self, borders: Ints) -> Bools:
+        """Return which splits fit in memory."""
+        mask: Bools = np.all(self.held_by(borders) <= self.capacity * (1 + ROUNDING), axis=1)
         return mask
 
 
