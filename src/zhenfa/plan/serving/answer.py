@@ -237,17 +237,23 @@ def _lost_by(first: ServingRanked, other: ServingRanked, objective: Objective) -
     words = f"card-seconds a request: {words}"
     mine_least, best_least = (_least(objective, one.estimate) for one in (other, first))
     if mine_least is not None and best_least is not None:
-        return f"{mine_least / best_least - 1:+.1%} {objective} of a token; {words}"
+        return f"{_apart(mine_least / best_least - 1)} {objective} of a token; {words}"
     left_of, most = (one.estimate.figures.requests_per_s_kept.value for one in (other, first))
     if objective == "throughput" and left_of and most:
-        return f"{left_of / most - 1:+.1%} requests/s that failures leave; {words}"
+        return f"{_apart(left_of / most - 1)} requests/s that failures leave; {words}"
     if objective == "cards" and other.plan.cards != first.plan.cards:
-        return f"{other.plan.cards / first.plan.cards - 1:+.1%} cards; {words}"
+        return f"{_apart(other.plan.cards / first.plan.cards - 1)} cards; {words}"
     if first.estimate.parts[0].served.workload.request_rate is not None and _rate(other) < _rate(first) * (1 - 1e-4):
         left = first.plan.cards - other.plan.cards
         fewer = f"; {left:,} fewer cards" if left > 0 else ""
-        return f"{_rate(other) / _rate(first) - 1:+.1%} requests/s; {words}{fewer}"
-    return f"{other.card_seconds / first.card_seconds - 1:+.1%} {words}"
+        return f"{_apart(_rate(other) / _rate(first) - 1)} requests/s; {words}{fewer}"
+    return f"{_apart(other.card_seconds / first.card_seconds - 1)} {words}"
+
+
+def _apart(share: float) -> str:
+    """Return by how many per cent plans differ, without a sign before nothing but zeros."""
+    words = f"{share:+.1%}"
+    return "0.0%" if words in ("-0.0%", "+0.0%") else words
 
 
 def _least(objective: Objective, estimate: ServingEstimate) -> float | None:
