@@ -121,9 +121,10 @@ def _options(setting: Setting, name: str, cuts: Candidates, work: Work, count: i
     found: list[tuple[int, list[int]]] = []
     place = np.full((len(degrees), len(every)), -1)
     for number, degree in enumerate(degrees):
+        modes = _by_mode(cuts, work, degree)
         for column, most in enumerate(every):
-            allowed = _allowed(cuts, work, degree, most, few=len(cuts) <= FEW_CUTS)
-            if len(allowed):
+            allowed = _allowed(modes, most, few=len(cuts) <= FEW_CUTS)
+            if allowed:
                 place[number, column] = len(found)
                 found.append((degree, allowed))
     if not found:
@@ -136,17 +137,21 @@ def _options(setting: Setting, name: str, cuts: Candidates, work: Work, count: i
     )  # fmt: skip
 
 
-def _allowed(cuts: Candidates, work: Work, degree: int, most: int, *, few: bool) -> list[int]:
-    """Return the cuts of a tensor degree whose experts can be shared out over a divisor of ``most`` cards."""
-    keep = (cuts.tensor == degree) & (most % cuts.expert == 0) & np.isfinite(work.whole)
-    if not few:
-        keep &= cuts.expert >= min(SPREAD_OVER, most)
-        chosen: list[int] = []
-        for mode in values_of(cuts.recompute):
-            here = np.flatnonzero(keep & (cuts.recompute == mode))
-            chosen += here[np.argsort(work.whole[here], kind="stable")[:2]].tolist()
-        return sorted(chosen)
-    return np.flatnonzero(keep).tolist()
+def _by_mode(cuts: Candidates, work: Work, degree: int) -> list[list[tuple[int, int]]]:
+    """Return the cuts of a tensor degree with their expert degrees, the quickest first, of each recomputation."""
+    modes = []
+    for mode in values_of(cuts.recompute):
+        here = np.flatnonzero((cuts.tensor == degree) & (cuts.recompute == mode) & np.isfinite(work.whole))
+        here = here[np.argsort(work.whole[here], kind="stable")]
+        modes.append(list(zip(here.tolist(), cuts.expert[here].tolist(), strict=True)))
+    return modes
+
+
+def _allowed(modes: Sequence[Sequence[tuple[int, int]]], most: int, *, few: bool) -> list[int]:
+    """Return the cuts whose experts can be shared out over a divisor of ``most`` cards."""
+    least, count = (1, None) if few else (min(SPREAD_OVER, most), 2)
+    each = ([cut for cut, expert in cuts if most % expert == 0 and expert >= least][:count] for cuts in modes)
+    return sorted(itertools.chain(*each))
 
 
 def _least(setting: Setting, work: Work, ways: Ints) -> Work:
