@@ -13,8 +13,8 @@ import zhenfa
 from cli_runner import Call, caller, fill
 from zhenfa import catalog
 from zhenfa.estimate.training import cost
-from zhenfa.plan.inputs import inputs
-from zhenfa.plan.sensitivity import Row, Sensitivity, outcome, sensitivity
+from zhenfa.plan.inputs import Input, inputs
+from zhenfa.plan.sensitivity import Outcome, Row, Sensitivity, outcome, sensitivity
 
 ROOT = Path(__file__).parent.parent
 JOB = {
@@ -160,3 +160,13 @@ def test_in_json(command: Call) -> None:
     assert spans == sorted(spans, reverse=True)
     assert shown["sensitivity"]["ask_first"]
     assert json.loads(command("plan", "small.yaml", "--json").out)["sensitivity"] is None
+
+
+def test_what_keeps_a_plan_from_running_has_no_elasticity() -> None:
+    runs, cannot = Outcome(2.0, 1.0, None), Outcome(float("inf"), float("inf"), None, "misses a target")
+    one = Input("memory", 1.0, "data", "assumed", 0.5, 2.0, "", "maker", lambda _: None)
+    assert Row(one, runs, runs, runs).elasticity == 0.0
+    for low, high in ((cannot, runs), (runs, cannot), (cannot, cannot)):
+        row = Row(one, runs, low, high)
+        assert row.elasticity is None
+        assert row.moves

@@ -12,7 +12,7 @@ import zhenfa
 from test_serving_search import small
 from zhenfa.errors import InfeasibleError
 from zhenfa.plan.request import Request
-from zhenfa.plan.serving import givers, parts, search, tabled
+from zhenfa.plan.serving import closed, givers, parts, search, tabled
 from zhenfa.plan.serving.best import Best
 
 JOB = {
@@ -97,3 +97,38 @@ def test_a_search_with_tables_finds_what_one_without_finds(monkeypatch: pytest.M
             search.most(space, space.cards, best)
             found.append([score[0] for score, _ in best.ranked()])
         assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_a_closed_loop_too_long_for_its_targets_costs_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Little's law a thousand requests within 1.8 s each need 555 a second, which these cards do not give."""
+    evaluated = Counter[str]()
+    state = closed.pair_state
+
+    def counted(*arguments: Any) -> Any:
+        evaluated["states"] += 1
+        return state(*arguments)
+
+    monkeypatch.setattr(closed, "pair_state", counted)
+    load = {"input_length": 8192, "output_length": 16, "ttft_target": "1 s", "concurrency": 1000}
+    workload = {**{key: value for key, value in JOB["workload"].items() if key != "request_rate"}, **load}
+    with pytest.raises(InfeasibleError):
+        zhenfa.plan({**JOB, "workload": workload}, MACHINE)
+    assert evaluated["states"] == 0
+
+
+def test_a_change_that_crosses_an_unknown_link_is_barred_with_the_reason() -> None:
+    job = {
+        "name": "j", "model": "gpt-oss-120b", "objective": "cards",
+        "workload": {"task": "serve", "input_length": 4096, "output_length": 16, "ttft_target": "5 s",
+                     "tpot_target": "100 ms"},
+    }  # fmt: skip
+    pools = [{"name": "p", "system": "nvidia-nvl576-kyber", "count": 3}]
+    known = {"nvidia-rubin-ultra.peak.bf16": "989 TFLOPS", "nvidia-rubin-ultra.memory.bandwidth": "8 TB/s"}
+    found = zhenfa.plan(job, {"name": "m", "title": "t", "pools": pools}, assume=known, top=3)
+    for rank in range(1, len(found.plans) + 1):
+        why = found.why(rank)
+        for change in why.changes:
+            assert change.taken is None or np.isfinite(change.taken.rate)
+            assert change.score is None or np.isfinite(change.score)
+        barred = [one.barred for one in why.changes if one.what.endswith("tensor parallel") and one.after == "2"]
+        assert any("crosses a tier whose bandwidth is undisclosed" in words for words in barred)

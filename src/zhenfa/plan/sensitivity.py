@@ -84,7 +84,8 @@ class Row:
     @property
     def elasticity(self) -> float | None:
         """Return the per cent by which the answer changes for each per cent of the input."""
-        if self.input.high == self.input.low or self.low.answer <= 0 or self.high.answer <= 0:
+        ends = (self.low.answer, self.high.answer)  # infinite where the plan cannot run
+        if self.input.high == self.input.low or not all(0 < one < math.inf for one in ends):
             return None
         return math.log(self.high.answer / self.low.answer) / math.log(self.input.high / self.input.low)
 

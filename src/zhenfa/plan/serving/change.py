@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from zhenfa.errors import CapabilityError, InputError, MissingFactError
@@ -14,7 +15,7 @@ from zhenfa.plan.request import Request
 from zhenfa.plan.serving.given import choice_of, faults, fits
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.power import worth
-from zhenfa.plan.serving.space import BATCH, CHUNKS, experts_of, sliced
+from zhenfa.plan.serving.space import BATCH, CHUNKS, NO_TIER, crosses, experts_of, sliced
 from zhenfa.plan.serving.wish import Wish
 from zhenfa.spec.serving import Instance, ServingPlan
 
@@ -66,7 +67,7 @@ def taken_by(plan: ServingPlan, request: Request, wish: Wish) -> tuple[Taken | N
     except (CapabilityError, InputError, MissingFactError) as problem:
         return None, [*problems, problem.message.rstrip(".")]
     problems += [words for part in chosen for words in _misfits(part, request)]
-    if problems:
+    if problems or not np.isfinite(sum(one.rate for one in chosen)):
         return None, problems
     rate = sum(one.rate for one in chosen)
     if rate <= 0:
@@ -85,7 +86,9 @@ def taken_by(plan: ServingPlan, request: Request, wish: Wish) -> tuple[Taken | N
 def _misfits(part: Part, request: Request) -> Iterator[str]:
     groups = [(part.decode, "decode")] + ([(part.prefill, "prefill")] if part.prefill else [])
     for types, role in groups:
-        if types is not None and not fits(types.group, request, outputs=role == "decode"):
+        if types is not None and bool(np.any(crosses(types.group, types.group.cut))):
+            yield f"{role}: {NO_TIER} of {types.family.pool.name}"
+        elif types is not None and not fits(types.group, request, outputs=role == "decode"):
             yield f"{role}: weights and one request do not fit in memory of {types.family.pool.name}"
 
 

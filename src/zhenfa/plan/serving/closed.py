@@ -17,6 +17,7 @@ import numpy as np
 from zhenfa.estimate import serving_curves
 from zhenfa.estimate.rows import along, finer, take
 from zhenfa.estimate.serving_curves import Crossing, Paces
+from zhenfa.estimate.serving_spread import wait_factor
 from zhenfa.estimate.serving_state import FINE, State, meet
 from zhenfa.plan.serving import parts, search
 from zhenfa.plan.serving.best import Best
@@ -31,6 +32,9 @@ PAIRS: Final = 200
 NUMBERS: Final = 64
 MOST_BLOCKS: Final = 64
 """Numbers of decode instances of a pair that are looked at together, and how often."""
+
+LITTLE: Final = 0.95
+"""How closely the steady state obeys Little's law at least: rates below this share of what it asks for are left out."""
 
 MORE: Final = 3
 """Prefill instances beyond those that the rate needs which are tried, to bring the first token in time."""
@@ -57,6 +61,19 @@ def met(workload: ServingWorkload, state: State) -> Any:
     return np.ravel(within & (np.asarray(first) <= parts.ceiling(workload.ttft_target)))
 
 
+def least_rate(workload: ServingWorkload, requests: float) -> float:
+    """Return the requests/s below which no plan meets both targets with so many requests in the system.
+
+    Proof (Little): each is in the system for no longer than the mean TTFT and TPOT that are allowed, so that they leave
+    it at ``requests`` over that time at least. A percentile below that of the mean allows a longer mean. 0 where a
+    target is missing, or where the mean TTFT counts the wave that a run starts with.
+    """
+    if workload.ttft_target is None or workload.tpot_target is None or workload.first_share:
+        return 0.0
+    first = workload.ttft_target / min(wait_factor(workload.ttft_percentile), 1.0)
+    return requests / (first + workload.mean_decoded * workload.tpot_target) * LITTLE
+
+
 def _rates(running: Any, tpot: Any, mean: float) -> tuple[Any, Any]:
     """Return batches, and the most requests/s of one instance with no more than so many."""
     found = [
@@ -80,8 +97,9 @@ def _together(space: Space, pool: Pool, requests: float, best: Best) -> None:
     workload, each = types.workload, space.wish.counts(pool.name)
     pace = types.paces(slice(None), np.ones(len(types)))
     batch, rate = _rates(pace.running, pace.tpot, workload.mean_decoded)
-    counts = np.ones(len(types))
     open_ = np.flatnonzero(pool.together > 0)
+    counts = np.ones(len(types))
+    counts[open_] = np.maximum(np.ceil(least_rate(workload, requests) / pool.together[open_]), 1.0)
     while len(open_):
         share = (requests / counts[open_])[:, None]
         most = np.minimum(along(share, batch[open_], rate[open_])[:, 0], pool.together[open_])
@@ -153,7 +171,12 @@ def _pair(space: Space, pair: Pair, requests: float, at: tuple[int, int], curve:
         spent = counts * size * wish.counts(first.name) + decoders * each * wish.counts(other.name)
         cards = {first.name: counts * size, other.name: decoders * each}
         cards = {first.name: counts * size + decoders * each} if first.name == other.name else cards
-        good = (top / spent > limit) & wish.fits(cards) & (cards[first.name] <= here)
+        good = (
+            (top / spent > limit)
+            & (top >= least_rate(workload, requests))
+            & wish.fits(cards)
+            & (cards[first.name] <= here)
+        )
         if np.any(good):
             _evaluate(space, pair, at, counts[good], decoders[good], workload, best)
 

@@ -264,7 +264,7 @@ def types_of(request: Request, family: Family, role: Role, tally: Counter[str], 
     notes: list[str] = []
     group = _within(serving.group(graph, plan, anyone, pool, family.engine, notes, cut), request.job.limits)
     room = serving_curves.room(group, graph, workload, outputs=role != "prefill")[:, 0]
-    crossed = _crossed(group, cut)
+    crossed = crosses(group, cut)
     tally[NO_ROOM] += int(np.sum((room < 1) & ~crossed))
     tally[NO_TIER] += int(np.sum(crossed))
     kept = np.flatnonzero((room >= 1) & ~crossed)
@@ -283,7 +283,7 @@ def _within(group: Group, limits: Limits) -> Group:
     return replace(group, usable=min(group.usable, most), tight=min(group.tight, most))
 
 
-def _crossed(group: Group, cut: Cut) -> Any:
+def crosses(group: Group, cut: Cut) -> Any:
     """Return which types cross a tier whose bandwidth nobody has published."""
     fabric = group.setup.fabric
     unknown = np.flatnonzero(np.isnan(fabric.bandwidths))
