@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -88,15 +89,15 @@ class GroupCost:
     """Seconds beyond the schedule until the last place has gathered and summed what it must and updated its weights."""
     tail_parts: dict[str, float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def without_transfers(self) -> float:
         """Return what the schedule would take if activations arrived at once."""
         return schedule_time(self, 0.0, 0.0)
 
-    @property
+    @cached_property
     def without_bridges(self) -> float:
         """Return what the schedule would take if activations crossed from pool to pool at once."""
-        return schedule_time(self, 1.0, 0.0)
+        return schedule_time(self, 1.0, 0.0) if any(stage.crosses for stage in self.stages[:-1]) else self.pipeline
 
     @property
     def step(self) -> float:

@@ -217,7 +217,8 @@ def _ends(durations: Durations, micro_batches: int, schedule: str, virtual_stage
             now = arrived[need]
         free[place] = now = now + seconds[number]
         if message >= 0:
-            now = max(now, link[wire])
+            busy = link[wire]
+            now = busy if busy > now else now  # max() would take as long as the rest
             link[wire] = arrived[message] = now + hop[lower]
     return np.array(free)
 

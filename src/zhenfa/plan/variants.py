@@ -330,18 +330,19 @@ def _beside(
 ) -> tuple[list[Sharp], int]:
     """Return the groups' candidates that may fit, with what comes beside their schedules, and how many do not fit."""
     every = Candidates.together([group.part for group in groups])
-    blocks = setting.memory(pool, bounds.shape_of(setting, every), every.zero, every.recompute)
+    shape = bounds.shape_of(setting, every)
+    blocks = [_whole(block, len(every)) for block in setting.memory(pool, shape, every.zero, every.recompute)]
     ends = np.cumsum([0, *(len(group.part) for group in groups)])
     slices = list(itertools.pairwise(ends.tolist()))
     fits = [
-        np.flatnonzero(may_fit(setting, pool, group, [_cut(block, first, last, len(every)) for block in blocks]))
+        np.flatnonzero(may_fit(setting, pool, group, [_cut(block, slice(first, last)) for block in blocks]))
         for group, (first, last) in zip(groups, slices, strict=True)
     ]
     chosen = np.concatenate([first + fit for fit, (first, _) in zip(fits, slices, strict=True)])
     if not len(chosen):
         return [], len(every)
     left = [group.take(fit) for group, fit in zip(groups, fits, strict=True)]
-    kept = [_at(block, chosen, len(every)) for block in blocks]
+    kept = [_cut(block, chosen) for block in blocks]
     beside = around(setting, pool, left, every.where(chosen), kept)
     parts = np.split(beside, np.cumsum([len(fit) for fit in fits])[:-1])
     found = [
@@ -351,12 +352,18 @@ def _beside(
     return found, len(every) - len(chosen)
 
 
+def _whole(block: tuple[Holding, Array], size: int) -> tuple[Holding, Array]:
+    """Return one block with an array of all candidates for every part."""
+    held, working = (np.broadcast_to(np.asarray(part), size) for part in vars(block[0]).values()), block[1]
+    return Holding(*held), np.broadcast_to(np.asarray(working), size)
+
+
+def _cut(block: tuple[Holding, Array], index: Ints | slice) -> tuple[Holding, Array]:
+    """Return one whole block of the candidates that an index selects."""
+    held, working = block
+    return Holding(*(part[index] for part in vars(held).values())), np.asarray(working)[index]
+
+
 def _at(block: tuple[Holding, Array], index: Ints | slice, size: int) -> tuple[Holding, Array]:
     """Return one block of the candidates that an index selects, of ``size``."""
-    held, working = block
-    parts = (np.broadcast_to(np.asarray(part), size)[index] for part in vars(held).values())
-    return Holding(*parts), np.broadcast_to(np.asarray(working), size)[index]
-
-
-def _cut(block: tuple[Holding, Array], first: int, last: int, size: int) -> tuple[Holding, Array]:
-    return _at(block, slice(first, last), size)
+    return _cut(_whole(block, size), index)
