@@ -209,3 +209,13 @@ def test_chunks_give_everything_once_in_order(bound: np.ndarray, first: int) -> 
     together = np.concatenate([*pieces, np.zeros(0, dtype=np.int64)])
     assert sorted(together.tolist()) == list(range(len(bound)))
     assert (np.diff(bound[together]) >= 0).all()
+
+
+def test_no_candidates_take_no_work() -> None:
+    """Before any other shape was looked at, too."""
+    setting = random_setting(0, 1)
+    found = enumerate_pool(setting, "p0", setting.workload.global_batch, Limits(), Counter())
+    work = bounds.work_per_micro_batch(setting, "p0", found.where(np.zeros(0, dtype=np.int64)))
+    assert work.whole.shape == (0,)
+    assert work.layers.shape == (len(setting.graph.kinds), 0)
+    assert np.isfinite(bounds.work_per_micro_batch(setting, "p0", found).whole).all()

@@ -53,7 +53,7 @@ def block_costs(setting: Setting, pool: str, candidates: Candidates) -> tuple[li
     for name, bits in BITS:
         keys = (keys << bits) + getattr(found, name)
     fresh = np.flatnonzero(~np.isin(keys, table.keys))
-    if len(fresh):
+    if len(fresh) or not table.costs:
         _add(table, keys[fresh], _costed(setting, pool, found.where(fresh)))
     return table.costs, np.searchsorted(table.keys, keys)[back]
 
