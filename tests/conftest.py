@@ -35,7 +35,7 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Share tests among workers by file, and keep all that start processes of their own in one of them."""
-    if config.getoption("dist", "no") != "loadgroup":
+    if not config.getoption("loadgroup", config.getoption("dist", "no") == "loadgroup"):  # a worker's own is "no"
         return
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))

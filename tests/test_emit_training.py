@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -72,6 +73,25 @@ def test_interleaved_stages_and_layers_recomputed_in_part(tmp_path: Path) -> Non
     assert given_["--recompute-method"] == ["block"]
     assert given_["--recompute-num-layers"] == ["3"]
     assert not found.changes
+
+
+def test_an_optimizer_in_host_memory_shares_out_its_state(tmp_path: Path) -> None:
+    read = subject("llama3-8b-interleaved")
+    assert isinstance(read.plan, Plan)
+    (pipe,) = read.plan.pipelines
+    few = [pipe.model_copy(update={"count": 1, "micro_batches": pipe.micro_batches * pipe.count})]
+    whole = read.plan.model_copy(update={"offload": "optimizer", "zero": 0})
+    (reason,) = reasons_against(replace(read, plan=whole), target("megatron"))
+    assert "ZeRO stage 1" in reason
+    nearest = emit(replace(read, plan=whole), "megatron", nearest=True).plan
+    assert isinstance(nearest, Plan)
+    assert (nearest.zero, nearest.offload) == (1, "optimizer")
+    for plan in (nearest, whole.model_copy(update={"pipelines": tuple(few)})):
+        found = emit(replace(read, plan=plan), "megatron")
+        words = options(handed(found, "megatron.sh", "torchrun", tmp_path, MEGATRON="/m", DEVICES_PER_NODE="8"))
+        assert {"--optimizer-cpu-offload", "--use-precision-aware-optimizer", "--use-distributed-optimizer"} <= set(
+            words
+        )
 
 
 def test_shape_comes_from_the_model(tmp_path: Path) -> None:

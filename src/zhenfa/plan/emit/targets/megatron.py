@@ -135,8 +135,15 @@ def zero_words(plan: Plan) -> list[str]:
 
 
 def offload_words(plan: Plan) -> list[str]:
-    """Return what is kept in host memory."""
-    return words(optimizer_cpu_offload=True, use_precision_aware_optimizer=True) if plan.offload == "optimizer" else []
+    """Return what is kept in host memory.
+
+    That takes the precision-aware optimizer, and this the distributed one (megatron/core/optimizer/optimizer_config.py of
+    0.15.0), which over one card shares nothing out. Neither is refused beside Megatron-FSDP, nor that beside pipelines.
+    """
+    if plan.offload != "optimizer":
+        return []
+    alone = True if plan.zero == 0 else None
+    return words(optimizer_cpu_offload=True, use_precision_aware_optimizer=True, use_distributed_optimizer=alone)
 
 
 def _notes(subject: Subject, shape: Shape) -> list[str]:
@@ -179,6 +186,13 @@ def _drops(plan: Plan, stage: Stage, experts: bool) -> str:
         return f"weights kept after a layer (reshard {plan.reshard}) are not in Megatron-FSDP"
     usual = {None, "step" if plan.zero < 2 else "micro-batch"}
     return "" if plan.reduce_every in usual else f"under ZeRO-{plan.zero} it does not reduce every {plan.reduce_every}"
+
+
+def _whole(plan: Plan, stage: Stage, experts: bool) -> str:
+    copies = plan.replicas * stage.context_parallel
+    if plan.offload != "optimizer" or plan.zero or copies == 1:
+        return ""
+    return "with an optimizer in host memory Megatron-Core shares out its state (ZeRO stage 1), and the plan does not"
 
 
 def _usual_drops(plan: Plan) -> list[Plan]:
@@ -233,5 +247,6 @@ TARGET: Final = Target(
         _if(_sequence, lambda plan: [plan.model_copy(update={"sequence_parallel": True})]),
         _if(_halves, lambda plan: []),
         _if(_drops, _usual_drops),
+        _if(_whole, lambda plan: [plan.model_copy(update={"zero": 1})]),
     ),
 )
