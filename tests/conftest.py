@@ -32,14 +32,20 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(processors(), MOST_WORKERS)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Share tests among workers by file, and keep all that start processes of their own in one of them."""
-    if not config.getoption("loadgroup", config.getoption("dist", "no") == "loadgroup"):  # a worker's own is "no"
-        return
-    for item in items:
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Share tests among workers by file, and keep all that start processes of their own in one of them.
+
+    A worker names a test by its group before hooks that order the tests can add one, and forgets how it was asked to
+    share them: ``dist`` is ``no`` there.
+    """
+    if item.config.pluginmanager.hasplugin("xdist"):
         item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=turn)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the groups that take longest have the first turn where several workers share the tests."""
+    if config.getoption("loadgroup", False):
+        items.sort(key=turn)
 
 
 def group(item: pytest.Item) -> str:

@@ -137,7 +137,7 @@ def zero_words(plan: Plan) -> list[str]:
 def offload_words(plan: Plan) -> list[str]:
     """Return what is kept in host memory.
 
-    That takes the precision-aware optimizer, and this the distributed one (megatron/core/optimizer/optimizer_config.py of
+    That takes the precision-aware optimizer, and this the distributed one (megatron/core/optimizer/optimizer_config.py,
     0.15.0), which over one card shares nothing out. Neither is refused beside Megatron-FSDP, nor that beside pipelines.
     """
     if plan.offload != "optimizer":
