@@ -128,7 +128,7 @@ def test_a_change_that_crosses_an_unknown_link_is_barred_with_the_reason() -> No
     for rank in range(1, len(found.plans) + 1):
         why = found.why(rank)
         for change in why.changes:
-            assert change.taken is None or np.isfinite(change.taken.rate)
+            assert change.cost is None or np.isfinite(change.cost.rate)
             assert change.score is None or np.isfinite(change.score)
         barred = [one.barred for one in why.changes if one.what.endswith("tensor parallel") and one.after == "2"]
         assert any("crosses a tier whose bandwidth is undisclosed" in words for words in barred)

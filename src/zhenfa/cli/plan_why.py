@@ -10,8 +10,9 @@ from zhenfa.cli.plan_detail import LABELS, NEGLIGIBLE_S, seconds
 from zhenfa.cli.tables import Column, table
 from zhenfa.cli.why_parts import mine, print_changes, print_differences, print_head, print_searched
 from zhenfa.cli.words import amount, difference, signed
+from zhenfa.plan.beside import Gap
 from zhenfa.plan.change import Change
-from zhenfa.plan.explain import Gap, Why
+from zhenfa.plan.explain import Why
 from zhenfa.spec.result import Figures
 
 BARRED_SHOWN = 5

@@ -8,7 +8,7 @@ from zhenfa.cli.plan_detail import LABELS
 from zhenfa.cli.tables import Column, table
 from zhenfa.cli.why_parts import mine, print_changes, print_differences, print_head, print_searched
 from zhenfa.cli.words import amount, signed
-from zhenfa.plan.explain import Gap
+from zhenfa.plan.beside import Gap
 from zhenfa.plan.serving.change import ServingChange
 from zhenfa.plan.serving.explain import ServingWhy
 from zhenfa.spec.result import Figures
@@ -81,5 +81,5 @@ def _unit(one: Gap) -> str:
 
 
 def _change_row(one: ServingChange, why: ServingWhy) -> tuple[str, str, str]:
-    rate = "-" if one.taken is None or one.taken.rate <= 0 else f"{one.taken.rate:.4g}"
+    rate = "-" if one.cost is None or one.cost.rate <= 0 else f"{one.cost.rate:.4g}"
     return one.words, rate, "-" if one.score is None else signed(why.behind_by(one.score))

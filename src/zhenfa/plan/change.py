@@ -16,6 +16,7 @@ from zhenfa import units
 from zhenfa.errors import InputError
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
+from zhenfa.plan.beside import SingleChange
 from zhenfa.plan.build import CODES, Layout, Slot, in_precisions, make_plan, pipelines
 from zhenfa.plan.even import even_ranges
 from zhenfa.plan.given import faults
@@ -31,30 +32,8 @@ from zhenfa.spec.plan import VIRTUAL, Offload, Pipeline, Plan, Schedule
 SPLITS_TRIED: Final = 8
 
 
-@dataclass(frozen=True)
-class Change:
-    """A plan with one thing changed. ``barred``: why it cannot be (empty if it can); ``by``: what bars it, in a word
-    (memory, limits, cards, micro-batches, bandwidth)."""
-
-    what: str
-    before: str
-    after: str
-    plan: Plan | None = None
-    cost: PlanCost | None = None
-    barred: str = ""
-    by: str = ""
-    score: float | None = None
-    """What it is worth in the job's objective: smaller is better."""
-
-    @property
-    def step(self) -> float | None:
-        """Return the seconds of a step, where they can be told."""
-        return None if self.cost is None else self.cost.step
-
-    @property
-    def words(self) -> str:
-        """Return the change in words."""
-        return f"{self.what}: {self.after} instead of {self.before}" if self.before else self.what
+Change = SingleChange[Plan, PlanCost]
+"""A training plan with one thing changed, and costed."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from zhenfa import units
@@ -16,11 +15,12 @@ from zhenfa.estimate.report import precisions, report, step_parts, summary
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.answer import Answer
+from zhenfa.plan.beside import Beside, Constraint, Difference, Gap, Searched
 from zhenfa.plan.change import Change, changes
 from zhenfa.plan.given import belongs, faults, misfits
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.meeting import unmet
-from zhenfa.plan.searched import Searched, searched
+from zhenfa.plan.searched import searched
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
 from zhenfa.spec.result import Estimate
@@ -29,89 +29,8 @@ WORTH: Final = 0.01
 """Share of the step below which neither a part nor a change is worth a word."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One thing that differs between the first plan and another: as text, or as numbers of a unit."""
-
-    what: str
-    first: str
-    other: str
-
-
-@dataclass(frozen=True)
-class Gap:
-    """One number of the first plan and of another, and its share of the first plan's whole (step, or memory)."""
-
-    what: str
-    first: float
-    other: float
-    share: float
-
-    @property
-    def gap(self) -> float:
-        """Return how much more the other has."""
-        return self.other - self.first
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """What bound a plan: in a word, in a sentence, and the seconds of a step that it costs where they are known."""
-
-    kind: str
-    words: str
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Why:
-    """The answer. ``problems``: why the plan cannot run (empty if it can). ``parts`` sum to the gap of the steps."""
-
-    name: str
-    layout: str
-    first_layout: str
-    plan: Plan
-    estimate: Estimate | None
-    step: float | None
-    first_step: float
-    score: float | None
-    first_score: float
-    problems: tuple[str, ...]
-    parts: tuple[Gap, ...]
-    memory: tuple[Gap, ...]
-    figures: tuple[Gap, ...]
-    walls: tuple[Gap, ...]
-    differences: tuple[Difference, ...]
-    constraints: tuple[Constraint, ...]
-    changes: tuple[Change, ...]
-    searched: Searched
-
-    @property
-    def possible(self) -> tuple[Change, ...]:
-        """Return the changes that can be, the quickest first."""
-        return tuple(one for one in self.changes if not one.barred)
-
-    @property
-    def nearest(self) -> Change | None:
-        """Return the single change that brings the plan nearest to the first; None where none makes it better."""
-        best = next(iter(self.possible), None)
-        if best is None or best.score is None:
-            return None
-        worse = self.problems or self.score is None or best.score < self.score
-        return best if worse else None
-
-    @property
-    def behind(self) -> float | None:
-        """Return how much worse than the first plan it is in the job's objective, as a share; None if not known."""
-        return None if self.score is None else self.behind_by(self.score)
-
-    def behind_by(self, score: float) -> float:
-        """Return how much worse than that of the first plan a score is, as a share."""
-        return score / self.first_score - 1
-
-    @property
-    def longer(self) -> float | None:
-        """Return how much longer than that of the first plan the step is, as a share."""
-        return None if self.step is None else self.step / self.first_step - 1
+Why = Beside[Plan, Estimate, PlanCost]
+"""Why a training plan lost."""
 
 
 def explain(answer: Answer, plan: Plan | int, *, name: str | None = None) -> Why:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from zhenfa import units
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost
 from zhenfa.plan import bounds
+from zhenfa.plan.beside import Searched
 from zhenfa.plan.build import CODES
 from zhenfa.plan.change import Form
 from zhenfa.plan.even import Variant, even_ranges
@@ -35,14 +35,6 @@ from zhenfa.plan.variants import first_bound, takes, variants
 from zhenfa.plan.ways import MAX_MIXED_TENSOR
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import USUAL_MODULES, Plan
-
-
-@dataclass(frozen=True)
-class Searched:
-    """Whether a plan lies in the searched space (None: not told, of mixed pipelines), and words that say more."""
-
-    contained: bool | None
-    words: tuple[str, ...]
 
 
 def searched(

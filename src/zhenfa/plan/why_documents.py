@@ -9,7 +9,8 @@ from zhenfa.spec.printed import Item, PlanData, ServingPlanData
 from zhenfa.spec.result import Figures
 
 if TYPE_CHECKING:
-    from zhenfa.plan.explain import Gap, Why
+    from zhenfa.plan.beside import Gap
+    from zhenfa.plan.explain import Why
     from zhenfa.plan.sensitivity import Row, Sensitivity
     from zhenfa.plan.serving.explain import ServingWhy
 

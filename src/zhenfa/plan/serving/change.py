@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from zhenfa.errors import CapabilityError, InputError, MissingFactError
 from zhenfa.estimate.serving_failing import kept
+from zhenfa.plan.beside import SingleChange
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving.given import choice_of, faults, fits
 from zhenfa.plan.serving.parts import Part
@@ -39,24 +40,8 @@ class Taken:
         return self.counted if wish.question == "least" else self.counted / self.rate
 
 
-@dataclass(frozen=True)
-class ServingChange:
-    """A plan with one thing changed. ``barred``: why it cannot be (empty if it can); ``by`` in a word."""
-
-    what: str
-    before: str
-    after: str
-    plan: ServingPlan | None = None
-    taken: Taken | None = None
-    barred: str = ""
-    by: str = ""
-    score: float | None = None
-    step: float | None = None
-
-    @property
-    def words(self) -> str:
-        """Return the change in words."""
-        return f"{self.what}: {self.after} instead of {self.before}" if self.before else self.what
+ServingChange = SingleChange[ServingPlan, Taken]
+"""A serving plan with one thing changed, and what it then takes."""
 
 
 def taken_by(plan: ServingPlan, request: Request, wish: Wish) -> tuple[Taken | None, list[str]]:

@@ -4,16 +4,14 @@ helps, and whether it was searched. For a plan of the answer, or one that the us
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from zhenfa import units
 from zhenfa.estimate.serving_report import PartEstimate, ServingEstimate
-from zhenfa.plan.explain import Constraint, Difference, Gap
+from zhenfa.plan.beside import Beside, Constraint, Difference, Gap, Searched
 from zhenfa.plan.request import Request
-from zhenfa.plan.searched import Searched
 from zhenfa.plan.serving.answer import ServingAnswer, estimate_serving
-from zhenfa.plan.serving.change import ServingChange, Taken, changes, taken_by
+from zhenfa.plan.serving.change import Taken, changes, taken_by
 from zhenfa.plan.serving.given import belongs
 from zhenfa.plan.serving.space import (
     CHUNKS,
@@ -34,51 +32,8 @@ WORTH: Final = 0.01
 """Share below which a part is not worth a word."""
 
 
-@dataclass(frozen=True)
-class ServingWhy:
-    """The answer. ``problems``: why the plan cannot run (empty if it can). ``parts``: card-seconds of a request, which
-    sum to the gap of the two; ``step``: seconds of a decode step."""
-
-    name: str
-    layout: str
-    first_layout: str
-    plan: ServingPlan
-    estimate: ServingEstimate | None
-    step: float | None
-    first_step: float
-    score: float | None
-    first_score: float
-    problems: tuple[str, ...]
-    parts: tuple[Gap, ...]
-    memory: tuple[Gap, ...]
-    figures: tuple[Gap, ...]
-    walls: tuple[Gap, ...]
-    differences: tuple[Difference, ...]
-    constraints: tuple[Constraint, ...]
-    changes: tuple[ServingChange, ...]
-    searched: Searched
-
-    @property
-    def possible(self) -> tuple[ServingChange, ...]:
-        """Return the changes that can be, the best first."""
-        return tuple(one for one in self.changes if not one.barred)
-
-    @property
-    def nearest(self) -> ServingChange | None:
-        """Return the single change that brings the plan nearest to the first; None where none makes it better."""
-        best = next(iter(self.possible), None)
-        if best is None or best.score is None:
-            return None
-        return best if self.problems or self.score is None or best.score < self.score * (1 - 1e-6) else None
-
-    @property
-    def behind(self) -> float | None:
-        """Return how much worse than the first plan it is in the job's objective, as a share; None if not known."""
-        return None if self.score is None else self.behind_by(self.score)
-
-    def behind_by(self, score: float) -> float:
-        """Return how much worse than that of the first plan a score is, as a share."""
-        return score / self.first_score - 1
+ServingWhy = Beside[ServingPlan, ServingEstimate, Taken]
+"""Why a serving plan lost."""
 
 
 def explain(answer: ServingAnswer, plan: ServingPlan | int, *, name: str | None = None) -> ServingWhy:
