@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -32,31 +34,37 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(processors(), MOST_WORKERS)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Share tests among workers by file, and keep all that start processes of their own in one of them.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share tests among workers by file, and keep files that start processes of their own in one of them.
 
-    A worker names a test by its group before hooks that order the tests can add one, and forgets how it was asked to
-    share them: ``dist`` is ``no`` there.
+    xdist 3.8 writes a test's group behind its name, where pytest 9.2 no longer looks: alone it shares single tests.
     """
-    if item.config.pluginmanager.hasplugin("xdist"):
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(Path(config.rootpath, nodeid.partition("::")[0]))
+
+    return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let the groups that take longest have the first turn where several workers share the tests."""
+    """Let the files that take longest have the first turn where several workers share the tests."""
     if config.getoption("loadgroup", False):
-        items.sort(key=turn)
+        items.sort(key=lambda item: turn(group(item.path)))
 
 
-def group(item: pytest.Item) -> str:
-    """Return which tests a test stays with."""
-    return "live" if item.get_closest_marker("live") else item.path.stem
+@cache
+def group(path: Path) -> str:
+    """Return which files a file stays with."""
+    return "live" if "pytest.mark.live" in path.read_text(encoding="utf-8") else path.stem
 
 
-def turn(item: pytest.Item) -> int:
-    """Return when the group of a test has its turn: those that take longest first."""
+def turn(name: str) -> int:
+    """Return when a group has its turn: those that take longest first."""
     order = ("live", *LONG)
-    return order.index(group(item)) if group(item) in order else len(order)
+    return order.index(name) if name in order else len(order)
 
 
 def processors() -> int:
