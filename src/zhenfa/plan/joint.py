@@ -181,8 +181,8 @@ class _Shared:
 
     def attempt(self, step: float, *, every: bool) -> _Trial:
         """Return a plan whose step is as short; ``every`` number of replicas is looked at, or the largest."""
-        tops = [side.and_fewer(step) if every else side.best(step) for side in self.sides]
-        if not self.enough([one.sequences if one else 0 for one in tops]):
+        tops = self._tops(step, every=every)
+        if not tops:
             return _Trial(None, None, excluded=not every or not any(side.bounded_only for side in self.sides))
         for chosen in self._combinations(tops, step):
             if not self.enough([one.sequences for one in chosen]):
@@ -194,6 +194,19 @@ class _Shared:
             if not found.problem and found.step <= step * (1 + 1e-9):
                 return _Trial(plan, found, excluded=False)
         return _Trial(None, None, excluded=False)
+
+    def _tops(self, step: float, *, every: bool) -> list[Chosen | None]:
+        """Return the layout of each pool that does most in a step; nothing where they do too little together, or all
+        but one do nothing: one pool alone is searched for itself. Pools with few layouts are looked at first."""
+        tops: list[Chosen | None] = [None] * len(self.sides)
+        most = [int(side.sequences(step).max(initial=0)) for side in self.sides]
+        for index in sorted(range(len(self.sides)), key=lambda one: len(self.sides[one].each)):
+            if not self.enough(most) or sum(one > 0 for one in most) < 2:
+                return []
+            side = self.sides[index]
+            tops[index] = found = side.and_fewer(step) if every else side.best(step)
+            most[index] = found.sequences if found else 0
+        return tops if self.enough(most) and sum(one > 0 for one in most) > 1 else []
 
     def _combinations(self, tops: Sequence[Chosen | None], step: float) -> Iterator[list[Chosen]]:
         """Yield choices of one layout of each pool: the ones that do most, then one of each micro-batch size."""

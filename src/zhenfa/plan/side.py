@@ -111,6 +111,8 @@ class Side:
     bounded_only: bool = False
     """Whether some layout was left at its bound."""
     _splits: dict[tuple[int, int], tuple[Problem, list[_Split]]] = field(default_factory=dict)
+    _done: tuple[float, dict[int, int]] = field(default=(0.0, {}), init=False)
+    """The step last asked for, and how many micro-batches the layouts that were looked at can do in it."""
 
     @classmethod
     def of(cls, setting: Setting, pool: str, owners: int, found: Candidates, work: Work) -> Side:
@@ -245,6 +247,7 @@ class Side:
     def best(self, step: float, size: int | None = None, replicas: int | None = None) -> Chosen | None:
         """Return the layout that does the most sequences in a step, of one micro-batch size and one number of replicas
         if these are given."""
+        self._remember(step)
         hope = self.sequences(step)
         if size is not None:
             hope = np.where(self.found.size == size, hope, 0)
@@ -257,9 +260,21 @@ class Side:
                 continue
             hope[top] = 0
             chosen = self._chosen(top, step)
+            if not self.bounded_only:
+                self._done[1][top] = chosen.micro_batches if chosen else 0
             if chosen and chosen.sequences > (best.sequences if best else 0):
                 best = chosen
         return best
+
+    def _remember(self, step: float) -> None:
+        """Cap the layouts by what they can do in the step asked for before, if this one is shorter. Searches halve:
+        after a step that is possible all are shorter; one that is not is of no more use."""
+        before, done = self._done
+        if done and step < before:
+            rows = np.array(list(done), dtype=np.int64)
+            self._cap(rows, before, np.array(list(done.values()), dtype=np.int64))
+        if step != before or not done:
+            self._done = (step, {})
 
     def _chosen(self, row: int, step: float) -> Chosen | None:
         """Return what one layout can do in a step."""
