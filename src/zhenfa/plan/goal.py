@@ -381,7 +381,7 @@ class Goal:
         if all(isinstance(one, int) for one in cards.values()):
             known = tuple(cards.items())
             if known not in self._known:
-                self._known[known] = tuple(float(one) for one in _kept(self.setting, cards))
+                self._known[known] = tuple(float(one) for one in kept(self.setting, cards))
             return self._known[known][0], self._known[known][1]
         counts = np.broadcast_arrays(*(np.asarray(one, dtype=np.int64) for one in cards.values()))
         first, back = alike([one.ravel() for one in counts])
@@ -395,7 +395,7 @@ class Goal:
         keys = [tuple(zip(kinds, row, strict=True)) for row in np.stack([*kinds.values()], axis=1).tolist()]
         fresh = [number for number, key in enumerate(keys) if key not in self._known]
         if fresh:
-            work, up = _kept(self.setting, {pool: counts[fresh] for pool, counts in kinds.items()})
+            work, up = kept(self.setting, {pool: counts[fresh] for pool, counts in kinds.items()})
             for number, *shares in zip(fresh, work.tolist(), up.tolist(), strict=True):
                 self._known[keys[number]] = tuple(shares)
         found = np.array([self._known[key] for key in keys], dtype=float).reshape(-1, 2)
@@ -419,7 +419,7 @@ class Goal:
         found = {}
         for pool in self.setting.formation.pools:
             if pool.count <= COUNTED_AT_MOST:
-                work, up = _kept(self.setting, {pool.name: np.arange(1, pool.count + 1)})
+                work, up = kept(self.setting, {pool.name: np.arange(1, pool.count + 1)})
                 most = [np.maximum.accumulate(np.concatenate([[0.0], part])) for part in (work, work * up)]
                 found[pool.name] = (most[0], most[1])
         return found
@@ -428,7 +428,7 @@ class Goal:
 QUICKEST: Final = Goal()
 
 
-def _kept(setting: Setting, cards: Cards) -> tuple[Floats, Floats]:
+def kept(setting: Setting, cards: Cards) -> tuple[Floats, Floats]:
     """Return the ETTR, the most that it is for any number of replicas, and the share of time with enough nodes up."""
     work = np.asarray(kept_shares(cards, setting)["work"])
     if setting.recovery.elastic:

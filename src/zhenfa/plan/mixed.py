@@ -64,6 +64,7 @@ from zhenfa.plan.search import (
     widest_of,
 )
 from zhenfa.plan.space import MAX_MICRO_BATCH, Bools, Candidates, Ints, chunks
+from zhenfa.plan.spared import with_spares
 from zhenfa.spec.job import Limits
 
 FIRST_LOOK: Final = 2048
@@ -106,6 +107,9 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
         for one in together:
             known = {name: own.get(name) or widest_of(one, name, sequences, limits) for name in names}
             replicas_over_pools(one, job, any_size(one, known, sequences, limits), limits, best, tally)
+            if (spared := with_spares(one, best.goal)) is not None:
+                known = {name: widest_of(spared, name, sequences, limits) for name in names}
+                replicas_over_pools(spared, job, any_size(spared, known, sequences, limits), limits, best, tally)
         begun = best.first < np.inf
         for one in together if begun else []:
             pipelines_over_pools(one, job, sequences, limits, best, tally)

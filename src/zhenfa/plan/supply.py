@@ -22,7 +22,7 @@ def supplied(formation: Formation, limits: Limits) -> Formation:
     """
     check_names(formation, limits)
     pools = [(pool, cards_left(pool, limits)) for pool in formation.pools]
-    kept = tuple(_with_count(pool, count) for pool, count in pools if count)
+    kept = tuple(with_count(pool, count) for pool, count in pools if count)
     if kept == formation.pools:
         return formation
     if not kept:
@@ -64,7 +64,7 @@ def _names(pool: CardPool) -> tuple[str, ...]:
     return (pool.name, *maker_names(pool.maker), one.id, *one.aliases)
 
 
-def _with_count(pool: CardPool, count: int) -> CardPool:
+def with_count(pool: CardPool, count: int) -> CardPool:
     """Return a pool of fewer cards, whose tiers end with the first that joins them all."""
     if count == pool.count:
         return pool
