@@ -93,7 +93,7 @@ def stepped_wait(
     ``1 - (1 - load)/steps``.
     Counts, for one slot, exactly what :func:`open_wait` does; for several that all are taken at once. Omits that a
     request is bound to a slot before it is free. Replays of up to 16 slots and servers are within 20 % of the wait and
-    service together, 40 % (and below) where a full step takes nearly as long as one step for each slot.
+    service together, 50 % (and below) where a full step takes nearly as long as one step for each slot.
 
     >>> round(float(stepped_wait(0.5, 0.5, 1.0, 1.0, slots=1)), 9)
     0.5
