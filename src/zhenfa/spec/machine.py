@@ -314,6 +314,10 @@ class Machine(Document):
     note: str | None = None
 
 
+NODE_WORDS: Final = frozenset({"node", "tray", "host", "server", "box"})
+"""Names of innermost tiers that are one host."""
+
+
 @dataclass(frozen=True)
 class CardPool:
     """A pool with everything looked up: what the laws and the planner work on."""
@@ -330,6 +334,12 @@ class CardPool:
     def maker(self) -> str:
         """Return the maker of the cards."""
         return self.accelerator.maker
+
+    @property
+    def host(self) -> int | None:
+        """Return how many cards one host holds, as the innermost tier says; None where that is none."""
+        inner = self.tiers[0] if self.tiers else None
+        return inner.size if inner is not None and inner.name in NODE_WORDS else None
 
 
 @dataclass(frozen=True)

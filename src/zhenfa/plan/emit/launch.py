@@ -10,9 +10,6 @@ from zhenfa.plan.emit.recorded import makers
 from zhenfa.plan.emit.subject import Subject
 from zhenfa.spec.machine import CardPool
 
-NODE_WORDS = frozenset({"node", "tray", "host", "server", "box"})
-"""Names of innermost tiers that are one host."""
-
 CARDS_PER_NODE = "cards in one host, where the machine does not say"
 
 
@@ -72,8 +69,7 @@ def full_host(subject: Subject, pool: CardPool) -> int | None:
         if not given.isdigit() or int(given) < 1:
             raise InputError(f"--set cards-per-node={given}: {given!r} is not a whole number above zero.")
         return int(given)
-    inner = pool.tiers[0] if pool.tiers else None
-    return inner.size if inner is not None and inner.name in NODE_WORDS else None
+    return pool.host
 
 
 def host_cards(subject: Subject, pool: CardPool, cards: int) -> int | None:

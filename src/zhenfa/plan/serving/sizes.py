@@ -7,13 +7,14 @@ import numpy as np
 from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.search import Space
 from zhenfa.plan.serving.space import MOST_STAGE, Family, Role, Types, data_degrees, experts_of
+from zhenfa.spec.machine import CardPool
 
 Degrees = dict[Role, dict[int, set[int]]]
 
 
 def refine(space: Space, best: Best) -> bool:
     """Add the attention data-parallel degrees that were not tried between those of the best choices and their
-    neighbours, each in the role that it has there; return whether there are any."""
+    neighbours, each in the role that it has there, on whole hosts; return whether there are any."""
     wanted: dict[int, tuple[Family, Degrees]] = {}
     for _, chosen in best.ranked():
         for part in chosen:
@@ -41,5 +42,11 @@ def _note(space: Space, wanted: dict[int, tuple[Family, Degrees]], types: Types,
     low = max((one for one in tried if one < data), default=data)
     high = min((one for one in tried if one > data), default=data)
     _, degrees = wanted.setdefault(id(family), (family, {"both": {}, "decode": {}, "prefill": {}}))
-    between = (one for one in range(low + 1, high) if one != data)
+    between = (one for one in range(low + 1, high) if one != data and _fills_hosts(family.pool, tensor * one))
     degrees[types.role].setdefault(tensor, set()).update(between)
+
+
+def _fills_hosts(pool: CardPool, cards: int) -> bool:
+    """Return whether so many cards are on one host, or fill several, as far as it is known what a host holds: engines
+    are started host by host."""
+    return pool.host is None or cards <= pool.host or cards % pool.host == 0
