@@ -45,8 +45,8 @@ def workload(concurrency: float, first: float = 1000.0, last: float = 500.0) -> 
 def test_requests_present_are_rate_times_latency(
     engine: str, apart: bool, load: float, first: float, last: float
 ) -> None:
-    """Where prefill is apart and nearly full, prompts that share its steps wait so steeply longer with each one more that
-    the balance is coarse."""
+    """Where prefill is apart and nearly full, prompts that share its steps wait so steeply longer with each one more
+    that the balance is coarse."""
     served = serving.serve(service_of(engine=engine, apart=apart), workload(load, first, last))
     coarse = apart and first < 1024
     assert served.requests_per_second * served.latency == pytest.approx(load, rel=0.2 if coarse else 0.03)
