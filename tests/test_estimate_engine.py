@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plan_pools import dense, model, plan_of, sparse, stages_of, two_nodes
+from plan_pools import dense, model, plan_of, random_plan, random_setting, sparse, stages_of, two_nodes
 from zhenfa.estimate import engines
 from zhenfa.estimate.report import step_parts
 from zhenfa.estimate.saving import checkpoint
@@ -283,3 +284,52 @@ def test_gradients_summed_once_a_step_are_held_whole(zero: int) -> None:
     held = setting.graph.parameters * setting.traits.gradient_bytes
     assert more == pytest.approx(held if zero >= 2 else 0.0)
     assert late.memory["weights"] == each.memory["weights"]
+
+
+@given(st.integers(0, 10**6), SHARES, SHARES, st.sampled_from([1, 2, 3]))
+@settings(max_examples=60, deadline=None)
+def test_reducing_with_every_micro_batch_is_never_quicker_than_once(
+    seed: int, gradient: float, gather: float, pools: int
+) -> None:
+    """What goes with each micro-batch goes in all of them, and nothing but arithmetic hides it: in the last as well."""
+    traits = MEGATRON_LIKE.but(gradient_overlap=gradient, gather_overlap=gather)
+    setting = random_setting(seed % 1000, pools, traits=traits)
+    drawn = random_plan(random.Random(seed), setting)
+    for zero in (2, 3):
+        each, once = (
+            cost(drawn.model_copy(update={"zero": zero, "reduce_every": every, "reshard": reshard}), setting)
+            for every, reshard in (("micro-batch", "layer"), ("step", "step"))
+        )
+        assert each.step >= once.step * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("schedule", "virtual"), [("1f1b", 1), ("interleaved", 2), ("dualpipe", 1)])
+@pytest.mark.parametrize(("zero", "reshard"), [(2, None), (3, "layer"), (3, "step")])
+@pytest.mark.parametrize("overlap", [0.0, 1.0])
+def test_one_layer_is_left_at_the_ends_of_a_step(
+    schedule: str, virtual: int, zero: int, reshard: str | None, overlap: float
+) -> None:
+    """Whatever overlaps, the last layer's gradients are left when all is computed, and before it one layer's weights,
+    unless those are gathered once a step: then those of all of a place's stages, where nothing hides them."""
+    setting = setting_with(gradient_overlap=overlap, gather_overlap=overlap)
+    stages = chunks(2, virtual)
+    how = {"schedule": schedule, "virtual_stages": virtual, "zero": zero, "reshard": reshard}
+    every, once = (
+        cost(plan(setting, stages, count=8, **how, reduce_every=each), setting).groups[0]
+        for each in ("micro-batch", "step")
+    )
+    left = [stage.reduce / stages[0].layers for stage in once.stages]
+    assert [stage.reduce for stage in every.stages] == pytest.approx(left)
+    homes = [[0, 1], [0, 1]] if schedule == "dualpipe" else [[0, 2], [1, 3]] if virtual == 2 else [[0], [1]]
+    assert [place.reduce for place in every.places] == pytest.approx([max(left[at] for at in home) for home in homes])
+    gathers = [stage.gather for stage in every.stages]
+    total = max if reshard == "layer" else sum
+    assert [place.gather for place in every.places] == pytest.approx(
+        [total(gathers[at] for at in home) for home in homes]
+    )
+    first = every.places[0]
+    assert first.reduce > 0 < first.gather
+    if schedule != "dualpipe":  # the first place ends last
+        ahead = every.tail_parts["data"] - first.reduce
+        assert 0 < ahead <= first.gather * (1 + 1e-9)
+        assert ahead == pytest.approx(first.gather) or (overlap == 1 and reshard != "layer")

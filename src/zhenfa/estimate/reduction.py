@@ -26,6 +26,14 @@ class Exchange(NamedTuple):
     gather: Array
     across: Array
 
+    def at_ends(self, terms: Terms, layers: Array) -> tuple[Array, Array]:
+        """Return the seconds to reduce and to gather that are left for the end and the start of a step over so many
+        layers: one layer's part of what goes with every micro-batch, all of the rest."""
+        pieces = np.maximum(layers, 1)
+        reduce = self.reduce / pieces if terms.every_reduce else self.reduce
+        gather = self.gather / pieces if terms.gathers else self.gather
+        return reduce, gather
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -64,6 +72,12 @@ class Terms:
         """Return terms with what a plan leaves open filled in."""
         gathers = {"layer": 2, "micro-batch": 1, "step": 0}[reshard or "layer"] if zero == 3 else 0
         return cls(precision, zero, shard_group, zero >= 2 if every_reduce is None else every_reduce, gathers, offload)
+
+    def parts(self, layers: Array) -> tuple[Array, Array]:
+        """Return in how many layers' parts a stage of so many layers reduces at the end of a step, and gathers at its
+        start: with every micro-batch, all but one have gone before (:meth:`Exchange.at_ends`)."""
+        one = 0 * layers + 1
+        return one if self.every_reduce else layers, one if self.gathers else layers
 
 
 class _Group(NamedTuple):

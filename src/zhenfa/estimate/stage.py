@@ -223,10 +223,7 @@ def _beside_passes(
     for (unit, count), one in zip(blocks.blocks, each, strict=True):
         out, home = beside_block(terms, setting.traits, one, unit.forward, unit.backward)
         ahead, behind = ahead + count * out, behind + count * home
-    pieces = np.maximum(blocks.layers, 1)
-    reduce = once.reduce / pieces if terms.every_reduce else once.reduce
-    gather = once.gather / pieces if terms.gathers else once.gather
-    return ahead, behind, reduce, gather
+    return ahead, behind, *once.at_ends(terms, blocks.layers)
 
 
 def beside_block(terms: Terms, traits: Traits, one: Exchange, forward: Array, backward: Array) -> tuple[Array, Array]:

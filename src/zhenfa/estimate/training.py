@@ -82,7 +82,7 @@ def step_with(plan: Plan, setting: Setting, group: GroupCost, micro_batches: int
     setting, virtual = setting.for_plan(plan), len(group.stages) // len(group.places)
     ends = costs.ends(group.stages, micro_batches, group.schedule, virtual)
     waits = _lockstep(setting, tuple(one.stage for one in group.stages), alone=False) * float(ends.max())
-    return float(ends.max()) + sum(_tail(setting, group.places, ends).values()) + waits
+    return float(ends.max()) + sum(_tail(setting, Terms.of(plan), group.places, ends).values()) + waits
 
 
 def _problem(result: PlanCost) -> str:
@@ -108,7 +108,7 @@ def _group_cost(
     found = _blocking(setting, _group_stages(plan, setting, stages, size, entries, owners), size)
     held = found if plan.schedule in SIMPLE else _merged(plan, found, order)
     ends = costs.ends(found, micro_batches, plan.schedule, virtual)
-    parts = _tail(setting, held, ends)
+    parts = _tail(setting, Terms.of(plan), held, ends)
     parts["host"] += _lockstep(setting, stages, alone=plan.cards == 1 and owners == 1) * float(ends.max())
     return GroupCost(found, held, micro_batches, plan.schedule, float(ends.max()), sum(parts.values()), parts)
 
@@ -230,28 +230,36 @@ def _held_together(
 def _merged(plan: Plan, stages: tuple[StageCost, ...], order: Sequence[int]) -> tuple[StageCost, ...]:
     share = 0.5 if plan.schedule == "dualpipe" else 1.0
     homes = homes_of(plan, len(stages), order)
-    return tuple(
+    found = [
         together([stages[index] for index in home], stages[home[0]].memory, share if len(home) > 1 else 1.0)
         for home in homes
+    ]
+    terms = Terms.of(plan)  # with every micro-batch, one layer's part is left of one stage, not of each
+    once = [name for name, every in (("reduce", terms.every_reduce), ("gather", terms.gathers)) if every]
+    return tuple(
+        replace(place, **{name: max(getattr(stages[index], name) for index in home) for name in once})
+        for place, home in zip(found, homes, strict=True)
     )
 
 
-def _tail(setting: Setting, places: Sequence[StageCost], ends: npt.NDArray[np.float64]) -> dict[str, float]:
+def _tail(
+    setting: Setting, terms: Terms, places: Sequence[StageCost], ends: npt.NDArray[np.float64]
+) -> dict[str, float]:
     """Return the seconds that the last place to finish adds to the schedule, by what it does then.
 
     Each place sums its gradients when its own last backward ends. Where the engine overlaps, all but the first layer's
     hide behind that backward. Weights gathered at the start hide behind the first forward in the same way; a place that
-    waits for its first activation gathers meanwhile.
+    waits for its first activation gathers meanwhile. Of what goes with every micro-batch one layer's part is left.
     """
     last, latest = places[0], -1.0
     for place, end in zip(places, ends.tolist(), strict=True):
-        finish = end + _exposed_sum(setting, place) + place.across + place.optimizer
+        finish = end + _exposed_sum(setting, terms, place) + place.across + place.optimizer
         if finish > latest or math.isnan(finish):
             last, latest = place, finish
     beyond = latest - float(ends.max())
     optimizer = min(last.optimizer, beyond)
     bridge = min(last.across, beyond - optimizer)
-    start = _late_start(setting, places)
+    start = _late_start(setting, terms, places)
     return {
         "data": beyond - optimizer - bridge + start, "bridge": bridge, "optimizer": optimizer,
         "host": setting.traits.step_overhead_s,
@@ -265,28 +273,26 @@ def _lockstep(setting: Setting, stages: tuple[Stage, ...], *, alone: bool) -> fl
     return max(setting.chips[stage.pool].lockstep for stage in stages) - 1.0
 
 
-def _exposed_sum(setting: Setting, place: StageCost) -> float:
+def _exposed_sum(setting: Setting, terms: Terms, place: StageCost) -> float:
     """Return the seconds of a place's gradient sum that no arithmetic hides."""
-    return _at_an_end(setting, place, place.reduce, place.backward, setting.traits.gradient_overlap)
+    parts, _ = terms.parts(place.stage.layers)
+    return float(at_an_end(setting, place.reduce, place.backward, parts, setting.traits.gradient_overlap))
 
 
-def _late_start(setting: Setting, places: Sequence[StageCost]) -> float:
+def _late_start(setting: Setting, terms: Terms, places: Sequence[StageCost]) -> float:
     """Return the seconds by which gathering weights delays the step."""
     late, arrival = 0.0, 0.0
     for place in places:
-        exposed = _at_an_end(setting, place, place.gather, place.forward, setting.traits.gather_overlap)
+        _, parts = terms.parts(place.stage.layers)
+        exposed = float(at_an_end(setting, place.gather, place.forward, parts, setting.traits.gather_overlap))
         late = max(late, exposed - arrival)
         arrival += place.forward + place.transfer
     return late
 
 
-def _at_an_end(setting: Setting, place: StageCost, seconds: float, work: float, share: float) -> float:
-    return float(at_an_end(setting, seconds, work, place.stage.layers, share))
-
-
 def at_an_end(setting: Setting, seconds: Array, work: Array, layers: Array, share: float) -> Array:
-    """Return what communication of a whole stage adds where it goes layer by layer beside one pass, all but one layer's
-    part of it: floats or arrays."""
+    """Return what communication of so many layers adds where it goes layer by layer beside one pass, all but one
+    layer's part of it (:meth:`zhenfa.estimate.reduction.Terms.parts`): floats or arrays."""
     beside = 1 - 1 / np.maximum(layers, 1)
     hidden = exposed_time(seconds * beside, work * beside, share=share, contention=setting.traits.contention)
     return hidden + seconds * (1 - beside)

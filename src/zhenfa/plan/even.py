@@ -309,13 +309,13 @@ def around(setting: Setting, pool: str, groups: Sequence[Group], every: Candidat
 
 class _Beside(NamedTuple):
     """One place of every candidate: its blocks, ``[blocks, candidates]``, what its passes take, the layers of the first
-    of its stages, and the most of any."""
+    of its stages, and of all of them: one layer's part of the exchange of any stage is at least one of all together."""
 
     counts: Floats
     forward: Floats
     backward: Floats
     layers: Floats
-    most: Floats
+    all: Floats
 
     @classmethod
     def at(cls, setting: Setting, groups: Sequence[Group], which: int) -> _Beside:
@@ -329,7 +329,7 @@ class _Beside(NamedTuple):
             sides = (group.share * one[home].sum(axis=0) for one in group.hides)
             held = np.repeat(counts[home].sum(axis=0)[:, None], size, axis=1)
             layers = counts[home, :-2].sum(axis=1)
-            parts.append((held, *sides, np.full(size, layers[0]), np.full(size, layers.max())))
+            parts.append((held, *sides, np.full(size, layers[0]), np.full(size, layers.sum())))
         return cls(*(np.concatenate(one, axis=-1) for one in zip(*parts, strict=True)))
 
     def exposed(
@@ -343,11 +343,9 @@ class _Beside(NamedTuple):
             )
         )
         once, traits, layers = exchange(terms, setting, pool, shape, held, 1), setting.traits, self.layers[rows]
-        pieces = np.maximum(self.most[rows], 1.0)  # with every micro-batch, but for one layer's part at the end
-        reduce = once.reduce / pieces if terms.every_reduce else once.reduce
-        gather = once.gather / pieces if terms.gathers else once.gather
-        behind = at_an_end(setting, reduce, self.backward[rows], layers, traits.gradient_overlap)
-        ahead = at_an_end(setting, gather, self.forward[rows], layers, traits.gather_overlap)
+        (reduce, gather), parts = once.at_ends(terms, self.all[rows]), terms.parts(layers)
+        behind = at_an_end(setting, reduce, self.backward[rows], parts[0], traits.gradient_overlap)
+        ahead = at_an_end(setting, gather, self.forward[rows], parts[1], traits.gather_overlap)
         return behind + update_seconds(terms, setting, pool, shape, held), ahead
 
 

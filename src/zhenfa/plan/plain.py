@@ -51,12 +51,11 @@ def _at_zero(setting: Setting, pool: str, found: Candidates, zero: int, owners: 
     units = setting.units(pool, shape, zero, found.recompute, costs_of(*block_costs(setting, pool, found)))
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds)).tolist()
     blocks = [*zip(units.kinds, counts, strict=True), (units.stem, 1), (units.head, 1)]
-    part = parts_of(
-        Terms.usual(plan.precision, zero), setting, Blocks.made(pool, shape, blocks, layers, head=True), owners
-    )
-    traits, chip = setting.traits, setting.chips[pool]
-    behind = at_an_end(setting, part.reduce, part.backward, layers, traits.gradient_overlap)
-    ahead = at_an_end(setting, part.gather, part.forward, layers, traits.gather_overlap)
+    terms = Terms.usual(plan.precision, zero)
+    part = parts_of(terms, setting, Blocks.made(pool, shape, blocks, layers, head=True), owners)
+    traits, chip, parts = setting.traits, setting.chips[pool], terms.parts(layers)
+    behind = at_an_end(setting, part.reduce, part.backward, parts[0], traits.gradient_overlap)
+    ahead = at_an_end(setting, part.gather, part.forward, parts[1], traits.gather_overlap)
     held = {**part.memory, "activations": part.activation + part.working}
     each = (part.forward + part.backward) * np.where((found.cards > 1) | (owners > 1), chip.lockstep, 1.0)
     beside = behind + ahead + part.across + part.optimizer + traits.step_overhead_s

@@ -50,10 +50,9 @@ def with_tails(setting: Setting, splits: Sequence[Tried], total: int) -> Sequenc
     for kind, count in zip(kinds, there.cumsum(axis=0)[layers].T, strict=True):
         held = held.plus(kind.times(count))
     once, traits = exchange(terms, setting, slot.pool, shape, held, 1), setting.traits
-    reduce = once.reduce / layers if terms.every_reduce else once.reduce
-    gather = once.gather / layers if terms.gathers else once.gather
-    behind = at_an_end(setting, reduce, ENDLESS, layers, traits.gradient_overlap)
-    ahead = at_an_end(setting, gather, ENDLESS, layers, traits.gather_overlap)
+    (reduce, gather), parts = once.at_ends(terms, layers), terms.parts(layers)
+    behind = at_an_end(setting, reduce, ENDLESS, parts[0], traits.gradient_overlap)
+    ahead = at_an_end(setting, gather, ENDLESS, parts[1], traits.gather_overlap)
     beside = behind + ahead + update_seconds(terms, setting, slot.pool, shape, held) + traits.step_overhead_s
     whole = np.array([split.bound for _, split in splits]) * setting.chips[slot.pool].lockstep + beside
     bound = whole * (1 - SLACK)
