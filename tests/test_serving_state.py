@@ -41,17 +41,48 @@ def workload(concurrency: float, first: float = 1000.0, last: float = 500.0) -> 
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 @settings(max_examples=25, deadline=None)
-@given(load=st.floats(0.2, 5000), first=st.floats(16, 8000), last=st.floats(2, 2000))
+@given(
+    load=st.floats(0.2, 5000), first=st.floats(16, 8000), last=st.floats(2, 2000), accepted=st.sampled_from([0.0, 2.5])
+)
 def test_requests_present_are_rate_times_latency(
-    engine: str, apart: bool, load: float, first: float, last: float
+    engine: str, apart: bool, load: float, first: float, last: float, accepted: float
 ) -> None:
-    """Where prefill is apart and nearly full, prompts that share its steps wait so steeply longer with each one more
-    that the balance is coarse."""
-    served = serving.serve(service_of(engine=engine, apart=apart), workload(load, first, last))
-    coarse = apart and first < 1024
-    assert served.requests_per_second * served.latency == pytest.approx(load, rel=0.2 if coarse else 0.03)
+    service = service_of(engine=engine, apart=apart, accepted=accepted)
+    served = serving.serve(service, workload(load, first, last))
+    assert served.requests_per_second * served.latency == pytest.approx(load, rel=1e-6)
     assert served.running <= served.capacity * (1 + 1e-9)
     assert served.output_rate == pytest.approx(served.requests_per_second * last)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(share=st.floats(0.01, 1.5), first=st.floats(16, 8000), last=st.floats(2, 2000))
+def test_requests_that_run_are_rate_times_time_to_decode(apart: bool, share: float, first: float, last: float) -> None:
+    service = service_of(apart=apart)
+    most = serving.serve(service, workload(1e6, first, last)).requests_per_second
+    asked = ServingWorkload(input_length=first, output_length=last, request_rate=most * share)
+    served = serving.serve(service, asked)
+    decoding = served.requests_per_second * asked.mean_decoded * served.tpot
+    assert served.running * service.plan.decode.count == pytest.approx(decoding, rel=1e-6)
+    assert served.requests_per_second <= most * share * (1 + 1e-9)
+    if served.requests_per_second < most * share * (1 - 1e-6):
+        full = served.running == pytest.approx(served.capacity)
+        assert full or served.requests_per_second == pytest.approx(served.prefill_rate)
+        assert share > 1 and served.requests_per_second == pytest.approx(most, rel=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(load=st.floats(100, 1000), first=st.floats(16, 1000), more=st.floats(1.01, 1.5))
+def test_nothing_jumps_where_prompts_share_the_steps_of_a_prefill_that_is_nearly_full(
+    load: float, first: float, more: float
+) -> None:
+    """Few tokens are put out, so that nearly all who are in the system are in prefill."""
+    less, grown = (
+        serving.serve(service_of(apart=True), workload(one, first, 2.0)) for one in (load, load * more)
+    )  # fmt: skip
+    assert less.requests_per_second <= grown.requests_per_second * (1 + 1e-9)
+    assert less.ttft <= grown.ttft * (1 + 1e-9)
+    assert grown.requests_per_second <= less.requests_per_second * more * (1 + 1e-9)
 
 
 def test_more_load_is_slower_and_brings_more_until_memory_is_full() -> None:

@@ -43,6 +43,24 @@ def finer(values: Any, points: int) -> Any:
     return values[..., low] * (1 - part) + values[..., low + 1] * part
 
 
+def between(values: Any, place: Any) -> Any:
+    """Return curves at places along them, where 0 is their first value and 1 their second; each row has its own.
+
+    Straight between values. ``place`` may be a number for a single curve.
+
+    >>> between(np.array([0.0, 1.0, 4.0]), np.array([0.5, 2.0])).tolist()
+    [0.5, 4.0]
+    >>> between(np.array([[0.0, 1.0, 4.0], [2.0, 3.0, 5.0]]), np.array([[0.5], [2.0]])).tolist()
+    [[0.5], [5.0]]
+    """
+    if values.ndim == 1:
+        return np.interp(place, np.arange(len(values)), values)
+    low = np.clip(np.asarray(place).astype(int), 0, values.shape[-1] - 2)
+    part = place - low
+    left, right = (np.take_along_axis(values, low + one, -1) for one in (0, 1))
+    return left + (right - left) * part
+
+
 def take(value: T, index: Any) -> T:
     """Return the rows of all arrays in a dataclass that has one row for each candidate; what has none stays."""
     if isinstance(value, np.ndarray):

@@ -1,4 +1,14 @@
-"""The steady state of a serving plan: where running, prefilling and waiting requests make up the load; one or many."""
+"""The steady state of a serving plan: where running, prefilling and waiting requests make up the load; one or many.
+
+Between the points of a plan's curves its seconds are straight lines, so that what it does is a function of one place on
+them (:func:`_stand`): so many run, which gives the rate, which gives the wait. The requests that are then in the system
+are a continuous function of the place, from none at its start on, and a closed loop stands where they are first as many
+as its load. That place is enclosed: between the two points where they pass the load, then between two of :data:`CUTS`
+places laid between those, :data:`ROUNDS` times. No wait is carried from one round to the next, so that nothing can
+swing, and what is found obeys Little's law however steep the wait is. There is only one such place wherever more
+running requests do not leave at a lower rate: the wait for shared steps rises with the rate, and what it falls by where
+requests are away for longer (:func:`zhenfa.laws.queueing.closed_wait`, of which half counts) is less than that time.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +18,19 @@ from typing import Any, Final
 import numpy as np
 
 from zhenfa.estimate import serving_first
-from zhenfa.estimate.rows import along, finer
+from zhenfa.estimate.rows import between, finer
 from zhenfa.estimate.serving_curves import Paces, Service, admitted
 from zhenfa.estimate.serving_first import FirstToken
 from zhenfa.spec.serving import ServingWorkload
 
 FINE: Final = 600
-"""Points of the grid of batches on which the state is looked for."""
+"""Points of the grid of batches among which the most that a plan takes is looked for."""
 
-ROUNDS: Final = 3
-"""Times that wait and load are adjusted to each other; twice as often where prompts that step together make the wait
-steep."""
+CUTS: Final = 16
+"""Parts into which the place of the steady state is cut in a round."""
+
+ROUNDS: Final = 4
+"""Times that it is: enough for a straight line through the last part to be exact to a billionth."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +62,23 @@ class Points:
 
 def meet(service: Service, workload: ServingWorkload, pace: Paces) -> State:
     """Find where running, prefilling and waiting requests make up the load."""
-    count = service.decode.cut.count
-    wait: Any = 0.0 * pace.alone
-    apart = pace.given is not None
-    for number in range(2 * ROUNDS if apart else ROUNDS):  # the wait depends on the load that leaves room for it
-        batch, waiting = _balance(workload, pace, count, wait)
-        tpot = along(batch, pace.running, pace.tpot)
-        through = np.minimum(count * batch / (workload.mean_decoded * tpot), pace.bound)
-        if workload.request_rate is not None:
-            through = np.minimum(through, workload.request_rate)  # to the last digit, where a queue is steep
-        away = workload.mean_decoded * tpot
-        found = waits(service, workload, pace, through, pace.own, pace.alone, away)
-        wait = (wait + found) / 2.0 if apart and number else found  # the one falls where the other rises
-    least, alone = along(batch, pace.running, pace.own), along(batch, pace.running, pace.alone)
-    if pace.given is None:
-        later = waits(service, workload, pace, through, least, alone, away)
+    track = _track(service, workload, pace)
+    if workload.request_rate is None:
+        load = float(workload.concurrency or workload.requests or 1.0)
+        place, waiting = _balance(service, workload, pace, track, load)
     else:
-        longer, later = pace.given.beside(through, requests=workload.concurrency, away=away)
-        least = least + longer
-    share = workload.first_share
+        place, waiting = track.end, 0.0 * track.end
+    if np.ndim(pace.running) == 1:  # one plan: numbers, not rows of one
+        place, waiting = place[0], waiting[0]
+    batch, rate, tpot, own, alone = _stand(workload, track, place)
+    longer, later = _delays(service, workload, pace, rate, own, alone, workload.mean_decoded * tpot)
+    share, count = workload.first_share, track.count
     come = count * admitted(workload, count, pace.capacity)
     first = FirstToken(
-        least, later + waiting / through * (1.0 - share / 2.0),
+        own + longer, later + waiting / rate * (1.0 - share / 2.0),
         serving_first.wave(come, pace.rate, service.engine.front) if share else 0.0, share,
     )  # fmt: skip
-    return State(tpot, first, alone, batch, waiting, through)
+    return State(tpot, first, alone, batch, waiting, rate)
 
 
 def waits(
@@ -82,12 +86,19 @@ def waits(
 ) -> Any:
     """Return the mean seconds by which others delay a first token: until the engine looks, and for the prompts before
     it; where prefill is apart, also for those that share its steps."""
+    return sum(_delays(service, workload, pace, through, own, alone, away))
+
+
+def _delays(
+    service: Service, workload: ServingWorkload, pace: Paces, through: Any, own: Any, alone: Any, away: Any
+) -> tuple[Any, Any]:
+    """Return by how much others lengthen a prompt's own steps, and how long it waits for them."""
     if pace.given is not None:
-        return sum(pace.given.beside(through, requests=workload.concurrency, away=away))
+        return pace.given.beside(through, requests=workload.concurrency, away=away)
     queue = serving_first.prompt_wait(
         through, own - service.engine.entry, np.maximum(pace.rate * own, 1.0), requests=workload.concurrency, away=away
     )
-    return np.asarray((0.5 + service.engine.polls) * alone + queue)
+    return 0.0 * own, np.asarray((0.5 + service.engine.polls) * alone + queue)
 
 
 def points(service: Service, workload: ServingWorkload, pace: Paces) -> Points:
@@ -104,26 +115,76 @@ def points(service: Service, workload: ServingWorkload, pace: Paces) -> Points:
     return Points(batch, rate, tpot, own + wait, own)
 
 
-def _balance(workload: ServingWorkload, pace: Paces, count: Any, wait: Any) -> tuple[Any, Any]:
-    """Return running requests per instance, and those in all that wait for room."""
-    at, tpot, start = (finer(one, FINE) for one in (pace.running, pace.tpot, pace.own + wait))
-    rate = count * at / (workload.mean_decoded * tpot)
-    beyond = rate >= pace.bound
-    last = np.where(beyond.any(axis=-1, keepdims=True), np.maximum(beyond.argmax(axis=-1, keepdims=True), 1), FINE - 1)
-    index = np.minimum(np.arange(FINE), last)
-    at, tpot, start, rate = (np.take_along_axis(one, index, -1) for one in (at, tpot, start, rate))
-    at = np.where(np.arange(FINE) >= last, np.minimum(at, pace.bound * workload.mean_decoded * tpot / count), at)
-    rate = np.minimum(rate, pace.bound)
-    present = count * at + rate * start
+@dataclass(frozen=True)
+class _Track:
+    """A plan's curves, from no running request at place 0 on; ``end`` is the place where the instances are full, or
+    the rate is the highest that is asked for or possible (``most``)."""
+
+    running: Any
+    tpot: Any
+    own: Any
+    alone: Any
+    count: Any
+    most: Any
+    end: Any
+
+
+def _track(service: Service, workload: ServingWorkload, pace: Paces) -> _Track:
+    def from_none(values: Any) -> Any:
+        return np.concatenate([values[..., :1], values], axis=-1)
+
+    running, tpot, own, alone = (from_none(one) for one in (pace.running, pace.tpot, pace.own, pace.alone))
+    running[..., 0] = 0.0
+    count, most = service.decode.cut.count, pace.bound
     if workload.request_rate is not None:
-        return _inverse(workload.request_rate, rate, at), 0.0 * present[..., -1:].sum()
-    load = float(workload.concurrency or workload.requests or 1.0)
-    end = present[..., -1:] if at.ndim > 1 else present[-1]
-    return _inverse(load, present, at), np.maximum(load - end, 0.0)
+        most = np.minimum(most, workload.request_rate)
+    rate = count * running / (workload.mean_decoded * tpot)
+    beyond = rate >= most
+    last = np.where(beyond.any(axis=-1, keepdims=True), beyond.argmax(axis=-1, keepdims=True), beyond.shape[-1] - 1)
+    before = last - 1
+    (b0, b1), (t0, t1) = (
+        [between(one, place) for place in (before, last)] for one in (running, tpot)
+    )  # where count b = most O t, both straight
+    with np.errstate(invalid="ignore"):
+        under, over = (count * b - most * workload.mean_decoded * t for b, t in ((b0, t0), (b1, t1)))
+        end = np.where(over > 0, before + under / (under - over), last)
+    return _Track(running, tpot, own, alone, count, most, end)
 
 
-def _inverse(load: float, present: Any, at: Any) -> Any:
-    """Return the least batch at which ``load`` requests are present; below the grid, in proportion."""
-    first, least = (present[..., :1], at[..., :1]) if at.ndim > 1 else (present[0], at[0])
-    found = along(load * (1 - 1e-12), np.maximum.accumulate(present, axis=-1), at)
-    return np.where(load <= first, least * load / first, found)
+def _stand(workload: ServingWorkload, track: _Track, place: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Return what a plan does at places of its curves: requests that run in an instance, requests/s in all, and
+    seconds: TPOT, the first token without a wait, a step without prompts."""
+    batch, tpot, own, alone = (between(one, place) for one in (track.running, track.tpot, track.own, track.alone))
+    rate = np.minimum(track.count * batch / (workload.mean_decoded * tpot), track.most)
+    return batch, rate, tpot, own, alone
+
+
+def _balance(service: Service, workload: ServingWorkload, pace: Paces, track: _Track, load: float) -> tuple[Any, Any]:
+    """Return the place where so many requests are in the system, and how many in all wait for room."""
+
+    def present(place: Any) -> Any:
+        batch, rate, tpot, own, alone = _stand(workload, track, place)
+        wait = waits(service, workload, pace, rate, own, alone, workload.mean_decoded * tpot)
+        return track.count * batch + rate * (own + wait)
+
+    places = np.minimum(np.arange(track.running.shape[-1]), track.end)
+    held = present(places)
+    left = np.maximum(load - held[..., -1:], 0.0)
+    for _ in range(ROUNDS):
+        low, high, _, _ = _enclosed(places, held, load)
+        places = low + (high - low) * np.linspace(0.0, 1.0, CUTS + 1)
+        held = present(places)
+    low, high, under, over = _enclosed(places, held, load)
+    part = (load - under) / np.where(over > under, over - under, 1.0)
+    return low + (high - low) * np.clip(part, 0.0, 1.0), left
+
+
+def _enclosed(places: Any, held: Any, load: float) -> tuple[Any, Any, Any, Any]:
+    """Return the two neighbours between which what is held first passes the load, and what each holds; twice the last
+    where it never does."""
+    reached = held >= load
+    never = ~reached.any(axis=-1, keepdims=True)
+    high = np.where(never, held.shape[-1] - 1, np.maximum(reached.argmax(axis=-1, keepdims=True), 1))
+    low = np.where(never, high, high - 1)
+    found = [np.take_along_axis(one, at, -1) for one in (places, held) for at in (low, high)]
+    return found[0], found[1], found[2], found[3]
