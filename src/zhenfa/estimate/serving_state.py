@@ -86,7 +86,8 @@ def waits(
 ) -> Any:
     """Return the mean seconds by which others delay a first token: until the engine looks, and for the prompts before
     it; where prefill is apart, also for those that share its steps."""
-    return sum(_delays(service, workload, pace, through, own, alone, away))
+    longer, later = _delays(service, workload, pace, through, own, alone, away)
+    return longer + later
 
 
 def _delays(
@@ -98,7 +99,7 @@ def _delays(
     queue = serving_first.prompt_wait(
         through, own - service.engine.entry, np.maximum(pace.rate * own, 1.0), requests=workload.concurrency, away=away
     )
-    return 0.0 * own, np.asarray((0.5 + service.engine.polls) * alone + queue)
+    return 0.0, np.asarray((0.5 + service.engine.polls) * alone + queue)
 
 
 def points(service: Service, workload: ServingWorkload, pace: Paces) -> Points:
