@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from serving_brute import Brute, cards_of
 from test_serving_search import small
 from zhenfa.errors import CapabilityError, InfeasibleError, MissingFactError
 from zhenfa.plan.request import Request
-from zhenfa.plan.serving import answer, estimate_serving, find_serving, space
+from zhenfa.plan.serving import answer, estimate_serving, find_serving, search, space
 from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.words import percentiles
 from zhenfa.spec.fact import read_fact
@@ -123,6 +125,27 @@ def test_a_limit_of_power_is_kept_to(seed: int) -> None:
         return
     figures = best.estimate.figures
     assert (figures.energy_j_per_token.value or 0.0) * (figures.tokens_per_s.value or 0.0) <= 2500 * 1.005
+
+
+@pytest.mark.parametrize("limits", [{}, {"power": "2500 W"}, {"max_cards": 5}])
+@pytest.mark.parametrize("seed", [1, 6, 12])
+def test_whole_instances_bound_what_a_pair_takes(seed: int, limits: dict[str, object]) -> None:
+    """The bound of a pair of types is the most of all pairs of numbers that fit, each side at its own bound."""
+    opened = search.open_space(asking(seed, "step", limits))
+    for first, other, joint in opened.pairs:
+        rooms = tuple(opened.wish.room(one.name, opened.cards[one.name]) for one in (first, other))
+        rows, columns = (np.ravel(one) for one in np.indices((len(first.prefill), len(other.decode))))
+        found = search.whole_bound(opened, (first, other, joint), (rows, columns), rooms)
+        for at, to, bound in zip(rows, columns, found, strict=True):
+            size, each = float(first.prefill.cards[at]), float(other.decode.cards[to])
+            most = 0.0
+            for n, m in itertools.product(range(1, int(rooms[0] // size) + 1), range(1, int(rooms[1] // each) + 1)):
+                used = Counter({first.name: n * size}) + Counter({other.name: m * each})
+                drawn = sum(opened.wish.watts.get(name, 0.0) * cards for name, cards in used.items())
+                there = all(cards <= opened.cards[name] for name, cards in used.items())
+                if there and opened.wish.fits(used) and drawn <= (opened.wish.power or np.inf) * (1 + 1e-9):
+                    most = max(most, min(n * first.givers.most[at], m * float(other.decoded[to])))
+            assert bound == pytest.approx(most)
 
 
 @pytest.mark.parametrize("seed", [0, 2, 6, 12, 18])

@@ -19,8 +19,9 @@ from zhenfa.estimate.rows import along, finer, take
 from zhenfa.estimate.serving_curves import Crossing, Paces
 from zhenfa.estimate.serving_spread import wait_factor
 from zhenfa.estimate.serving_state import FINE, State, meet
-from zhenfa.plan.serving import parts, search
+from zhenfa.plan.serving import parts
 from zhenfa.plan.serving.best import Best
+from zhenfa.plan.serving.ordered import table
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.power import worth
 from zhenfa.plan.serving.search import Pair, Pool, Space
@@ -137,7 +138,7 @@ def _apart(space: Space, pair: Pair, requests: float, best: Best) -> float:
     def bound(some: Any, more: Any) -> Any:
         return 1.0 / (some + more)
 
-    for number, (limit, at) in enumerate(search.table(need, use, bound, max(best.last, 0.0)).descending()):
+    for number, (limit, at) in enumerate(table(need, use, bound, max(best.last, 0.0)).descending()):
         if not limit > max(best.last, 0.0):
             return 0.0
         if number >= PAIRS:

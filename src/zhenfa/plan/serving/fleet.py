@@ -24,6 +24,7 @@ import numpy as np
 
 from zhenfa.plan.serving import parts, search, tabled
 from zhenfa.plan.serving.best import Best
+from zhenfa.plan.serving.ordered import descending
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.power import worth
 from zhenfa.plan.serving.search import Pair, Space
@@ -167,7 +168,7 @@ def _across(space: Space, own: Own, pair: Pair, base: float, best: Best) -> floa
     if max(space.cards[first.name], space.cards[other.name]) <= SMALL:
         _every_pair(space, own, pair, best)
         return 0.0
-    for number, (at, to) in enumerate(search.descending(bound)):
+    for number, (at, to) in enumerate(descending(bound)):
         if not bound[at, to] > max(best.last, 0.0) * (1 + parts.SLACK):
             return 0.0
         if number >= PAIRS:

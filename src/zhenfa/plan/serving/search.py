@@ -29,6 +29,7 @@ from zhenfa.plan.request import Request
 from zhenfa.plan.serving import parts
 from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.givers import Givers
+from zhenfa.plan.serving.ordered import table
 from zhenfa.plan.serving.parts import Part
 from zhenfa.plan.serving.power import watts, worth
 from zhenfa.plan.serving.space import ROLES, Family, Role, Types, Wanted, families, types_of
@@ -36,9 +37,6 @@ from zhenfa.plan.serving.tabled import table_of, tabled
 from zhenfa.plan.serving.wish import ANY, Wish, wish_of
 
 MISSED: Final = "misses a target at any load"
-FIRST_LOOK: Final = 512
-"""Pairs that are put in order at first; eight times as many each time that was not enough."""
-
 SHRINKS: Final = 6
 """Times that numbers of instances are lowered to keep to a limit of power."""
 
@@ -177,47 +175,6 @@ def needs(first: Pool, other: Pool) -> tuple[Any, Any]:
         return first.prefill.cards / first.givers.most, other.decode.cards / other.decoded
 
 
-def descending(bound: Any) -> Iterator[tuple[int, int]]:
-    """Yield the places of a table from the highest value down; a few are put in order at a time."""
-    flat, width = np.ravel(bound), bound.shape[1]
-    done, many = 0, FIRST_LOOK
-    while done < len(flat):
-        many = min(many, len(flat))
-        top = np.argpartition(-flat, many - 1)[:many] if many < len(flat) else np.arange(len(flat))
-        for place in top[np.argsort(-flat[top], kind="stable")][done:]:
-            yield divmod(int(place), width)
-        done, many = many, many * 8
-
-
-@dataclass(frozen=True)
-class Table:
-    """Pairs of types that may be worth a look, in the order of a bound: rows of prefill types, columns of decode's."""
-
-    rows: Any
-    columns: Any
-    bound: Any
-
-    def descending(self) -> Iterator[tuple[float, tuple[int, int]]]:
-        """Yield bounds and pairs, from the highest bound down."""
-        for at, to in descending(self.bound):
-            yield float(self.bound[at, to]), (int(self.rows[at]), int(self.columns[to]))
-
-
-def table(need: Any, use: Any, bound: Any, least: float) -> Table:
-    """Return the pairs whose bound is above ``least``.
-
-    ``bound`` of a ``need`` (a column) and a ``use`` (a row) falls with both, so that a type whose bound with the best
-    of the other side is no better than ``least`` is in no such pair.
-    """
-    rows, columns = (np.flatnonzero(np.isfinite(one)) for one in (need, use))
-    if not (len(rows) and len(columns)):
-        return Table(rows[:0], columns[:0], np.zeros((0, 0)))
-    lowest = np.min(need[rows]), np.min(use[columns])
-    rows = rows[np.ravel(bound(need[rows][:, None], np.array([[lowest[1]]]))) > least]
-    columns = columns[np.ravel(bound(np.array([[lowest[0]]]), use[columns][None, :])) > least]
-    return Table(rows, columns, bound(need[rows][:, None], use[columns][None, :]))
-
-
 # the most requests/s
 
 
@@ -235,7 +192,10 @@ def _most_together(space: Space, pool: Pool, cards: int, best: Best) -> None:
     types = pool.both
     if not len(types):
         return
-    counts = space.wish.room(pool.name, cards) // types.cards.astype(int)
+    room = space.wish.room(pool.name, cards)
+    if space.wish.power is not None:
+        room = min(room, int(space.wish.power * (1 + parts.SLACK) / space.wish.watts[pool.name]))
+    counts = room // types.cards.astype(int)
     hope = pool.together * counts
     order = np.argsort(-hope, kind="stable")
     for block in parts.blocks(len(order)):
@@ -289,15 +249,69 @@ def _most_apart(space: Space, pair: Pair, cards: dict[str, int], best: Best) -> 
             found = np.minimum(found, np.minimum(room / need, rest / use))
         return found if wish.power is None else np.minimum(found, wish.power / (need * drawn[0] + use * drawn[1]))
 
-    for limit, at in table(*needs(first, other), bound, max(best.last, 0.0)).descending():
-        if not limit > max(best.last, 0.0):
-            break
+    def floor() -> float:
+        return max(best.last, 0.0)
+
+    def closer(at: Any, to: Any) -> Any:
+        return whole_bound(space, pair, (at, to), (room, rest))
+
+    need, use = _fitting(space, pair, (room, rest))
+    for limit, at in table(need, use, bound, floor()).above(floor, closer):
         beaten = max(best.limit(Part(target, at[1], 1, 0.0, first.prefill).key), 0.0)
         if not limit > beaten:
             continue
         part = best_of_pair(space, pair, at, (room, rest), beaten)
         if part is not None:
             best.offer(part, (part.rate, -float(part.cards)))
+
+
+def _fitting(space: Space, pair: Pair, cards: tuple[int, int]) -> tuple[Any, Any]:
+    """Return :func:`needs`; infinite for types of which one leaves no room for the smallest of the other side."""
+    first, other, _ = pair
+    smallest = int(np.argmin(first.prefill.cards)), int(np.argmin(other.decode.cards))
+    rows, columns = np.arange(len(first.prefill)), np.arange(len(other.decode))
+    need, use = needs(first, other)
+    beside = _decoders(space, pair, (rows, smallest[1]), cards, np.ones(len(rows)))
+    under = _decoders(space, pair, (smallest[0], columns), cards, np.ones(len(columns)))
+    return np.where(beside >= 1, need, np.inf), np.where(under >= 1, use, np.inf)
+
+
+def _decoders(space: Space, pair: Pair, at: tuple[Any, Any], cards: tuple[int, int], counts: Any) -> Any:
+    """Return for how many instances that decode there is room beside so many of prefill: cards, limits and power.
+
+    Of one pair of types with many numbers, or of many pairs each with its own.
+    """
+    first, other, _ = pair
+    wish = space.wish
+    taken = counts * first.prefill.cards[at[0]]
+    rest: Any = cards[1] - taken if first.name == other.name else np.full(len(counts), cards[1])
+    rest = wish.left(other.name, rest, {first.name: taken})
+    if wish.power is not None:
+        spare = wish.power * (1 + parts.SLACK) - taken * wish.watts[first.name]
+        rest = np.minimum(rest, np.maximum(spare, 0.0) / wish.watts[other.name])
+    return np.maximum(rest, 0.0) // other.decode.cards[at[1]]
+
+
+def whole_bound(space: Space, pair: Pair, at: tuple[Any, Any], cards: tuple[int, int]) -> Any:
+    """Return requests/s that pairs of types cannot exceed with whole instances.
+
+    Proof: with more prefill instances these give more and those that decode, for which less is left, no more. So the
+    lesser of both is highest at the largest number of the former that gives no more than the latter takes, found by
+    halving, or at the next.
+    """
+    first, other, _ = pair
+    each, taken = first.givers.most[at[0]], np.asarray(other.decoded)[at[1]]
+
+    def spared(counts: Any) -> Any:
+        return _decoders(space, pair, at, cards, counts) * taken
+
+    low, high = np.zeros(len(each)), cards[0] // first.prefill.cards[at[0]] + 1.0
+    while np.any(high - low > 1):
+        middle = np.floor((low + high) / 2)
+        under = middle * each <= spared(middle)
+        low, high = np.where(under, middle, low), np.where(under, high, middle)
+    beyond = np.where(high * first.prefill.cards[at[0]] <= cards[0], spared(high), 0.0)
+    return np.maximum(low * each, beyond)
 
 
 def best_of_pair(
@@ -309,14 +323,8 @@ def best_of_pair(
     """
     first, other, joint = pair
     wish = space.wish
-    size, each = int(first.prefill.cards[at[0]]), int(other.decode.cards[at[1]])
-    counts = np.arange(1, cards[0] // size + 1)
-    rest: Any = cards[1] - counts * size if first.name == other.name else np.full(len(counts), cards[1])
-    rest = wish.left(other.name, rest, {first.name: counts * size})
-    if wish.power is not None:
-        spare = wish.power - counts * size * wish.watts[first.name]
-        rest = np.minimum(rest, np.maximum(spare, 0.0) / wish.watts[other.name])
-    left = (rest // each).astype(int)
+    counts = np.arange(1, cards[0] // int(first.prefill.cards[at[0]]) + 1)
+    left = _decoders(space, pair, at, cards, counts).astype(int)
     most_of = np.minimum(counts * float(first.givers.most[at[0]]), left * float(other.decoded[at[1]]))
     hope = (left >= 1) & (most_of > beaten)
     counts, left = counts[hope], left[hope]

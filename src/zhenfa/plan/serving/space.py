@@ -182,7 +182,7 @@ class Types:
         """Return the group whose cut holds the types."""
         return self.service.decode
 
-    @property
+    @cached_property
     def cards(self) -> Any:
         """Return the cards of one instance of each type."""
         return np.asarray(self.group.cut.cards)[:, 0]
