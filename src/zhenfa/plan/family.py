@@ -19,6 +19,7 @@ from zhenfa.plan.bounds import Floats
 from zhenfa.plan.build import Layout, Slot
 from zhenfa.plan.search import SLOWER, Tally
 from zhenfa.plan.space import Bools, Ints, context_degrees, divisors, micro_batch_sizes, zero_stages
+from zhenfa.plan.sparing import offload_of
 from zhenfa.plan.ways import Options, options_of
 from zhenfa.spec.job import Limits
 
@@ -44,6 +45,8 @@ class Family:
     zero: int
     cut: Ints | None = None
     """Which cut each pool takes, ``[pools, candidates]``."""
+    saving: int = 0
+    """What all of them do to save memory: see :attr:`zhenfa.plan.space.Candidates.saving`."""
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -118,7 +121,8 @@ class Family:
             slots += [self.options[pool].slot(int(self.cut[pool, index]))] * int(self.depth[pool, index])
         replicas = int(self.replicas[index])
         zero = int(self.zeros(self.cut)[index])
-        return Layout(tuple(slots), replicas, self.size, -(-self.total // replicas), zero)
+        times, away = -(-self.total // replicas), offload_of(self.saving)
+        return Layout(tuple(slots), replicas, self.size, times, zero, offload=away)
 
 
 def every_family(setting: Setting, sequences: int, limits: Limits, limit: float, tally: Tally) -> Iterator[Family]:

@@ -16,14 +16,19 @@ from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
-from zhenfa.plan.space import Bools, Candidates, Ints
+from zhenfa.plan.space import ACTIVATIONS_AWAY, Bools, Candidates, Ints
+from zhenfa.plan.sparing import exchanged, kept_away, offload_of
 from zhenfa.plan.ways import Options
+from zhenfa.spec.plan import Offload
 
 BISECTIONS: Final = 6
 """How often the span between a bound and a step that is possible is halved."""
 
 ROUNDS: Final = 3
 """How often the longest a stage may work is sharpened by what the others can take."""
+
+_STATE: Final = np.array([[1.0], [1.0], [0.0]])
+"""Of seconds, state and activations, the first two."""
 
 DEEPER: Final = 1.5
 """Pipelines are looked at together where none is this many times as deep as another."""
@@ -48,12 +53,13 @@ class Look:
         return cls.at_each(setting, [part])[0]
 
     @classmethod
-    def at_each(cls, setting: Setting, parts: Sequence[Family]) -> list[Look]:
-        """Look at some groups of several families."""
+    def at_each(cls, setting: Setting, parts: Sequence[Family], *, exchanging: bool = True) -> list[Look]:
+        """Look at some groups of several families; ``exchanging``: with what replicas exchange with every micro-batch
+        under ZeRO stages 2 and 3."""
         counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
         return [
             cls(part, [Rows(*(table.min(axis=-1) for table in rows)) for rows in ways], counts, setting, ways)
-            for part, ways in zip(parts, _rows_of_ways(setting, parts), strict=True)
+            for part, ways in zip(parts, _rows_of_ways(setting, parts, exchanging=exchanging), strict=True)
         ]
 
     def members(self, index: int) -> Look:
@@ -76,6 +82,8 @@ class Look:
             if other != kind:
                 rest = rest + count * np.min([rows.kinds[other, 0] for rows in self.rows], axis=0)
         stem = first[:3] + sum((self.rows[order[0]].kinds[one, :3] for one in self._leading), start=np.zeros((3, 1)))
+        if part.saving & ACTIVATIONS_AWAY:
+            activation, stem, last = 0 * activation, stem * _STATE, last[:3] * _STATE
         usable = [self.setting.chips[part.options[pool].pool].usable * (1 + 1e-9) for pool in order]
         return Lines(
             depth=part.depth[list(order)],
@@ -363,27 +371,27 @@ class Lines:
         return most * (1 + 1e-9)
 
 
-def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[Rows]]:
+def _rows_of_ways(setting: Setting, parts: Sequence[Family], *, exchanging: bool) -> list[list[Rows]]:
     """Return what every way of each pool of each part costs, with last axes ``[candidates, ways]``; what they need to
     know of one pool is looked up together."""
-    needs: dict[str, list[tuple[Candidates, Work, Ints]]] = {}
+    needs: dict[tuple[str, Offload], list[tuple[Candidates, Work, Ints]]] = {}
     for part in parts:
         for one, pick in part.picks:
-            needs.setdefault(one.pool, []).append(_ways_needed(part, one, pick))
+            needs.setdefault((one.pool, offload_of(part.saving)), []).append(_ways_needed(part, one, pick))
     rows = {}
-    for pool, each in needs.items():
-        every = rows_of_many(
-            setting, pool, Candidates.together([found for found, _, _ in each]),
-            Work.together([work for _, work, _ in each]),
-        )  # fmt: skip
-        starts = np.cumsum([0, *(len(found) for found, _, _ in each)])
-        rows[pool] = iter(
+    for (pool, away), each in needs.items():
+        found, work = Candidates.together([one for one, _, _ in each]), Work.together([one for _, one, _ in each])
+        if exchanging and np.any(found.zero > 1):
+            work = exchanged(setting, pool, found, work)
+        every = rows_of_many(kept_away(setting, away), pool, found, work)
+        starts = np.cumsum([0, *(len(one) for one, _, _ in each)])
+        rows[pool, away] = iter(
             [
                 Rows(*(table[..., start + back] for table in every))
                 for start, (_, _, back) in zip(starts[:-1].tolist(), each, strict=True)
             ]
         )
-    return [[next(rows[one.pool]) for one in part.options] for part in parts]
+    return [[next(rows[one.pool, offload_of(part.saving)]) for one in part.options] for part in parts]
 
 
 def _ways_needed(part: Family, one: Options, pick: Ints) -> tuple[Candidates, Work, Ints]:

@@ -49,6 +49,7 @@ from zhenfa.plan.interleave import interleaved_over_pools
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Lines, Look
 from zhenfa.plan.meeting import left_out
+from zhenfa.plan.mixed_saving import saving_families
 from zhenfa.plan.polish import polish
 from zhenfa.plan.precision import assignments, by_format
 from zhenfa.plan.search import (
@@ -110,13 +111,16 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
             if (spared := with_spares(one, best.goal)) is not None:
                 known = {name: widest_of(spared, name, sequences, limits) for name in names}
                 replicas_over_pools(spared, job, any_size(spared, known, sequences, limits), limits, best, tally)
-        begun = best.first < np.inf
+        begun, looked_at = best.first < np.inf, []
         for one in together if begun else []:
-            pipelines_over_pools(one, job, sequences, limits, best, tally)
+            looked_at.append((one, pipelines_over_pools(one, job, sequences, limits, best, tally)))
         for name in names:
             search_pool(each, job, name, sequences, limits, best, tally, own.get(name))
         for one in [] if begun else together:
-            pipelines_over_pools(one, job, sequences, limits, best, tally)
+            looked_at.append((one, pipelines_over_pools(one, job, sequences, limits, best, tally)))
+        for one, families in looked_at:
+            sparing = list(saving_families(one, families, best.goal, best.first, tally))
+            _evaluate(one, job, sparing, _Budget(listed_at_most=0), best, tally)
     tally.refused.update(left_out(setting))
     polish(setting, best)
     if limits.schedules is not None:
@@ -133,20 +137,24 @@ def any_size(
     return {name: (one.found, one.work) for name, one in known.items()}
 
 
-def pipelines_over_pools(setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally) -> None:
-    """Offer pipelines whose stages stand on two or more pools, in every order of the pools."""
+def pipelines_over_pools(
+    setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally
+) -> list[Family]:
+    """Offer pipelines whose stages stand on two or more pools, in every order of the pools, and return all of them that
+    had a chance before any was costed."""
     if not setting.bridge:
-        return
+        return []
     goal = best.goal
     families = list(every_family(setting, sequences, limits, goal.step_within_any(_horizon(best)), tally))
     if not families:
-        return
+        return []
     budget = _Budget()
     _evaluate(setting, job, families, budget, best, tally)
     families.sort(key=lambda one: float(one.bound.min()))
     fewer = fewer_stages(setting, families, goal, best.first, tally)
     if fewer:
         _evaluate(setting, job, fewer, budget, best, tally)
+    return families + fewer
 
 
 @dataclass
@@ -155,6 +163,7 @@ class _Budget:
     behind it."""
 
     proving: int = PROVED_AT_MOST
+    listed_at_most: int = LISTED_AT_MOST
     listing: Counter[object] = field(default_factory=Counter)
 
     def take(self) -> bool:
@@ -172,7 +181,7 @@ class _Budget:
     @property
     def lists(self) -> bool:
         """Return whether any may still be listed."""
-        return self.listing.total() < LISTED_AT_MOST
+        return self.listing.total() < self.listed_at_most
 
 
 def _horizon(best: Best) -> float:
@@ -189,9 +198,11 @@ def _evaluate(
     setting: Setting, job: str, families: Sequence[Family], budget: _Budget, best: Best, tally: Tally
 ) -> None:
     """Cost mixed pipelines in order of their bound: all that may be the first plan, and some that may be listed."""
+    if not families:
+        return
     looked_at = sum(int(family.weight.sum()) * family.orders for family in families)
     tally.considered += looked_at
-    frontier = _Frontier(setting, families, best, tally)
+    frontier = _Frontier(setting, families, best, tally, lists=budget.lists)
     looked_at -= frontier.barred
     for floor, layout, total, known in frontier:
         if floor >= best.first:
@@ -239,7 +250,10 @@ class _Frontier:
     nothing that is still to come can have a smaller bound. ``misfits`` counts layouts that do not fit in memory.
     """
 
-    def __init__(self, setting: Setting, families: Sequence[Family], best: Best, tally: Tally) -> None:
+    def __init__(
+        self, setting: Setting, families: Sequence[Family], best: Best, tally: Tally, *, lists: bool = True
+    ) -> None:
+        self.lists = lists
         self.setting, self.families, self.best, self.misfits, self.barred = setting, families, best, 0, 0
         self._waiting: list[tuple[float, int, _Waiting]] = []
         self._behind: list[tuple[float, int, _Waiting]] = []
@@ -297,8 +311,9 @@ class _Frontier:
             ]
             self._look(parts)
         yield from self._below(np.inf)
-        self._list()
-        yield from self._below(np.inf)
+        if self.lists:
+            self._list()
+            yield from self._below(np.inf)
 
     def _below(self, limit: float) -> Iterator[Hopeful]:
         """Yield what waits with a floor up to the limit."""
