@@ -47,6 +47,9 @@ class Family:
     """Which cut each pool takes, ``[pools, candidates]``."""
     saving: int = 0
     """What all of them do to save memory: see :attr:`zhenfa.plan.space.Candidates.saving`."""
+    ways: tuple[tuple[int, int], ...] = ()
+    """The ZeRO stages and ways to save memory that each candidate stands for, where those are several; ``zero`` and
+    ``saving`` are then those that need the least memory (:mod:`zhenfa.plan.mixed_saving`)."""
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -62,7 +65,7 @@ class Family:
         if self.cut is not None:
             return np.ones_like(self.replicas)
         many: Ints = np.prod([one.many[pick] for one, pick in self.picks], axis=0)
-        return many
+        return many * max(len(self.ways), 1)
 
     @property
     def orders(self) -> int:

@@ -53,13 +53,12 @@ class Look:
         return cls.at_each(setting, [part])[0]
 
     @classmethod
-    def at_each(cls, setting: Setting, parts: Sequence[Family], *, exchanging: bool = True) -> list[Look]:
-        """Look at some groups of several families; ``exchanging``: with what replicas exchange with every micro-batch
-        under ZeRO stages 2 and 3."""
+    def at_each(cls, setting: Setting, parts: Sequence[Family]) -> list[Look]:
+        """Look at some groups of several families."""
         counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
         return [
             cls(part, [Rows(*(table.min(axis=-1) for table in rows)) for rows in ways], counts, setting, ways)
-            for part, ways in zip(parts, _rows_of_ways(setting, parts, exchanging=exchanging), strict=True)
+            for part, ways in zip(parts, _rows_of_ways(setting, parts), strict=True)
         ]
 
     def members(self, index: int) -> Look:
@@ -371,27 +370,31 @@ class Lines:
         return most * (1 + 1e-9)
 
 
-def _rows_of_ways(setting: Setting, parts: Sequence[Family], *, exchanging: bool) -> list[list[Rows]]:
+def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[Rows]]:
     """Return what every way of each pool of each part costs, with last axes ``[candidates, ways]``; what they need to
     know of one pool is looked up together."""
-    needs: dict[tuple[str, Offload], list[tuple[Candidates, Work, Ints]]] = {}
+    needs: dict[tuple[str, Offload, bool], list[tuple[Candidates, Work, Ints]]] = {}
     for part in parts:
         for one, pick in part.picks:
-            needs.setdefault((one.pool, offload_of(part.saving)), []).append(_ways_needed(part, one, pick))
+            needs.setdefault((one.pool, *_saves(part)), []).append(_ways_needed(part, one, pick))
     rows = {}
-    for (pool, away), each in needs.items():
+    for (pool, away, exchanging), each in needs.items():
         found, work = Candidates.together([one for one, _, _ in each]), Work.together([one for _, one, _ in each])
-        if exchanging and np.any(found.zero > 1):
-            work = exchanged(setting, pool, found, work)
+        work = exchanged(setting, pool, found, work) if exchanging else work
         every = rows_of_many(kept_away(setting, away), pool, found, work)
         starts = np.cumsum([0, *(len(one) for one, _, _ in each)])
-        rows[pool, away] = iter(
+        rows[pool, away, exchanging] = iter(
             [
                 Rows(*(table[..., start + back] for table in every))
                 for start, (_, _, back) in zip(starts[:-1].tolist(), each, strict=True)
             ]
         )
-    return [[next(rows[one.pool, offload_of(part.saving)]) for one in part.options] for part in parts]
+    return [[next(rows[one.pool, *_saves(part)]) for one in part.options] for part in parts]
+
+
+def _saves(part: Family) -> tuple[Offload, bool]:
+    """Return what lies in host memory, and whether replicas exchange with every micro-batch whatever the way."""
+    return offload_of(part.saving), part.zero > 1 and not part.ways
 
 
 def _ways_needed(part: Family, one: Options, pick: Ints) -> tuple[Candidates, Work, Ints]:

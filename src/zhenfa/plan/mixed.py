@@ -49,7 +49,7 @@ from zhenfa.plan.interleave import interleaved_over_pools
 from zhenfa.plan.joint import replicas_over_pools
 from zhenfa.plan.look import Lines, Look
 from zhenfa.plan.meeting import left_out
-from zhenfa.plan.mixed_saving import saving_families
+from zhenfa.plan.mixed_saving import each_way, saving_families
 from zhenfa.plan.polish import polish
 from zhenfa.plan.precision import assignments, by_format
 from zhenfa.plan.search import (
@@ -119,8 +119,7 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
         for one in [] if begun else together:
             looked_at.append((one, pipelines_over_pools(one, job, sequences, limits, best, tally)))
         for one, families in looked_at:
-            sparing = list(saving_families(one, families, best.goal, best.first, tally))
-            _evaluate(one, job, sparing, _Budget(listed_at_most=0), best, tally)
+            _evaluate(one, job, saving_families(one, families), _Budget(listed_at_most=0), best, tally)
     tally.refused.update(left_out(setting))
     polish(setting, best)
     if limits.schedules is not None:
@@ -140,8 +139,8 @@ def any_size(
 def pipelines_over_pools(
     setting: Setting, job: str, sequences: int, limits: Limits, best: Best, tally: Tally
 ) -> list[Family]:
-    """Offer pipelines whose stages stand on two or more pools, in every order of the pools, and return all of them that
-    had a chance before any was costed."""
+    """Offer pipelines whose stages stand on two or more pools, in every order of the pools, and return those that time
+    alone leaves a chance: they may save memory."""
     if not setting.bridge:
         return []
     goal = best.goal
@@ -149,12 +148,10 @@ def pipelines_over_pools(
     if not families:
         return []
     budget = _Budget()
-    _evaluate(setting, job, families, budget, best, tally)
+    near = _evaluate(setting, job, families, budget, best, tally)
     families.sort(key=lambda one: float(one.bound.min()))
     fewer = fewer_stages(setting, families, goal, best.first, tally)
-    if fewer:
-        _evaluate(setting, job, fewer, budget, best, tally)
-    return families + fewer
+    return near + _evaluate(setting, job, fewer, budget, best, tally)
 
 
 @dataclass
@@ -196,10 +193,11 @@ def _floor(goal: Goal, part: Family, step: Floats) -> Floats:
 
 def _evaluate(
     setting: Setting, job: str, families: Sequence[Family], budget: _Budget, best: Best, tally: Tally
-) -> None:
-    """Cost mixed pipelines in order of their bound: all that may be the first plan, and some that may be listed."""
+) -> list[Family]:
+    """Cost mixed pipelines in order of their bound: all that may be the first plan, and some that may be listed. Return
+    those that may be the first by the time they take, their memory aside."""
     if not families:
-        return
+        return []
     looked_at = sum(int(family.weight.sum()) * family.orders for family in families)
     tally.considered += looked_at
     frontier = _Frontier(setting, families, best, tally, lists=budget.lists)
@@ -219,6 +217,7 @@ def _evaluate(
         consider(layout, total, known, setting, job, best, tally)
     tally.rejected[NO_MEMORY] += frontier.misfits
     tally.rejected[SLOWER] += looked_at - frontier.misfits
+    return frontier.near
 
 
 @dataclass(frozen=True)
@@ -253,15 +252,16 @@ class _Frontier:
     def __init__(
         self, setting: Setting, families: Sequence[Family], best: Best, tally: Tally, *, lists: bool = True
     ) -> None:
-        self.lists = lists
+        self.lists, self._looked_at = lists, list[Family]()
         self.setting, self.families, self.best, self.misfits, self.barred = setting, families, best, 0, 0
         self._waiting: list[tuple[float, int, _Waiting]] = []
         self._behind: list[tuple[float, int, _Waiting]] = []
         self._ticket = itertools.count()
         self._floor = np.concatenate([_floor(best.goal, family, family.bound) for family in families])
         self._unseen = self._floor < best.first
-        behind = np.flatnonzero((self._floor >= best.first) & (self._floor < _horizon(best)))
-        self._unseen[behind[np.argsort(self._floor[behind], kind="stable")[:LISTED_AT_MOST]]] = True
+        if lists:
+            behind = np.flatnonzero((self._floor >= best.first) & (self._floor < _horizon(best)))
+            self._unseen[behind[np.argsort(self._floor[behind], kind="stable")[:LISTED_AT_MOST]]] = True
         if best.goal.bounded:
             self._unseen &= ~np.concatenate([self._bar(family, tally) for family in families])
         self._leave_out()
@@ -299,6 +299,16 @@ class _Frontier:
         waiting = sum(one.weight for floor, _, one in self._waiting if floor < first)
         left = np.concatenate([family.weight * family.orders for family in self.families])
         return waiting + int(left[self._unseen & (self._floor < first)].sum())
+
+    @property
+    def near(self) -> list[Family]:
+        """Return the groups that may be better than the first plan by the time they take, those not looked at too."""
+        found, start = self._looked_at, 0
+        for family in self.families:
+            here = slice(start, start + len(family))
+            left = np.flatnonzero(self._unseen[here] & (self._floor[here] < self.best.first))
+            found, start = [*found, family.where(left)], start + len(family)
+        return [one for one in found if len(one)]
 
     def __iter__(self) -> Iterator[Hopeful]:
         owner = np.concatenate([np.full(len(family), number) for number, family in enumerate(self.families)])
@@ -340,6 +350,7 @@ class _Frontier:
             if len(here):
                 near.append(sharper.where(here))
                 orders.append(zip(part.every_order(), possible[:, here], strict=True))
+        self._looked_at += near
         looks = zip(Look.at_each(self.setting, near), orders, strict=True)
         every = [(look, order, np.flatnonzero(mask)) for look, masks in looks for order, mask in masks]
         self._wait(every, self.best.first)
@@ -363,7 +374,12 @@ class _Frontier:
 
     def _open(self, groups: Sequence[_Waiting], limit: float) -> None:
         """Let the layouts of groups wait that may have a score below the limit."""
-        looks = [(group.look.members(group.index), group.order) for group in groups]
+        looks = [(group.look.members(group.index), group.order) for group in groups if not group.look.part.ways]
+        several = [
+            (part, group.order) for group in groups for part in each_way(group.look.part.where(np.array([group.index])))
+        ]
+        parts = Look.at_each(self.setting, [part for part, _ in several])
+        looks += [(look, order) for look, (_, order) in zip(parts, several, strict=True)]
         self._wait([(look, order, np.arange(len(look.part))) for look, order in looks], limit)
 
     def _wait(self, looks: Sequence[tuple[Look, Sequence[int], Ints]], limit: float) -> None:
