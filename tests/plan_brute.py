@@ -161,8 +161,8 @@ def _depths(setting: Setting, chosen: tuple[Cut, ...], size: int) -> Iterator[La
         for depth in itertools.product(*(range(1, one + 1) for one in most)):
             if sum(depth) <= len(setting.graph.layers):
                 stages = tuple(cut for cut, times in zip(chosen, depth, strict=True) for _ in range(times))
-                for zero in (0, 1):
-                    yield Layout(stages, replicas, size, total, zero)
+                for zero, offload in itertools.product((0, 1, 2, 3), setting.traits.offloads):
+                    yield Layout(stages, replicas, size, total, zero, offload=offload)
 
 
 def splits(layers: int, stages: int) -> Iterator[list[tuple[int, int]]]:

@@ -92,6 +92,12 @@ class Family:
         rows = self.depth * self.width
         return {one.pool: row for one, row in zip(self.options, rows, strict=True)}
 
+    @property
+    def cuts(self) -> Ints:
+        """Return which cut each pool of each layout takes."""
+        assert self.cut is not None  # noqa: S101
+        return self.cut
+
     def zeros(self, cut: Ints) -> Ints:
         """Return the ZeRO stage of each candidate with these cuts: none where nothing is replicated."""
         shared = [self.replicas > 1]
@@ -118,12 +124,11 @@ class Family:
 
     def layout(self, index: int, order: Sequence[int]) -> Layout:
         """Return one layout with its pools in an order."""
-        assert self.cut is not None  # noqa: S101
         slots: list[Slot] = []
         for pool in order:
-            slots += [self.options[pool].slot(int(self.cut[pool, index]))] * int(self.depth[pool, index])
+            slots += [self.options[pool].slot(int(self.cuts[pool, index]))] * int(self.depth[pool, index])
         replicas = int(self.replicas[index])
-        zero = int(self.zeros(self.cut)[index])
+        zero = int(self.zeros(self.cuts)[index])
         times, away = -(-self.total // replicas), offload_of(self.saving)
         return Layout(tuple(slots), replicas, self.size, times, zero, offload=away)
 

@@ -16,6 +16,7 @@ from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family
+from zhenfa.plan.mixed_saving import update_of_first, with_moves
 from zhenfa.plan.space import ACTIVATIONS_AWAY, Bools, Candidates, Ints
 from zhenfa.plan.sparing import exchanged, kept_away, offload_of
 from zhenfa.plan.ways import Options
@@ -46,6 +47,9 @@ class Look:
     setting: Setting
     ways: list[Rows]
     """What every way of each candidate costs, with last axes ``[candidates, ways]``."""
+    updates: list[Floats]
+    """Seconds that an update in host memory takes at least where a pool holds the first stage, ``[candidates, ways]``
+    or, of layouts, ``[candidates]``."""
 
     @classmethod
     def at(cls, setting: Setting, part: Family) -> Look:
@@ -56,10 +60,12 @@ class Look:
     def at_each(cls, setting: Setting, parts: Sequence[Family]) -> list[Look]:
         """Look at some groups of several families."""
         counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-        return [
-            cls(part, [Rows(*(table.min(axis=-1) for table in rows)) for rows in ways], counts, setting, ways)
-            for part, ways in zip(parts, _rows_of_ways(setting, parts), strict=True)
-        ]
+        found = []
+        for part, every in zip(parts, _rows_of_ways(setting, parts), strict=True):
+            ways, updates = [rows for rows, _ in every], [seconds for _, seconds in every]
+            least = [Rows(*(table.min(axis=-1) for table in rows)) for rows in ways]
+            found.append(cls(part, least, counts, setting, ways, updates))
+        return found
 
     def members(self, index: int) -> Look:
         """Look at the layouts of one group."""
@@ -69,7 +75,14 @@ class Look:
             Rows(*(table[..., index, :][..., way] for table in ways))
             for ways, way in zip(self.ways, which, strict=True)
         ]
-        return replace(self, part=self.part.members(index), rows=rows, ways=[])
+        updates = [seconds[index, way] for seconds, way in zip(self.updates, which, strict=True)]
+        found = replace(self, part=self.part.members(index), rows=rows, ways=[], updates=updates)
+        return found if found.part.zero < 2 else found.where(np.flatnonzero(found.part.zeros(found.part.cuts)))
+
+    def where(self, index: Ints) -> Look:
+        """Look at the layouts that an index selects."""
+        rows = [Rows(*(table[..., index] for table in one)) for one in self.rows]
+        return replace(self, part=self.part.where(index), rows=rows, updates=[one[index] for one in self.updates])
 
     def lines(self, order: Sequence[int]) -> Lines:
         """Return the candidates with their pools in an order."""
@@ -96,10 +109,16 @@ class Look:
             rest=rest,
             hops=self._hops(order),
             times=part.micro_batches,
-            bound=part.bound,
+            bound=part.bound + (update := self._update(order)),
+            beside=update,
             needed=int(self.counts[kind]),
             others=int(self.counts.sum() - self.counts[kind]),
         )
+
+    def _update(self, order: Sequence[int]) -> Floats:
+        """Return the seconds in which the host updates the weights of the first stage, which ends last, at least."""
+        seconds = self.updates[order[0]]
+        return seconds if self.part.cut is not None else seconds.min(axis=-1)
 
     def _backward(self, kind: int) -> Floats:
         """Return the seconds of the backward pass of a layer, recomputation included, ``[pools, candidates]``."""
@@ -154,6 +173,8 @@ class Lines:
     """Seconds of one activation over all borders between pools."""
     times: Ints
     bound: Floats
+    beside: Floats
+    """Seconds behind the schedule, at least."""
     needed: int
     """Layers of the most numerous kind."""
     others: int
@@ -188,6 +209,7 @@ class Lines:
             stem=rows.stem[:3] + sum((rows.kinds[one, :3] for one in leading), start=np.zeros((3, 1))),
             head=rows.head[:3], rest=rows.stem[0] + rows.head[0] + sum(n * rows.kinds[one, 0] for one, n in others),
             hops=np.zeros(len(found)), times=found.micro_batches, bound=np.zeros(len(found)),
+            beside=np.zeros(len(found)),
             needed=int(counts[kind]), others=int(counts.sum() - counts[kind]),
         )  # fmt: skip
 
@@ -326,6 +348,7 @@ class Lines:
     def _possible(self, step: Floats) -> Bools:
         """Return where a step may be as short: its stages have room for all layers, and time to fill and drain, and as
         many times as a micro-batch can set out only when another has come back, there is time for there and back."""
+        step = np.maximum(step - self.beside, 0.0)
         longest, work = np.where(self._flight <= self._deep, step / self.times, 0.0), np.zeros(())
         possible = np.ones(len(self.times), dtype=bool)
         for turn in range(ROUNDS):
@@ -370,9 +393,9 @@ class Lines:
         return most * (1 + 1e-9)
 
 
-def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[Rows]]:
-    """Return what every way of each pool of each part costs, with last axes ``[candidates, ways]``; what they need to
-    know of one pool is looked up together."""
+def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[tuple[Rows, Floats]]]:
+    """Return what every way of each pool of each part costs and takes to update, with last axes ``[candidates, ways]``;
+    what they need to know of one pool is looked up together."""
     needs: dict[tuple[str, Offload, bool], list[tuple[Candidates, Work, Ints]]] = {}
     for part in parts:
         for one, pick in part.picks:
@@ -381,11 +404,14 @@ def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[Rows]]
     for (pool, away, exchanging), each in needs.items():
         found, work = Candidates.together([one for one, _, _ in each]), Work.together([one for _, one, _ in each])
         work = exchanged(setting, pool, found, work) if exchanging else work
-        every = rows_of_many(kept_away(setting, away), pool, found, work)
+        there = kept_away(setting, away)
+        every, updates = rows_of_many(there, pool, found, work), update_of_first(there, pool, found)
+        if away in ("activations", "both"):
+            every = with_moves(there, every, work)
         starts = np.cumsum([0, *(len(one) for one, _, _ in each)])
         rows[pool, away, exchanging] = iter(
             [
-                Rows(*(table[..., start + back] for table in every))
+                (Rows(*(table[..., start + back] for table in every)), updates[start + back])
                 for start, (_, _, back) in zip(starts[:-1].tolist(), each, strict=True)
             ]
         )

@@ -24,8 +24,15 @@ from dataclasses import replace
 from functools import reduce
 from operator import or_
 
+import numpy as np
+
+from zhenfa.estimate import offload
 from zhenfa.estimate.setting import Setting
+from zhenfa.plan import bounds, sparing
+from zhenfa.plan.bounds import Floats, Work
+from zhenfa.plan.build import Rows
 from zhenfa.plan.family import Family
+from zhenfa.plan.space import Candidates
 from zhenfa.plan.sparing import AWAY
 
 
@@ -49,5 +56,37 @@ def saving_families(setting: Setting, families: Sequence[Family]) -> list[Family
 
 
 def each_way(group: Family) -> list[Family]:
-    """Return candidates that stand for several ways to save memory, once for each of these."""
-    return [replace(group, zero=zero, saving=saving, ways=()) for zero, saving in group.ways]
+    """Return one candidate that stands for several ways to save memory, once for each of these that it has: without
+    replicas there is nothing to share out."""
+    experts = any(one.routed > 1 for one in group.options)
+    shared = experts or int(group.replicas[0]) * max(int(one.cuts.context.max()) for one in group.options) > 1
+    return [replace(group, zero=zero, saving=saving, ways=()) for zero, saving in group.ways if zero < 2 or shared]
+
+
+def update_of_first(setting: Setting, pool: str, found: Candidates) -> Floats:
+    """Return the seconds in which the hosts of a pool update the stem and a layer at least: the first stage holds them,
+    and ends last. Nothing where cards update."""
+    return sparing.update(setting, pool, found.but(pipeline=np.full(len(found), 2)))
+
+
+def with_moves(setting: Setting, rows: Rows, work: Work) -> Rows:
+    """Return what blocks cost where their activations move to host memory and back beside the passes.
+
+    Of a stage whose passes take ``f``, and its moves ``c``, a pass takes the longer of both. Either is a sum over the
+    stage's blocks, so that each alone is less: taken is the one that is longer for a layer of the most numerous kind.
+    """
+    main, link = bounds.main_index(setting), offload.link(setting.traits)
+    forwards = [*work.forward, *work.ends_forward]
+    wholes = [*work.layers, *work.ends]
+    moves = [*(rows.kinds[:, 2] / link), rows.stem[2] / link, rows.head[2] / link]
+    behind = [whole - ahead for whole, ahead in zip(wholes, forwards, strict=True)]
+    slow = [moves[main] > one[main] for one in (forwards, behind)]
+    seconds = [
+        np.where(slow[0], move, ahead) + np.where(slow[1], move, back)
+        for move, ahead, back in zip(moves, forwards, behind, strict=True)
+    ]
+    tables = [np.array(table) for table in (*rows.kinds, rows.stem, rows.head)]
+    for table, one in zip(tables, seconds, strict=True):
+        table[0] = one
+    *kinds, stem, head = tables
+    return Rows(np.array(kinds), stem, head)
