@@ -401,15 +401,16 @@ def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[tuple[
         for one, pick in part.picks:
             needs.setdefault((one.pool, *_saves(part)), []).append(_ways_needed(part, one, pick))
     rows = {}
-    for (pool, away, exchanging), each in needs.items():
+    for (pool, away, several), each in needs.items():
         found, work = Candidates.together([one for one, _, _ in each]), Work.together([one for _, one, _ in each])
-        work = exchanged(setting, pool, found, work) if exchanging else work
-        there = kept_away(setting, away)
-        every, updates = rows_of_many(there, pool, found, work), update_of_first(there, pool, found)
-        if away in ("activations", "both"):
-            every = with_moves(there, every, work)
+        there, updates = kept_away(setting, away), np.zeros(len(found))
+        if not several and np.any(found.zero > 1):
+            work = exchanged(setting, pool, found, work)
+        every = rows_of_many(there, pool, found, work)
+        if not several:
+            updates, every = update_of_first(there, pool, found), with_moves(there, every, work, away)
         starts = np.cumsum([0, *(len(one) for one, _, _ in each)])
-        rows[pool, away, exchanging] = iter(
+        rows[pool, away, several] = iter(
             [
                 (Rows(*(table[..., start + back] for table in every)), updates[start + back])
                 for start, (_, _, back) in zip(starts[:-1].tolist(), each, strict=True)
@@ -419,8 +420,9 @@ def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[tuple[
 
 
 def _saves(part: Family) -> tuple[Offload, bool]:
-    """Return what lies in host memory, and whether replicas exchange with every micro-batch whatever the way."""
-    return offload_of(part.saving), part.zero > 1 and not part.ways
+    """Return what lies in host memory at most, and whether candidates stand for several ways to save memory: then only
+    the bytes are theirs, the seconds those of a pipeline that saves none."""
+    return offload_of(part.saving), bool(part.ways)
 
 
 def _ways_needed(part: Family, one: Options, pick: Ints) -> tuple[Candidates, Work, Ints]:

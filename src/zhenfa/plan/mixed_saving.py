@@ -34,6 +34,7 @@ from zhenfa.plan.build import Rows
 from zhenfa.plan.family import Family
 from zhenfa.plan.space import Candidates
 from zhenfa.plan.sparing import AWAY
+from zhenfa.spec.plan import Offload
 
 
 def ways_over_pools(setting: Setting, zero: int) -> tuple[tuple[int, int], ...]:
@@ -69,12 +70,14 @@ def update_of_first(setting: Setting, pool: str, found: Candidates) -> Floats:
     return sparing.update(setting, pool, found.but(pipeline=np.full(len(found), 2)))
 
 
-def with_moves(setting: Setting, rows: Rows, work: Work) -> Rows:
-    """Return what blocks cost where their activations move to host memory and back beside the passes.
+def with_moves(setting: Setting, rows: Rows, work: Work, away: Offload) -> Rows:
+    """Return what blocks cost where their activations move to host memory and back beside the passes, if they do.
 
     Of a stage whose passes take ``f``, and its moves ``c``, a pass takes the longer of both. Either is a sum over the
     stage's blocks, so that each alone is less: taken is the one that is longer for a layer of the most numerous kind.
     """
+    if away not in ("activations", "both"):
+        return rows
     main, link = bounds.main_index(setting), offload.link(setting.traits)
     forwards = [*work.forward, *work.ends_forward]
     wholes = [*work.layers, *work.ends]
