@@ -71,7 +71,7 @@ def _contexts(setting: Setting) -> list[int]:
 
 
 def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
-    """Yield every layout of one pool: no replica count, no ZeRO stage is left out."""
+    """Yield every layout of one pool: no replica count, no ZeRO stage of the engine is left out."""
     cards = setting.formation.pool(pool).count
     for tensor, context, depth, size in itertools.product(
         _tensor(setting, pool), _contexts(setting), range(1, len(setting.graph.layers) + 1), _sizes(setting)
@@ -84,7 +84,7 @@ def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
         ):
             if replicas * tensor * context % (expert * pieces) == 0:
                 for zero, mode, offload, whole in itertools.product(
-                    (0, 1, 2, 3), MODES, setting.traits.offloads, _sequence(setting, tensor)
+                    setting.traits.zero_stages, MODES, setting.traits.offloads, _sequence(setting, tensor)
                 ):
                     cut = (pool, tensor, expert, mode, context, pieces)
                     for again in some_layers(setting, mode, depth):
@@ -161,7 +161,7 @@ def _depths(setting: Setting, chosen: tuple[Cut, ...], size: int) -> Iterator[La
         for depth in itertools.product(*(range(1, one + 1) for one in most)):
             if sum(depth) <= len(setting.graph.layers):
                 stages = tuple(cut for cut, times in zip(chosen, depth, strict=True) for _ in range(times))
-                for zero, offload in itertools.product((0, 1, 2, 3), setting.traits.offloads):
+                for zero, offload in itertools.product(setting.traits.zero_stages, setting.traits.offloads):
                     yield Layout(stages, replicas, size, total, zero, offload=offload)
 
 
