@@ -271,7 +271,8 @@ class _Frontier:
         start = 0
         for family in self.families:
             here = start + np.flatnonzero(self._unseen[start : start + len(family)])
-            self._unseen[here] = self._possible(family.where(here - start)).any(axis=0)
+            if not family.ways:  # those have been through it
+                self._unseen[here] = self._possible(family.where(here - start)).any(axis=0)
             start += len(family)
 
     def _possible(self, part: Family) -> Bools:
@@ -344,7 +345,8 @@ class _Frontier:
         near, orders = [], []
         for part in parts:
             possible = self._possible(part)
-            sharper = replace(part, bound=np.maximum(part.bound, whole_layers(self.setting, part)))
+            again = part.bound if part.ways else np.maximum(part.bound, whole_layers(self.setting, part))
+            sharper = replace(part, bound=again)
             possible &= _floor(self.best.goal, sharper, sharper.bound) < _horizon(self.best)
             here = np.flatnonzero(possible.any(axis=0))
             if len(here):

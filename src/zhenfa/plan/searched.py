@@ -88,7 +88,12 @@ def _never_searched(plan: Plan, setting: Setting) -> list[str]:
 
 def _mixed(plan: Plan, setting: Setting, limits: Limits) -> list[str]:
     """Return why the search of several pools cannot have seen a plan."""
-    said = [] if plan.offload == "none" else [f"offload {plan.offload} with unlike stages"]
+    said = []
+    several = len({pipe.stages for pipe in plan.pipelines}) > 1
+    if several and plan.offload != "none":
+        said.append(f"offload {plan.offload} over replicas of unlike stages")
+    elif plan.offload not in setting.traits.offloads:
+        said.append(f"offload {plan.offload}: searched are {', '.join(setting.traits.offloads)}")
     if plan.sequence_parallel is not None:
         said.append(f"sequence_parallel {plan.sequence_parallel} with unlike stages")
     if any(stage.recompute_layers is not None for pipe in plan.pipelines for stage in pipe.stages):
@@ -105,8 +110,8 @@ def _mixed(plan: Plan, setting: Setting, limits: Limits) -> list[str]:
             said.append(f"tensor parallelism above {MAX_MIXED_TENSOR} in a mixed pipeline")
         if pipe.micro_batch_size not in micro_batch_sizes(plan.global_batch, limits):
             said.append(_size(pipe.micro_batch_size, plan.global_batch, limits))
-    if plan.zero >= 2:
-        said.append(f"ZeRO stage {plan.zero} over several pools")
+    if plan.zero and plan.zero not in zero_stages(setting):
+        said.append(f"ZeRO stage {plan.zero}: searched are {_list(zero_stages(setting))}")
     return list(dict.fromkeys(said))
 
 
