@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import zhenfa
 from test_serving_search import small
 from zhenfa.errors import InfeasibleError
+from zhenfa.estimate import rows
 from zhenfa.plan.request import Request
 from zhenfa.plan.serving import closed, givers, parts, search, tabled
 from zhenfa.plan.serving.best import Best
@@ -132,3 +135,23 @@ def test_a_change_that_crosses_an_unknown_link_is_barred_with_the_reason() -> No
             assert change.score is None or np.isfinite(change.score)
         barred = [one.barred for one in why.changes if one.what.endswith("tensor parallel") and one.after == "2"]
         assert any("crosses a tier whose bandwidth is undisclosed" in words for words in barred)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.2, 300.0), limit=st.floats(0.2, 12.0))
+def test_what_a_batch_yields_at_most_is_what_fine_steps_find(seed: int, share: float, limit: float) -> None:
+    draw = np.random.default_rng(seed)
+    running = np.cumsum(draw.uniform(0.1, 20.0, (3, 12)), axis=-1)
+    tpot, own = draw.uniform(0.1, 5.0, (3, 12)), np.cumsum(draw.uniform(0.0, 2.0, (3, 12)), axis=-1)
+    fine = [rows.finer(one, 11 * 2000 + 1) for one in (running, tpot, own)]
+    rate = fine[0] / (100.0 * fine[1])
+    allowed = (fine[1] <= limit / 2) & (fine[2] <= limit)
+    within = parts.most_within(running, tpot, 100.0, (tpot, limit / 2), (own, limit))
+    assert within == pytest.approx(np.max(np.where(allowed, rate, 0.0), axis=-1), rel=5e-2, abs=1e-9)
+    assert np.all(within >= np.max(np.where(allowed, rate, 0.0), axis=-1) * (1 - 1e-9))
+    here = np.minimum(share, running[:, -1:])
+    bound = closed.most_with(np.full((3, 1), share), running, tpot, 100.0)
+    least = here / (100.0 * rows.along(here, running, tpot))
+    found = np.max(np.where(fine[0] <= here, rate, 0.0), axis=-1, keepdims=True)
+    assert bound == pytest.approx(np.maximum(found, least), rel=5e-2)
+    assert np.all(bound >= np.maximum(found, least) * (1 - 1e-9))

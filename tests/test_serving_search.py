@@ -84,7 +84,7 @@ def test_the_search_finds_what_brute_force_finds(seed: int) -> None:
     elif workload.concurrency is not None:
         wanted = brute.closed(workload.concurrency)
         reached = 1 / found.best.card_seconds if found else 0.0
-        assert reached == pytest.approx(wanted, rel=1e-3)
+        assert reached == pytest.approx(wanted, rel=1e-6)
     else:
         wanted = brute.most_of_all()
         _, best, _ = answer.look(request, 3)

@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from zhenfa.estimate import serving_curves
-from zhenfa.estimate.rows import along, finer, take
+from zhenfa.estimate.rows import along, take
 from zhenfa.estimate.serving_curves import Crossing, Paces
 from zhenfa.estimate.serving_spread import wait_factor
-from zhenfa.estimate.serving_state import FINE, State, meet
+from zhenfa.estimate.serving_state import State, meet
 from zhenfa.plan.serving import parts
 from zhenfa.plan.serving.best import Best
 from zhenfa.plan.serving.ordered import table
@@ -34,7 +34,7 @@ NUMBERS: Final = 64
 MOST_BLOCKS: Final = 64
 """Numbers of decode instances of a pair that are looked at together, and how often."""
 
-LITTLE: Final = 0.95
+LITTLE: Final = 1.0 - 1e-6
 """How closely the steady state obeys Little's law at least: rates below this share of what it asks for are left out."""
 
 MORE: Final = 3
@@ -75,15 +75,16 @@ def least_rate(workload: ServingWorkload, requests: float) -> float:
     return requests / (first + workload.mean_decoded * workload.tpot_target) * LITTLE
 
 
-def _rates(running: Any, tpot: Any, mean: float) -> tuple[Any, Any]:
-    """Return batches, and the most requests/s of one instance with no more than so many."""
-    found = [
-        (batch, np.maximum.accumulate(batch / (mean * pace), axis=-1))
-        for part in parts.blocks(len(tpot))
-        for batch, pace in [(finer(running[part], FINE), finer(tpot[part], FINE))]
-    ]
-    batch, rate = (np.concatenate(one) for one in zip(*found, strict=True))
-    return batch, rate
+def most_with(share: Any, running: Any, tpot: Any, mean: float) -> Any:
+    """Return the most requests/s of one instance in which no more than ``share`` requests run.
+
+    Proof: between two points of its curves TPOT is straight, so that batch over TPOT rises or falls all the way: it is
+    highest at one of the points up to the share, or at the share itself.
+    """
+    at = np.minimum(share, running[..., -1:])
+    here = at / (mean * along(at, running, tpot))
+    before = np.max(np.where(running <= at, running / (mean * tpot), 0.0), axis=-1, keepdims=True)
+    return np.maximum(here, before)
 
 
 def _offer(space: Space, part: Part, best: Best) -> None:
@@ -97,13 +98,13 @@ def _together(space: Space, pool: Pool, requests: float, best: Best) -> None:
         return
     workload, each = types.workload, space.wish.counts(pool.name)
     pace = types.paces(slice(None), np.ones(len(types)))
-    batch, rate = _rates(pace.running, pace.tpot, workload.mean_decoded)
     open_ = np.flatnonzero(pool.together > 0)
     counts = np.ones(len(types))
     counts[open_] = np.maximum(np.ceil(least_rate(workload, requests) / pool.together[open_]), 1.0)
     while len(open_):
         share = (requests / counts[open_])[:, None]
-        most = np.minimum(along(share, batch[open_], rate[open_])[:, 0], pool.together[open_])
+        most = most_with(share, pace.running[open_], pace.tpot[open_], workload.mean_decoded)[:, 0]
+        most = np.minimum(most, pool.together[open_])
         ceiling = most / (types.cards[open_] * each)
         open_ = open_[(ceiling > best.last) & (counts[open_] * types.cards[open_] <= room)]
         if not len(open_):
@@ -128,8 +129,9 @@ def _apart(space: Space, pair: Pair, requests: float, best: Best) -> float:
     source, target, wish = first.prefill, other.decode, space.wish
     lines = target.curves
     tpot = serving_curves.decode_seconds(target.service, lines) / target.service.accepted
-    batch, rate = _rates(lines.running, tpot, target.workload.mean_decoded)
-    alone = np.minimum(along(np.full((len(target), 1), requests), batch, rate)[:, 0], other.decoded)
+    mean, everyone = target.workload.mean_decoded, np.full((len(target), 1), requests)
+    decoded = parts.most_within(lines.running, tpot, mean, (tpot, parts.ceiling(target.workload.tpot_target)))
+    alone = np.minimum(most_with(everyone, lines.running, tpot, mean)[:, 0], decoded)
     each = wish.counts(first.name), wish.counts(other.name)
     with np.errstate(divide="ignore", invalid="ignore"):
         need = source.cards * each[0] / first.supplied
@@ -143,12 +145,17 @@ def _apart(space: Space, pair: Pair, requests: float, best: Best) -> float:
             return 0.0
         if number >= PAIRS:
             return limit
-        _pair(space, pair, requests, at, (batch[at[1]], rate[at[1]]), best)
+        _pair(space, pair, requests, at, (lines.running[at[1]], tpot[at[1]], float(decoded[at[1]])), best)
     return 0.0
 
 
-def _pair(space: Space, pair: Pair, requests: float, at: tuple[int, int], curve: tuple[Any, Any], best: Best) -> None:
-    """Offer the numbers of instances of a pair of types that may be among the best."""
+def _pair(
+    space: Space, pair: Pair, requests: float, at: tuple[int, int], curve: tuple[Any, Any, float], best: Best
+) -> None:
+    """Offer the numbers of instances of a pair of types that may be among the best.
+
+    ``curve``: batches and TPOT of those that decode, and what one of them gives within the target.
+    """
     first, other, _ = pair
     wish, target, workload = space.wish, other.decode, other.decode.workload
     size, each = int(first.prefill.cards[at[0]]), int(target.cards[at[1]])
@@ -160,7 +167,9 @@ def _pair(space: Space, pair: Pair, requests: float, at: tuple[int, int], curve:
         left = left[left * each <= there]
         if not len(left):
             return
-        most = left * np.minimum(np.interp(requests / left, *curve), float(other.decoded[at[1]]))
+        running, tpot, decoded = curve
+        each_most = most_with((requests / left)[:, None], running, tpot, workload.mean_decoded)[:, 0]
+        most = left * np.minimum(each_most, decoded)
         worth_of = left * each * wish.counts(other.name)
         limit = max(best.limit(key), 0.0)
         hope = most / (most * size * wish.counts(first.name) / least + worth_of)

@@ -138,13 +138,36 @@ def together_bound(types: Types) -> Any:
     Proof: requests wait for no less than nothing, so that no batch is allowed that TPOT alone, or the first token
     alone without any wait, forbids.
     """
+    workload = types.workload
     found = []
     for part in blocks(len(types)):
         pace = types.paces(part, np.ones(part.stop - part.start))
-        batch, tpot, own = (finer(one, FINE) for one in (pace.running, pace.tpot, pace.own))
-        met = (tpot <= ceiling(types.workload.tpot_target)) & (own <= ceiling(types.workload.ttft_target))
-        found.append(np.max(np.where(met, batch / (types.workload.mean_decoded * tpot), 0.0), axis=-1))
+        limits = (pace.tpot, ceiling(workload.tpot_target)), (pace.own, ceiling(workload.ttft_target))
+        found.append(most_within(pace.running, pace.tpot, workload.mean_decoded, *limits))
     return np.concatenate(found)
+
+
+def most_within(running: Any, tpot: Any, mean: float, *limits: tuple[Any, float]) -> Any:
+    """Return the most requests/s of one instance at any batch where each of some curves is within its limit.
+
+    Proof: between two points the curves are straight, so that batch over TPOT rises or falls all the way: it is highest
+    at a point, or where a curve reaches its limit.
+    """
+
+    def highest(part: Any) -> Any:
+        batch, pace, *curves = (
+            one[..., :-1] + part * np.diff(one) for one in (running, tpot, *(curve for curve, _ in limits))
+        )
+        allowed = zip(curves, (limit for _, limit in limits), strict=True)
+        inside = np.all([curve <= limit * (1 + SLACK) for curve, limit in allowed], axis=0)
+        return np.max(np.where(inside, batch / (mean * pace), 0.0), axis=-1)
+
+    found = np.maximum(highest(0.0), highest(1.0))
+    for curve, limit in limits:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            part = (limit - curve[..., :-1]) / np.diff(curve)
+        found = np.maximum(found, highest(np.where((part > 0) & (part < 1), part, 0.0)))
+    return found
 
 
 def decode_limit(types: Types) -> Any:
