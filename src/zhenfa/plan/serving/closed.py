@@ -127,8 +127,7 @@ def _apart(space: Space, pair: Pair, requests: float, best: Best) -> float:
     """
     first, other, _ = pair
     source, target, wish = first.prefill, other.decode, space.wish
-    lines = target.curves
-    tpot = serving_curves.decode_seconds(target.service, lines) / target.service.accepted
+    lines, tpot = target.curves, target.tpot
     mean, everyone = target.workload.mean_decoded, np.full((len(target), 1), requests)
     decoded = parts.most_within(lines.running, tpot, mean, (tpot, parts.ceiling(target.workload.tpot_target)))
     alone = np.minimum(most_with(everyone, lines.running, tpot, mean)[:, 0], decoded)

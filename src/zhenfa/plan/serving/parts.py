@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from zhenfa.estimate import serving_curves
 from zhenfa.estimate.rows import finer, take
 from zhenfa.estimate.serving_curves import Service
 from zhenfa.estimate.serving_spread import slowest, wait_factor
@@ -176,8 +175,7 @@ def decode_limit(types: Types) -> Any:
     Counts a batch only where no smaller one yields as much.
     """
     workload = types.workload
-    lines = types.curves
-    tpot = serving_curves.decode_seconds(types.service, lines) / types.service.accepted
+    lines, tpot = types.curves, types.tpot
     found = []
     for part in blocks(len(types)):
         batch, pace = finer(lines.running[part], FINE), finer(tpot[part], FINE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from zhenfa.estimate import serving_curves
 from zhenfa.estimate.energy_wall import pue_at
 from zhenfa.estimate.rows import finer
 from zhenfa.estimate.serving_report import Role, group_draw
@@ -17,14 +16,7 @@ from zhenfa.plan.serving.wish import Wish
 def running(part: Part) -> float:
     """Return the requests that decode at once in one instance of a part, at its rate."""
     types = part.decode
-    if part.prefill is None:
-        pace = types.paces([part.at], [part.count])
-        batch, tpot = pace.running[0], np.asarray(pace.tpot)[0]
-    else:
-        service, lines = types.counted([part.at], [part.count])
-        batch = lines.running[0]
-        tpot = np.asarray(serving_curves.decode_seconds(service, lines))[0] / service.accepted
-    batch, tpot = finer(batch, FINE), finer(tpot, FINE)
+    batch, tpot = finer(types.curves.running[part.at], FINE), finer(types.tpot[part.at], FINE)
     rate = np.maximum.accumulate(batch / (types.workload.mean_decoded * tpot))
     return float(np.interp(part.rate / part.count, rate, batch))
 
@@ -39,10 +31,11 @@ def watts(request: Request, chosen: tuple[Part, ...]) -> float:
                 ("decode", part.decode.family.pool.name, part.decode_cards),
                 ("prefill", part.prefill.family.pool.name, part.prefill_cards),
             ]
+        held = running(part)
         for role, pool, cards in groups:
             drawn = group_draw(
                 request.formation.pool(pool), request.formation, request.graph, part.decode.workload, rate=part.rate,
-                running=running(part), cards=cards, role=role,
+                running=held, cards=cards, role=role,
             )  # fmt: skip
             total += cards * (drawn.busy if drawn else 0.0)
     return total * (pue_at(request.formation, total).value or 1.0)

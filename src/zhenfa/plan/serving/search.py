@@ -192,10 +192,7 @@ def _most_together(space: Space, pool: Pool, cards: int, best: Best) -> None:
     types = pool.both
     if not len(types):
         return
-    room = space.wish.room(pool.name, cards)
-    if space.wish.power is not None:
-        room = min(room, int(space.wish.power * (1 + parts.SLACK) / space.wish.watts[pool.name]))
-    counts = room // types.cards.astype(int)
+    counts = _powered(space, pool.name, space.wish.room(pool.name, cards)) // types.cards.astype(int)
     hope = pool.together * counts
     order = np.argsort(-hope, kind="stable")
     for block in parts.blocks(len(order)):
@@ -210,19 +207,31 @@ def _most_together(space: Space, pool: Pool, cards: int, best: Best) -> None:
                 _offer_most(space, part, best)
 
 
-def _offer_most(space: Space, part: Part, best: Best) -> None:
-    """Offer a part of instances that do both; where it draws too much, with fewer of them."""
+def _powered(space: Space, pool: str, cards: int) -> int:
+    """Return how many of some cards of a pool the limit of power allows, were each to draw the least."""
+    power = space.wish.power
+    return cards if power is None else min(cards, int(power * (1 + parts.SLACK) / space.wish.watts[pool]))
+
+
+def _affordable(space: Space, part: Part) -> Part | None:
+    """Return a part of instances that do both; where it draws too much, with fewer of them."""
     for _ in range(SHRINKS):
         over = space.over((part,))
         if over <= 1:
             break
         count = min(int(part.count / over), part.count - 1)
         if count < 1:
-            return
+            return None
         rate = float(parts.most_together(part.decode, [part.at], [count])[0])
         part = replace(part, count=count, rate=rate)
-    if part.rate > 0:
-        best.offer(part, (part.rate, -float(part.cards)))
+    return part if part.rate > 0 else None
+
+
+def _offer_most(space: Space, part: Part, best: Best) -> None:
+    """Offer a part of instances that do both, as many as its power allows."""
+    found = _affordable(space, part)
+    if found is not None:
+        best.offer(found, (found.rate, -float(found.cards)))
 
 
 Pair = tuple[Pool, Pool, Crossing | None]
@@ -392,7 +401,8 @@ def _fewest_together(space: Space, pool: Pool, rate: float, best: Best) -> None:
     types = pool.both
     if not len(types):
         return
-    cards, each = space.wish.room(pool.name, space.cards[pool.name]), space.wish.counts(pool.name)
+    cards = _powered(space, pool.name, space.wish.room(pool.name, space.cards[pool.name]))
+    each = space.wish.counts(pool.name)
     counts = np.maximum(_least(rate, pool.together), 1.0)
     open_ = np.flatnonzero(counts * types.cards <= cards)
     open_ = open_[np.argsort((counts * types.cards)[open_], kind="stable")]
@@ -423,14 +433,18 @@ def _fewest_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
     taken = np.where(taken <= room, taken, np.inf)
     spent = np.where(spent <= rest, spent, np.inf)
 
+    drawn = [wish.watts.get(one.name, 0.0) for one in (first, other)]
+    power = np.inf if wish.power is None else wish.power * (1 + parts.SLACK)
+
     def bound(some: Any, more: Any) -> Any:
-        found = np.where((some + more <= room) | (not same), some * each[0] + more * each[1], np.inf)
-        return -found
+        fits = ((some + more <= room) | (not same)) & (some * drawn[0] + more * drawn[1] <= power)
+        return -np.where(fits, some * each[0] + more * each[1], np.inf)
 
     for limit, (at, to) in table(taken, spent, bound, best.last).descending():
         if not (np.isfinite(limit) and limit >= best.last):
             break
         limit_of = (room - int(spent[to])) if same else room
+        limit_of = _powered(space, first.name, limit_of)
         counts = np.arange(int(need[at]), int(limit_of // source.cards[at]) + 1)
         if not len(counts):
             continue
@@ -466,7 +480,8 @@ def _each_together(space: Space, pool: Pool, rate: float, best: Best) -> None:
     types = pool.both
     if not len(types):
         return
-    counts = space.wish.room(pool.name, space.cards[pool.name]) // types.cards.astype(int)
+    room = _powered(space, pool.name, space.wish.room(pool.name, space.cards[pool.name]))
+    counts = room // types.cards.astype(int)
     with np.errstate(divide="ignore"):
         hope = -space.wish.counts(pool.name) * types.cards / pool.together
     order = np.argsort(-hope, kind="stable")
@@ -477,8 +492,9 @@ def _each_together(space: Space, pool: Pool, rate: float, best: Best) -> None:
             return
         rates = parts.most_together(types, index, counts[index])
         for at, taken in zip(index, rates, strict=True):
-            if taken > 0:
-                _offer_each(space, Part(types, int(at), int(counts[at]), float(taken)), rate, best)
+            found = _affordable(space, Part(types, int(at), int(counts[at]), float(taken))) if taken > 0 else None
+            if found is not None:
+                _offer_each(space, found, rate, best)
 
 
 def _each_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
@@ -489,7 +505,7 @@ def _each_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
     def bound(need: Any, use: Any) -> Any:
         return -(need * each[0] + use * each[1])
 
-    for limit, at in table(*needs(first, other), bound, best.last).descending():
+    for limit, at in table(*_fitting(space, pair, (room, rest)), bound, best.last).descending():
         if not limit > best.limit(Part(other.decode, at[1], 1, 0.0, first.prefill).key):
             if not limit > best.last:
                 break
@@ -524,6 +540,7 @@ def _cheapest_of_pair(
     here = {first.name: counts * size, other.name: left * each}
     here = {first.name: counts * size + left * each} if same else here
     fits = (left >= 1) & (left <= most_left) & wish.fits(here) & (here[first.name] <= cards[0])
+    fits &= left <= _decoders(space, pair, at, cards, counts)
     counts, left = counts[fits], left[fits]
     if not len(counts):
         return None
@@ -531,7 +548,11 @@ def _cheapest_of_pair(
     with np.errstate(divide="ignore"):
         spent = (counts * size * wish.counts(first.name) + left * each * wish.counts(other.name)) / rates
     spent = np.where(rates >= rate * (1 - parts.SLACK), spent, np.inf)
-    best = np.lexsort((-rates, np.round(spent / np.min(spent), 9)))[0] if np.isfinite(np.min(spent)) else 0
-    if not np.isfinite(spent[best]):
+    if not np.isfinite(np.min(spent)):
         return None
-    return Part(other.decode, at[1], int(left[best]), float(rates[best]), first.prefill, at[0], int(counts[best]))
+    order = np.lexsort((-rates, np.round(spent / np.min(spent), 9)))
+    for best in order[np.isfinite(spent[order])][: 1 if wish.power is None else TRIED]:
+        part = Part(other.decode, at[1], int(left[best]), float(rates[best]), first.prefill, at[0], int(counts[best]))
+        if space.over((part,)) <= 1:
+            return part
+    return None

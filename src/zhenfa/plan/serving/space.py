@@ -204,6 +204,13 @@ class Types:
         parts = [index[first : first + ROWS] for first in range(0, max(len(self), 1), ROWS)]
         return join([serving_curves.curves(self._some(part), self.workload) for part in parts])
 
+    @cached_property
+    def tpot(self) -> Any:
+        """Return TPOT of the types that decode over the grid of batches; how many instances there are is the same."""
+        if self.role == "both":
+            return np.asarray(self.paces(slice(None), np.ones(len(self))).tpot)
+        return np.asarray(serving_curves.decode_seconds(self.service, self.curves)) / self.service.accepted
+
     def _some(self, index: Any) -> Service:
         """Return the service of some of the types."""
         group = replace(
