@@ -14,8 +14,9 @@ from zhenfa.spec.plan import Offload, Pipeline, Plan, Schedule, Stage
 
 MODES = ("none", "selective", "full")
 
-Cut = tuple[str, int, int, str, int, int]
-"""Pool, tensor and expert degree, recomputation, context degree, and cards that split one expert."""
+Cut = tuple[str, int, int, str, int, int, int]
+"""Pool, tensor and expert degree, recomputation, context degree, cards that split one expert, and groups of cards that
+share out a replica's micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def single_pool(setting: Setting, pool: str) -> Iterator[Layout]:
                 for zero, mode, offload, whole in itertools.product(
                     setting.traits.zero_stages, MODES, setting.traits.offloads, _sequence(setting, tensor)
                 ):
-                    cut = (pool, tensor, expert, mode, context, pieces)
+                    cut = (pool, tensor, expert, mode, context, pieces, 1)
                     for again in some_layers(setting, mode, depth):
                         plain = Layout(
                             (cut,) * depth, replicas, size, total, zero, offload=offload, again=again,
@@ -142,18 +143,20 @@ def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
         for order, size, context in itertools.product(
             itertools.permutations(names, count), _sizes(setting), _contexts(setting)
         ):
+            shares = [one for one in (1, 2) if size % one == 0]
             cuts = [
-                list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES, [context], [1]))
+                list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES, [context], [1], shares))
                 for one in order
             ]
             for chosen in itertools.product(*cuts):
-                yield from _depths(setting, chosen, size)
+                if min(groups for *_, groups in chosen) == 1:  # else more replicas with smaller micro-batches
+                    yield from _depths(setting, chosen, size)
 
 
 def _depths(setting: Setting, chosen: tuple[Cut, ...], size: int) -> Iterator[Layout]:
     total = setting.workload.global_batch // size
     cards = [setting.formation.pool(name).count for name, *_ in chosen]
-    widths = [tensor * context for _, tensor, _, _, context, _ in chosen]
+    widths = [tensor * context * groups for _, tensor, _, _, context, _, groups in chosen]
     for replicas in range(1, total + 1):
         most = [count // (width * replicas) for count, width in zip(cards, widths, strict=True)]
         if any(replicas * width % cut[2] for cut, width in zip(chosen, widths, strict=True)):
@@ -180,13 +183,14 @@ def to_plan(setting: Setting, layout: Layout, ranges: list[tuple[int, int]]) -> 
             last=last,
             tensor_parallel=tensor,
             context_parallel=context,
+            data_parallel=groups,
             expert_parallel=expert,
             expert_tensor_parallel=pieces,
             recompute=mode,
             recompute_layers=layout.again,
             recompute_modules=setting.planned_again(pool) if mode == "selective" else (),
         )
-        for (pool, tensor, expert, mode, context, pieces), (first, last) in zip(
+        for (pool, tensor, expert, mode, context, pieces, groups), (first, last) in zip(
             itertools.cycle(layout.cuts), ranges, strict=False
         )
     )

@@ -191,21 +191,33 @@ def random_plan(rng: random.Random, setting: Setting) -> Plan:
             break
         order = rng.sample(names, rng.randint(1, len(names)))
         replicas = rng.randint(1, min(2, *(free[name] for name in order)))
-        stages: list[tuple[str, int, int, str]] = []
+        stages: list[tuple[str, int, int, int, str]] = []
         for name in order:
             degrees = [one for one in (1, 2, 4) if math.gcd(*heads) % one == 0 and one * replicas <= free[name]]
             tensor = rng.choice(degrees)
+            shared = rng.choice([one for one in (1, size) if one * tensor * replicas <= free[name]])
+            width = tensor * shared * replicas
             groups = [one for one in (1, 2, 4) if not experts or math.gcd(*experts) % one == 0]
-            expert = rng.choice([one for one in groups if replicas * tensor % one == 0]) if experts else 1
-            most = min(free[name] // (tensor * replicas), layers - len(stages) - (len(order) - order.index(name) - 1))
+            expert = rng.choice([one for one in groups if width % one == 0]) if experts else 1
+            most = min(free[name] // width, layers - len(stages) - (len(order) - order.index(name) - 1))
             depth = rng.randint(1, max(most, 1))
-            free[name] -= depth * tensor * replicas
-            stages += [(name, tensor, expert, rng.choice(["none", "selective", "full"]))] * depth
+            free[name] -= depth * width
+            stages += [(name, tensor, shared, expert, rng.choice(["none", "selective", "full"]))] * depth
         stages = stages[:layers]
         cuts = [0, *sorted(rng.sample(range(1, layers), len(stages) - 1)), layers]
         parts = tuple(
-            Stage(pool=name, first=first, last=last, tensor_parallel=tensor, expert_parallel=expert, recompute=mode)
-            for (name, tensor, expert, mode), (first, last) in zip(stages, itertools.pairwise(cuts), strict=True)
+            Stage(
+                pool=name,
+                first=first,
+                last=last,
+                tensor_parallel=tensor,
+                data_parallel=shared,
+                expert_parallel=expert,
+                recompute=mode,
+            )
+            for (name, tensor, shared, expert, mode), (first, last) in zip(
+                stages, itertools.pairwise(cuts), strict=True
+            )
         )
         times = rng.randint(1, 9)
         entries.append(Pipeline(count=replicas, micro_batches=times, micro_batch_size=size, stages=parts))

@@ -139,11 +139,13 @@ def test_sharing_the_state_never_takes_more_memory(seed: int) -> None:
 def test_stage_one_is_never_slower_than_none(seed: int) -> None:
     """Why the planner leaves ZeRO-0 out in 16 bits (see ``zhenfa.plan.space.zero_stages``).
 
-    But for a thousandth: a place that is done early reduces while others work; nothing hides its gather at the start.
+    But for a little: a place that is done early reduces while others work; nothing hides its gather at the start. That
+    is more where one stage has more replicas than another. None is therefore tried on the plans kept.
     """
     setting, plan = case(seed)
     none, first = (cost(plan.model_copy(update={"zero": zero}), setting) for zero in (0, 1))
-    assert first.step <= none.step * (1 + 1e-3)
+    alike = {stage.data_parallel for pipe in plan.pipelines for stage in pipe.stages} == {1}
+    assert first.step <= none.step * (1 + (1e-3 if alike else 1e-2))
 
 
 @pytest.mark.parametrize("seed", range(40))

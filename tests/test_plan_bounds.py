@@ -35,7 +35,7 @@ SLACK = 1 + 1e-9
 def all_splits(setting: Setting, layout: Layout, total: int) -> list[PlanCost]:
     """Cost every split of a layout."""
     cuts = tuple(
-        (slot.pool, slot.tensor, slot.expert, CODES[slot.recompute], slot.context, slot.expert_tensor)
+        (slot.pool, slot.tensor, slot.expert, CODES[slot.recompute], slot.context, slot.expert_tensor, slot.data)
         for slot in layout.slots
     )
     every = Every(cuts, layout.replicas, layout.size, total, layout.zero)

@@ -107,7 +107,7 @@ def _print_plans(answer: Answer, top: int, output: Output) -> list[str]:
 def _degrees(answer: Answer, top: int) -> str:
     """Return what the letters of a layout multiply to, or that they are degrees where replicas may differ."""
     if len(answer.request.formation.pools) > 1:
-        return "degrees of tensor, pipeline, data and context parallelism; a range where replicas differ"
+        return "degrees of tensor, pipeline, data and context parallelism; a range where stages or replicas differ"
     cut = any(stage.context_parallel > 1 for one in answer.plans[:top] for stage in one.plan.pipelines[0].stages)
     return f"tensor x pipeline x data{' x context' if cut else ''} parallel = cards"
 
@@ -217,6 +217,7 @@ def stage_lines(entry: Pipeline, usual: Precision | None = None) -> Iterator[tup
         words += [f"{first.layers} each"] if len(run) > 1 else []
         words += [f"TP{first.tensor_parallel}"] if first.tensor_parallel > 1 else []
         words += [f"CP{first.context_parallel}"] if first.context_parallel > 1 else []
+        words += [f"{first.data_parallel} groups that share each micro-batch"] if first.data_parallel > 1 else []
         words += [f"EP{first.expert_parallel}"] if first.expert_parallel > 1 else []
         words += [f"ETP{first.expert_tensor_parallel}"] if first.expert_tensor_parallel > 1 else []
         words += [recomputation(first)] if first.recompute != "none" else []

@@ -17,6 +17,7 @@ from zhenfa.estimate.origin import Origin, origin
 from zhenfa.estimate.report import step_parts
 from zhenfa.estimate.setting import RECOMPUTE, Setting, any_of, recomputed
 from zhenfa.estimate.shape import ZERO, Cost, Shape, total
+from zhenfa.estimate.stage import shape_of_stage
 from zhenfa.estimate.training import groups_of, homes_of
 from zhenfa.spec.graph import Operator
 from zhenfa.spec.machine import BYTES
@@ -126,10 +127,7 @@ def _stage(
     """Return the operators of one stage with their counts in a micro-batch, and the recomputation of none of them."""
     stage = group.stages[index].stage
     card = setting.card(stage.pool)
-    shape = Shape(
-        float(size), float(plan.sequence_length), float(stage.tensor_parallel), float(stage.expert_parallel),
-        float(replicas), float(stage.context_parallel), float(stage.expert_tensor_parallel),
-    )  # fmt: skip
+    shape = shape_of_stage(stage, size, plan.sequence_length, replicas)
     found, between = [], 0.0
     for operators, mode, count in _blocks(setting, stage, index, len(group.stages)):
         times, rest = _block(setting, stage, operators, mode, shape, card)

@@ -47,7 +47,7 @@ def links_of(
     spans = {
         "tensor": (stage.tensor_parallel, stage.tensor_parallel),
         "expert": (inside if routed else 1, inside if routed else 1),
-        "context": (stage.context_parallel, stage.cards),
+        "context": (stage.context_parallel, stage.tensor_parallel * stage.context_parallel),
     }
     found = []
     for kind in KINDS:
@@ -69,7 +69,10 @@ def _summed(setting: Setting, group: GroupCost, entry: Pipeline, replicas: int, 
     """Return the link over which the place with the longest sum of gradients makes it, weights gathered included."""
     place = max(range(len(group.places)), key=lambda at: group.places[at].reduce + group.places[at].gather)
     stage = group.places[place].stage
-    peers = max(replicas * stage.context_parallel, expert_peers(stage, replicas) if _routed(setting) else 1)
+    peers = max(
+        replicas * stage.data_parallel * stage.context_parallel,
+        expert_peers(stage, replicas) if _routed(setting) else 1,
+    )
     if peers == 1:
         return None
     return _inside(setting, stage, "data", exposed, peers, replicas * stage.cards, _first(entry, replicas, place))

@@ -193,8 +193,9 @@ def summary(plan: Plan) -> str:
     expert = {stage.expert_parallel for pipe in plan.pipelines for stage in pipe.stages}
     context = {stage.context_parallel for pipe in plan.pipelines for stage in pipe.stages}
     depth = {pipe.places for pipe in plan.pipelines}
+    data = {plan.replicas * stage.data_parallel for pipe in plan.pipelines for stage in pipe.stages}
     virtual = {pipe.virtual_stages for pipe in plan.pipelines}
-    words = [f"TP{_range(tensor)}", f"PP{_range(depth)}", f"DP{plan.replicas}"]
+    words = [f"TP{_range(tensor)}", f"PP{_range(depth)}", f"DP{_range(data)}"]
     if max(context) > 1:
         words.append(f"CP{_range(context)}")
     if max(virtual) > 1:

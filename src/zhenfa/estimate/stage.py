@@ -43,10 +43,18 @@ def units_of_stage(setting: Setting, stage: Stage, size: int, replicas: int, zer
     """Return the building blocks of one stage in one recomputation mode."""
     return setting.units_of(
         Cut(
-            stage.pool, size, stage.tensor_parallel, stage.expert_parallel, replicas, zero, mode,
-            stage.context_parallel, stage.expert_tensor_parallel,
+            stage.pool, size // stage.data_parallel, stage.tensor_parallel, stage.expert_parallel,
+            replicas * stage.data_parallel, zero, mode, stage.context_parallel, stage.expert_tensor_parallel,
             stage.recompute_modules if RECOMPUTE[mode] == "selective" else (),
         )
+    )  # fmt: skip
+
+
+def shape_of_stage(stage: Stage, size: int, length: int, replicas: int) -> Shape:
+    """Return how one stage is cut, with micro-batches of ``size`` sequences to a replica."""
+    return Shape(
+        float(size // stage.data_parallel), float(length), float(stage.tensor_parallel), float(stage.expert_parallel),
+        float(replicas * stage.data_parallel), float(stage.context_parallel), float(stage.expert_tensor_parallel),
     )  # fmt: skip
 
 
@@ -85,10 +93,7 @@ class Blocks:
         if index == 0 or index == len(stages) - 1:
             ends = units_of_stage(setting, stage, size, replicas, plan.zero, 0)
             blocks += [(ends.stem, 1)] * (index == 0) + [(ends.head, 1)] * (index == len(stages) - 1)
-        shape = Shape(
-            float(size), float(plan.sequence_length), float(stage.tensor_parallel), float(stage.expert_parallel),
-            float(replicas), float(stage.context_parallel), float(stage.expert_tensor_parallel),
-        )  # fmt: skip
+        shape = shape_of_stage(stage, size, plan.sequence_length, replicas)
         held = max(stage.layers, 1)
         offloaded = min(held if stage.offload_layers is None else stage.offload_layers, held) / held
         return cls.made(stage.pool, shape, blocks, held, head=index == len(stages) - 1, offloaded=offloaded)

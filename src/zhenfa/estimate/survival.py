@@ -173,7 +173,7 @@ def leaving(plan: Plan) -> int:
         return plan.replicas if plan.replicas > 1 else 0
     if plan.shard_group is None:
         return 0
-    along = max(stage.context_parallel for pipe in plan.pipelines for stage in pipe.stages)
+    along = min(stage.context_parallel * stage.data_parallel for pipe in plan.pipelines for stage in pipe.stages)
     groups = plan.replicas * along // plan.shard_group
     return min(groups, plan.replicas) if groups > 1 else 0
 

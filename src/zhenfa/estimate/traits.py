@@ -95,9 +95,10 @@ class Traits:
     card over the mean where the router is not forced. ``tensor_parallel``, ``expert_parallel``, ``context_parallel``,
     ``zero_stages``, ``recompute``, ``schedules``, ``offloads``: what the engine can execute, and ``some_layers``:
     that it can compute some layers of a stage again and keep the others, ``whole_sequence``: that it can leave out
-    sequence parallelism; ``selective``: what it computes again
-    where a run asks for selective recomputation and names no module (the core of attention: arXiv:2205.05198, section
-    5), ``planned_again``: what plans that are searched for compute again then (empty: norms and activation functions).
+    sequence parallelism, ``shares_batches``: that cards of one stage can share out its replica's micro-batches;
+    ``selective``: what it computes again where a run asks for selective recomputation and names no module (the core of
+    attention: arXiv:2205.05198, section 5), ``planned_again``: what plans that are searched for compute again then
+    (empty: norms and activation functions).
     ``recompute_stops_early``: recomputing a layer ends at the last tensor that its backward needs, so the last
     matmul is not run again.
     ``adapted``: the matmuls that get adapters where only those are trained (empty: all of the layers).
@@ -177,6 +178,7 @@ class Traits:
     offloads: tuple[Offload, ...] = ("none", "optimizer")
     some_layers: bool = True
     whole_sequence: bool = True
+    shares_batches: bool = True
     selective: tuple[RecomputeModule, ...] = ("attention",)
     planned_again: tuple[RecomputeModule, ...] = ()
     recompute_stops_early: bool = False
@@ -213,6 +215,7 @@ OWN_RUNTIME: Final = Traits(
     offloads=("none",),
     some_layers=False,
     whole_sequence=False,
+    shares_batches=False,
     recompute_stops_early=True,
     loss_bytes=0.0,
     lean=frozenset({"norm", "activation"}),

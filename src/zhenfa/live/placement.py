@@ -110,7 +110,7 @@ def check(plan: Plan, sizes: Sizes) -> None:
 
 
 def _check_cut(stage: Stage) -> None:
-    for field in ("tensor_parallel", "context_parallel", "expert_parallel", "expert_tensor_parallel"):
+    for field in ("tensor_parallel", "context_parallel", "data_parallel", "expert_parallel", "expert_tensor_parallel"):
         degree = getattr(stage, field)
         if degree > 1:
             words = field.replace("_parallel", "").replace("_", " ")

@@ -35,6 +35,13 @@ class Slot:
     expert_tensor: int = 1
     precision: Precision | None = field(default=None, kw_only=True)
     """None: the one in which the pool computes."""
+    data: int = field(default=1, kw_only=True)
+    """Groups of cards of one replica's stage that share out its micro-batches."""
+
+    @property
+    def cards(self) -> int:
+        """Return the cards of one replica's stage."""
+        return self.tensor * self.context * self.data
 
 
 @dataclass(frozen=True)
@@ -104,10 +111,10 @@ def rows_for(setting: Setting, layout: Layout) -> dict[Slot, Rows]:
             setting.computing({} if slot.precision is None else {slot.pool: slot.precision}).units_of(
                 Cut(
                     slot.pool,
-                    layout.size,
+                    layout.size // slot.data,
                     slot.tensor,
                     slot.expert,
-                    layout.replicas,
+                    layout.replicas * slot.data,
                     layout.zero,
                     slot.recompute,
                     slot.context,
@@ -125,8 +132,8 @@ def pipelines(layout: Layout, ranges: Sequence[tuple[int, int]], total: int) -> 
     stages = tuple(
         Stage(
             pool=slot.pool, first=first, last=last, tensor_parallel=slot.tensor, context_parallel=slot.context,
-            expert_parallel=slot.expert, expert_tensor_parallel=slot.expert_tensor, recompute=CODES[slot.recompute],
-            recompute_layers=layout.again,
+            data_parallel=slot.data, expert_parallel=slot.expert, expert_tensor_parallel=slot.expert_tensor,
+            recompute=CODES[slot.recompute], recompute_layers=layout.again,
         )
         for slot, (first, last) in zip(_over_places(layout), ranges, strict=True)
     )  # fmt: skip

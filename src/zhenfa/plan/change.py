@@ -67,7 +67,7 @@ class Form:
         sizes = {(pipe.stages, pipe.micro_batch_size) for pipe in plan.pipelines}
         stage = first.stages[0]
         some = stage.recompute_layers is not None and stage.recompute != "full"
-        if len(cuts) > 1 or len(sizes) > 1 or some:
+        if len(cuts) > 1 or len(sizes) > 1 or some or stage.data_parallel > 1:
             return None
         return cls(
             stage.pool, stage.tensor_parallel, first.places, first.virtual_stages, plan.schedule,
@@ -270,7 +270,7 @@ def _beyond(plan: Plan, limits: Limits) -> str:
         most = getattr(limits, name)
         if most is not None and value > most:
             return f"limits.{name} is {most:,}"
-    sizes = {pipe.micro_batch_size for pipe in plan.pipelines}
+    sizes = {pipe.micro_batch_size // stage.data_parallel for pipe in plan.pipelines for stage in pipe.stages}
     if limits.micro_batch_size is not None and sizes != {limits.micro_batch_size}:
         return f"limits.micro_batch_size is {limits.micro_batch_size}"
     return ""

@@ -160,7 +160,21 @@ def _text(value: object) -> str:
 def _of_stages(plan: Plan, name: str) -> str:
     """Return a value of the stages: once where all agree, else in the order of the stages."""
     values = [str(getattr(stage, name)) for pipe in plan.pipelines for stage in pipe.stages]
+    return _once(values)
+
+
+def _once(values: list[str]) -> str:
     return values[0] if len(set(values)) == 1 else "/".join(dict.fromkeys(values))
+
+
+def _sizes(plan: Plan) -> str:
+    """Return the sequences of a micro-batch on each sort of stage."""
+    return _once([f"{pipe.micro_batch_size // one.data_parallel:,}" for pipe in plan.pipelines for one in pipe.stages])
+
+
+def _data(plan: Plan) -> str:
+    """Return the data-parallel degree of each sort of stage."""
+    return _once([f"{plan.replicas * one.data_parallel:,}" for pipe in plan.pipelines for one in pipe.stages])
 
 
 def _of_pipes(plan: Plan, read: str) -> str:
@@ -172,14 +186,14 @@ _LAYOUT: Final[dict[str, Callable[[Plan], str]]] = {
     "pools": lambda plan: " + ".join(f"{count:,} {pool}" for pool, count in plan.cards_by_pool().items()),
     "TP": lambda plan: _of_stages(plan, "tensor_parallel"),
     "PP": lambda plan: _of_pipes(plan, "places"),
-    "DP": lambda plan: f"{plan.replicas:,}",
+    "DP": _data,
     "CP": lambda plan: _of_stages(plan, "context_parallel"),
     "EP": lambda plan: _of_stages(plan, "expert_parallel"),
     "cards that split an expert": lambda plan: _of_stages(plan, "expert_tensor_parallel"),
     "ZeRO stage": lambda plan: str(plan.zero),
     "schedule": lambda plan: plan.schedule,
     "stages to a place": lambda plan: _of_pipes(plan, "virtual_stages"),
-    "micro-batch size": lambda plan: _of_pipes(plan, "micro_batch_size"),
+    "micro-batch size": _sizes,
     "micro-batches": lambda plan: _of_pipes(plan, "micro_batches"),
     "recomputation": lambda plan: _of_stages(plan, "recompute"),
     "precision": precisions,

@@ -21,6 +21,7 @@ from zhenfa.plan.search import SLOWER, Tally
 from zhenfa.plan.space import Bools, Ints, context_degrees, divisors, micro_batch_sizes, zero_stages
 from zhenfa.plan.sparing import offload_of
 from zhenfa.plan.ways import Options, options_of
+from zhenfa.plan.weighed import Weighed
 from zhenfa.spec.job import Limits
 
 MAX_POOLS_ORDERED: Final = 4
@@ -102,9 +103,10 @@ class Family:
         """Return the ZeRO stage of each candidate with these cuts: none where nothing is replicated."""
         shared = [self.replicas > 1]
         for one, pick in zip(self.options, cut, strict=True):
-            shared.append(self.replicas * one.cuts.context[pick] > 1)
+            peers = self.replicas * one.cuts.data[pick] * one.cuts.context[pick]
+            shared.append(peers > 1)
             if one.routed > 1:
-                cards = self.replicas * one.cuts.tensor[pick] * one.cuts.context[pick]
+                cards = peers * one.cuts.tensor[pick]
                 shared.append(cards > one.cuts.expert[pick])
         zeros: Ints = np.where(np.logical_or.reduce(shared), self.zero, 0)
         return zeros
@@ -133,57 +135,118 @@ class Family:
         return Layout(tuple(slots), replicas, self.size, times, zero, offload=away)
 
 
-def every_family(setting: Setting, sequences: int, limits: Limits, limit: float, tally: Tally) -> Iterator[Family]:
+def every_family(
+    setting: Setting, sequences: int, limits: Limits, limit: float, tally: Tally, first: float = math.inf
+) -> Iterator[Family]:
     """Yield every choice of two or more pools, micro-batch size and context degree, with the candidates that may stay
-    below ``limit``. Those left out are counted as slower.
+    below ``limit``; those that share micro-batches out, below ``first``. Those left out are counted as slower.
     """
     names = [pool.name for pool in setting.formation.pools]
     stages = [stage for stage in zero_stages(setting) if stage < 2]
     contexts = sorted(set.intersection(*(set(context_degrees(setting, name, limits)) for name in names)))
     sizes = micro_batch_sizes(sequences, limits)
     found = {name: options_of(setting, name, sizes, contexts, limits) for name in names}
+    below = Below(limit, min(limit, first))
     for size, context in itertools.product(sizes, contexts):
         options = {name: every[size, context] for name, every in found.items() if (size, context) in every}
         for count in range(2, min(len(options), MAX_POOLS_ORDERED) + 1):
             for members in itertools.combinations(options, count):
                 chosen = [options[name] for name in members]
                 for zero in stages or [0]:
-                    family, left_out = family_over(setting, chosen, size, sequences // size, zero, limits, limit)
+                    family, left_out = family_over(setting, chosen, size, sequences // size, zero, limits, below)
                     tally.considered += left_out * math.factorial(count)
                     tally.rejected[SLOWER] += left_out * math.factorial(count)
                     if len(family):
                         yield family
 
 
+@dataclass(frozen=True)
+class Below:
+    """Seconds that candidates have to stay below: those whose pools all take whole micro-batches, and the others."""
+
+    whole: float
+    shared: float
+
+    def of(self, options: Sequence[Options], chosen: Ints) -> Floats:
+        """Return those of candidates with these options."""
+        alone = [one.shared[pick] == 1 for one, pick in zip(options, chosen, strict=True)]
+        return np.where(np.logical_and.reduce(alone), self.whole, self.shared)
+
+
 def family_over(
-    setting: Setting, options: list[Options], size: int, total: int, zero: int, limits: Limits, limit: float
+    setting: Setting, options: list[Options], size: int, total: int, zero: int, limits: Limits, below: Below
 ) -> tuple[Family, int]:
-    """Return every choice of options and data-parallel degree over these pools that may stay below ``limit``, with all
-    the stages that the cards and the layers allow, bounded; and how many layouts were left out."""
+    """Return every choice of options and data-parallel degree over these pools that may stay below a limit, with all
+    the stages that the cards and the layers allow, bounded; and how many layouts were left out.
+
+    Where all pools share micro-batches out, more replicas with smaller ones are the same: one of them does not.
+    """
     degrees = np.array(_degrees(min(total, *(one.count // one.context for one in options))))
+    deepest, times = _deepest(setting, limits), -(-total // degrees)
+    seconds = _each_second(setting, options)
+    chosen, depth, number, weight = _possible(options, seconds, degrees, times, deepest, below)
+    near = _short_enough(seconds, chosen, np.minimum(depth, deepest), times[number], deepest, below.of(options, chosen))
+    family = Family(options, chosen, depth, degrees[number], np.zeros(len(number)), size, total, zero).where(near)
+    left_out = weight - int(family.weight.sum())
+    family = _bounded(setting, _trimmed(family, deepest, limits.max_cards))
+    good = family.bound < below.of(options, family.chosen)
+    return family.where(np.flatnonzero(good)), left_out + int(family.weight[~good].sum())
+
+
+def _possible(
+    options: Sequence[Options], seconds: Sequence[Floats], degrees: Ints, times: Ints, deepest: int, below: Below
+) -> tuple[Ints, Ints, Ints, int]:
+    """Return the choices of options with stages on each pool, ``[pools, choices]``, and of a data-parallel degree,
+    ``[choices]``, that no stages keep from staying below a limit; and how many layouts there are before that."""
     axes = [np.arange(len(one.degrees)) for one in options]
     *numbers, place = np.meshgrid(*axes, np.arange(len(degrees)), indexing="ij", sparse=True)
     speed: Floats = np.zeros(())
-    possible: Bools = np.ones((), dtype=bool)
+    possible, whole, some = np.ones((), dtype=bool), np.ones((), dtype=bool), np.zeros((), dtype=bool)
     weight: Ints = np.ones((), dtype=np.int64)
     tables = []
-    for one, number, axis in zip(options, numbers, axes, strict=True):
+    for one, each, number, axis in zip(options, seconds, numbers, axes, strict=True):
         option = one.option_of(axis[:, None], degrees[None])
-        depth = one.count // (one.degrees[:, None] * one.context * degrees)
-        whole = (depth >= 1) & (option >= 0)
-        speed = speed + (depth / one.work.whole[option])[number, place]
-        possible = possible & whole[number, place]
+        depth = one.count // (one.degrees[:, None] * degrees)
+        there = (depth >= 1) & (option >= 0)
+        speed = speed + (np.minimum(depth, deepest) / each[:, option])[:, number, place]
+        possible = possible & there[number, place]
+        whole, some = whole & (one.groups[number] == 1), some | (one.groups[number] == 1)
         weight = weight * one.many[option][number, place]
         tables.append((option, depth))
+    possible = possible & some
     with np.errstate(divide="ignore"):
-        likely = possible & (-(-total // degrees) / speed < limit)
+        likely = possible & (times / speed.min(axis=0) < np.where(whole, below.whole, below.shared))
     *picks, number = np.nonzero(likely)
-    chosen, depth = (
+    chosen, stages = (
         np.stack([pair[side][pick, number] for pair, pick in zip(tables, picks, strict=True)]) for side in (0, 1)
     )
-    family = Family(options, chosen, depth, degrees[number], np.zeros(len(number)), size, total, zero)
-    left_out = int(np.broadcast_to(weight, possible.shape)[possible & ~likely].sum())
-    return _bounded(setting, _trimmed(family, _deepest(setting, limits), limits.max_cards)), left_out
+    return chosen, stages, number, int(np.broadcast_to(weight, possible.shape)[possible].sum())
+
+
+def _short_enough(
+    seconds: Sequence[Floats], chosen: Ints, depth: Ints, times: Ints, deepest: int, limit: Floats
+) -> Ints:
+    """Return which of some choices may stay below the limit with at most so many stages, however fast these are."""
+    each = np.stack([one[:, pick] for one, pick in zip(seconds, chosen, strict=True)])
+    ramp = bounds.ramp(np.minimum(depth.sum(axis=0), deepest), times)
+    return np.flatnonzero(each.min(axis=0).max(axis=0) * ramp < limit)
+
+
+def _each_second(setting: Setting, options: Sequence[Options]) -> list[Floats]:
+    """Return, for the options of each pool, seconds of a micro-batch over the whole model that hold for any mixture of
+    its layers over the pools, ``[weights, options]``: see :func:`least_seconds`, with few weights that serve all."""
+    counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
+    times = np.concatenate([counts, np.ones(2)])
+    each = [np.concatenate([one.work.layers, one.work.ends]) for one in options]
+    own = np.concatenate([parts / one.work.whole for one, parts in zip(options, each, strict=True)], axis=1)
+    weights = [own.min(axis=1), np.eye(len(times))[bounds.main_index(setting)]]
+    return [np.stack([(times @ one) * _least_ratio(parts, one[:, None]) for one in weights]) for parts in each]
+
+
+def _least_ratio(parts: Floats, weight: Floats) -> Floats:
+    """Return the least of the parts over their weights, of those that have one."""
+    ratio: Floats = np.divide(parts, weight, out=np.full_like(parts, np.inf), where=weight > 0).min(axis=0)
+    return ratio
 
 
 def _deepest(setting: Setting, limits: Limits) -> int:
@@ -240,24 +303,19 @@ class Parts:
         return Parts(self.whole[:, index], self.each[..., index])
 
 
-def least_seconds(setting: Setting, parts: Parts, depth: Ints) -> Floats:
+def least_seconds(setting: Setting, parts: Parts) -> Floats:
     """Return seconds of one micro-batch over the whole model on each pool that hold for any mixture of its layers.
 
     Let a layer of kind ``k`` count ``w_k``, the whole model 1. Layers that count ``W`` take at least ``W`` times the
-    least ``a_ik / w_k`` on pool ``i``, where one of them takes ``a_ik``. Any ``w`` will do; of those that some pool's
-    own seconds give, and their mean, each candidate takes the one that makes its pools together slowest. Where pools
-    differ in speed alone, that is what they take on the whole model.
+    least ``a_ik / w_k`` on pool ``i``, where one of them takes ``a_ik``. Any ``w`` will do; taken is the least share of
+    the whole that a layer takes on any of the pools. Where pools differ in speed alone, that is what they take on the
+    whole model.
     """
     counts = np.bincount(setting.graph.layers, minlength=len(setting.graph.kinds))
-    times = np.concatenate([counts, np.ones(2)])[:, None]
-    own = parts.each / parts.whole[:, None]
-    best, chosen = np.zeros(depth.shape[1]), np.zeros(depth.shape)
-    for weight in (*own, own.mean(axis=0), own.min(axis=0)):
-        ratio = np.divide(parts.each, weight, out=np.full_like(parts.each, np.inf), where=weight > 0)
-        seconds = (times * weight).sum(axis=0) * ratio.min(axis=1)
-        slow = 1 / (depth / seconds).sum(axis=0)
-        chosen, best = np.where(slow > best, seconds, chosen), np.maximum(slow, best)
-    return chosen
+    weight = (parts.each / parts.whole[:, None]).min(axis=0)
+    ratio = np.divide(parts.each, weight, out=np.full_like(parts.each, np.inf), where=weight > 0).min(axis=1)
+    seconds: Floats = (np.concatenate([counts, np.ones(2)]) @ weight) * ratio
+    return seconds
 
 
 def _bounded(setting: Setting, family: Family) -> Family:
@@ -269,7 +327,7 @@ def _bounded(setting: Setting, family: Family) -> Family:
 
 def first_bounds(setting: Setting, parts: Parts, depth: Ints, times: Ints) -> Floats:
     """Return the first two bounds of so many stages on each pool, with so many micro-batches."""
-    seconds = least_seconds(setting, parts, depth)
+    seconds = least_seconds(setting, parts)
     return fill(times / (depth / seconds).sum(axis=0), depth, seconds, times)
 
 
@@ -314,6 +372,62 @@ def layers_bound(setting: Setting, parts: Parts, depth: Ints, times: Ints) -> Fl
         low, high = np.where(short, middle, low), np.where(short, high, middle)
     bound: Floats = low * times
     return bound
+
+
+def of_other_kinds(setting: Setting, seconds: Floats) -> dict[str, Floats]:
+    """Return the seconds of all layers that are not of the most numerous kind, those before the first of that kind
+    apart, from the seconds of a layer of each kind, ``[kinds, pools, candidates]``."""
+    layers, kind = setting.graph.layers, bounds.main_index(setting)
+    counts = np.bincount(layers, minlength=len(setting.graph.kinds))
+    leading = np.bincount(layers[: layers.index(kind)], minlength=len(counts))
+    following = np.where(np.arange(len(counts)) == kind, 0, counts - leading)
+    return {"leading": leading[:, None, None] * seconds, "following": following[:, None, None] * seconds}
+
+
+def may_share(
+    setting: Setting, parts: Parts, depth: Ints, times: Ints, step: float, among: Bools | None = None
+) -> Bools:
+    """Return where a step may be as short in which order of the pools, ``[orders, candidates]``, by what the stages say
+    of it together (:mod:`zhenfa.plan.weighed`), none of which works longer than ``step / times`` on a micro-batch.
+
+    Only those ``among`` are looked at. With fewer stages a step is not shorter: a stage more may stay empty.
+    """
+    orders = np.array(list(itertools.permutations(range(len(depth))))).T
+    possible = np.ones((orders.shape[1], len(times)), dtype=bool) if among is None else among.copy()
+    if not math.isfinite(step):
+        return possible
+    order, line = np.nonzero(possible)
+    pools, kind = orders[:, order], bounds.main_index(setting)
+    each = parts.each[pools, :, line].swapaxes(1, 2)
+    stages, counted, seconds = depth[pools, line], times[line], each[:, kind]
+    taken: Floats = np.floor(step / counted * (1 + 1e-9) / seconds + 1e-9)
+    others = of_other_kinds(setting, each[:, :-2].swapaxes(0, 1))
+    found = Weighed(
+        stages, seconds, counted, stages * taken, taken[0], each[0, -2], each[-1, -1], others["leading"],
+        others["following"], int(np.bincount(setting.graph.layers)[kind]),
+    )  # fmt: skip
+    possible[order, line] = found.may_be(step)
+    return possible
+
+
+def may_be_as_short(setting: Setting, families: Sequence[Family], step: float) -> list[Bools]:
+    """Return where a step of several families may be as short in which order of the pools, ``[orders, candidates]``
+    each: see :func:`may_take` and :func:`may_share`."""
+    found = [may_take(setting, family, step) for family in families]
+    for pools in {len(family.options) for family in families}:
+        here = [number for number, family in enumerate(families) if len(family.options) == pools]
+        near = [np.flatnonzero(found[number].any(axis=0)) for number in here]
+        parts = [families[number].where(rows) for number, rows in zip(here, near, strict=True)]
+        shares = may_share(
+            setting, Parts.together([Parts.of(part) for part in parts]),
+            np.concatenate([part.depth for part in parts], axis=1),
+            np.concatenate([part.micro_batches for part in parts]), step,
+            np.concatenate([found[number][:, rows] for number, rows in zip(here, near, strict=True)], axis=1),
+        )  # fmt: skip
+        ends = np.cumsum([len(rows) for rows in near])[:-1]
+        for number, rows, share in zip(here, near, np.split(shares, ends, axis=1), strict=True):
+            found[number][:, rows] = share
+    return found
 
 
 def may_take(setting: Setting, family: Family, step: float) -> Bools:

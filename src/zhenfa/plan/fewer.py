@@ -15,7 +15,7 @@ import numpy as np
 
 from zhenfa.estimate.setting import Setting
 from zhenfa.plan.bounds import Floats
-from zhenfa.plan.family import Family, Parts, first_bounds, layers_bound
+from zhenfa.plan.family import Family, Parts, first_bounds, layers_bound, may_share
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.search import Tally
 from zhenfa.plan.space import Ints
@@ -117,7 +117,7 @@ def _begun(setting: Setting, families: Sequence[Family], limit: float) -> tuple[
         np.repeat([int(family.depth.sum(axis=0).max(initial=0)) for family in families], sizes),
     )
     depth, bound = np.concatenate([one.depth for one in here], axis=1), np.concatenate([one.bound for one in here])
-    return roots, _Stages(np.arange(len(bound)), depth, bound)
+    return roots, _sharpened(setting, roots, _Stages(np.arange(len(bound)), depth, bound), limit)
 
 
 def _children(roots: _Roots, here: _Stages) -> _Stages:
@@ -151,12 +151,18 @@ def _unknown(roots: _Roots, children: _Stages, known: set[int]) -> _Stages:
 
 def _bounded(setting: Setting, roots: _Roots, here: _Stages, limit: float) -> _Stages:
     """Return the choices whose bound is below the limit."""
-    here = replace(here, bound=np.zeros(len(here.root)))
-    for bounds_of in (first_bounds, layers_bound):
-        parts, times = roots.parts.where(here.root), roots.times[here.root]
-        bound = np.maximum(here.bound, bounds_of(setting, parts, here.depth, times))
-        here = replace(here, bound=bound).where(np.flatnonzero(bound < limit))
-    return here
+    parts, times = roots.parts.where(here.root), roots.times[here.root]
+    here = replace(here, bound=first_bounds(setting, parts, here.depth, times))
+    return _sharpened(setting, roots, here.where(np.flatnonzero(here.bound < limit)), limit)
+
+
+def _sharpened(setting: Setting, roots: _Roots, here: _Stages, limit: float) -> _Stages:
+    """Return the choices that may have a step below the limit, with as many stages or fewer."""
+    parts, times = roots.parts.where(here.root), roots.times[here.root]
+    here = replace(here, bound=np.maximum(here.bound, layers_bound(setting, parts, here.depth, times)))
+    here = here.where(np.flatnonzero(here.bound < limit))
+    parts, times = roots.parts.where(here.root), roots.times[here.root]
+    return here.where(np.flatnonzero(may_share(setting, parts, here.depth, times, limit).any(axis=0)))
 
 
 def _left_out(families: Sequence[Family], goal: Goal, tally: Tally) -> None:

@@ -15,11 +15,12 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Rows, rows_of_many
-from zhenfa.plan.family import Family
+from zhenfa.plan.family import Family, of_other_kinds
 from zhenfa.plan.mixed_saving import update_of_first, with_moves
 from zhenfa.plan.space import ACTIVATIONS_AWAY, Bools, Candidates, Ints
 from zhenfa.plan.sparing import exchanged, kept_away, offload_of
 from zhenfa.plan.ways import Options
+from zhenfa.plan.weighed import Weighed
 from zhenfa.spec.plan import Offload
 
 BISECTIONS: Final = 6
@@ -96,6 +97,7 @@ class Look:
         stem = first[:3] + sum((self.rows[order[0]].kinds[one, :3] for one in self._leading), start=np.zeros((3, 1)))
         if part.saving & ACTIVATIONS_AWAY:
             activation, stem, last = 0 * activation, stem * _STATE, last[:3] * _STATE
+        everywhere = np.stack([self.rows[pool].kinds[:, 0] for pool in order], axis=1)
         usable = [self.setting.chips[part.options[pool].pool].usable * (1 + 1e-9) for pool in order]
         return Lines(
             depth=part.depth[list(order)],
@@ -107,6 +109,8 @@ class Look:
             stem=stem,
             head=last[:3],
             rest=rest,
+            alone=first[0],
+            **of_other_kinds(self.setting, everywhere),
             hops=self._hops(order),
             times=part.micro_batches,
             bound=part.bound + (update := self._update(order)),
@@ -169,6 +173,12 @@ class Lines:
     stem: Floats
     head: Floats
     rest: Floats
+    alone: Floats
+    """Seconds of the stem without the layers counted to it."""
+    leading: Floats
+    """Seconds of all those layers of a kind on each pool, ``[kinds, pools, lines]``."""
+    following: Floats
+    """The same of the other layers that are not of the most numerous kind."""
     hops: Floats
     """Seconds of one activation over all borders between pools."""
     times: Ints
@@ -208,6 +218,7 @@ class Lines:
             state=state[None], activation=activation[None], usable=usable,
             stem=rows.stem[:3] + sum((rows.kinds[one, :3] for one in leading), start=np.zeros((3, 1))),
             head=rows.head[:3], rest=rows.stem[0] + rows.head[0] + sum(n * rows.kinds[one, 0] for one, n in others),
+            alone=rows.stem[0], **of_other_kinds(setting, rows.kinds[:, None, 0]),
             hops=np.zeros(len(found)), times=found.micro_batches, bound=np.zeros(len(found)),
             beside=np.zeros(len(found)),
             needed=int(counts[kind]), others=int(counts.sum() - counts[kind]),
@@ -272,8 +283,22 @@ class Lines:
             below = here._possible(np.full(len(near), limit))
             near, here = near[below], here.where(np.flatnonzero(below))
         if len(near):
+            here = replace(here, bound=np.maximum(here.bound, here._weighed + here.beside))
+            below = here.bound < limit
+            found[near], near, here = here.bound, near[below], here.where(np.flatnonzero(below))
+        if len(near):
             found[near] = here._least(limit)
         return found
+
+    @property
+    def _weighed(self) -> Floats:
+        """Return what the stages say of the step together."""
+        room = np.where(self._on_pool, self._held, 0.0).sum(axis=1)
+        first = np.take_along_axis(self._held, self._deep[None] - 1, axis=0)[0]
+        return Weighed(
+            self.depth, self.layer, self.times, room, first, self.alone, self.head[0], self.leading, self.following,
+            self.needed,
+        ).bound  # fmt: skip
 
     def _least(self, limit: float) -> Floats:
         """Return the bounds of lines that may stay below the limit."""
@@ -433,5 +458,6 @@ def _ways_needed(part: Family, one: Options, pick: Ints) -> tuple[Candidates, Wo
     _, first, back = np.unique(key, return_index=True, return_inverse=True)
     chosen = cut.reshape(-1)[first]
     data = np.broadcast_to(part.replicas[:, None], cut.shape).reshape(-1)[first]
-    found = one.cuts.where(chosen).but(data=data, zero=np.full(len(chosen), part.zero))
+    found = one.cuts.where(chosen)
+    found = found.but(data=data * found.data, zero=np.full(len(chosen), part.zero))
     return found, one.cut_work.take(chosen), back.reshape(cut.shape)

@@ -68,7 +68,7 @@ def _shared_over(plan: Plan, pipe: Pipeline) -> Iterator[str]:
         return
     replicas = sum(one.count for one in plan.pipelines if one.stages == pipe.stages)
     for stage in dict.fromkeys(one.model_copy(update={"first": 0, "last": 0}) for one in pipe.stages):
-        peers = replicas * stage.context_parallel
+        peers = replicas * stage.context_parallel * stage.data_parallel
         if plan.shard_group > peers:
             yield (
                 f"shard_group {plan.shard_group} is more than the {peers} cards of {stage.pool} that hold the same: "

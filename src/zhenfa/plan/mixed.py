@@ -4,10 +4,11 @@
 and layers are split exactly over unequal stages. Searched are all orders of the pools, every recomputation per pool,
 and every number of stages per pool whose bound leaves it a chance to be the best plan; of tensor degrees those up
 to ``MAX_MIXED_TENSOR``, of expert degrees those of :mod:`zhenfa.plan.ways`, of replicas those that
-:mod:`zhenfa.plan.family` chooses; and one context degree for all pools.
+:mod:`zhenfa.plan.family` chooses, with every micro-batch whole or shared out on a pool; and one context degree for all
+pools.
 
 Layouts that differ in expert degrees and recomputation alone are bounded together at first: a group's stages take the
-least time of any of its layouts, and the least memory. Six bounds, each sharper and dearer than the one before, where
+least time of any of its layouts, and the least memory. Seven bounds, each sharper and dearer than the one before, where
 ``p_i`` stages stand on pool ``i``, on which a micro-batch over the whole model would take ``t_i`` and one layer of the
 most numerous kind ``l_i`` (where the kinds of layers do not cost the same parts of the whole everywhere, ``t_i`` is
 less: :func:`zhenfa.plan.family.least_seconds`):
@@ -17,9 +18,10 @@ less: :func:`zhenfa.plan.family.least_seconds`):
 * ``X >= m C`` for the least ``C`` at which ``sum(p_i floor(C / l_i))`` layers find a place: layers are whole.
 * The last two together at the step to be beaten, with stem and head where an order of the pools puts them, see
   :func:`zhenfa.plan.family.may_take`.
-* The same stage by stage, with at most as many layers on each as its memory holds, with the time of traffic between
-  pools, with each stage working only as long as what the others can take leaves it, and with ``X >= T + (m - 1) b`` for
-  the backward pass ``b`` of any stage, see :mod:`zhenfa.plan.look`.
+* What all stages say of the step together, see :mod:`zhenfa.plan.weighed`.
+* The last two stage by stage, with at most as many layers on each as its memory holds, with the time of traffic
+  between pools, with each stage working only as long as what the others can take leaves it, and with
+  ``X >= T + (m - 1) b`` for the backward pass ``b`` of any stage, see :mod:`zhenfa.plan.look`.
 * The same for each layout of a group, with its own times and memory.
 
 The first plan is the best of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
@@ -42,7 +44,7 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.laws.arrays import values_of
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import take
-from zhenfa.plan.family import Family, every_family, may_take, whole_layers
+from zhenfa.plan.family import Family, every_family, may_be_as_short, may_take, whole_layers
 from zhenfa.plan.fewer import fewer_stages
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.interleave import interleaved_over_pools
@@ -144,7 +146,8 @@ def pipelines_over_pools(
     if not setting.bridge:
         return []
     goal = best.goal
-    families = list(every_family(setting, sequences, limits, goal.step_within_any(_horizon(best)), tally))
+    limit, first = goal.step_within_any(_horizon(best)), goal.step_within_any(best.first)
+    families = list(every_family(setting, sequences, limits, limit, tally, first))
     if not families:
         return []
     budget = _Budget()
@@ -268,16 +271,16 @@ class _Frontier:
 
     def _leave_out(self) -> None:
         """Leave out the groups whose whole layers find no place in any order of the pools."""
-        start = 0
-        for family in self.families:
-            here = start + np.flatnonzero(self._unseen[start : start + len(family)])
-            if not family.ways:  # those have been through it
-                self._unseen[here] = self._possible(family.where(here - start)).any(axis=0)
-            start += len(family)
-
-    def _possible(self, part: Family) -> Bools:
-        """Return which groups may be worth looking at in which order of their pools, ``[orders, groups]``."""
-        return may_take(self.setting, part, self.best.goal.step_within_any(_horizon(self.best)))
+        ends = np.cumsum([len(family) for family in self.families])[:-1]
+        near = [np.flatnonzero(part) for part in np.split(self._unseen, ends)]
+        step = self.best.goal.step_within_any(_horizon(self.best))
+        fresh = [
+            number for number, family in enumerate(self.families) if not family.ways
+        ]  # others have been through it
+        parts = [self.families[number].where(near[number]) for number in fresh]
+        starts = [0, *ends.tolist()]
+        for number, possible in zip(fresh, may_be_as_short(self.setting, parts, step), strict=True):
+            self._unseen[starts[number] + near[number]] = possible.any(axis=0)
 
     def _bar(self, family: Family, tally: Tally) -> Bools:
         """Count the groups that surely break a limit of the goal, and return which they are."""
@@ -343,11 +346,13 @@ class _Frontier:
     def _look(self, parts: Sequence[Family]) -> None:
         """Let groups that may be good enough wait, in each order of their pools in which they are."""
         near, orders = [], []
+        step = self.best.goal.step_within_any(_horizon(self.best))
         for part in parts:
-            possible = self._possible(part)
             again = part.bound if part.ways else np.maximum(part.bound, whole_layers(self.setting, part))
             sharper = replace(part, bound=again)
-            possible &= _floor(self.best.goal, sharper, sharper.bound) < _horizon(self.best)
+            possible = may_take(self.setting, part, step) & (
+                _floor(self.best.goal, sharper, sharper.bound) < _horizon(self.best)
+            )
             here = np.flatnonzero(possible.any(axis=0))
             if len(here):
                 near.append(sharper.where(here))

@@ -60,7 +60,8 @@ def each_way(group: Family) -> list[Family]:
     """Return one candidate that stands for several ways to save memory, once for each of these that it has: without
     replicas there is nothing to share out."""
     experts = any(one.routed > 1 for one in group.options)
-    shared = experts or int(group.replicas[0]) * max(int(one.cuts.context.max()) for one in group.options) > 1
+    most = max(int((one.cuts.context * one.cuts.data).max()) for one in group.options)
+    shared = experts or int(group.replicas[0]) * most > 1
     return [replace(group, zero=zero, saving=saving, ways=()) for zero, saving in group.ways if zero < 2 or shared]
 
 

@@ -1,6 +1,8 @@
-"""Move single layers between neighbouring stages of a plan while its exact step gets shorter.
+"""What is tried on the plans kept alone: single layers moved between neighbouring stages while the exact step gets
+shorter, and ZeRO 0 instead of stage 1.
 
-For layouts with too many splits to try: the split that the search took leaves out transfers and gradient sums.
+Layers move in layouts with too many splits to try: the split that the search took leaves out transfers and gradient
+sums. Stage 1 gathers weights at the start of a step, which may be felt where its shorter sum of gradients is not.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.build import CODES, Layout, Slot, rows_for
 from zhenfa.plan.search import Best
-from zhenfa.plan.space import Ints
+from zhenfa.plan.space import Ints, zero_stages
 from zhenfa.plan.sparing import kept_away
 from zhenfa.plan.split import Problem, all_are_tried
 from zhenfa.spec.plan import Plan
@@ -23,13 +25,26 @@ MOVES_AT_MOST: Final = 8
 
 
 def polish(setting: Setting, best: Best) -> None:
-    """Improve every plan kept whose splits are free: those of other schedules are even, as engines cut them."""
+    """Improve every plan kept: layers move where splits are free (those of other schedules are even, as engines cut
+    them)."""
     for found in best.ranked():
         if found.plan.schedule != "1f1b" or _some_layers(found.plan):
             continue
         better = improved(setting, found.plan, found.cost)
         if better is not None:
             best.offer(*better)
+    if 0 in setting.traits.zero_stages and 0 not in zero_stages(setting):
+        for found in best.ranked():
+            if found.plan.zero == 1 and found.plan.offload == "none":
+                _offer_replicated(setting, found.plan, best)
+
+
+def _offer_replicated(setting: Setting, plan: Plan, best: Best) -> None:
+    """Offer a plan with the optimizer's state on every replica."""
+    other = plan.model_copy(update={"zero": 0})
+    found = cost(other, setting)
+    if not found.problem:
+        best.offer(other, found)
 
 
 def _some_layers(plan: Plan) -> bool:
@@ -86,6 +101,7 @@ def layout_of_plan(plan: Plan) -> Layout:
             stage.context_parallel,
             stage.expert_tensor_parallel,
             precision=stage.precision or plan.precision,
+            data=stage.data_parallel,
         )
         for stage in first.stages
     )

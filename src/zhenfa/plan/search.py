@@ -44,7 +44,7 @@ from zhenfa.plan.split import Refused, Split, split_layers
 from zhenfa.plan.tails import needless_splits, with_tails
 from zhenfa.plan.variants import FIRST_PAIRS, UNEVEN, Floor, Pairs, Sharp, least_share, schedules_for, sharper, variants
 from zhenfa.spec.job import Limits
-from zhenfa.spec.plan import Plan
+from zhenfa.spec.plan import Pipeline, Plan, Stage
 
 NO_MEMORY = "does not fit in memory"
 SLOWER = "slower than the plans listed (by bound)"
@@ -96,9 +96,9 @@ class Tally:
 
 
 Family = tuple[object, ...]
-"""What makes two plans the same to a reader: pools, TP, stages, and sequences of a micro-batch over context-parallel
-cards. They may still differ in replicas, CP, EP, ZeRO, recomputation, schedule or the order of pools; only the quickest
-of them is listed."""
+"""What makes two plans the same to a reader: pools, TP, stages, and sequences of a stage's micro-batch over
+context-parallel cards. They may still differ in replicas, CP, EP, ZeRO, recomputation, schedule or the order of pools;
+only the quickest of them is listed."""
 
 
 class Best:
@@ -156,24 +156,22 @@ class Best:
 
 def family_of(plan: Plan) -> Family:
     """Return the family of a plan."""
-    entries = {
-        (
-            entry.micro_batch_size / entry.stages[0].context_parallel,
-            *_blocks([(stage.pool, stage.tensor_parallel) for stage in entry.stages[: entry.places]]),
-        ): 0
-        for entry in plan.pipelines
-    }
-    return tuple(entries)
+    return tuple(dict.fromkeys(_blocks([_sort(stage, entry) for stage in entry.stages[: entry.places]])
+                               for entry in plan.pipelines))  # fmt: skip
+
+
+def _sort(stage: Stage, entry: Pipeline) -> tuple[str, int, float]:
+    return stage.pool, stage.tensor_parallel, entry.micro_batch_size / (stage.context_parallel * stage.data_parallel)
 
 
 def family_of_layout(layout: Layout) -> Family:
     """Return the family of the plan that a layout becomes."""
-    share = layout.size / layout.slots[0].context
-    return ((share, *_blocks([(slot.pool, slot.tensor) for slot in layout.slots])),)
+    return (_blocks([(slot.pool, slot.tensor, layout.size / (slot.context * slot.data)) for slot in layout.slots]),)
 
 
-def _blocks(stages: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
-    return sorted((pool, tensor, count) for (pool, tensor), count in Counter(stages).items())
+def _blocks(stages: list[tuple[str, int, float]]) -> tuple[tuple[tuple[str, int, float], int], ...]:
+    """Return each sort of stage with how many there are."""
+    return tuple(sorted(Counter(stages).items()))
 
 
 Hopeful = tuple[float, Layout, int, Mapping[Slot, Rows]]
@@ -584,7 +582,7 @@ def cards_of_layout(layout: Layout) -> dict[str, int]:
     """Return the cards of a layout by pool."""
     cards = Counter[str]()
     for slot in layout.slots:
-        cards[slot.pool] += slot.tensor * slot.context * layout.replicas
+        cards[slot.pool] += slot.cards * layout.replicas
     return dict(cards)
 
 

@@ -32,9 +32,9 @@ from zhenfa.plan.space import (
 from zhenfa.plan.sparing import computes_some
 from zhenfa.plan.split import all_are_tried
 from zhenfa.plan.variants import first_bound, takes, variants
-from zhenfa.plan.ways import MAX_MIXED_TENSOR
+from zhenfa.plan.ways import MAX_MIXED_TENSOR, SHARED
 from zhenfa.spec.job import Limits
-from zhenfa.spec.plan import USUAL_MODULES, Plan
+from zhenfa.spec.plan import USUAL_MODULES, Pipeline, Plan
 
 
 def searched(
@@ -110,9 +110,25 @@ def _mixed(plan: Plan, setting: Setting, limits: Limits) -> list[str]:
             said.append(f"tensor parallelism above {MAX_MIXED_TENSOR} in a mixed pipeline")
         if pipe.micro_batch_size not in micro_batch_sizes(plan.global_batch, limits):
             said.append(_size(pipe.micro_batch_size, plan.global_batch, limits))
+        said += _shared(pipe)
     if plan.zero and plan.zero not in zero_stages(setting):
         said.append(f"ZeRO stage {plan.zero}: searched are {_list(zero_stages(setting))}")
     return list(dict.fromkeys(said))
+
+
+def _shared(pipe: Pipeline) -> list[str]:
+    """Return why the search of several pools does not share micro-batches out as a plan does."""
+    groups = {stage.data_parallel for stage in pipe.stages}
+    if groups == {1}:
+        return []
+    if 1 not in groups:
+        return ["micro-batches shared out on every stage: more replicas with smaller ones do the same"]
+    if len({stage.pool for stage in pipe.stages}) == 1:
+        return ["micro-batches shared out on stages of one pool: all its stages have the same"]
+    return [
+        f"micro-batches shared out over {one} groups of cards: searched are {_list(SHARED)}"
+        for one in sorted(groups - set(SHARED))
+    ]
 
 
 def _outside(form: Form, setting: Setting, limits: Limits) -> list[str]:

@@ -176,9 +176,11 @@ def micro_batch_sizes(sequences: int, limits: Limits) -> list[int]:
 def zero_stages(setting: Setting) -> tuple[int, ...]:
     """Return the ZeRO stages to try where there is something to shard.
 
-    Where a weight takes half the bytes of its gradient, none is better than stage 1 by a thousandth at most (of
-    a place that is done early, and reduces while others work): reducing and gathering moves three quarters of what an
-    all-reduce does, and both the memory and the update shrink.
+    Where a weight takes half the bytes of its gradient, none is hardly ever better than stage 1: reducing and gathering
+    moves three quarters of what an all-reduce does, and both the memory and the update shrink; but a place that is done
+    early reduces while others work, and nothing hides its gather at the start. Of 1,500 random plans with as many
+    replicas of each stage the step was 1 % shorter with none at most, of those that share micro-batches out 4.3 %. None
+    is tried on the plans kept (:mod:`zhenfa.plan.polish`).
     """
     stages = setting.traits.zero_stages
     wide = setting.between == "fp32"

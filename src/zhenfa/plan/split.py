@@ -156,9 +156,7 @@ def _hops(setting: Setting, layout: Layout) -> Floats:
     """Return the seconds of each hop between pools; those inside a pool are left out."""
     return np.array(
         [
-            0.0
-            if here.pool == there.pool
-            else traffic.crossing(setting, layout.size, here.tensor * here.context, there.tensor * there.context)
+            0.0 if here.pool == there.pool else traffic.crossing(setting, layout.size, here.cards, there.cards)
             for here, there in itertools.pairwise(layout.slots)
         ]
     )

@@ -64,8 +64,8 @@ def with_tails(setting: Setting, splits: Sequence[Tried], total: int) -> Sequenc
 
 def _shape(setting: Setting, layout: Layout, slot: Slot) -> Shape:
     return Shape(
-        float(layout.size), float(setting.workload.sequence_length), float(slot.tensor), float(slot.expert),
-        float(layout.replicas), float(slot.context), float(slot.expert_tensor),
+        float(layout.size // slot.data), float(setting.workload.sequence_length), float(slot.tensor),
+        float(slot.expert), float(layout.replicas * slot.data), float(slot.context), float(slot.expert_tensor),
     )  # fmt: skip
 
 

@@ -15,12 +15,15 @@ from zhenfa.laws.arrays import values_of
 from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Slot
-from zhenfa.plan.space import Candidates, Ints, divisors, experts, reach, tensor_degrees
+from zhenfa.plan.space import Bools, Candidates, Ints, divisors, experts, reach, tensor_degrees
 from zhenfa.spec.job import Limits
 
 MAX_MIXED_TENSOR: Final = 16
 
 MAX_MIXED_EXPERT: Final = 512
+
+SHARED: Final = (1, 2)
+"""Over how many groups of cards of one replica's stage its micro-batches may be shared out."""
 
 FEW_CUTS: Final = 48
 """Up to so many cuts of a pool's stages, all are tried."""
@@ -33,17 +36,25 @@ SPREAD_OVER: Final = 32
 class Options:
     """The ways to cut one pool's stages.
 
-    ``cuts``: one micro-batch of each cut, one stage deep, and ``cut_work`` its seconds. An option is a tensor degree
-    with what number of cards experts may be spread over; its ``ways``, ``[options, ways]``, are the cuts that it
-    allows (the last repeated where there are fewer than in the widest option), ``many`` how many, ``work`` the least
-    seconds of each part over them.
+    ``cuts``: one micro-batch of each cut, one stage deep, and ``cut_work`` its seconds; their ``data`` are the groups
+    of cards of a replica's stage that share it out, ``size`` the sequences that each of them gets. An option is a
+    tensor degree and a number of such groups with what number of cards experts may be spread over; its ``ways``,
+    ``[options, ways]``, are the cuts that it allows (the last repeated where there are fewer than in the widest
+    option), ``many`` how many, ``work`` the least seconds of each part over them.
     """
 
     pool: str
     cuts: Candidates
     cut_work: Work
-    tensor: Ints
+    width: Ints
+    """Cards of one replica's stage, per option."""
+    shared: Ints
+    """Groups of them that share a micro-batch out, per option."""
     context: int
+    degrees: Ints
+    """Cards of one replica's stage, per tensor degree and number of groups."""
+    groups: Ints
+    """Those groups, per tensor degree and number of them."""
     ways: Ints
     many: Ints
     work: Work
@@ -51,25 +62,15 @@ class Options:
     routed: int
     """Experts (1: the model has none)."""
     place: Ints
-    """Option of each tensor degree and divisor of the experts, -1 where there is none."""
+    """Option of each of ``degrees`` and divisor of the experts, -1 where there is none."""
 
     def __len__(self) -> int:
-        return len(self.tensor)
-
-    @property
-    def width(self) -> Ints:
-        """Return the cards of one replica's stage, per option."""
-        return self.tensor * self.context
-
-    @property
-    def degrees(self) -> Ints:
-        """Return the tensor degrees."""
-        return np.array(values_of(self.cuts.tensor))
+        return len(self.width)
 
     def option_of(self, degree: Ints, replicas: Ints) -> Ints:
-        """Return the option of a tensor degree (by number) with so many replicas; -1 where there is none."""
+        """Return the option of one of ``degrees`` (by number) with so many replicas; -1 where there is none."""
         parts = np.array(divisors(self.routed, self.routed))
-        spread = np.gcd(replicas * self.degrees[degree] * self.context, self.routed)
+        spread = np.gcd(replicas * self.degrees[degree], self.routed)
         option: Ints = self.place[degree, np.searchsorted(parts, spread)]
         return option
 
@@ -77,7 +78,7 @@ class Options:
         """Return one cut as a slot."""
         found = self.cuts
         columns = (found.tensor, found.expert, found.recompute, found.context, found.expert_tensor)
-        return Slot(self.pool, *(int(column[cut]) for column in columns))
+        return Slot(self.pool, *(int(column[cut]) for column in columns), data=int(found.data[cut]))
 
 
 def options_of(
@@ -85,24 +86,26 @@ def options_of(
 ) -> dict[tuple[int, int], Options]:
     """Return the ways to cut one pool's stages, by micro-batch size and context degree where there are any.
 
-    Where there are more than :data:`FEW_CUTS`, an option has the two quickest expert degrees of each recomputation
-    among those that spread the experts over :data:`SPREAD_OVER` cards or more, or else as far as they can be.
+    A micro-batch may be shared out over groups of cards (:data:`SHARED`), unless the job says its size. Where there are
+    more than :data:`FEW_CUTS` cuts, an option has the two quickest expert degrees of each recomputation among those
+    that spread the experts over :data:`SPREAD_OVER` cards or more, or else as far as they can be.
     """
     count = min(setting.formation.pool(name).count, reach(setting, name))
     degrees = [one for one in tensor_degrees(setting, name, limits) if one <= MAX_MIXED_TENSOR]
     spread = divisors(experts(setting), MAX_MIXED_EXPERT)
+    groups = SHARED if setting.traits.shares_batches and limits.micro_batch_size is None else (1,)
     rows = [
         row
-        for row in itertools.product(sizes, contexts, degrees, spread, setting.traits.recompute)
-        if row[1] * row[2] <= count and row[3] <= count // (row[1] * row[2]) * row[1] * row[2]
+        for row in itertools.product(sizes, contexts, groups, degrees, spread, setting.traits.recompute)
+        if row[0] % row[2] == 0 and (width := row[1] * row[2] * row[3]) <= count and row[4] <= count // width * width
     ]
     if not rows:
         return {}
-    size, context, tensor, expert, again = np.array(rows, dtype=np.int64).T
+    size, context, shared, tensor, expert, again = np.array(rows, dtype=np.int64).T
     ones = np.ones_like(tensor)
     cuts = Candidates.of(
-        tensor, context=context, pipeline=ones, data=ones, expert=expert, size=size, total=ones, zero=0 * ones,
-        recompute=again,
+        tensor, context=context, pipeline=ones, data=shared, expert=expert, size=size // shared, total=ones,
+        zero=0 * ones, recompute=again,
     )  # fmt: skip
     work = bounds.work_per_micro_batch(setting, name, cuts)
     found: dict[tuple[int, int], Options] = {}
@@ -116,32 +119,36 @@ def options_of(
 
 def _options(setting: Setting, name: str, cuts: Candidates, work: Work, count: int, context: int) -> Options | None:
     """Return the options of one micro-batch size and context degree."""
-    routed, degrees = experts(setting), values_of(cuts.tensor)
+    routed = experts(setting)
+    pairs = list(itertools.product(values_of(cuts.tensor), values_of(cuts.data)))
     every = divisors(routed, routed)
     found: list[tuple[int, list[int]]] = []
-    place = np.full((len(degrees), len(every)), -1)
-    for number, degree in enumerate(degrees):
-        modes = _by_mode(cuts, work, degree)
+    place = np.full((len(pairs), len(every)), -1)
+    for number, (degree, groups) in enumerate(pairs):
+        modes = _by_mode(cuts, work, (cuts.tensor == degree) & (cuts.data == groups))
+        few = int((cuts.data == groups).sum()) <= FEW_CUTS
         for column, most in enumerate(every):
-            allowed = _allowed(modes, most, few=len(cuts) <= FEW_CUTS)
+            allowed = _allowed(modes, most, few=few)
             if allowed:
                 place[number, column] = len(found)
-                found.append((degree, allowed))
+                found.append((number, allowed))
     if not found:
         return None
     widest = max(len(allowed) for _, allowed in found)
     ways = np.array([allowed + allowed[-1:] * (widest - len(allowed)) for _, allowed in found])
+    degrees = np.array([degree * groups * context for degree, groups in pairs])
+    shared, option = np.array([groups for _, groups in pairs]), np.array([number for number, _ in found])
     return Options(
-        name, cuts, work, np.array([degree for degree, _ in found]), context, ways,
+        name, cuts, work, degrees[option], shared[option], context, degrees, shared, ways,
         np.array([len(allowed) for _, allowed in found]), _least(setting, work, ways), count, routed, place,
     )  # fmt: skip
 
 
-def _by_mode(cuts: Candidates, work: Work, degree: int) -> list[list[tuple[int, int]]]:
-    """Return the cuts of a tensor degree with their expert degrees, the quickest first, of each recomputation."""
+def _by_mode(cuts: Candidates, work: Work, same: Bools) -> list[list[tuple[int, int]]]:
+    """Return some cuts with their expert degrees, the quickest first, of each recomputation."""
     modes = []
     for mode in values_of(cuts.recompute):
-        here = np.flatnonzero((cuts.tensor == degree) & (cuts.recompute == mode) & np.isfinite(work.whole))
+        here = np.flatnonzero(same & (cuts.recompute == mode) & np.isfinite(work.whole))
         here = here[np.argsort(work.whole[here], kind="stable")]
         modes.append(list(zip(here.tolist(), cuts.expert[here].tolist(), strict=True)))
     return modes

@@ -40,8 +40,9 @@ class Stage(Part):
     """One pipeline stage: layers ``first`` up to but not including ``last``, cut over the cards of a pool.
 
     The stem (embeddings) belongs to the first stage and the head to the last. ``tensor_parallel`` cards split the
-    features and ``context_parallel`` the sequence: together they are the cards of one replica's stage. Of the cards of
-    the same stage over all replicas, ``expert_parallel * expert_tensor_parallel`` hold each expert once:
+    features and ``context_parallel`` the sequence: such a group works on the same sequences. ``data_parallel`` groups
+    of one replica take equal parts of each of its micro-batches, so that a stage has a micro-batch size of its own. Of
+    the cards of the same stage over all replicas, ``expert_parallel * expert_tensor_parallel`` hold each expert once:
     ``expert_parallel`` share out the experts and ``expert_tensor_parallel`` split each.
 
     ``recompute``: activations are kept (``none``), all but what ``recompute_modules`` name (``selective``; by default
@@ -56,6 +57,7 @@ class Stage(Part):
     last: Annotated[int, Field(ge=0, strict=True)]
     tensor_parallel: Degree = 1
     context_parallel: Degree = 1
+    data_parallel: Degree = 1
     expert_parallel: Degree = 1
     expert_tensor_parallel: Degree = 1
     recompute: Recompute = "none"
@@ -72,14 +74,14 @@ class Stage(Part):
     @property
     def cards(self) -> int:
         """Return how many cards of one replica work on the stage."""
-        return self.tensor_parallel * self.context_parallel
+        return self.tensor_parallel * self.context_parallel * self.data_parallel
 
     @property
     def cut(self) -> tuple[object, ...]:
         """Return where the stage stands and how it is cut: the same for all stages of one place."""
         return (
-            self.pool, self.tensor_parallel, self.context_parallel, self.expert_parallel, self.expert_tensor_parallel,
-            self.precision,
+            self.pool, self.tensor_parallel, self.context_parallel, self.data_parallel, self.expert_parallel,
+            self.expert_tensor_parallel, self.precision,
         )  # fmt: skip
 
     @property
@@ -91,7 +93,8 @@ class Stage(Part):
 
 
 class Pipeline(Part):
-    """``count`` identical data-parallel replicas, each running ``micro_batches`` of ``micro_batch_size`` sequences.
+    """``count`` identical data-parallel replicas, each running ``micro_batches`` of ``micro_batch_size`` sequences
+    (which the groups of a stage share out: its ``data_parallel``).
 
     ``stages`` in the order of the model. Each place (a set of cards) holds ``virtual_stages`` of them: stage ``i`` of
     ``n`` stands at place ``i mod n/virtual_stages``, or, where the schedule is placed like the letter V, at the place
@@ -130,6 +133,11 @@ class Pipeline(Part):
         for index, stage in enumerate(self.stages):
             if stage.first != here or stage.last < stage.first:
                 raise ValueError(f"stage {index} holds layers {stage.first} to {stage.last}, but layer {here} is next")
+            if self.micro_batch_size % stage.data_parallel:
+                raise ValueError(
+                    f"stage {index} shares micro-batches of {self.micro_batch_size} out over data_parallel "
+                    f"{stage.data_parallel}: write a divisor of {self.micro_batch_size}"
+                )
             here = stage.last
         if len(self.stages) % self.virtual_stages:
             raise ValueError(

@@ -92,9 +92,12 @@ def _equalised(plan: Plan) -> Sequence[Plan]:
 
 
 def one_cut(framework: str) -> Rule:
-    """Return the rule that tensor, context and expert parallelism are the same in all stages."""
+    """Return the rule that tensor, context and expert parallelism are the same in all stages, and that no stage shares
+    micro-batches out."""
 
     def reason(plan: Plan, subject: Subject) -> str:
+        if any(stage.data_parallel > 1 for pipe in plan.pipelines for stage in pipe.stages):
+            return f"stages have micro-batch sizes of their own, and {framework} has one for all stages"
         for name in ("tensor_parallel", "context_parallel", "expert_parallel", "expert_tensor_parallel"):
             degrees = sorted({getattr(stage, name) for pipe in plan.pipelines for stage in pipe.stages})
             if len(degrees) > 1:
