@@ -143,7 +143,7 @@ def mixed_pipelines(setting: Setting) -> Iterator[Layout]:
         for order, size, context in itertools.product(
             itertools.permutations(names, count), _sizes(setting), _contexts(setting)
         ):
-            shares = [one for one in (1, 2) if size % one == 0]
+            shares = [one for one in (1, 2, 4) if size % one == 0]
             cuts = [
                 list(itertools.product([one], _tensor(setting, one), _experts(setting), MODES, [context], [1], shares))
                 for one in order

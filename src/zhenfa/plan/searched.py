@@ -32,7 +32,7 @@ from zhenfa.plan.space import (
 from zhenfa.plan.sparing import computes_some
 from zhenfa.plan.split import all_are_tried
 from zhenfa.plan.variants import first_bound, takes, variants
-from zhenfa.plan.ways import MAX_MIXED_TENSOR, SHARED
+from zhenfa.plan.ways import MAX_MIXED_TENSOR, shared_over
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import USUAL_MODULES, Pipeline, Plan
 
@@ -110,13 +110,13 @@ def _mixed(plan: Plan, setting: Setting, limits: Limits) -> list[str]:
             said.append(f"tensor parallelism above {MAX_MIXED_TENSOR} in a mixed pipeline")
         if pipe.micro_batch_size not in micro_batch_sizes(plan.global_batch, limits):
             said.append(_size(pipe.micro_batch_size, plan.global_batch, limits))
-        said += _shared(pipe)
+        said += _shared(pipe, shared_over(setting, limits))
     if plan.zero and plan.zero not in zero_stages(setting):
         said.append(f"ZeRO stage {plan.zero}: searched are {_list(zero_stages(setting))}")
     return list(dict.fromkeys(said))
 
 
-def _shared(pipe: Pipeline) -> list[str]:
+def _shared(pipe: Pipeline, over: tuple[int, ...]) -> list[str]:
     """Return why the search of several pools does not share micro-batches out as a plan does."""
     groups = {stage.data_parallel for stage in pipe.stages}
     if groups == {1}:
@@ -126,8 +126,8 @@ def _shared(pipe: Pipeline) -> list[str]:
     if len({stage.pool for stage in pipe.stages}) == 1:
         return ["micro-batches shared out on stages of one pool: all its stages have the same"]
     return [
-        f"micro-batches shared out over {one} groups of cards: searched are {_list(SHARED)}"
-        for one in sorted(groups - set(SHARED))
+        f"micro-batches shared out over {one} groups of cards: searched are {_list(over)}"
+        for one in sorted(groups - set(over))
     ]
 
 

@@ -22,8 +22,11 @@ MAX_MIXED_TENSOR: Final = 16
 
 MAX_MIXED_EXPERT: Final = 512
 
-SHARED: Final = (1, 2)
+SHARED: Final = (1, 2, 4)
 """Over how many groups of cards of one replica's stage its micro-batches may be shared out."""
+
+MANY_CARDS: Final = 2048
+"""On machines of more cards, they are shared out over two groups at most: there the search takes long enough."""
 
 FEW_CUTS: Final = 48
 """Up to so many cuts of a pool's stages, all are tried."""
@@ -81,19 +84,25 @@ class Options:
         return Slot(self.pool, *(int(column[cut]) for column in columns), data=int(found.data[cut]))
 
 
+def shared_over(setting: Setting, limits: Limits) -> tuple[int, ...]:
+    """Return over how many groups of cards micro-batches may be shared out on a stage."""
+    if not setting.traits.shares_batches or limits.micro_batch_size is not None:
+        return (1,)
+    return SHARED if setting.formation.cards <= MANY_CARDS else SHARED[:2]
+
+
 def options_of(
     setting: Setting, name: str, sizes: Sequence[int], contexts: Sequence[int], limits: Limits
 ) -> dict[tuple[int, int], Options]:
     """Return the ways to cut one pool's stages, by micro-batch size and context degree where there are any.
 
-    A micro-batch may be shared out over groups of cards (:data:`SHARED`), unless the job says its size. Where there are
-    more than :data:`FEW_CUTS` cuts, an option has the two quickest expert degrees of each recomputation among those
+    A micro-batch may be shared out over groups of cards (:func:`shared_over`). Where there are more than :data:`FEW_CUTS` cuts, an option has the two quickest expert degrees of each recomputation among those
     that spread the experts over :data:`SPREAD_OVER` cards or more, or else as far as they can be.
     """
     count = min(setting.formation.pool(name).count, reach(setting, name))
     degrees = [one for one in tensor_degrees(setting, name, limits) if one <= MAX_MIXED_TENSOR]
     spread = divisors(experts(setting), MAX_MIXED_EXPERT)
-    groups = SHARED if setting.traits.shares_batches and limits.micro_batch_size is None else (1,)
+    groups = shared_over(setting, limits)
     rows = [
         row
         for row in itertools.product(sizes, contexts, groups, degrees, spread, setting.traits.recompute)
