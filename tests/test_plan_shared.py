@@ -173,7 +173,7 @@ def test_a_micro_batch_is_shared_out_evenly() -> None:
 
 
 def test_frameworks_with_one_size_refuse_it(tmp_path: Path, zhenfa: Call) -> None:
-    plan = with_shares(Plan.from_file(ROOT / "examples/plans/deepseek-v3-pipeline.yaml"), 1)
+    plan = with_shares(Plan.from_file(ROOT / "examples/plans/llama3-70b-superpod.yaml"), 1)
     outcome = zhenfa("emit", write(plan, tmp_path), "--to", "megatron", "--out", tmp_path / "out")
     assert outcome.code == 1
     assert "stages have micro-batch sizes of their own, and Megatron-LM has one" in " ".join(outcome.err.split())
@@ -189,12 +189,11 @@ def test_a_plan_that_shares_micro_batches_out_on_the_screen(zhenfa: Call) -> Non
     outcome = zhenfa(*TWO_MAKERS)
     assert outcome.code == 0
     lines = [line.strip() for line in outcome.out.splitlines()]
-    first = lines.index("1 replica: 128 micro-batches of 2 sequences, 1F1B")
-    assert lines[first - 1] == "Plan 1 TP1-2 PP5 DP1-2 CP4 ZeRO-1"
-    assert lines[first + 1 : first + 4] == [
-        "stages 0-1: layers 0-29 on amd, 15 each, CP4, 2 groups that share each micro-batch",
-        "stages 2-3: layers 30-63 on nvidia, 17 each, TP2, CP4",
-        "stage 4: layers 64-79 on nvidia, TP2, CP4",
+    first = lines.index("1 replica: 64 micro-batches of 4 sequences, 1F1B")
+    assert lines[first - 1] == "Plan 1 TP1-2 PP4 DP1-4 CP4 ZeRO-2"
+    assert lines[first + 1 : first + 3] == [
+        "stages 0-2: layers 0-50 on nvidia, 17 each, TP2, CP4, selective recomputation",
+        "stage 3: layers 51-79 on amd, CP4, 4 groups that share each micro-batch",
     ]
 
 
@@ -202,12 +201,11 @@ def test_what_is_not_searched_is_said(tmp_path: Path, zhenfa: Call) -> None:
     plan = json.loads(zhenfa(*TWO_MAKERS, "--json").out)["plans"][0]["plan"]
     for groups, words in (
         ((2, 2), "more replicas with smaller ones do the same"),
-        ((1, 1), "their bounds are looked at together"),
-        ((2, 1), "it is plan 1 of the list"),
+        ((1, 2), "their bounds are looked at together"),
+        ((1, 4), "it is plan 1 of the list"),
     ):
-        stages = plan["pipelines"][0]["stages"]
-        for index, stage in enumerate(stages):
-            stage["data_parallel"] = groups[index > 1]
+        for stage in plan["pipelines"][0]["stages"]:
+            stage["data_parallel"] = groups[stage["pool"] == "amd"]
         write(Plan.from_data(plan), tmp_path)
         outcome = zhenfa(*TWO_MAKERS, "--why", tmp_path / "plan.yaml")
         assert words in " ".join(outcome.out.split())

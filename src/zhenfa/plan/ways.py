@@ -96,8 +96,9 @@ def options_of(
 ) -> dict[tuple[int, int], Options]:
     """Return the ways to cut one pool's stages, by micro-batch size and context degree where there are any.
 
-    A micro-batch may be shared out over groups of cards (:func:`shared_over`). Where there are more than :data:`FEW_CUTS` cuts, an option has the two quickest expert degrees of each recomputation among those
-    that spread the experts over :data:`SPREAD_OVER` cards or more, or else as far as they can be.
+    A micro-batch may be shared out over groups of cards (:func:`shared_over`). Where there are more than
+    :data:`FEW_CUTS` cuts, an option has the two quickest expert degrees of each recomputation among those that spread
+    the experts over :data:`SPREAD_OVER` cards or more, or else as far as they can be.
     """
     count = min(setting.formation.pool(name).count, reach(setting, name))
     degrees = [one for one in tensor_degrees(setting, name, limits) if one <= MAX_MIXED_TENSOR]
