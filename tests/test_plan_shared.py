@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli_runner import ROOT, Call, caller
+from emit_plans import TRAINERS, subject
 from plan_brute import truth
 from plan_pools import on_the_card, plan_of, random_setting
 from zhenfa.estimate.report import summary
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import cost
+from zhenfa.plan.emit.rules import one_cut
 from zhenfa.plan.mixed import search_mixed
 from zhenfa.plan.search import Best, Found, Tally
 from zhenfa.plan.split import schedule_bound
@@ -172,11 +174,12 @@ def test_a_micro_batch_is_shared_out_evenly() -> None:
         Pipeline.model_validate({"micro_batches": 1, "micro_batch_size": 3, "stages": [stage]})
 
 
-def test_frameworks_with_one_size_refuse_it(tmp_path: Path, zhenfa: Call) -> None:
-    plan = with_shares(Plan.from_file(ROOT / "examples/plans/llama3-70b-superpod.yaml"), 1)
-    outcome = zhenfa("emit", write(plan, tmp_path), "--to", "megatron", "--out", tmp_path / "out")
-    assert outcome.code == 1
-    assert "stages have micro-batch sizes of their own, and Megatron-LM has one" in " ".join(outcome.err.split())
+@pytest.mark.parametrize("name", TRAINERS)
+def test_frameworks_with_one_size_refuse_it(name: str) -> None:
+    found = subject("deepseek-v3-pipeline")
+    assert isinstance(found.plan, Plan)
+    said = one_cut(name).reason(with_shares(found.plan, 1), found)
+    assert said == f"stages have micro-batch sizes of their own, and {name} has one for all stages"
 
 
 TWO_MAKERS = (
