@@ -91,6 +91,9 @@ LISTED_FROM: Final = 512
 OPENED_TOGETHER: Final = 16
 """Groups that are opened at a time."""
 
+SEVERAL_OPENED_TOGETHER: Final = 256
+"""The same of those that stand for several ways to save memory."""
+
 LISTED_WITHIN: Final = 1.1
 """How many times the score of the first plan a mixed pipeline may have to be listed behind it."""
 
@@ -259,6 +262,7 @@ class _Frontier:
         self.setting, self.families, self.best, self.misfits, self.barred = setting, families, best, 0, 0
         self._waiting: list[tuple[float, int, _Waiting]] = []
         self._behind: list[tuple[float, int, _Waiting]] = []
+        self._several: list[tuple[float, int, _Waiting]] = []
         self._ticket = itertools.count()
         self._floor = np.concatenate([_floor(best.goal, family, family.bound) for family in families])
         self._unseen = self._floor < best.first
@@ -300,7 +304,7 @@ class _Frontier:
     def open(self) -> int:
         """Return how many layouts have not had their turn and may be better than the first plan."""
         first = self.best.first
-        waiting = sum(one.weight for floor, _, one in self._waiting if floor < first)
+        waiting = sum(one.weight for floor, _, one in (*self._waiting, *self._several) if floor < first)
         left = np.concatenate([family.weight * family.orders for family in self.families])
         return waiting + int(left[self._unseen & (self._floor < first)].sum())
 
@@ -331,7 +335,10 @@ class _Frontier:
 
     def _below(self, limit: float) -> Iterator[Hopeful]:
         """Yield what waits with a floor up to the limit."""
-        while self._waiting and self._waiting[0][0] <= limit:
+        while any(queue and queue[0][0] <= limit for queue in (self._waiting, self._several)):
+            if self._several and (not self._waiting or self._several[0][0] <= self._waiting[0][0]):
+                self._open_several()
+                continue
             groups: list[_Waiting] = []
             while self._waiting and self._waiting[0][0] <= limit and len(groups) < OPENED_TOGETHER:
                 if self._waiting[0][2].look.part.cut is not None:
@@ -381,13 +388,23 @@ class _Frontier:
 
     def _open(self, groups: Sequence[_Waiting], limit: float) -> None:
         """Let the layouts of groups wait that may have a score below the limit."""
-        looks = [(group.look.members(group.index), group.order) for group in groups if not group.look.part.ways]
-        several = [
-            (part, group.order) for group in groups for part in each_way(group.look.part.where(np.array([group.index])))
-        ]
-        parts = Look.at_each(self.setting, [part for part, _ in several])
-        looks += [(look, order) for look, (_, order) in zip(parts, several, strict=True)]
+        looks = [(group.look.members(group.index), group.order) for group in groups]
         self._wait([(look, order, np.arange(len(look.part))) for look, order in looks], limit)
+
+    def _open_several(self) -> None:
+        """Let the groups wait, way by way, of the likeliest that stand for several ways to save memory."""
+        first, together = self.best.first, dict[tuple[int, Sequence[int]], list[_Waiting]]()
+        for _ in range(min(len(self._several), SEVERAL_OPENED_TOGETHER)):
+            floor, _, one = heapq.heappop(self._several)
+            if floor < first:
+                together.setdefault((id(one.look), one.order), []).append(one)
+        parts = [
+            (part, order)
+            for (_, order), groups in together.items()
+            for part in each_way(groups[0].look.part.where(np.array([one.index for one in groups])))
+        ]
+        looks = zip(Look.at_each(self.setting, [part for part, _ in parts]), parts, strict=True)
+        self._wait([(look, order, np.arange(len(part))) for look, (part, order) in looks], first)
 
     def _wait(self, looks: Sequence[tuple[Look, Sequence[int], Ints]], limit: float) -> None:
         """Let those that an index selects wait, if they may have a score below the limit."""
@@ -399,7 +416,7 @@ class _Frontier:
             floor = _floor(goal, part, step)
             for row in np.flatnonzero(floor < limit).tolist():
                 entry = (float(floor[row]), next(self._ticket), _Waiting(look, int(index[row]), order))
-                heapq.heappush(self._waiting, entry)
+                heapq.heappush(self._several if part.ways else self._waiting, entry)
             if part.cut is None:
                 for row in np.flatnonzero((floor >= limit) & (part.bound < near)).tolist():
                     entry = (float(part.bound[row]), next(self._ticket), _Waiting(look, int(index[row]), order))

@@ -56,13 +56,14 @@ def saving_families(setting: Setting, families: Sequence[Family]) -> list[Family
     return found
 
 
-def each_way(group: Family) -> list[Family]:
-    """Return one candidate that stands for several ways to save memory, once for each of these that it has: without
+def each_way(groups: Family) -> list[Family]:
+    """Return candidates that stand for several ways to save memory, once for each of these that they have: without
     replicas there is nothing to share out."""
-    experts = any(one.routed > 1 for one in group.options)
-    most = max(int((one.cuts.context * one.cuts.data).max()) for one in group.options)
-    shared = experts or int(group.replicas[0]) * most > 1
-    return [replace(group, zero=zero, saving=saving, ways=()) for zero, saving in group.ways if zero < 2 or shared]
+    found = [replace(groups, zero=zero, saving=saving, ways=()) for zero, saving in groups.ways]
+    if any(one.routed > 1 or int((one.cuts.context * one.cuts.data).max()) > 1 for one in groups.options):
+        return found
+    several = np.flatnonzero(groups.replicas > 1)
+    return [one for way in found if len(one := way if way.zero < 2 else way.where(several))]
 
 
 def update_of_first(setting: Setting, pool: str, found: Candidates) -> Floats:
