@@ -69,6 +69,12 @@ class Family:
         return many * max(len(self.ways), 1)
 
     @property
+    def whole(self) -> Bools:
+        """Return which candidates share no micro-batches out."""
+        alone: Bools = np.logical_and.reduce([one.shared[pick] == 1 for one, pick in self.picks])
+        return alone
+
+    @property
     def orders(self) -> int:
         """Return in how many orders the pools can stand."""
         return math.factorial(len(self.options))

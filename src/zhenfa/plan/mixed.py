@@ -26,7 +26,7 @@ less: :func:`zhenfa.plan.family.least_seconds`):
 
 The first plan is the best of these layouts, each split as :mod:`zhenfa.plan.search` says, unless the answer lists
 mixed pipelines that were not costed or not looked at; it then says how much better they could be at most. Places behind
-the first are the best that were found.
+the first are the best that were found; pipelines that share micro-batches out are looked at for the first place alone.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _evaluate(
         if floor >= best.first:
             if not budget.lists:
                 break
-            if not budget.list(family_of_layout(layout)):
+            if any(slot.data > 1 for slot in layout.slots) or not budget.list(family_of_layout(layout)):
                 continue
         elif not budget.take():
             tally.rejected[UNPROVED] += 1 + frontier.open
@@ -418,7 +418,7 @@ class _Frontier:
                 entry = (float(floor[row]), next(self._ticket), _Waiting(look, int(index[row]), order))
                 heapq.heappush(self._several if part.ways else self._waiting, entry)
             if part.cut is None:
-                for row in np.flatnonzero((floor >= limit) & (part.bound < near)).tolist():
+                for row in np.flatnonzero((floor >= limit) & (part.bound < near) & part.whole).tolist():
                     entry = (float(part.bound[row]), next(self._ticket), _Waiting(look, int(index[row]), order))
                     self._behind.append(entry)
 
