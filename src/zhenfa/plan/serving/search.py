@@ -505,14 +505,32 @@ def _each_apart(space: Space, pair: Pair, rate: float, best: Best) -> None:
     def bound(need: Any, use: Any) -> Any:
         return -(need * each[0] + use * each[1])
 
-    for limit, at in table(*_fitting(space, pair, (room, rest)), bound, best.last).descending():
+    def closer(at: Any, to: Any) -> Any:
+        return -_whole_worth(space, pair, (at, to), (room, rest))
+
+    for limit, at in table(*_fitting(space, pair, (room, rest)), bound, best.last).above(lambda: best.last, closer):
         if not limit > best.limit(Part(other.decode, at[1], 1, 0.0, first.prefill).key):
-            if not limit > best.last:
-                break
             continue
         part = _cheapest_of_pair(space, pair, at, (room, rest), rate)
         if part is not None:
             _offer_each(space, part, rate, best)
+
+
+def _whole_worth(space: Space, pair: Pair, at: tuple[Any, Any], cards: tuple[int, int]) -> Any:
+    """Return what a request of pairs of types counts for at least with whole instances.
+
+    Proof: ``r`` requests/s need ``r`` over what one takes of either, and one at least, so that each counts for less the
+    more there are: at least what it does at :func:`whole_bound`.
+    """
+    first, other, _ = pair
+    most = whole_bound(space, pair, at, cards)
+    worth_of = 0.0
+    for pool, types, taken, place in (
+        (first, first.prefill, first.givers.most, at[0]), (other, other.decode, np.asarray(other.decoded), at[1]),
+    ):  # fmt: skip
+        worth_of = worth_of + np.maximum(most / taken[place], 1.0) * types.cards[place] * space.wish.counts(pool.name)
+    with np.errstate(divide="ignore"):
+        return np.where(most > 0, worth_of / np.maximum(most, 1e-300), np.inf)
 
 
 def _cheapest_of_pair(
