@@ -16,7 +16,7 @@ from zhenfa.plan import bounds
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Rows, rows_of_many
 from zhenfa.plan.family import Family, of_other_kinds
-from zhenfa.plan.mixed_saving import update_of_first, with_moves
+from zhenfa.plan.mixed_saving import updates_at_least, with_moves
 from zhenfa.plan.space import ACTIVATIONS_AWAY, Bools, Candidates, Ints
 from zhenfa.plan.sparing import exchanged, kept_away, offload_of
 from zhenfa.plan.ways import Options
@@ -49,8 +49,8 @@ class Look:
     ways: list[Rows]
     """What every way of each candidate costs, with last axes ``[candidates, ways]``."""
     updates: list[Floats]
-    """Seconds that an update in host memory takes at least where a pool holds the first stage, ``[candidates, ways]``
-    or, of layouts, ``[candidates]``."""
+    """Seconds that an update in host memory takes at least where a pool holds the first stage, and for each layer of
+    the most numerous kind, ``[2, candidates, ways]`` or, of layouts, ``[2, candidates]``."""
 
     @classmethod
     def at(cls, setting: Setting, part: Family) -> Look:
@@ -76,14 +76,14 @@ class Look:
             Rows(*(table[..., index, :][..., way] for table in ways))
             for ways, way in zip(self.ways, which, strict=True)
         ]
-        updates = [seconds[index, way] for seconds, way in zip(self.updates, which, strict=True)]
+        updates = [seconds[:, index, way] for seconds, way in zip(self.updates, which, strict=True)]
         found = replace(self, part=self.part.members(index), rows=rows, ways=[], updates=updates)
         return found if found.part.zero < 2 else found.where(np.flatnonzero(found.part.zeros(found.part.cuts)))
 
     def where(self, index: Ints) -> Look:
         """Look at the layouts that an index selects."""
         rows = [Rows(*(table[..., index] for table in one)) for one in self.rows]
-        return replace(self, part=self.part.where(index), rows=rows, updates=[one[index] for one in self.updates])
+        return replace(self, part=self.part.where(index), rows=rows, updates=[one[:, index] for one in self.updates])
 
     def lines(self, order: Sequence[int]) -> Lines:
         """Return the candidates with their pools in an order."""
@@ -113,16 +113,18 @@ class Look:
             **of_other_kinds(self.setting, everywhere),
             hops=self._hops(order),
             times=part.micro_batches,
-            bound=part.bound + (update := self._update(order)),
-            beside=update,
+            bound=part.bound + (update := self._update(order))[0, 0],
+            beside=update[0, 0],
+            update=update[:, 1],
             needed=int(self.counts[kind]),
             others=int(self.counts.sum() - self.counts[kind]),
         )
 
     def _update(self, order: Sequence[int]) -> Floats:
-        """Return the seconds in which the host updates the weights of the first stage, which ends last, at least."""
-        seconds = self.updates[order[0]]
-        return seconds if self.part.cut is not None else seconds.min(axis=-1)
+        """Return the seconds in which hosts update the weights of a first stage at least, and of a layer, of each pool,
+        ``[pools, 2, candidates]``."""
+        seconds = np.stack([self.updates[pool] for pool in order]) if self.part.cut is not None else None
+        return np.stack([self.updates[pool].min(axis=-1) for pool in order]) if seconds is None else seconds
 
     def _backward(self, kind: int) -> Floats:
         """Return the seconds of the backward pass of a layer, recomputation included, ``[pools, candidates]``."""
@@ -185,6 +187,8 @@ class Lines:
     bound: Floats
     beside: Floats
     """Seconds behind the schedule, at least."""
+    update: Floats
+    """Seconds for each layer that the host of a stage takes behind its last backward pass, ``[pools, lines]``."""
     needed: int
     """Layers of the most numerous kind."""
     others: int
@@ -220,7 +224,7 @@ class Lines:
             head=rows.head[:3], rest=rows.stem[0] + rows.head[0] + sum(n * rows.kinds[one, 0] for one, n in others),
             alone=rows.stem[0], **of_other_kinds(setting, rows.kinds[:, None, 0]),
             hops=np.zeros(len(found)), times=found.micro_batches, bound=np.zeros(len(found)),
-            beside=np.zeros(len(found)),
+            beside=np.zeros(len(found)), update=np.zeros_like(layer[None]),
             needed=int(counts[kind]), others=int(counts.sum() - counts[kind]),
         )  # fmt: skip
 
@@ -373,16 +377,16 @@ class Lines:
     def _possible(self, step: Floats) -> Bools:
         """Return where a step may be as short: its stages have room for all layers, and time to fill and drain, and as
         many times as a micro-batch can set out only when another has come back, there is time for there and back."""
+        room = np.minimum(self._held, self._updated(step))
         step = np.maximum(step - self.beside, 0.0)
         longest, work = np.where(self._flight <= self._deep, step / self.times, 0.0), np.zeros(())
         possible = np.ones(len(self.times), dtype=bool)
         for turn in range(ROUNDS):
             taken = np.floor(np.maximum(longest - self._busy, 0.0) / self._stage_layer + 1e-9)
-            held = np.minimum(self._held, taken)
+            held = np.minimum(room, taken)
             if turn:
                 held = np.minimum(held, np.floor(np.maximum(step - work, 0.0) / self._all_but_one + 1e-9))
-            room = np.where(self._on_pool, held, 0.0).sum(axis=1)
-            left, work = self._least_work(room)
+            left, work = self._least_work(np.where(self._on_pool, held, 0.0).sum(axis=1))
             possible &= (left <= 0) & ((held >= 1).sum(axis=0) >= self._deep - self.others)
             if turn < ROUNDS - 1:
                 longest = self._longest(longest, work, step)
@@ -390,6 +394,15 @@ class Lines:
         ramp = bounds.ramp(self._deep, self.times)
         possible &= np.maximum(ramp * work, trips) <= step * (1 + 1e-9)
         return possible
+
+    def _updated(self, step: Floats) -> Floats:
+        """Return how many layers each stage may hold if its host has updated all of their weights by the end of a step:
+        ``X >= m c + u`` for the seconds ``u`` of any stage."""
+        if not self.update.any():
+            return np.full(1, np.inf)
+        each = self.times * self._stage_layer + self._of_stages(self.update)
+        most: Floats = np.floor(np.maximum(step - self.times * self._busy, 0.0) / each + 1e-9)
+        return most
 
     def _least_work(self, room: Floats) -> tuple[Floats, Floats]:
         """Return how many layers find no place, and the least work of a micro-batch, with room for so many on each."""
@@ -428,16 +441,16 @@ def _rows_of_ways(setting: Setting, parts: Sequence[Family]) -> list[list[tuple[
     rows = {}
     for (pool, away, several), each in needs.items():
         found, work = Candidates.together([one for one, _, _ in each]), Work.together([one for _, one, _ in each])
-        there, updates = kept_away(setting, away), np.zeros(len(found))
+        there, updates = kept_away(setting, away), np.zeros((2, len(found)))
         if not several and np.any(found.zero > 1):
             work = exchanged(setting, pool, found, work)
         every = rows_of_many(there, pool, found, work)
         if not several:
-            updates, every = update_of_first(there, pool, found), with_moves(there, every, work, away)
+            updates, every = updates_at_least(there, pool, found), with_moves(there, every, work, away)
         starts = np.cumsum([0, *(len(one) for one, _, _ in each)])
         rows[pool, away, several] = iter(
             [
-                (Rows(*(table[..., start + back] for table in every)), updates[start + back])
+                (Rows(*(table[..., start + back] for table in every)), updates[:, start + back])
                 for start, (_, _, back) in zip(starts[:-1].tolist(), each, strict=True)
             ]
         )

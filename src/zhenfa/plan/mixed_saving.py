@@ -27,7 +27,9 @@ from operator import or_
 import numpy as np
 
 from zhenfa.estimate import offload
+from zhenfa.estimate.reduction import Terms
 from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.stage import update_seconds
 from zhenfa.plan import bounds, sparing
 from zhenfa.plan.bounds import Floats, Work
 from zhenfa.plan.build import Rows
@@ -66,10 +68,19 @@ def each_way(groups: Family) -> list[Family]:
     return [one for way in found if len(one := way if way.zero < 2 else way.where(several))]
 
 
-def update_of_first(setting: Setting, pool: str, found: Candidates) -> Floats:
-    """Return the seconds in which the hosts of a pool update the stem and a layer at least: the first stage holds them,
-    and ends last. Nothing where cards update."""
-    return sparing.update(setting, pool, found.but(pipeline=np.full(len(found), 2)))
+def updates_at_least(setting: Setting, pool: str, found: Candidates) -> Floats:
+    """Return the seconds in which the hosts of a pool update the stem and a layer at least, as the first stage holds
+    them, which ends last; and those for each layer of the most numerous kind, ``[2, candidates]``. Nothing where cards
+    update."""
+    seconds = np.zeros((2, len(found)))
+    if not setting.sharding.offload or not len(found):
+        return seconds
+    seconds[0] = sparing.update(setting, pool, found.but(pipeline=np.full(len(found), 2)))
+    shape, precision = bounds.shape_of(setting, found), setting.chips[pool].precision
+    held, _ = setting.memory(pool, shape, found.zero, found.recompute)[bounds.main_index(setting)]
+    none, some = (update_seconds(Terms.usual(precision, zero), setting, pool, shape, held) for zero in (0, 1))
+    seconds[1] = np.where(found.zero == 0, none, some) * sparing.SLACK
+    return seconds
 
 
 def with_moves(setting: Setting, rows: Rows, work: Work, away: Offload) -> Rows:
