@@ -3,7 +3,7 @@
 Run ``python benchmarks/mixed_pools.py [POOLS] [--keep FILE]``. Each pool is drawn by seed from the catalog's systems
 with disclosed facts: two or three kinds of cards, their numbers, the network between them, and a model. A line is
 printed for each as it is done; with ``--keep``, what was found is added to a file and not looked for again when the
-command is run once more. The policies:
+command is run once more. With ``--short``, what a pipeline over two makers gains where memory is short. The policies:
 
 * *one maker*: the best plan on any one of the pools.
 * *even*: one pipeline over all pools, all stages cut alike, as many layers on each; the best of all such cuts.
@@ -41,6 +41,14 @@ SYSTEMS = (
     ("huawei-cloudmatrix384", 32), ("amd-mi300x-8", 8), ("intel-gaudi3-8", 8),
 )  # fmt: skip
 MODELS = ("llama3-8b", "llama3-70b", "qwen3-30b-a3b")
+SHORT = (
+    ("llama3-70b", ("nvidia-hgx-h800-8", 8), ("huawei-atlas800t-a2", 8)),
+    ("llama3-405b", ("nvidia-hgx-h800-8", 32), ("huawei-atlas800t-a2", 32)),
+    ("llama3-405b", ("nvidia-hgx-h20-8", 64), ("nvidia-hgx-h800-8", 16)),
+    ("deepseek-v3", ("nvidia-hgx-h20-8", 64), ("huawei-atlas800t-a2", 64)),
+)
+"""Models on pools that hold them with the optimizer's state in host memory alone."""
+
 POLICIES = ("one maker", "even", "by speed", "greedy")
 MODES = ("none", "selective", "full")
 
@@ -194,11 +202,31 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"  {name:<13} {mean:.3f} ({most:.3f})  on the {len(values)} pools where it finds a plan"
 
 
+def short() -> Iterator[str]:
+    """Tell what a pipeline over two pools gains where memory is short."""
+    for model, *systems in SHORT:
+        pools = tuple(Pool(name=f"p{i}", system=system, count=count) for i, (system, count) in enumerate(systems))
+        network = Network(bandwidth="200 Gb/s", host_staged=True)
+        formation = catalog.resolve(Machine(name="short", pools=pools, network=network), {})
+        workload = Workload(sequence_length=4096, global_batch=256)
+        setting, best, tally = look_up(catalog.model(model).graph(), workload, formation), Best(1), Tally()
+        search_mixed(setting, "short", workload.global_batch, Limits(), best, tally)
+        alone = min((found.step for found in best_alone(setting).values()), default=math.inf)
+        plan, cards = best.ranked()[0].plan, ", ".join(f"{count} {system}" for system, count in systems)
+        ways = f"ZeRO {plan.zero}, offload {plan.offload}, {len(plan.cards_by_pool())} pools"
+        yield f"{model} on {cards}: one maker {alone:.1f} s, all {best.first:.1f} s ({ways}; {tally.least_left:.1f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The planner against simpler policies on mixed pools.")
     parser.add_argument("pools", nargs="?", type=int, default=50)
     parser.add_argument("--keep", type=Path, help="add what is found to this file, and go on from what is there")
+    parser.add_argument("--short", action="store_true", help="instead, a few pools on which memory is short")
     asked = parser.parse_args()
+    if asked.short:
+        for line in short():
+            print(line, flush=True)
+        return
     kept = asked.keep.read_text(encoding="utf-8").splitlines() if asked.keep and asked.keep.exists() else []
     known = {row["seed"]: row for row in map(json.loads, kept)}
     rows: list[Mapping[str, Any]] = []
