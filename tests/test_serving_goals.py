@@ -127,6 +127,16 @@ def test_a_limit_of_power_is_kept_to(seed: int) -> None:
     assert (figures.energy_j_per_token.value or 0.0) * (figures.tokens_per_s.value or 0.0) <= 2500 * 1.005
 
 
+@pytest.mark.parametrize("seed", [8, 12, 14, 20])
+def test_the_cheapest_token_within_a_power_is_what_brute_force_finds(seed: int) -> None:
+    request = asking(seed, "cost", {"power": "2500 W"})
+    brute = Brute(request)
+    taken = [(plan, brute.most(plan)) for plan in brute.plans(brute.cards)]
+    kept = [(plan, rate) for plan, rate in taken if rate > 0 and power_of(request, plan, rate) <= 2500]
+    spent = [price_of(request, plan) / rate for plan, rate in kept]
+    assert -(found_first(request) or np.nan) == pytest.approx(min(spent), rel=1e-5)
+
+
 @pytest.mark.parametrize("limits", [{}, {"power": "2500 W"}, {"max_cards": 5}])
 @pytest.mark.parametrize("seed", [1, 6, 12])
 def test_whole_instances_bound_what_a_pair_takes(seed: int, limits: dict[str, object]) -> None:
