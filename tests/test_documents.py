@@ -98,8 +98,8 @@ FAULTS: list[tuple[type[Document], str, str, str, Any]] = [
      "Did you mean 'max_cards'?", ...),
     (Plan, "first: 4", "frist: 4", "11:19: 'pipelines.0.stages.1.frist' is not a key here. Did you mean 'first'? "
      "(1 more problem in this document.)",
-     "known here: context_parallel, data_parallel, expert_parallel, expert_tensor_parallel, first, last, offload_layers, "
-     "pool, precision, recompute, recompute_layers, recompute_modules, tensor_parallel."),
+     "known here: context_parallel, data_parallel, expert_parallel, expert_tensor_parallel, first, last, "
+     "offload_layers, pool, precision, recompute, recompute_layers, recompute_modules, tensor_parallel."),
     # counts
     (Machine, "size: 8", "size: -8", "17:28: pools.1.tiers.0.size is -8: it must be at least 1.", None),
     (Machine, "count: 8\n", "count: 0\n", "15:12: pools.1.count is 0: it must be at least 1.", None),
