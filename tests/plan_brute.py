@@ -235,7 +235,7 @@ def over_replicas(setting: Setting) -> Truth:
             pairs = [
                 (max(one[0], two[0]), one[1], two[1])
                 for one, two in itertools.product(mine, other)
-                if one[1].zero == two[1].zero == zero
+                if one[1].zero == two[1].zero == zero and one[1].offload == two[1].offload
             ]
             for least, one, two in sorted(pairs, key=lambda pair: pair[0]):
                 if least >= found.step:

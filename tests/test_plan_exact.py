@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections import Counter
 from functools import cache
 from typing import get_args
 
@@ -18,7 +19,7 @@ from zhenfa.estimate.traits import MEGATRON_LIKE
 from zhenfa.plan import split
 from zhenfa.plan.build import Layout, Slot, make_plan, pipelines
 from zhenfa.plan.fewer import UNSEEN
-from zhenfa.plan.joint import replicas_over_pools
+from zhenfa.plan.joint import replicas_over_pools, replicas_that_save
 from zhenfa.plan.mixed import UNPROVED, any_size, search_mixed
 from zhenfa.plan.polish import improved
 from zhenfa.plan.search import Best, Found, Tally, widest_of
@@ -151,6 +152,34 @@ def test_shares_and_layouts_of_replicas_over_pools_are_the_best() -> None:
         possible += best.first == pytest.approx(expected, rel=1e-6) and expected < math.inf
         assert tally.least_left == math.inf or best.first <= 1.1 * expected
     assert possible >= 10
+
+
+SHORT = (100, 101, 103, 105, 108, 110, 112, 114, 120, 127)
+"""Machines whose pools have little memory."""
+
+
+def short_of_memory(seed: int) -> Setting:
+    """Two pools of one or two cards that may keep the optimizer's state in host memory."""
+    traits = MEGATRON_LIKE.but(offloads=("none", "optimizer"), some_layers=False, whole_sequence=False)
+    return random_setting(
+        seed, 2, layers=(1, 2), cards=(1, 2), batches=(2, 3, 4), plenty=(0.4, 0.7, 1.0, 1.3), traits=traits
+    )
+
+
+def test_replicas_over_pools_with_the_optimizer_in_host_memory_are_the_best() -> None:
+    ways = Counter[str]()
+    for seed in SHORT:
+        setting, limits, best, tally = short_of_memory(seed), Limits(), Best(1), Tally()
+        batch = setting.workload.global_batch
+        own = {pool.name: widest_of(setting, pool.name, batch, limits) for pool in setting.formation.pools}
+        known = any_size(setting, own, batch, limits)
+        for search_replicas in (replicas_over_pools, replicas_that_save):
+            search_replicas(setting, "test", known, limits, best, tally)
+        expected = over_replicas(setting)
+        assert best.first == expected.step or best.first == pytest.approx(expected.step, rel=1e-6)
+        if expected.plan is not None:
+            ways[expected.plan.offload] += 1
+    assert ways["optimizer"] >= 8
 
 
 @pytest.mark.parametrize(("pools", "seed"), CASES)

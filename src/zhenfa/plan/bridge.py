@@ -43,7 +43,8 @@ class Crossing:
     def words(self) -> str:
         """Return the crossing in a sentence."""
         sent = units.show(self.message_bytes, "data")
-        total = f"{units.show(self.step_bytes, 'data')} a step over {self.replicas:,} replicas"
+        many = f"{self.replicas:,} replica{'s' if self.replicas > 1 else ''}"
+        total = f"{units.show(self.step_bytes, 'data')} a step over {many}"
         takes = units.show(self.message_s, "time") + (f" ({self.choice})" if self.choice else "")
         if self.what == "gradients":
             return f"gradients of weights, {sent} from each card of the fullest stage in {takes} a step; {total}"

@@ -30,13 +30,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import PlanCost, cost
 from zhenfa.plan.bounds import Work
 from zhenfa.plan.build import make_plan, pipelines
 from zhenfa.plan.search import Best, Tally
 from zhenfa.plan.side import Chosen, Side, side_at
-from zhenfa.plan.space import Candidates, zero_stages
+from zhenfa.plan.space import OPTIMIZER_AWAY, Candidates, zero_stages
+from zhenfa.plan.sparing import kept_away
 from zhenfa.plan.supply import is_maker
 from zhenfa.spec.job import Limits
 from zhenfa.spec.plan import Pipeline, Plan
@@ -62,7 +65,8 @@ TRIED_TOGETHER: Final = 200
 """Choices of one layout of each pool that are tried for one step."""
 
 FEW_LAYOUTS: Final = 25_000
-"""Layouts of all pools up to which pipelines under ZeRO stages 2 and 3 are looked at too."""
+"""Layouts of all pools up to which pipelines under ZeRO stages 2 and 3 are looked at too, and the optimizer's state in
+host memory."""
 
 POOLS_CHOSEN: Final = 6
 """Up to so many pools, every choice of them is looked at; beyond, all but one at most are left out."""
@@ -93,6 +97,22 @@ def replicas_over_pools(
             here = [sides[name].beside_others(len(chosen)) for name in chosen]
             limit = steps.get(chosen, math.inf)
             steps[chosen] = min(limit, _search(replace(shared, sides=here), limit))
+
+
+def replicas_that_save(
+    setting: Setting, job: str, known: Mapping[str, tuple[Candidates, Work]], limits: Limits, best: Best, tally: Tally
+) -> None:
+    """Offer the same with the optimizer's state of every pool in host memory, where pools have few layouts.
+
+    A pool alone decides how much it can do in a step, so that all is searched as it is without, with the memory and the
+    updates that this takes.
+    """
+    if "optimizer" not in setting.traits.offloads or sum(len(found) for found, _ in known.values()) > FEW_LAYOUTS:
+        return
+    saving = {
+        name: (found.but(saving=np.full(len(found), OPTIMIZER_AWAY)), work) for name, (found, work) in known.items()
+    }
+    replicas_over_pools(kept_away(setting, "optimizer"), job, saving, limits, best, tally)
 
 
 def _choices(names: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -48,7 +48,7 @@ from zhenfa.plan.family import Family, every_family, may_be_as_short, may_take, 
 from zhenfa.plan.fewer import fewer_stages
 from zhenfa.plan.goal import Goal
 from zhenfa.plan.interleave import interleaved_over_pools
-from zhenfa.plan.joint import replicas_over_pools
+from zhenfa.plan.joint import replicas_over_pools, replicas_that_save
 from zhenfa.plan.look import Lines, Look
 from zhenfa.plan.meeting import left_out
 from zhenfa.plan.mixed_saving import each_way, saving_families
@@ -112,7 +112,9 @@ def search_mixed(setting: Setting, job: str, sequences: int, limits: Limits, bes
         together = list(assignments(each)) if len(names) > 1 and each.bridge else []
         for one in together:
             known = {name: own.get(name) or widest_of(one, name, sequences, limits) for name in names}
-            replicas_over_pools(one, job, any_size(one, known, sequences, limits), limits, best, tally)
+            every = any_size(one, known, sequences, limits)
+            replicas_over_pools(one, job, every, limits, best, tally)
+            replicas_that_save(one, job, every, limits, best, tally)
             if (spared := with_spares(one, best.goal)) is not None:
                 known = {name: widest_of(spared, name, sequences, limits) for name in names}
                 replicas_over_pools(spared, job, any_size(spared, known, sequences, limits), limits, best, tally)
