@@ -90,7 +90,7 @@ def _mixed(plan: Plan, setting: Setting, limits: Limits) -> list[str]:
     """Return why the search of several pools cannot have seen a plan."""
     said = []
     several = len({pipe.stages for pipe in plan.pipelines}) > 1
-    if several and plan.offload != "none":
+    if several and plan.offload not in ("none", "optimizer"):
         said.append(f"offload {plan.offload} over replicas of unlike stages")
     elif plan.offload not in setting.traits.offloads:
         said.append(f"offload {plan.offload}: searched are {', '.join(setting.traits.offloads)}")
