@@ -71,8 +71,7 @@ class Family:
     @property
     def whole(self) -> Bools:
         """Return which candidates share no micro-batches out."""
-        alone: Bools = np.logical_and.reduce([one.shared[pick] == 1 for one, pick in self.picks])
-        return alone
+        return all_whole(self.options, self.chosen)
 
     @property
     def orders(self) -> int:
@@ -175,8 +174,13 @@ class Below:
 
     def of(self, options: Sequence[Options], chosen: Ints) -> Floats:
         """Return those of candidates with these options."""
-        alone = [one.shared[pick] == 1 for one, pick in zip(options, chosen, strict=True)]
-        return np.where(np.logical_and.reduce(alone), self.whole, self.shared)
+        return np.where(all_whole(options, chosen), self.whole, self.shared)
+
+
+def all_whole(options: Sequence[Options], chosen: Ints) -> Bools:
+    """Return which candidates with these options share no micro-batches out, on any pool."""
+    alone: Bools = np.logical_and.reduce([one.shared[pick] == 1 for one, pick in zip(options, chosen, strict=True)])
+    return alone
 
 
 def family_over(
@@ -191,7 +195,8 @@ def family_over(
     deepest, times = _deepest(setting, limits), -(-total // degrees)
     seconds = _each_second(setting, options)
     chosen, depth, number, weight = _possible(options, seconds, degrees, times, deepest, below)
-    near = _short_enough(seconds, chosen, np.minimum(depth, deepest), times[number], deepest, below.of(options, chosen))
+    deep = np.minimum(depth.sum(axis=0), deepest)
+    near = _short_enough(seconds, chosen, deep, times[number], below.of(options, chosen))
     family = Family(options, chosen, depth, degrees[number], np.zeros(len(number)), size, total, zero).where(near)
     left_out = weight - int(family.weight.sum())
     family = _bounded(setting, _trimmed(family, deepest, limits.max_cards))
@@ -229,13 +234,11 @@ def _possible(
     return chosen, stages, number, int(np.broadcast_to(weight, possible.shape)[possible].sum())
 
 
-def _short_enough(
-    seconds: Sequence[Floats], chosen: Ints, depth: Ints, times: Ints, deepest: int, limit: Floats
-) -> Ints:
-    """Return which of some choices may stay below the limit with at most so many stages, however fast these are."""
+def _short_enough(seconds: Sequence[Floats], chosen: Ints, deep: Ints, times: Ints, limit: Floats) -> Ints:
+    """Return which of some choices may stay below the limit with so many stages in all, were all of them the fastest
+    of theirs."""
     each = np.stack([one[:, pick] for one, pick in zip(seconds, chosen, strict=True)])
-    ramp = bounds.ramp(np.minimum(depth.sum(axis=0), deepest), times)
-    return np.flatnonzero(each.min(axis=0).max(axis=0) * ramp < limit)
+    return np.flatnonzero(each.min(axis=0).max(axis=0) * bounds.ramp(deep, times) < limit)
 
 
 def _each_second(setting: Setting, options: Sequence[Options]) -> list[Floats]:

@@ -280,9 +280,8 @@ class _Frontier:
         ends = np.cumsum([len(family) for family in self.families])[:-1]
         near = [np.flatnonzero(part) for part in np.split(self._unseen, ends)]
         step = self.best.goal.step_within_any(_horizon(self.best))
-        fresh = [
-            number for number, family in enumerate(self.families) if not family.ways
-        ]  # others have been through it
+        # families that stand for several ways have been through it
+        fresh = [number for number, family in enumerate(self.families) if not family.ways]
         parts = [self.families[number].where(near[number]) for number in fresh]
         starts = [0, *ends.tolist()]
         for number, possible in zip(fresh, may_be_as_short(self.setting, parts, step), strict=True):
