@@ -16,7 +16,11 @@ from zhenfa import units
 from zhenfa.spec.fact import Confidence
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
-WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Zl", "Zp")), max_size=20)
+HARSH = ("\U000f0000", "\u202e", "\xad", "x" * 200)
+WORDS = st.one_of(
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Zl", "Zp")), max_size=20),
+    st.sampled_from(HARSH),
+)
 POSITIVE = st.floats(1e-6, 1e6)
 NUMBERS = st.floats(0, 1e15) | st.integers(0, 10**15) | st.floats(0, 1)
 

@@ -193,3 +193,15 @@ def test_a_thousand_replacements_in_plain_data(kind: type[Document]) -> None:
 )
 def test_a_document_of_any_kind_given_for_any_kind(data: dict[str, Any], kind: type[Document]) -> None:
     check(outcome(kind, data))
+
+
+def test_a_name_no_terminal_shows_is_escaped_in_the_refusal() -> None:
+    text = SEEDS[Job].replace(
+        "limits: {max_cards: 64}", 'limits: {least_share: {"\\U000F0000": 2, b: 1, c: 1, d: 1, e: 1}}'
+    )
+    result = outcome(Job, text)
+    assert isinstance(result, DocumentError)
+    assert result.message == (
+        "f:9:9: limits: least_share asks for 600% of the work ('\\U000f0000' 200%, 'b' 100%, 'c' 100%, 'd' 100% and "
+        "others): it is 100 % at most."
+    )

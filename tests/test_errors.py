@@ -39,7 +39,7 @@ def test_the_public_functions_are_a_promise() -> None:
     found = {
         name for name, item in vars(errors).items() if inspect.isfunction(item) and item.__module__ == "zhenfa.errors"
     }
-    assert found == {"near_misses", "quote"}
+    assert found == {"near_misses", "printable", "quote"}
 
 
 def test_the_docstring_draws_the_whole_tree() -> None:
@@ -77,6 +77,15 @@ def test_a_document_error_begins_with_its_place(place: dict[str, object], start:
     assert error.message == start
     assert error.key == "a.b"
     assert (error.source, error.line, error.column) == (place.get("source"), place.get("line"), place.get("column"))
+
+
+@given(st.text())
+def test_no_error_ever_shows_what_a_terminal_would_obey(words: str) -> None:
+    plain = errors.ZhenfaError(words, hint=words)
+    assert all(one.isprintable() or one in "\n\t" for one in plain.message + str(plain.hint))
+    assert errors.DocumentError(words, source=words).message.isprintable()
+    if words.isprintable():
+        assert plain.message == plain.hint == words
 
 
 def test_an_unknown_name_lists_the_near_misses_and_the_way_out() -> None:

@@ -31,9 +31,10 @@ class ZhenfaError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = None if hint is None else printable(hint)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
@@ -63,6 +64,7 @@ class DocumentError(InputError):
     ) -> None:
         name = source if source is None or source.isprintable() else repr(source)
         place = ":".join(str(part) for part in (name, line, column) if part is not None)
+        message = printable(message, lines=False)
         text = f"{place}: {message}" if place else message
         super().__init__(text, hint=hint)
         self.source, self.line, self.column, self.key = source, line, column, key
@@ -120,6 +122,17 @@ def near_misses(name: str, known: Iterable[str], limit: int = 2) -> list[str]:
     if len(wanted) >= 3:
         found += sorted((item for item in by_folded if wanted in item and item not in found), key=len)
     return [by_folded[item] for item in found[:limit]]
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """Return the text with what no terminal shows as it is escaped; line breaks and tabs stay where ``lines``.
+
+    >>> printable("a\\x1b[31m")
+    'a\\\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or (lines and one in "\n\t") else ascii(one)[1:-1] for one in text)
 
 
 def quote(value: object) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from zhenfa.errors import quote
 from zhenfa.spec import fact
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.machine import Machine, Name, Precision
@@ -112,7 +113,8 @@ class Limits(Part):
             raise ValueError("spares is all of the cards or more: write a share such as 2 %")
         parts = {maker: one.value or 0.0 for maker, one in self.least_share.items()}
         if sum(parts.values()) > 1 + 1e-9:
-            said = " + ".join(f"{maker} {share:.0%}" for maker, share in parts.items())
+            said = ", ".join(f"{quote(maker)} {share:.0%}" for maker, share in list(parts.items())[:4])
+            said += " and others" if len(parts) > 4 else ""
             raise ValueError(
                 f"least_share asks for {sum(parts.values()):.0%} of the work ({said}): it is 100 % at most"
             )
