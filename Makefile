@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 CODE := $(wildcard src tests tools benchmarks)
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: run test check docs clean full-model-check
+.PHONY: run test fuzz check docs clean full-model-check
 
 run: $(VENV)/.run ## plan and run the mixed-maker training job
 	$(BIN)/zhenfa run examples/mixed-pretrain.yaml
 
 test: $(VENV)/.test ## the whole test suite, by as many workers as there are processors (WORKERS=1: by one)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --inline-snapshot disable
+
+fuzz: $(VENV)/.test ## every property again, over cases drawn anew
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m hypothesis --hypothesis-profile search
 
 check: $(VENV)/.test ## style, types, layers
 	$(BIN)/ruff format --check $(CODE)

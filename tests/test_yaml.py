@@ -141,6 +141,7 @@ TRAPS = st.sampled_from([
     "<<", "&a", "*a", "!t", "@", "`", "%", "'", "\"", "a\nb", "a\tb", "\n", " ", "", "?", "- ", "=", "1_000", ".5",
     ".inf", ".nan", "+1", "0x1F", "-", "--- a", "...", "\ufeff", "\u00e9", "[", "]", "{", "}", ",", "a,b", ":", "a:",
     ":a", "True", "\u2028", "\\", "\\n", "a\r\nb", "y", "N", "0", "-0", "1.", "1e5", "\u0085",
+    "x" * 130, "x" * 255,
 ])  # fmt: skip
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXT | TRAPS
@@ -203,6 +204,7 @@ def test_written_text_is_for_people() -> None:
             {"name": "b", "memory": {"capacity": {"value": 64.0, "unit": "GB"}}, "tiers": [1, 2.5, "x: y"]},
         ],
         "long": ["x" * 70, "y" * 60],
+        "z" * 120: {},
     }
     assert yaml.write(data) == (
         "name: mixed pool\n"
@@ -219,6 +221,7 @@ def test_written_text_is_for_people() -> None:
         "long:\n"
         f"  - {'x' * 70}\n"
         f"  - {'y' * 60}\n"
+        f"{'z' * 120}: {{}}\n"
     )
 
 

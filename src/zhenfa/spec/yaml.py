@@ -240,7 +240,7 @@ def _write_block(data: dict[str, Any] | list[Any], indent: int, out: io.StringIO
     for index, (key, value) in enumerate(items):
         head = (first if first is not None and index == 0 else lead) + ("- " if key is None else f"{_text(key)}:")
         flow = _flow(value) if not isinstance(value, dict | list) or _is_leaf(value) else None
-        if flow is not None and (len(head) + len(flow) < _WIDTH or not isinstance(value, dict | list)):
+        if flow is not None and (len(head) + len(flow) < _WIDTH or not isinstance(value, dict | list) or not value):
             out.write(f"{head}{'' if key is None else ' '}{flow}\n")
         elif key is None:
             _write_block(value, indent + 2, out, first=head)
