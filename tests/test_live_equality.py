@@ -112,7 +112,9 @@ def test_started_cards_are_used_again_but_do_not_change(engine: LocalEngine) -> 
     assert len(run.stages) == 2
     assert run.stages[0].forward_s > 0, "a single step is measured too"
     emulated = formation(pool("c", 1), pool("b", 1, speed=1e9))
-    with pytest.raises(CapabilityError, match=r"card 1 .* has started and cannot become card 0 of pool b"):
+    with pytest.raises(
+        CapabilityError, match=r"card 0 of pool b has started as a card of cpu and cannot become one of emulated"
+    ):
         run_plan(plan(pipeline([5, 3], "cb", 2)), emulated, TINY, EXECUTION, engine=engine)
 
 

@@ -1,37 +1,45 @@
 """What carries the cards: one interface for processes on this host and for Ray.
 
-An engine places cards, starts their processes, passes orders to them, tells at once when one has died, and leaves
-nothing behind when it is closed. :func:`call_all` adds the deadline: a card that does not answer is killed and named.
+An engine starts a process for each card, passes orders to them by the rank that a card has in the plan under way,
+tells at once when one has died, and leaves nothing behind when it is closed. A card keeps its process from plan to
+plan; its rank may change. :func:`call_all` adds the watchdog: a card that makes no progress is killed and named.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from zhenfa.errors import CapabilityError, RunError
-from zhenfa.live import linux
 from zhenfa.live.board import Board
-from zhenfa.live.placement import CardPlace
-from zhenfa.live.providers import PROVIDERS
+from zhenfa.live.placement import Card, CardPlace
+from zhenfa.live.watchdog import Watchdog
 
 MOST_CARDS: Final = 256
 """Cards of one engine: all are processes of this host."""
 SETTLE_S: Final = 0.4
 """Seconds to wait after a first failure: when a card dies its neighbours fail too, and the dead one is the cause."""
+QUIET_S: Final = 5.0
+"""Seconds in which the cards that are left must answer once one has failed; a card that does not is killed."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back from a card: the ``value`` of an order, an ``error``, or word of its ``death``."""
+    """What came back from a card: the ``value`` of an ``order``, an ``error``, or word of its ``death``.
+
+    ``rank`` is -1 for a card that the plan under way does not use.
+    """
 
     rank: int
+    order: int = -1
     value: Any = None
     error: str | None = None
     hint: str | None = None
@@ -44,51 +52,107 @@ class Reply:
         return self.error is not None or self.death is not None
 
 
+@dataclass(frozen=True)
+class Blame:
+    """A card that a failure is put down to, what happened to it, and what it was doing."""
+
+    rank: int
+    card: Card
+    label: str
+    kind: Literal["death", "hang", "error"]
+    words: str
+    doing: str
+
+
+class CardError(RunError):
+    """One or more cards failed. ``blamed`` says which, and how; the plan under way cannot go on."""
+
+    def __init__(self, message: str, *, hint: str | None = None, blamed: Sequence[Blame] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.blamed = tuple(blamed)
+
+
 class Engine(ABC):
-    """Carries cards. Use it as a context manager: leaving it ends every process that it started."""
+    """Carries cards. Use it as a context manager: leaving it ends every process that it started.
+
+    ``pools`` are the machine's cards by pool, said before the first start.
+    """
 
     name: str
 
     def __init__(self) -> None:
         self.places: tuple[CardPlace, ...] = ()
-        self._known: dict[int, CardPlace] = {}
+        self.pools: Counter[str] = Counter()
+        self._ranks: dict[Card, int] = {}
+        self._providers: dict[Card, str] = {}
+        self._orders = itertools.count(1)
+        self._open: dict[int, Card] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="zhenfa-"))
         self.board: Board | None = None
 
     def place(self, places: Sequence[CardPlace]) -> None:
-        """Say which cards will be needed, by rank. Cards that have started are used again.
+        """Say which cards are needed from now on, by rank. Cards that have started are used again.
 
-        Raises :class:`CapabilityError` if a started card would have to be another one, or there are too many.
+        Raises :class:`CapabilityError` if there are too many, or if one has started as another kind of card.
         """
         if len(places) > MOST_CARDS:
             raise CapabilityError(f"one host carries {MOST_CARDS} cards at most; this plan needs {len(places)}.")
         for new in places:
-            old = self._known.setdefault(new.rank, new)
-            if self._card(old) != self._card(new):
+            if self._providers.setdefault(new.card, new.provider) != new.provider:
                 raise CapabilityError(
-                    f"{old.label} has started and cannot become card {new.index} of pool {new.pool}.",
+                    f"card {new.index} of pool {new.pool} has started as a card of {self._providers[new.card]} and "
+                    f"cannot become one of {new.provider}.",
                     hint="run the plan in an engine of its own.",
                 )
         self.places = tuple(places)
+        self._ranks = {place.card: place.rank for place in places}
         if self.board is None:
             self.board = Board(self.folder / "board", MOST_CARDS, create=True)
 
-    def _card(self, place: CardPlace) -> tuple[object, ...]:
-        """Return what of a card stays as it is once its process has started: processor cards are all alike."""
-        bound = PROVIDERS[place.provider].visible_devices is not None
-        return (place.provider, place.pool, place.index) if bound else (place.provider,)
+    def post(self, rank: int, method: str, arguments: dict[str, Any]) -> int:
+        """Give card ``rank`` an order and return its number; the reply comes through :meth:`poll`."""
+        order, card = next(self._orders), self.places[rank].card
+        self._open[order] = card
+        self._send(card, order, method, arguments)
+        return order
+
+    def poll(self, seconds: float) -> list[Reply]:
+        """Return the replies and deaths that have come in, waiting up to ``seconds`` for the first."""
+        replies = self._receive(seconds)
+        for reply in replies:
+            self._open.pop(reply.order, None)
+        return replies
+
+    def settle(self, seconds: float = QUIET_S) -> list[Card]:
+        """Wait until no order is under way; kill and return the cards that do not come to an end in ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while self._open and (left := deadline - time.monotonic()) > 0:
+            self.poll(min(left, 0.5))
+        late = sorted(set(self._open.values()))
+        for card in late:
+            self.discard(card)
+        return late
+
+    def discard(self, card: Card) -> None:
+        """Kill a card's process, if it has one, and forget it: the card gets a new one at the next start."""
+        self._open = {order: one for order, one in self._open.items() if one != card}
+        self._end(card)
 
     @abstractmethod
     def start(self) -> None:
         """Start a process for every card that has none. Returns when they all answer."""
 
     @abstractmethod
-    def post(self, rank: int, method: str, arguments: dict[str, Any]) -> None:
-        """Give card ``rank`` an order; its reply comes through :meth:`poll`."""
+    def _send(self, card: Card, order: int, method: str, arguments: dict[str, Any]) -> None:
+        """Send an order to a card's process; one that is gone is told of by :meth:`_receive`."""
 
     @abstractmethod
-    def poll(self, seconds: float) -> list[Reply]:
-        """Return the replies and deaths that have come in, waiting up to ``seconds`` for the first."""
+    def _receive(self, seconds: float) -> list[Reply]:
+        """Return what has come in, waiting up to ``seconds`` for the first."""
+
+    @abstractmethod
+    def _end(self, card: Card) -> None:
+        """Kill a card's process and forget it."""
 
     @abstractmethod
     def kill(self, rank: int) -> None:
@@ -124,70 +188,75 @@ class Engine(ABC):
         self.close()
 
 
-def call_all(engine: Engine, method: str, arguments: Sequence[dict[str, Any]], seconds: float) -> list[Any]:
+def call_all(
+    engine: Engine, method: str, arguments: Sequence[dict[str, Any]], seconds: float, *, progress: float | None = None
+) -> list[Any]:
     """Give every card an order and return their values by rank.
 
-    Raises :class:`RunError` that names the card which died, failed, or did not answer within ``seconds``, and what it
-    was doing; a silent card is killed. The engine is of no further use then.
+    Raises :class:`CardError` that names the card which died, failed, was stopped, did not answer within ``seconds``, or
+    held the others up while no card made progress for ``progress`` seconds; a silent card is killed.
     """
-    for rank, row in enumerate(arguments):
-        engine.post(rank, method, row)
+    orders = {engine.post(rank, method, row): rank for rank, row in enumerate(arguments)}
     values: dict[int, Any] = {}
+    watchdog = Watchdog(engine.board, [engine.process(rank) for rank in range(len(arguments))], progress)
     deadline = time.monotonic() + seconds
-    while len(values) < len(arguments):
+    while len(values) < len(orders):
         left = deadline - time.monotonic()
-        if left <= 0:
-            raise _silence(engine, [rank for rank in range(len(arguments)) if rank not in values], seconds)
-        replies = engine.poll(left)
-        failures = [reply for reply in replies if reply.failed]
+        replies = engine.poll(min(max(left, 0.0), watchdog.look_every))
+        failures = [reply for reply in replies if reply.failed and (reply.order in orders or reply.death)]
+        failures = [reply for reply in failures if reply.rank >= 0]
         if failures:
             raise _failure(engine, failures)
-        values |= {reply.rank: reply.value for reply in replies}
-    return [values[rank] for rank in range(len(arguments))]
+        values |= {orders[reply.order]: reply.value for reply in replies if reply.order in orders}
+        silent = [rank for rank in orders.values() if rank not in values]
+        held = watchdog.held_up(silent)
+        if silent and (left <= 0 or held):
+            raise _silence(engine, watchdog, silent, held or f"no answer within {seconds:g} s")
+    return [values[rank] for rank in range(len(orders))]
 
 
-def _failure(engine: Engine, failures: list[Reply]) -> RunError:
+def _failure(engine: Engine, failures: list[Reply]) -> CardError:
     """Wait a moment for what else fails, and blame a death before an error."""
     end = time.monotonic() + SETTLE_S
     while not any(reply.death for reply in failures) and (left := end - time.monotonic()) > 0:
-        failures += [reply for reply in engine.poll(left) if reply.failed]
+        if not all(_from_network(reply) for reply in failures):
+            break
+        failures += [reply for reply in engine.poll(left) if reply.failed and reply.rank >= 0]
     deaths = [reply for reply in failures if reply.death]
-    cause = (deaths or [reply for reply in failures if not _from_network(reply)] or failures)[0]
-    label = engine.places[cause.rank].label
-    doing = _doing(engine, cause.rank)
-    if cause.death:
-        return RunError(f"{label} died ({cause.death}) while {doing}.", hint="the other cards were stopped.")
-    words = (cause.error or "").rstrip(".")
-    return RunError(f"{label} failed while {doing}: {words}.", hint=cause.hint)
+    causes = deaths or [reply for reply in failures if not _from_network(reply)] or failures[:1]
+    blamed = [
+        Blame(
+            reply.rank, engine.places[reply.rank].card, engine.places[reply.rank].label,
+            "death" if reply.death else "error", reply.death or (reply.error or "").rstrip("."),
+            _doing(engine, reply.rank),
+        )
+        for reply in causes
+    ]  # fmt: skip
+    cause = blamed[0]
+    if cause.kind == "death":
+        message = f"{cause.label} died ({cause.words}) while {cause.doing}."
+        return CardError(message, hint="the other cards were stopped.", blamed=blamed)
+    message = f"{cause.label} failed while {cause.doing}: {cause.words}."
+    return CardError(message, hint=causes[0].hint, blamed=blamed)
 
 
-def _silence(engine: Engine, silent: list[int], seconds: float) -> RunError:
+def _silence(engine: Engine, watchdog: Watchdog, silent: list[int], reason: str) -> CardError:
     """Name the cards that hold the others up, kill them, and say what they were doing."""
-    guilty = _guilty(engine, silent)
-    words = " and ".join(f"{engine.places[rank].label}, {_doing(engine, rank)}" for rank in guilty)
-    stopped = [rank for rank in guilty if _is_stopped(engine, rank)]
-    for rank in silent:
+    guilty, why = watchdog.guilty(silent)
+    blamed = [
+        Blame(rank, engine.places[rank].card, engine.places[rank].label, "hang", why or reason, _doing(engine, rank))
+        for rank in guilty
+    ]
+    words = " and ".join(f"{one.label}, {one.doing}" for one in blamed)
+    for rank in guilty:
         engine.kill(rank)
-    reason = " Its process was stopped by a signal." if stopped else ""
     verb = "has" if len(guilty) == 1 else "have"
-    return RunError(
-        f"no answer within {seconds:g} s: {words}, {verb} been killed.{reason}",
-        hint="raise execution.step_timeout_s if a step may take longer.",
+    also = f" {why}" if why else ""
+    return CardError(
+        f"{reason}: {words}, {verb} been killed.{also}",
+        hint="raise execution.step_timeout_s or execution.progress_timeout_s if a step may take longer.",
+        blamed=blamed,
     )
-
-
-def _guilty(engine: Engine, silent: list[int]) -> list[int]:
-    """Of the silent cards return those stopped, else those that do not wait for another, else all."""
-    stopped = [rank for rank in silent if _is_stopped(engine, rank)]
-    if stopped or engine.board is None:
-        return stopped or silent
-    busy = [rank for rank in silent if engine.board.read(rank).activity not in {"receive", "reduce", "idle"}]
-    return busy or silent
-
-
-def _is_stopped(engine: Engine, rank: int) -> bool:
-    pid = engine.process(rank)
-    return pid is not None and linux.state_of(pid) in {"T", "t"}
 
 
 def _doing(engine: Engine, rank: int) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import zhenfa
 from zhenfa.errors import RunError
 from zhenfa.live import cgroup, wire
 from zhenfa.live.engine import Engine, Reply
+from zhenfa.live.placement import Card, CardPlace
 from zhenfa.live.providers import PROVIDERS
 
 START_S: Final = 120.0
@@ -63,6 +65,14 @@ class Nursed:
             self.process.wait()
 
 
+@dataclass
+class _Process:
+    """A card's process: the socket to it, and its id once the nursery has told."""
+
+    reader: wire.Reader
+    pid: int | None = None
+
+
 class LocalEngine(Engine):
     """Cards on this host. ``protect`` asks for a private control group, which is taken where it is allowed."""
 
@@ -76,10 +86,9 @@ class LocalEngine(Engine):
             self._nursery.tell({"do": "remember", "groups": [str(self._group)]})
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._nursery.channel, selectors.EVENT_READ, None)
-        self._channels: dict[int, wire.Reader] = {}
-        self._pids: dict[int, int] = {}
+        self._processes: dict[Card, _Process] = {}
+        self._forks: dict[int, Card] = {}
         self._endings: dict[int, int] = {}
-        self._orders = 0
 
     @property
     def protection(self) -> str:
@@ -89,41 +98,63 @@ class LocalEngine(Engine):
     def start(self) -> None:
         """Fork a process for every card that has none."""
         for place in self.places:
-            if place.rank in self._channels:
-                continue
-            ours, theirs = socket.socketpair()
-            environment = PROVIDERS[place.provider].environment(place.index)
-            self._nursery.tell({"do": "fork", "rank": place.rank, "environment": environment}, [theirs.fileno()])
-            theirs.close()
-            self._channels[place.rank] = wire.Reader(ours)
-            self._selector.register(ours, selectors.EVENT_READ, place.rank)
+            if place.card not in self._processes:
+                self._fork(place)
         deadline = time.monotonic() + START_S
-        while len(self._pids) < len(self.places):
+        while any(self._processes[place.card].pid is None for place in self.places if place.card in self._processes):
             if time.monotonic() > deadline or not self._nursery.reader.open:
                 raise RunError(f"the cards did not start. {self._last_words()}")
-            self._collect(1.0)
+            self._receive(1.0)
 
-    def post(self, rank: int, method: str, arguments: dict[str, Any]) -> None:
-        """Give card ``rank`` an order."""
-        self._orders += 1
-        message = {"id": self._orders, "method": method, "arguments": arguments}
+    def _fork(self, place: CardPlace) -> None:
+        ours, theirs = socket.socketpair()
+        number = len(self._forks)
+        self._forks[number] = place.card
+        environment = PROVIDERS[place.provider].environment(place.index)
+        self._nursery.tell({"do": "fork", "number": number, "environment": environment}, [theirs.fileno()])
+        theirs.close()
+        self._processes[place.card] = _Process(wire.Reader(ours))
+        self._selector.register(ours, selectors.EVENT_READ, place.card)
+
+    def _send(self, card: Card, order: int, method: str, arguments: dict[str, Any]) -> None:
+        process = self._processes.get(card)
+        if process is None:
+            return
         try:
-            wire.send(self._channels[rank].channel, message)
+            wire.send(process.reader.channel, {"id": order, "method": method, "arguments": arguments})
         except OSError:
-            return  # the card is gone; poll tells of its death
+            return  # the card is gone; its death is told of when its socket is read
 
-    def poll(self, seconds: float) -> list[Reply]:
-        """Return what has come in."""
-        return self._collect(seconds)
+    def _receive(self, seconds: float) -> list[Reply]:
+        replies: list[Reply] = []
+        for key, _ in self._selector.select(seconds):
+            if key.data is None:
+                self._hear_nursery()
+            elif key.data in self._processes:
+                replies += self._hear_card(key.data)
+        if not self._nursery.reader.open and not replies and self._processes:
+            raise RunError(f"the process that starts the cards has ended. {self._last_words()}")
+        return replies
 
     def kill(self, rank: int) -> None:
         """Kill one card."""
-        if rank in self._pids and rank in self._channels:
-            _signal(self._pids[rank])
+        process = self._processes.get(self.places[rank].card)
+        if process is not None and process.pid is not None:
+            _signal(process.pid)
+
+    def _end(self, card: Card) -> None:
+        process = self._processes.pop(card, None)
+        if process is None:
+            return
+        if process.pid is not None:
+            _signal(process.pid)
+        self._selector.unregister(process.reader.channel)
+        process.reader.channel.close()
 
     def process(self, rank: int) -> int | None:
         """Return the card's process id."""
-        return self._pids.get(rank)
+        process = self._processes.get(self.places[rank].card)
+        return None if process is None else process.pid
 
     def remember(self, folder: Path) -> None:
         """Have the nursery remove a folder should the driver die."""
@@ -135,12 +166,10 @@ class LocalEngine(Engine):
 
     def close(self) -> None:
         """End the cards and the nursery, and remove the folder."""
+        for card in list(self._processes):
+            self._end(card)
         if self._selector.get_map() is not None:
             self._selector.close()
-        for rank, reader in self._channels.items():
-            self.kill(rank)
-            reader.channel.close()
-        self._channels.clear()
         self._nursery.close()
         if self.board is not None:
             self.board.close()
@@ -149,44 +178,37 @@ class LocalEngine(Engine):
             cgroup.remove(self._group)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _collect(self, seconds: float) -> list[Reply]:
-        replies: list[Reply] = []
-        for key, _ in self._selector.select(seconds):
-            if key.data is None:
-                self._hear_nursery()
-            else:
-                replies += self._hear_card(int(key.data))
-        if not self._nursery.reader.open and not replies and self._channels:
-            raise RunError(f"the process that starts the cards has ended. {self._last_words()}")
-        return replies
-
     def _hear_nursery(self) -> None:
         for message in self._nursery.reader.read():
             if "forked" in message:
-                self._pids[message["rank"]] = message["forked"]
+                process = self._processes.get(self._forks[message["number"]])
+                if process is not None:
+                    process.pid = message["forked"]
             else:
                 self._endings[message["ended"]] = message["code"]
         if not self._nursery.reader.open and self._nursery.channel in self._selector.get_map():
             self._selector.unregister(self._nursery.channel)
 
-    def _hear_card(self, rank: int) -> list[Reply]:
-        reader = self._channels[rank]
+    def _hear_card(self, card: Card) -> list[Reply]:
+        process, rank = self._processes[card], self._ranks.get(card, -1)
         fields = ("value", "error", "hint", "trace")
-        replies = [Reply(rank, **{key: message.get(key) for key in fields}) for message in reader.read()]
+        replies = [
+            Reply(rank, message["id"], **{key: message.get(key) for key in fields}) for message in process.reader.read()
+        ]
         for reply in replies:
             if reply.trace:
                 with (self.folder / "cards.log").open("a") as log:
                     log.write(f"card {rank}:\n{reply.trace}\n")
-        if not reader.open:
-            self._selector.unregister(reader.channel)
-            reader.channel.close()
-            del self._channels[rank]
-            replies.append(Reply(rank, death=self._ending(rank)))
+        if not process.reader.open:
+            self._selector.unregister(process.reader.channel)
+            process.reader.channel.close()
+            del self._processes[card]
+            self._open = {order: one for order, one in self._open.items() if one != card}
+            replies.append(Reply(rank, death=self._ending(process.pid)))
         return replies
 
-    def _ending(self, rank: int) -> str:
+    def _ending(self, pid: int | None) -> str:
         """Return how a card ended, once the nursery has told."""
-        pid = self._pids.get(rank, -1)
         deadline = time.monotonic() + 1.0
         while pid not in self._endings and self._nursery.reader.open and time.monotonic() < deadline:
             ready = selectors.DefaultSelector()
@@ -194,7 +216,7 @@ class LocalEngine(Engine):
             if ready.select(0.1):
                 self._hear_nursery()
             ready.close()
-        code = self._endings.get(pid)
+        code = None if pid is None else self._endings.pop(pid, None)
         if code is None:
             return "its process ended"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

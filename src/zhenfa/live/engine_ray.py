@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live import cgroup, linux
 from zhenfa.live.engine import Engine, Reply
 from zhenfa.live.engine_local import Nursed
-from zhenfa.live.placement import CardPlace
+from zhenfa.live.placement import Card
 from zhenfa.live.providers import PROVIDERS
 
 PLACE_S: Final = 60.0
@@ -62,17 +63,16 @@ class RayEngine(Engine):
         if self._group is not None:
             self._nursery.tell({"do": "remember", "groups": [str(self._group)]})
         self._ray: Any = None
-        self._actors: dict[int, Any] = {}
-        self._pids: dict[int, int] = {}
-        self._pending: dict[Any, int] = {}
+        self._actors: dict[Card, Any] = {}
+        self._pids: dict[Card, int] = {}
+        self._pending: dict[Any, tuple[Card, int]] = {}
+        self._bundles: dict[Card, tuple[Any, int]] = {}
+        self._started = 0
 
     @property
     def protection(self) -> str:
         """Return ``cgroup`` if the cards have one of their own."""
         return "none" if self._group is None else "cgroup"
-
-    def _card(self, place: CardPlace) -> tuple[object, ...]:
-        return (*super()._card(place), place.pool)
 
     def start(self) -> None:
         """Start Ray and an actor for every card that has none; waits with a limit."""
@@ -82,33 +82,35 @@ class RayEngine(Engine):
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        missing = [place for place in self.places if place.rank not in self._actors]
+        missing = [place for place in self.places if place.card not in self._actors]
         if not missing:
             return
-        bundles = [{_resource(place.pool): 1.0} for place in missing]
-        group = placement_group(bundles, strategy="PACK")
-        if not group.wait(PLACE_S):
-            raise RunError(f"Ray did not find room for {len(missing)} cards within {PLACE_S:g} s.")
+        new = [place for place in missing if place.card not in self._bundles]
+        if new:
+            group = placement_group([{_resource(place.pool): 1.0} for place in new], strategy="PACK")
+            if not group.wait(PLACE_S):
+                raise RunError(f"Ray did not find room for {len(new)} cards within {PLACE_S:g} s.")
+            self._bundles |= {place.card: (group, index) for index, place in enumerate(new)}
         actor = ray.remote(_actor_class())
-        for index, place in enumerate(missing):
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-            self._actors[place.rank] = actor.options(
+        for place in missing:
+            group, index = self._bundles[place.card]
+            self._started += 1
+            self._actors[place.card] = actor.options(
                 num_cpus=0, num_gpus=0, resources={_resource(place.pool): 1.0}, max_restarts=0,
-                scheduling_strategy=strategy, name=f"card-{place.rank}",
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+                name=f"card-{self._started}",
             ).remote(PROVIDERS[place.provider].environment(place.index))  # fmt: skip
-        found = ray.get([self._actors[place.rank].obey.remote("hello", {}) for place in missing], timeout=START_S)
+        found = ray.get([self._actors[place.card].obey.remote("hello", {}) for place in missing], timeout=START_S)
         for place, answer in zip(missing, found, strict=True):
-            self._pids[place.rank] = answer["value"]["pid"]
+            self._pids[place.card] = answer["value"]["pid"]
             if self._group is not None:
-                cgroup.join(self._group, self._pids[place.rank])
+                cgroup.join(self._group, self._pids[place.card])
         self._watch_processes()
 
-    def post(self, rank: int, method: str, arguments: dict[str, Any]) -> None:
-        """Give card ``rank`` an order."""
-        self._pending[self._actors[rank].obey.remote(method, arguments)] = rank
+    def _send(self, card: Card, order: int, method: str, arguments: dict[str, Any]) -> None:
+        self._pending[self._actors[card].obey.remote(method, arguments)] = (card, order)
 
-    def poll(self, seconds: float) -> list[Reply]:
-        """Return what has come in."""
+    def _receive(self, seconds: float) -> list[Reply]:
         import ray
 
         if not self._pending:
@@ -124,12 +126,22 @@ class RayEngine(Engine):
         """Kill one card."""
         import ray
 
-        if rank in self._actors:
-            ray.kill(self._actors[rank], no_restart=True)
+        actor = self._actors.get(self.places[rank].card)
+        if actor is not None:
+            ray.kill(actor, no_restart=True)
+
+    def _end(self, card: Card) -> None:
+        import ray
+
+        actor = self._actors.pop(card, None)
+        self._pids.pop(card, None)
+        self._pending = {reference: one for reference, one in self._pending.items() if one[0] != card}
+        if actor is not None:
+            ray.kill(actor, no_restart=True)
 
     def process(self, rank: int) -> int | None:
         """Return the actor's process id."""
-        return self._pids.get(rank)
+        return self._pids.get(self.places[rank].card)
 
     def remember(self, folder: Path) -> None:
         """Have the nursery remove a folder should the driver die."""
@@ -142,9 +154,8 @@ class RayEngine(Engine):
     def close(self) -> None:
         """Stop Ray, let the nursery end what is left of it, and remove the folder."""
         if self._ray is not None:
-            for rank in list(self._actors):
-                self.kill(rank)
-            self._actors.clear()
+            for card in list(self._actors):
+                self._end(card)
             self._pending.clear()
             self._ray.shutdown()
             self._ray = None
@@ -157,9 +168,8 @@ class RayEngine(Engine):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start_ray(self) -> None:
-        pools: dict[str, float] = {}
-        for place in self.places:
-            pools[_resource(place.pool)] = pools.get(_resource(place.pool), 0.0) + 1.0
+        used = Counter(place.pool for place in self.places)
+        pools = {_resource(name): float(count) for name, count in (used | self.pools).items()}
         cache = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}  # importing torch creates it
         with _environment(ENVIRONMENT | cache), _loopback_and_quiet():
             import ray
@@ -182,12 +192,14 @@ class RayEngine(Engine):
     def _reply(self, reference: Any) -> Reply:
         import ray
 
-        rank = self._pending.pop(reference)
+        card, order = self._pending.pop(reference)
+        rank = self._ranks.get(card, -1)
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayActorError:
-            return Reply(rank, death="its actor died")
-        reply = Reply(rank, **{key: answer.get(key) for key in ("value", "error", "hint", "trace")})
+            self.discard(card)
+            return Reply(rank, order, death="its actor died")
+        reply = Reply(rank, order, **{key: answer.get(key) for key in ("value", "error", "hint", "trace")})
         if reply.trace:
             with (self.folder / "cards.log").open("a") as log:
                 log.write(f"card {rank}:\n{reply.trace}\n")

@@ -63,7 +63,7 @@ class Nursery:
 
     def _obey(self, message: dict[str, Any]) -> None:
         if message["do"] == "fork":
-            self._fork(message["rank"], message["environment"])
+            self._fork(message["number"], message["environment"])
         elif message["do"] == "remember":
             self.folders |= set(message.get("folders", ()))
             self.groups |= set(message.get("groups", ()))
@@ -71,7 +71,7 @@ class Nursery:
         elif message["do"] == "forget":
             self.folders -= set(message["folders"])
 
-    def _fork(self, rank: int, environment: dict[str, str]) -> None:
+    def _fork(self, number: int, environment: dict[str, str]) -> None:
         file = self.reader.files.pop(0)
         parent = os.getpid()
         pid = os.fork()
@@ -81,7 +81,7 @@ class Nursery:
         self.children.add(pid)
         for group in self.groups:
             cgroup.join(Path(group), pid)
-        self._tell({"forked": pid, "rank": rank})
+        self._tell({"forked": pid, "number": number})
 
     def _become_card(self, parent: int, file: int, environment: dict[str, str]) -> None:
         code = 1

@@ -11,6 +11,9 @@ from zhenfa.live.sizes import Sizes
 from zhenfa.spec.machine import CardPool, Formation, Precision
 from zhenfa.spec.plan import Pipeline, Plan, Recompute, Stage
 
+Card = tuple[str, int]
+"""A card of a machine: its pool, and its number there."""
+
 
 @dataclass(frozen=True)
 class CardPlace:
@@ -38,6 +41,11 @@ class CardPlace:
     rate: float | None
     memory_rate: float | None
     capacity: float | None
+
+    @property
+    def card(self) -> Card:
+        """Return which card of the machine it is, whatever its rank."""
+        return self.pool, self.index
 
     @property
     def label(self) -> str:
