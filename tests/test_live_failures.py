@@ -90,7 +90,15 @@ def test_killed_card_is_named_at_once(tmp_path: Path) -> None:
                 os.kill(engine.process(1) or 0, signal.SIGKILL)
 
         with pytest.raises(RunError, match=r"card 1 \(b card, pool b, stage 1 of pipeline 0\) died \(signal SIGKILL\)"):
-            run_plan(PLAN, PAIR, TINY, Execution(steps=1000), engine=engine, on_progress=kill, out_dir=tmp_path)
+            run_plan(
+                PLAN,
+                PAIR,
+                TINY,
+                Execution(steps=1000, recover=False),
+                engine=engine,
+                on_progress=kill,
+                out_dir=tmp_path,
+            )
         assert time.monotonic() - killed_at[0] < 3.0
         family = children_of(os.getpid())
     assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
@@ -104,7 +112,7 @@ def test_silent_card_is_killed_and_named() -> None:
             if step == 1:
                 os.kill(engine.process(2) or 0, signal.SIGSTOP)
 
-        execution = Execution(steps=1000, step_timeout_s=1.5)
+        execution = Execution(steps=1000, recover=False)
         with pytest.raises(RunError) as caught:
             run_plan(PLAN, PAIR, TINY, execution, engine=engine, on_progress=stop)
         family = children_of(os.getpid())

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-Activity = Literal["idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save"]
+Activity = Literal["idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save", "load"]
 ACTIVITIES: Final[tuple[Activity, ...]] = (
-    "idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save",
+    "idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save", "load",
 )  # fmt: skip
 SLOT: Final = struct.Struct("<iiiid")
 SLOT_BYTES: Final = 64
@@ -41,6 +41,7 @@ class Doing:
             "reduce": "summing gradients",
             "optimizer": "in the optimizer step",
             "save": "saving the checkpoint",
+            "load": "loading the checkpoint",
         }.get(self.activity, f"in the {self.activity}{batch}")
         return f"{verb} of step {self.step}" if self.step and self.activity in {"forward", "backward"} else verb
 

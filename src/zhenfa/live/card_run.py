@@ -12,15 +12,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zhenfa.live import data
+from zhenfa.live import checkpoint, data
 from zhenfa.live.board import Board
-from zhenfa.live.checkpoint import save_parts
 from zhenfa.live.decoder import StageModule, loss_of, part_of
+from zhenfa.live.faults import Faults
+from zhenfa.live.guard import Guard, gather, norm_of
 from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import CardStage, Runner
 from zhenfa.live.quiet import Watch
 from zhenfa.live.replicas import GradientSum
+from zhenfa.live.saving import Saver, answers_for, share_of
 from zhenfa.live.transport import open_groups
 
 
@@ -58,31 +60,56 @@ class CardRun:
         self.text = data.corpus(orders.data) if place.is_first or place.is_last else None
         self.sums: dict[str, list[float]] = {}
         self.watch = Watch.now()
+        self.saver = Saver(rank)
+        self.guard = Guard(len(orders.places))
+        self.faults = Faults()
+        self._taken = 0
+        self._left_out = answers_for(orders.places, rank, tied=orders.sizes.tied)
 
     @property
     def parameter_count(self) -> int:
         """Return the parameters that the card holds."""
         return sum(parameter.numel() for row in self.parameters.values() for parameter in row)
 
-    def step(self, number: int, at: float) -> dict[str, Any]:
-        """Take training step ``number``, starting ``at`` (s, monotonic); return loss, end, and what was done when."""
-        if number == 2:  # the first step counted FLOPs and filled caches
+    def step(self, number: int, at: float, *, use: bool = True, before: list[float] | None = None) -> dict[str, Any]:
+        """Take training step ``number``, starting ``at`` (s, monotonic); return loss, end, and what was done when.
+
+        ``use`` False leaves the parameters as they are; ``before`` are the norms of the last go at the same step. The
+        gradients are used if all cards hold them to be sound: see :class:`~zhenfa.live.guard.Guard`.
+        """
+        self._taken += 1
+        if self._taken == 2:  # the first step counted FLOPs and filled caches
             self.pacer.fidelity, self.watch = Fidelity(), Watch.now()
             self.sums.clear()
         inputs, targets = self._batch(number)
         self.pacer.begin(number, at)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.runner.step(inputs, targets)
+        gradients = [one.grad for row in self.parameters.values() for one in row if one.grad is not None]
+        self.faults.poison(gradients)
+        norm = norm_of(gradients)
         self.sum.run(self.parameters)
-        with self.pacer.operation("optimizer") as operation:
-            self.optimizer.step()
-            operation.seconds = self._optimizer_seconds()
+        norms, latest = gather(norm, self.pacer.time(), self.guard.cards)
+        self.pacer.meet(latest)
+        verdict, bad = self.guard.judge(norms, before)
+        used = use and verdict == "sound"
+        if used:
+            self._apply(norms)
         ended = time.monotonic()
         spans = list(self.pacer.spans)
         self.board.write(self.place.rank, "idle", step=number)
         for span in spans:
             self.sums.setdefault(span.kind, []).append(span.end - span.start)
-        return {"loss": loss, "ended": ended, "spans": [(s.kind, s.micro_batch, s.start, s.end, s.peer) for s in spans]}
+        return {
+            "loss": loss, "ended": ended, "spans": [(s.kind, s.micro_batch, s.start, s.end, s.peer) for s in spans],
+            "used": used, "verdict": verdict, "bad": bad, "norms": norms, "saved": self.saver.tell(),
+        }  # fmt: skip
+
+    def _apply(self, norms: list[float]) -> None:
+        with self.pacer.operation("optimizer") as operation:
+            self.optimizer.step()
+            operation.seconds = self._optimizer_seconds()
+        self.guard.used(norms)
 
     def report(self) -> dict[str, Any]:
         """Return what the card counted and measured: FLOPs, bytes, fidelity, and mean seconds by kind."""
@@ -97,15 +124,22 @@ class CardRun:
             "means": {kind: sum(row) / len(row) for kind, row in self.sums.items()},
         }
 
-    def save(self, path: Path) -> None:
-        """Write this card's parts of a checkpoint into ``path``; all cards do so together."""
+    def load(self, path: Path) -> None:
+        """Fill the stage and its optimizer from a checkpoint whose files the driver has checked."""
+        self.board.write(self.place.rank, "load")
+        checkpoint.load(path, self.module, self.optimizer, verified=True)
+        self.board.write(self.place.rank, "idle")
+
+    def save(self, path: Path, *, to_disk: bool) -> None:
+        """Copy this card's share of a checkpoint and begin to write it into ``path``."""
         self.board.write(self.place.rank, "save")
-        save_parts(path, self.module, self.optimizer)
+        self.saver.begin(path, share_of(self.module, self.optimizer, self._left_out), to_disk=to_disk)
         self.board.write(self.place.rank, "idle")
 
     def close(self) -> None:
         """Leave the group of cards."""
         dist.destroy_process_group()
+        self.saver.wait()
         self.board.close()
 
     def _batch(self, number: int) -> tuple[Any, Any]:

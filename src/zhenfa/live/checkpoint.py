@@ -1,19 +1,21 @@
 """Checkpoints that can be resumed at another split: layers under global names, written whole or not at all.
 
-The cards write into a folder that ends in ``.partial``; the driver adds a manifest with the SHA-256 of every file,
-syncs and renames. A folder without a manifest is not a checkpoint. Reading checks the manifest first and refuses
-pickled objects other than torch's own records of tensors. Torch is imported when a function is called: the driver
-verifies and finishes a checkpoint without it.
+The cards write into a folder that ends in ``.partial``, each its own file; the driver joins their records, adds a
+manifest with the SHA-256 of every file, syncs and renames. A folder without a manifest is not a checkpoint. Reading
+checks the manifest first and refuses pickled objects other than torch's own records of tensors. Torch is imported when
+a function is called.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import pickle
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,28 +26,92 @@ FORMAT: Final = "zhenfa.checkpoint/1"
 PARTIAL: Final = ".partial"
 
 
-def finish(partial: Path, facts: dict[str, Any]) -> Path:
+RECORDS: Final = ".records"
+"""How the file ends in which one card says where its tensors lie, until :func:`finish` puts them together."""
+
+
+def file_of(rank: int) -> str:
+    """Return the name under which card ``rank`` writes, without ending."""
+    return f"card-{rank:05d}"
+
+
+def finish(
+    partial: Path, facts: dict[str, Any], sums: Mapping[str, str] | None = None, *, to_disk: bool = True
+) -> Path:
     """Turn the folder that the cards have written into a checkpoint and return its path.
 
-    ``facts`` (plan, sizes, step) are kept in the manifest. An older checkpoint of the same name is replaced.
+    ``facts`` (plan, sizes, step) are kept in the manifest; ``sums`` are the SHA-256 of files that the cards have told.
+    ``to_disk`` sees it onto the disk first. An older checkpoint of the same name is replaced.
     """
-    files = {path.name: _sum(path) for path in sorted(partial.iterdir()) if path.name != MANIFEST}
+    _put_together(partial)
+    known = dict(sums or {})
+    files = {
+        path.name: known.get(path.name) or sha256(path) for path in sorted(partial.iterdir()) if path.name != MANIFEST
+    }
     manifest = {"schema": FORMAT, **facts, "files": files}
     with (partial / MANIFEST).open("w") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
-        os.fsync(file.fileno())
-    _sync(partial)
+        if to_disk:
+            os.fsync(file.fileno())
+    if to_disk:
+        _sync(partial)
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
-    _sync(final.parent)
+    if to_disk:
+        _sync(final.parent)
     return final
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint whose files are all there and unchanged, else raise :class:`InputError`."""
+def _put_together(partial: Path) -> None:
+    """Join the cards' records of where tensors lie into the one file that torch reads."""
+    own = sorted(partial.glob(f"*{RECORDS}"))
+    if not own:
+        return
+    whole = None
+    for path in own:
+        one = _read_records(path)
+        data = path.name.removesuffix(RECORDS) + ".distcp"
+        one.storage_data = {
+            key: dataclasses.replace(info, relative_path=data) for key, info in one.storage_data.items()
+        }
+        if whole is None:
+            whole = one
+            continue
+        whole.state_dict_metadata |= one.state_dict_metadata
+        whole.planner_data |= one.planner_data
+        whole.storage_data |= one.storage_data
+    with (partial / ".metadata").open("wb") as file:
+        pickle.dump(whole, file)
+    for path in own:
+        path.unlink()
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest whole checkpoint in a folder, None if there is none, and why newer ones were passed over."""
+    refused: list[str] = []
+    for path in sorted(folder.glob("checkpoint-*"), reverse=True):
+        if path.name.endswith(PARTIAL):
+            continue
+        try:
+            verify(path)
+        except InputError as problem:
+            refused.append(problem.message)
+        else:
+            return path, refused
+    return None, refused
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint: first its manifest, so that half of it is none."""
+    path.joinpath(MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, its files unread. Raises :class:`InputError` if it is not whole."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except FileNotFoundError:
@@ -55,51 +121,44 @@ def verify(path: Path) -> dict[str, Any]:
     known_form = isinstance(manifest, dict) and manifest.get("schema") == FORMAT
     if not known_form or not isinstance(manifest.get("files"), dict):
         raise InputError(f"{str(path)!r} is not a {FORMAT}.")
+    return dict(manifest)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint whose files are all there and unchanged, else raise :class:`InputError`."""
+    manifest = manifest_of(path)
     for name, known in manifest["files"].items():
         file = path / name
         if Path(name).name != name or not file.is_file():
             raise InputError(f"{name!r} of the checkpoint {str(path)!r} is missing.")
-        if _sum(file) != known:
+        if sha256(file) != known:
             raise InputError(f"{name!r} of the checkpoint {str(path)!r} has changed since it was written.")
-    return dict(manifest)
+    return manifest
 
 
-def save_parts(path: Path, module: Any, optimizer: Any) -> None:
-    """Write this card's parameters and optimizer state. All cards of the default group call it together."""
-    from torch.distributed import checkpoint
-    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-
-    checkpoint.save(
-        _state(module, optimizer),
-        storage_writer=checkpoint.FileSystemWriter(path, sync_files=True, thread_count=1),
-        planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),
-    )
-
-
-def load(path: Path, module: Any, optimizer: Any = None) -> dict[str, Any]:
+def load(path: Path, module: Any, optimizer: Any = None, *, verified: bool = False) -> dict[str, Any]:
     """Fill a stage (or a whole model) and its optimizer from a checkpoint made at any split; return the manifest.
 
-    ``module`` is a :class:`~zhenfa.live.decoder.StageModule`. Raises :class:`InputError` for a checkpoint that is not
+    ``module`` is a :class:`~zhenfa.live.decoder.StageModule`; ``verified`` says that its files have just been checked.
+    No card waits for another. Raises :class:`InputError` for a checkpoint that is not
     whole, has changed, or holds anything but tensors and plain values.
     """
-    from torch import distributed
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
 
-    manifest = verify(path)
-    state = _state(module, optimizer)
+    manifest = manifest_of(path) if verified else verify(path)
+    state = state_of(module, optimizer)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        checkpoint.load(
-            state, storage_reader=_reader(path), planner=_planner(), no_dist=not distributed.is_initialized()
-        )
+        warnings.simplefilter("ignore")  # torch says that it loads without the other cards, which is meant
+        checkpoint.load(state, storage_reader=_reader(path), planner=_planner(), no_dist=True)
     set_model_state_dict(module, state["model"])
     if optimizer is not None:
         set_optimizer_state_dict(module, optimizer, state["optimizer"], options=_options())
     return manifest
 
 
-def _state(module: Any, optimizer: Any) -> dict[str, Any]:
+def state_of(module: Any, optimizer: Any) -> dict[str, Any]:
+    """Return the tensors and numbers of a stage and its optimizer under their global names."""
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
     state = {"model": get_model_state_dict(module)}
@@ -152,7 +211,7 @@ def _is_dtype(module: str, name: str) -> bool:
 def _reader(path: Path) -> Any:
     from torch.distributed.checkpoint import FileSystemReader
 
-    records = _records(path)
+    records = _read_records(path / ".metadata")
 
     class Reader(FileSystemReader):  # type: ignore[misc]
         def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
@@ -162,12 +221,12 @@ def _reader(path: Path) -> Any:
     return Reader(path)
 
 
-def _records(path: Path) -> Any:
-    """Return torch's records of a checkpoint. Raises :class:`InputError` if there is anything else in their file."""
+def _read_records(path: Path) -> Any:
+    """Return torch's records from a file. Raises :class:`InputError` if there is anything else in it."""
     from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
     try:
-        with (path / ".metadata").open("rb") as file:
+        with path.open("rb") as file:
             records = _Records(file).load()
     except (OSError, ValueError, EOFError, pickle.UnpicklingError) as problem:
         if isinstance(problem, InputError):
@@ -192,7 +251,8 @@ def _planner() -> Any:
     return Planner()
 
 
-def _sum(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

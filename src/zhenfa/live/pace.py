@@ -18,6 +18,7 @@ from typing import Final
 
 from zhenfa.live.board import Activity, Board
 
+COMPUTE: Final = frozenset({"forward", "backward", "optimizer"})
 CATCH_UP: Final = 20e-3
 """Seconds that an emulated card may lag behind the host's clock and make good; beyond it a deadline is missed."""
 SPIN: Final = 2e-4
@@ -65,7 +66,10 @@ class Fidelity:
 
 @dataclass
 class Pacer:
-    """The clock of one card. ``paced`` is False on a real card: everything then takes the time that it takes."""
+    """The clock of one card. ``paced`` is False on a real card: everything then takes the time that it takes.
+
+    ``slower``: how many times as long a card of which a fault makes a slow one takes for an operation.
+    """
 
     rank: int
     board: Board
@@ -74,6 +78,7 @@ class Pacer:
     now: float = 0.0
     step: int = 0
     micro_batch: int = -1
+    slower: float = 1.0
     spans: list[Span] = field(default_factory=list)
     fidelity: Fidelity = field(default_factory=Fidelity)
 
@@ -89,6 +94,11 @@ class Pacer:
         self.now = max(self.now, host - CATCH_UP) if self.paced else host
         return self.now
 
+    def meet(self, latest: float) -> None:
+        """Have met the other cards, the last of which was there at time ``latest``."""
+        if self.paced:
+            self.now = max(self.now, latest)
+
     @contextmanager
     def operation(self, kind: Activity, micro_batch: int = -1) -> Iterator[Operation]:
         """Run one operation on the card; on an emulated card return when ``seconds`` have passed there."""
@@ -102,9 +112,13 @@ class Pacer:
         done = time.monotonic()
         self.now = done
         if self.paced and running.seconds is not None:
-            self.now = start + running.seconds
+            seconds = running.seconds * self.slower
+            self.now = start + seconds
             late = wait_until(self.now)
-            self.fidelity.count(late, done - began, running.seconds)
+            self.fidelity.count(late, done - began, seconds)
+        elif self.slower > 1 and kind in COMPUTE:
+            wait_until(done + (self.slower - 1) * (done - began))
+            self.now = time.monotonic()
         self.spans.append(Span(kind, micro_batch, start, self.now))
 
     def arrive(self, at: float, transfer: float, peer: int, called: float, micro_batch: int) -> None:

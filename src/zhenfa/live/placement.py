@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.links import Link, link_between
@@ -70,11 +72,14 @@ class CardPlace:
         return self.micro_batches * self.micro_batch_size
 
 
-def place(plan: Plan, formation: Formation, sizes: Sizes) -> tuple[CardPlace, ...]:
+def place(
+    plan: Plan, formation: Formation, sizes: Sizes, there: Mapping[str, Sequence[Card]] | None = None
+) -> tuple[CardPlace, ...]:
     """Give every stage of every replica a card, in the order of the plan and of each pool.
 
-    Raises :class:`CapabilityError` for a layout that this version cannot run, :class:`InputError` for a plan that does
-    not fit the machine or the model. Nothing has started yet.
+    ``there`` are the machine's cards by the pools that the plan names, where that is not all of them in order. Raises
+    :class:`CapabilityError` for a layout that this version cannot run, :class:`InputError` for a plan that does not fit
+    the machine or the model. Nothing has started yet.
     """
     check(plan, sizes)
     taken: dict[str, int] = {}
@@ -83,9 +88,9 @@ def place(plan: Plan, formation: Formation, sizes: Sizes) -> tuple[CardPlace, ..
     for pipeline in plan.pipelines:
         for _ in range(pipeline.count):
             for stage_index, stage in enumerate(pipeline.stages):
-                index = taken.get(stage.pool, 0)
-                taken[stage.pool] = index + 1
-                pool = _pool(formation, plan, stage.pool, taken[stage.pool])
+                number = taken.get(stage.pool, 0)
+                taken[stage.pool] = number + 1
+                pool, index = _find(formation, plan, stage.pool, number, there)
                 ids = (len(places), pipeline_index, stage_index, index, sequence)
                 places.append(_card(ids, pipeline, stage, pool, stage.precision or plan.precision))
             pipeline_index += 1
@@ -148,18 +153,34 @@ def _refusal(what: str, reason: str, way_out: str) -> CapabilityError:
     )
 
 
-def _pool(formation: Formation, plan: Plan, name: str, needed: int) -> CardPool:
-    names = [pool.name for pool in formation.pools]
-    if name not in names:
+def _find(
+    formation: Formation, plan: Plan, name: str, number: int, there: Mapping[str, Sequence[Card]] | None
+) -> tuple[CardPool, int]:
+    """Return the pool of the machine and the index there of the card that is ``number`` in the plan's pool."""
+    cards = there if there is not None else {pool.name: _All(pool.name, pool.count) for pool in formation.pools}
+    if name not in cards:
         raise InputError(
             f"the plan uses pool {name!r}, which machine {formation.name!r} does not have.",
-            hint=f"its pools: {', '.join(names)}; the plan was made for {plan.machine!r}.",
+            hint=f"its pools: {', '.join(cards)}; the plan was made for {plan.machine!r}.",
         )
-    pool = formation.pool(name)
-    if needed > pool.count:
+    if number >= len(cards[name]):
         wanted = plan.cards_by_pool()[name]
-        raise InputError(f"the plan needs {wanted} cards of pool {name!r}, which has {pool.count}.")
-    return pool
+        raise InputError(f"the plan needs {wanted} cards of pool {name!r}, which has {len(cards[name])}.")
+    pool, index = cards[name][number]
+    return formation.pool(pool), index
+
+
+class _All(Sequence[Card]):
+    """All cards of a pool, in order, however many."""
+
+    def __init__(self, pool: str, count: int) -> None:
+        self._pool, self._indices = pool, range(count)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._pool, self._indices[number]
 
 
 def _card(

@@ -14,6 +14,7 @@ from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import place
 from zhenfa.live.report import run_of
 from zhenfa.live.sizes import Sizes
+from zhenfa.live.supervise import Replan, Supervisor
 from zhenfa.live.train import CardFullError, Driver, Measured, Progress
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
@@ -38,6 +39,9 @@ def run_plan(
     on_phase: Phase | None = None,
     engine: EngineName | Engine | None = None,
     out_dir: Path | None = None,
+    replan: Replan | None = None,
+    resume: Path | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Run:
     """Execute a plan and return what happened.
 
@@ -59,7 +63,11 @@ def run_plan(
     carrier = engine if isinstance(engine, Engine) else open_engine(engine or execution.engine)
     try:
         driver = Driver(carrier, formation, sizes, execution)
-        return _phases(driver, plan, on_progress, say, out_dir)
+        supervisor = Supervisor(
+            driver, plan, replan=replan, resume=resume, disk=out_dir, on_step=on_progress, say=say,
+            stop=stop or (lambda: False),
+        )  # fmt: skip
+        return _phases(supervisor, say)
     except RunError:
         _keep_log(carrier, out_dir)
         raise
@@ -113,7 +121,8 @@ def _even_layers(pipeline: Pipeline) -> Pipeline:
     return pipeline.model_copy(update={"stages": tuple(even)})
 
 
-def _phases(driver: Driver, plan: Plan, on_progress: Progress | None, say: Phase, out_dir: Path | None) -> Run:
+def _phases(supervisor: Supervisor, say: Phase) -> Run:
+    driver, plan, out_dir = supervisor.driver, supervisor.plan, supervisor.disk
     execution, engine = driver.execution, driver.engine
     even: Measured | None = None
     notes: list[str] = []
@@ -125,14 +134,23 @@ def _phases(driver: Driver, plan: Plan, on_progress: Progress | None, say: Phase
             except CardFullError as problem:
                 notes.append(f"the even split does not fit: {problem.message}")
         say(f"training, {execution.steps} steps")
-        measured = driver.train(plan, execution.steps, on_progress)
+        measured = supervisor.run()
         saved = None
         if out_dir is not None:
             say("saving the checkpoint")
             saved = driver.save(measured, out_dir)
     finally:
+        supervisor.snapshots.close()
         driver.close()
-    return run_of(measured, even, protection=engine.protection, engine=engine.name, checkpoint=saved, notes=notes)
+    run = run_of(
+        measured, even, protection=engine.protection, engine=engine.name, checkpoint=saved, notes=notes + driver.notes
+    )
+    return run.model_copy(
+        update={
+            "steps": measured.done, "losses": supervisor.losses, "incidents": tuple(supervisor.incidents),
+            "effective_share": supervisor.effective_share,
+        }
+    )  # fmt: skip
 
 
 def _keep_log(engine: Engine, out_dir: Path | None) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,7 +19,7 @@ from zhenfa.errors import RunError
 from zhenfa.live import checkpoint
 from zhenfa.live.engine import Engine, call_all
 from zhenfa.live.orders import Orders
-from zhenfa.live.placement import CardPlace, links_of, place
+from zhenfa.live.placement import Card, CardPlace, links_of, place
 from zhenfa.live.providers import processors
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.job import Execution
@@ -32,20 +34,51 @@ LEAD_S: Final = 0.02
 """Seconds between the order for a step and its start, in which the order reaches every card."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """What came of one go at a step: whether its gradients were used, the verdict on them, and every card's norm."""
+
+    used: bool
+    verdict: str
+    bad: tuple[int, ...]
+    norms: tuple[float, ...]
+
+
+@dataclass
+class Saving:
+    """A checkpoint that the cards are writing: who has told that his share is written, and the sums of the files."""
+
+    partial: Path
+    facts: dict[str, Any]
+    cards: int
+    to_disk: bool
+    ranks: set[int] = field(default_factory=set)
+    sums: dict[str, str] = field(default_factory=dict)
+
+
 class CardFullError(RunError):
     """A card holds more than its memory."""
 
 
 @dataclass
 class Measured:
-    """What the cards did with one plan. ``spans`` are of the last step, by rank; times in s from its start."""
+    """What the cards did with one plan. ``spans`` are of the last step, by rank; times in s from its start.
+
+    ``begun`` counts the steps that were taken before the cards took up this plan.
+    """
 
     plan: Plan
     places: tuple[CardPlace, ...]
+    begun: int = 0
     step_times: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     spans: list[list[tuple[str, int, float, float, int]]] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Return the number of the last step taken, 0 before the first."""
+        return self.begun + len(self.losses)
 
     @property
     def step_time(self) -> float:
@@ -55,64 +88,158 @@ class Measured:
 
 
 class Driver:
-    """Runs plans of one model on the cards of one engine, one after the other."""
+    """Runs plans of one model on the cards of one engine, one after the other.
+
+    ``written`` are the checkpoints made so far that are still there, each with its step; ``notes`` what went wrong
+    without ending anything.
+    """
 
     def __init__(self, engine: Engine, formation: Formation, sizes: Sizes, execution: Execution) -> None:
         self.engine, self.formation, self.sizes, self.execution = engine, formation, sizes, execution
+        engine.pools |= Counter({pool.name: pool.count for pool in formation.pools})
         self._store, self._port = open_store()
         self._generation = 0
+        self._saving: dict[str, Saving] = {}
+        self.written: list[tuple[int, Path]] = []
+        self.notes: list[str] = []
 
     def train(self, plan: Plan, steps: int, on_step: Progress | None = None) -> Measured:
-        """Build the model on the cards as ``plan`` says and take ``steps`` steps.
+        """Build the model on the cards as ``plan`` says and take ``steps`` steps; whatever fails ends it.
 
         Raises :class:`RunError`, :class:`CardFullError` after the first step if an emulated card's memory is too small.
         """
-        places = place(plan, self.formation, self.sizes)
+        measured = self.form(plan)
+        for number in range(1, steps + 1):
+            self.step(measured)
+            if on_step is not None:
+                on_step(number, steps, measured.losses[-1], measured.step_times[-1])
+        measured.reports = self.call("report", {})
+        return measured
+
+    def form(
+        self, plan: Plan, *, there: Mapping[str, Sequence[Card]] | None = None, load: Path | None = None, done: int = 0
+    ) -> Measured:
+        """Have the cards take up a plan, from the beginning or from a checkpoint made after ``done`` steps."""
+        places = place(plan, self.formation, self.sizes, there)
         self.engine.place(places)
         self.engine.start()
         orders = self._orders(plan, places).to_data()
-        call_all(self.engine, "open", [{"rank": item.rank, "orders": orders} for item in places], OPEN_S)
-        measured = Measured(plan, places)
-        for number in range(1, steps + 1):
-            self._step(measured, number)
-            if number == 1:
-                self._check_memory(places)
-            if on_step is not None:
-                on_step(number, steps, measured.losses[-1], measured.step_times[-1])
-        measured.reports = self._call("report", {})
-        return measured
+        source = None if load is None else str(load)
+        arguments = [{"rank": item.rank, "orders": orders, "load": source} for item in places]
+        call_all(self.engine, "open", arguments, OPEN_S)
+        return Measured(plan, places, begun=done)
+
+    def step(self, measured: Measured, *, use: bool = True, before: Sequence[float] | None = None) -> Step:
+        """Take the next step, and note it if its gradients were used; see :meth:`CardRun.step` for the rest."""
+        number, at = measured.done + 1, time.monotonic() + LEAD_S
+        order = {"number": number, "at": at, "use": use, "before": None if before is None else list(before)}
+        execution = self.execution
+        answers = call_all(
+            self.engine, "step", [order] * len(measured.places), execution.step_timeout_s,
+            progress=execution.progress_timeout_s,
+        )  # fmt: skip
+        for rank, answer in enumerate(answers):
+            self._told(rank, answer["saved"])
+        step = Step(answers[0]["used"], answers[0]["verdict"], tuple(answers[0]["bad"]), tuple(answers[0]["norms"]))
+        if step.used:
+            measured.step_times.append(max(answer["ended"] for answer in answers) - at)
+            measured.losses.append(sum(answer["loss"] for answer in answers if answer["loss"] is not None))
+            measured.spans = [
+                [(kind, batch, start - at, end - at, peer) for kind, batch, start, end, peer in answer["spans"]]
+                for answer in answers
+            ]
+            if len(measured.losses) == 1:
+                self._check_memory(measured.places)
+        return step
+
+    def begin_save(self, measured: Measured, folder: Path, *, to_disk: bool) -> None:
+        """Have the cards copy their state and begin to write it into ``folder`` while they go on."""
+        partial = folder / f"checkpoint-{measured.done:06d}{checkpoint.PARTIAL}"
+        if str(partial) in self._saving:
+            return
+        self.engine.remember(partial)
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        facts = {
+            "step": measured.done, "plan": measured.plan.to_data(), "sizes": vars(self.sizes),
+            "seed": self.execution.seed,
+        }  # fmt: skip
+        self._saving[str(partial)] = Saving(partial, facts, len(measured.places), to_disk)
+        self.call("save", {"path": str(partial), "to_disk": to_disk})
+
+    def finish_saves(self) -> None:
+        """Wait until what was begun is written."""
+        if self._saving:
+            for rank, told in enumerate(self.call("saved", {})):
+                self._told(rank, told)
+
+    def prune(self, folder: Path, keep: int) -> None:
+        """Remove all but the newest ``keep`` of the checkpoints that were written into ``folder``."""
+        own = sorted(one for one in self.written if one[1].parent == folder)
+        for one in own[: max(len(own) - keep, 0)]:
+            self.written.remove(one)
+            checkpoint.remove(one[1])
+
+    def drop_saves(self) -> None:
+        """Give up what was begun and not finished: a card that took part is gone."""
+        for one in self._saving.values():
+            shutil.rmtree(one.partial, ignore_errors=True)
+            self.engine.forget(one.partial)
+        self._saving.clear()
 
     def save(self, measured: Measured, folder: Path) -> Path:
         """Write a checkpoint of what the cards hold into ``folder`` and return its path."""
-        steps = len(measured.losses)
-        partial = folder / f"checkpoint-{steps:06d}{checkpoint.PARTIAL}"
-        self.engine.remember(partial)
-        partial.mkdir(parents=True, exist_ok=True)
-        self._call("save", {"path": str(partial)})
-        facts = {"step": steps, "plan": measured.plan.to_data(), "sizes": vars(self.sizes), "seed": self.execution.seed}
-        final = checkpoint.finish(partial, facts)
-        self.engine.forget(partial)
+        self.finish_saves()
+        self.begin_save(measured, folder, to_disk=True)
+        self.finish_saves()
+        final = folder / f"checkpoint-{measured.done:06d}"
+        if (measured.done, final) not in self.written:
+            raise RunError(f"the checkpoint {str(final)!r} was not written. {' '.join(self.notes[-1:])}".rstrip())
         return final
 
     def close(self) -> None:
         """Close the store and its port."""
         self._store = None
 
-    def _step(self, measured: Measured, number: int) -> None:
-        at = time.monotonic() + LEAD_S
-        answers = call_all(
-            self.engine, "step", [{"number": number, "at": at}] * len(measured.places), self.execution.step_timeout_s
-        )
-        measured.step_times.append(max(answer["ended"] for answer in answers) - at)
-        measured.losses.append(sum(answer["loss"] for answer in answers if answer["loss"] is not None))
-        measured.spans = [
-            [(kind, batch, start - at, end - at, peer) for kind, batch, start, end, peer in answer["spans"]]
-            for answer in answers
-        ]
+    def call(self, method: str, arguments: dict[str, Any]) -> list[Any]:
+        """Give every card the same order and return their values by rank."""
+        return call_all(self.engine, method, [arguments] * len(self.engine.places), OPEN_S)
+
+    def call_one(self, rank: int, method: str, arguments: dict[str, Any]) -> None:
+        """Give one card an order and wait for its answer; a card that is gone is told of at the next step."""
+        order = self.engine.post(rank, method, arguments)
+        deadline = time.monotonic() + OPEN_S
+        while time.monotonic() < deadline:
+            replies = self.engine.poll(0.5)
+            if any(reply.order == order or (reply.rank == rank and reply.death) for reply in replies):
+                return
+
+    def _told(self, rank: int, told: Sequence[Mapping[str, Any]]) -> None:
+        """Note what a card has written; the last card's word makes a checkpoint of it."""
+        for word in told:
+            one = self._saving.get(word["folder"])
+            if one is None:
+                continue
+            if "error" in word:
+                del self._saving[word["folder"]]
+                shutil.rmtree(one.partial, ignore_errors=True)
+                self.engine.forget(one.partial)
+                self.notes.append(
+                    f"step {one.facts['step']} was not saved: {self.engine.places[rank].label}: {word['error']}"
+                )
+                continue
+            one.ranks.add(rank)
+            one.sums |= word["files"]
+            if len(one.ranks) == one.cards:
+                del self._saving[word["folder"]]
+                final = checkpoint.finish(one.partial, one.facts, one.sums, to_disk=one.to_disk)
+                self.written.append((one.facts["step"], final))
+                self.engine.forget(one.partial)
 
     def _check_memory(self, places: tuple[CardPlace, ...]) -> None:
         """Hold emulated cards to their memory, as a real card would."""
-        for item, report in zip(places, self._call("report", {}), strict=True):
+        for item, report in zip(places, self.call("report", {}), strict=True):
             held = sum(report["memory"].values())
             if item.rate is not None and item.capacity is not None and held > item.capacity:
                 raise CardFullError(
@@ -120,9 +247,6 @@ class Driver:
                     f"{item.capacity / 1e6:.1f} MB.",
                     hint="give the card fewer layers, a smaller micro-batch, or recompute: full.",
                 )
-
-    def _call(self, method: str, arguments: dict[str, Any]) -> list[Any]:
-        return call_all(self.engine, method, [arguments] * len(self.engine.places), OPEN_S)
 
     def _orders(self, plan: Plan, places: tuple[CardPlace, ...]) -> Orders:
         self._generation += 1

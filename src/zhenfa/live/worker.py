@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from zhenfa.errors import ZhenfaError
 from zhenfa.live import linux, wire
@@ -26,13 +27,14 @@ class CardWorker:
         self._run: CardRun | None = None
         self._device: Any = None
         self._bench: Any = None
+        self._slower = 1.0
 
     def hello(self) -> dict[str, Any]:
         """Return who answers."""
         return {"pid": os.getpid(), "torch": torch.__version__}
 
-    def open(self, rank: int, orders: dict[str, Any]) -> dict[str, Any]:
-        """Join the other cards and build this card's stage of the model."""
+    def open(self, rank: int, orders: dict[str, Any], load: str | None = None) -> dict[str, Any]:
+        """Join the other cards and build this card's stage of the model; ``load`` is a checkpoint to begin from."""
         self.close()
         read = Orders.from_data(orders)
         provider = PROVIDERS[read.places[rank].provider]
@@ -40,20 +42,45 @@ class CardWorker:
             self._device = provider.open()
         torch.set_num_threads(read.threads)
         linux.sharp_timers()
-        self._run = CardRun(rank, read, provider, self._device)
+        try:
+            self._run = CardRun(rank, read, provider, self._device)
+            self._run.pacer.slower = self._slower
+            if load is not None:
+                self._run.load(Path(load))
+        except BaseException:
+            self._leave()
+            raise
         return {"parameters": self._run.parameter_count, "device": str(self._device)}
 
-    def step(self, number: int, at: float) -> dict[str, Any]:
-        """Take training step ``number``, starting ``at`` (s, monotonic clock of the host)."""
-        return self._opened().step(number, at)
+    def step(self, number: int, at: float, use: bool = True, before: list[float] | None = None) -> dict[str, Any]:
+        """Take training step ``number``, starting ``at`` (s, monotonic clock of the host).
+
+        A card that fails leaves the group at once, so that those who wait for it need not wait on.
+        """
+        try:
+            return self._opened().step(number, at, use=use, before=before)
+        except BaseException:
+            self._leave()
+            raise
 
     def report(self) -> dict[str, Any]:
         """Return what the card counted and measured since it was opened."""
         return self._opened().report()
 
-    def save(self, path: str) -> None:
-        """Write this card's parts of the checkpoint, together with the other cards."""
-        self._opened().save(Path(path))
+    def save(self, path: str, to_disk: bool = True) -> None:
+        """Copy this card's share of a checkpoint and begin to write it."""
+        self._opened().save(Path(path), to_disk=to_disk)
+
+    def saved(self) -> list[dict[str, Any]]:
+        """Wait until nothing is being written, and return what has been since the last word of it."""
+        return self._opened().saver.tell(wait=True)
+
+    def fault(self, kind: str, factor: float = 1.0) -> None:
+        """Have a fault happen on purpose, see :mod:`zhenfa.live.faults`; a slow card stays slow under later plans."""
+        if kind == "slow":
+            self._slower = self._opened().pacer.slower = factor
+        else:
+            self._opened().faults.poison_next(kind, factor)
 
     def measure(
         self, rank: int, provider: str, tasks: list[dict[str, Any]], trials: list[dict[str, Any]], seconds: float,
@@ -84,6 +111,13 @@ class CardWorker:
             self._run.close()
             self._run = None
             gc.collect()
+
+    def _leave(self) -> None:
+        """Leave a group in which something failed, whatever state it is in."""
+        self._run = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        gc.collect()
 
     def _opened(self) -> CardRun:
         if self._run is None:

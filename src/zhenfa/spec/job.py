@@ -121,8 +121,29 @@ class Limits(Part):
         return self
 
 
+class Fault(Part):
+    """A fault on purpose, before a step: to rehearse what the run does about it.
+
+    ``card`` counts the cards of the plan under way, as messages do. ``kill`` ends its process, ``hang`` stops it,
+    ``lose`` takes the card away until ``back`` more steps are taken (None: for good). ``slow`` makes it take ``factor``
+    times as long from then on. ``nan`` poisons its gradients, ``scale`` multiplies them by ``factor``.
+    """
+
+    step: Annotated[int, Field(ge=1, strict=True)]
+    card: Annotated[int, Field(ge=0, strict=True)]
+    kind: Literal["kill", "hang", "lose", "slow", "nan", "scale"]
+    factor: Annotated[float, Field(gt=0, le=1e12)] = 4.0
+    back: Annotated[int, Field(ge=1, strict=True)] | None = None
+
+
 class Execution(Part):
-    """How ``zhenfa run`` executes the job."""
+    """How ``zhenfa run`` executes the job.
+
+    ``step_timeout_s`` bounds a step, ``progress_timeout_s`` the time in which no card begins anything. ``recover``:
+    whether the run goes on when a card fails. Every ``snapshot_every`` steps the cards keep a copy in host memory,
+    every ``checkpoint_every`` steps on disk (0: only at the end), of which the newest ``keep_checkpoints`` stay. Every
+    ``replay_every`` steps a step's gradients are computed twice and compared (0: never). ``faults`` happen on purpose.
+    """
 
     steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 6
     compare_even_steps: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
@@ -132,6 +153,13 @@ class Execution(Part):
     data: str = "python-stdlib"
     engine: Literal["local", "ray"] = "local"
     step_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    progress_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 30.0
+    recover: bool = True
+    snapshot_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 1
+    checkpoint_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
+    keep_checkpoints: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 2
+    replay_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
+    faults: tuple[Fault, ...] = ()
 
 
 class Job(Document):

@@ -121,6 +121,28 @@ class Event(Part):
     end_s: float
 
 
+Kind = Literal["death", "hang", "error", "poison", "slow", "back"]
+"""What happened to a card."""
+
+
+class Incident(Part):
+    """Something that happened to a card, and what was done about it.
+
+    ``at_s``: since training began. ``noticed_s``: from a fault on purpose until it was noticed. ``steps_lost``: steps
+    taken that had to be taken again. ``down_s``: from when it was noticed until the cards had come together again.
+    """
+
+    step: int
+    at_s: float
+    kind: Kind
+    card: str
+    words: str
+    action: Literal["retry", "restart", "replace", "re-form", "re-balance", "grow", "stop"]
+    steps_lost: int = 0
+    noticed_s: float | None = None
+    down_s: float = 0.0
+
+
 class Estimate(Document):
     """What the laws say of a plan on a machine."""
 
@@ -138,7 +160,9 @@ class Estimate(Document):
 
 class Run(Document):
     """What happened. ``fidelity``: how well an emulation kept its time, or how far real cards were left alone, and
-    whether the timing is valid."""
+    whether the timing is valid. ``incidents``: what happened to cards; ``effective_share``: of the wall-clock
+    time in which steps were taken that stayed (ETTR as measured). ``step_times_s`` are those of the plan that the run
+    ended with."""
 
     schema_name: ClassVar[str] = "zhenfa.run/1"
 
@@ -157,4 +181,6 @@ class Run(Document):
     even_split: dict[str, float] = {}
     checkpoint: str | None = None
     engine: str = "local"
+    incidents: tuple[Incident, ...] = ()
+    effective_share: float | None = None
     notes: tuple[str, ...] = ()

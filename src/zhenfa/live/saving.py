@@ -1,0 +1,101 @@
+"""How a card saves its share of a checkpoint: copied at once, written by a thread while training goes on.
+
+No card waits for another. Each writes the parts that it answers for, under their global names, in torch's own format,
+and tells the SHA-256 of its file; the driver puts the records together when all have told (see
+:func:`zhenfa.live.checkpoint.finish`). A card that dies while it writes leaves an unfinished folder, no checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zhenfa.live.checkpoint import RECORDS, file_of, sha256, state_of
+from zhenfa.live.decoder import part_of
+from zhenfa.live.placement import CardPlace
+from zhenfa.live.replicas import owners
+
+
+def answers_for(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[str]:
+    """Return the parts that ``rank`` holds and does not write, because a card of lower rank does."""
+    shared = [one for one in owners(places, tied=tied) if rank in one.ranks and rank != min(one.ranks)]
+    return frozenset(part for one in shared for part in one.parts)
+
+
+def share_of(module: Any, optimizer: Any, left_out: frozenset[str]) -> dict[str, Any]:
+    """Return a copy, in host memory, of a card's state without the parts ``left_out``; the next step may begin."""
+    state = state_of(module, optimizer)
+    kept: dict[str, Any] = {"model": {}, "optimizer": {}}
+    for name, value in state["model"].items():
+        if part_of(name) not in left_out:
+            kept["model"][name] = _copy(value)
+    for name, value in state["optimizer"].items():
+        if part_of(name.split(".", 1)[1]) not in left_out:
+            kept["optimizer"][name] = _copy(value)
+    return kept
+
+
+def _copy(value: Any) -> Any:
+    import torch
+
+    return value.detach().to("cpu", copy=True) if torch.is_tensor(value) else value
+
+
+@dataclass
+class Saver:
+    """Writes one state after the other in a thread of its own. ``rank`` names the card's file."""
+
+    rank: int
+    _thread: threading.Thread | None = None
+    _told: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin(self, folder: Path, state: dict[str, Any], *, to_disk: bool) -> None:
+        """Write ``state`` into ``folder``; waits for the one before it. ``to_disk`` sees it onto the disk."""
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(folder, state, to_disk), daemon=True)
+        self._thread.start()
+
+    def tell(self, *, wait: bool = False) -> list[dict[str, Any]]:
+        """Return what has been written since the last call: folder and file sums, or an error."""
+        if wait:
+            self.wait()
+        told, self._told = self._told, []
+        return told
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, folder: Path, state: dict[str, Any], to_disk: bool) -> None:
+        try:
+            sums = write_share(folder, self.rank, state, to_disk=to_disk)
+            self._told.append({"folder": str(folder), "files": sums})
+        except Exception as problem:  # told to the driver, which decides
+            words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+            self._told.append({"folder": str(folder), "error": words})
+
+
+def write_share(folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool) -> dict[str, str]:
+    """Write one card's share into an unfinished checkpoint; return the SHA-256 of its files by name."""
+    from torch.distributed import checkpoint
+
+    own = folder / f"{file_of(rank)}.folder"
+    own.mkdir()
+    writer = checkpoint.FileSystemWriter(own, sync_files=to_disk, thread_count=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it saves without the other cards, which is meant
+        checkpoint.save(state, storage_writer=writer, no_dist=True)
+    for file in own.iterdir():
+        name = f"{file_of(rank)}{RECORDS}" if file.name == ".metadata" else f"{file_of(rank)}{file.suffix}"
+        os.replace(file, folder / name)
+    shutil.rmtree(own)
+    data = folder / f"{file_of(rank)}.distcp"
+    return {data.name: sha256(data)} if data.exists() else {}

@@ -1,0 +1,53 @@
+"""Copies of the state in host memory, from which cards come together again within moments.
+
+They have the form of checkpoints on disk and lie in a folder that the host keeps in memory, where they outlive the
+process that wrote them, though not the host. Where there is no such folder or too little room in it, they lie in the
+engine's temporary folder, on disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from zhenfa.live.train import Driver, Measured
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a guessable name: a folder of our own is made in it
+KEPT: Final = 2
+ROOM: Final = 4
+"""Copies that must fit into the memory folder: those kept, one being written, and one to spare."""
+BYTES_PER_PARAMETER: Final = 12
+"""A parameter and its two moments in fp32."""
+
+
+class Snapshots:
+    """The copies of one run."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.folder: Path | None = None
+
+    def begin(self, measured: Measured) -> None:
+        """Have the cards copy their state; it counts once they have all told that it is written."""
+        if self.folder is None:
+            self.folder = self._made()
+            self._driver.engine.remember(self.folder)
+        self._driver.prune(self.folder, KEPT)
+        self._driver.begin_save(measured, self.folder, to_disk=False)
+
+    def close(self) -> None:
+        """Remove them."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
+
+    def _made(self) -> Path:
+        needed = ROOM * BYTES_PER_PARAMETER * self._driver.sizes.parameters
+        try:
+            if shutil.disk_usage(SHARED_MEMORY).free > needed:
+                return Path(tempfile.mkdtemp(prefix="zhenfa-", dir=SHARED_MEMORY))
+        except OSError:
+            pass
+        return Path(tempfile.mkdtemp(prefix="snapshots-", dir=self._driver.engine.folder))

@@ -1,0 +1,351 @@
+"""Training that goes on: steps, faults, what is done about them, and a log of it.
+
+A run is a row of generations. In each the cards take up a plan at a state and take steps until one fails; then the
+:mod:`ladder <zhenfa.live.ladder>` says what to do, the cards that are left come together anew, load the newest whole
+copy of the state, and go on from the step after it. A step is a function of state, seed and number, so that what is
+done again comes out as it was.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from zhenfa.errors import InputError, RunError, ZhenfaError
+from zhenfa.live import checkpoint
+from zhenfa.live.engine import Blame, CardError
+from zhenfa.live.ladder import Ladder, Rung, Trouble
+from zhenfa.live.placement import Card
+from zhenfa.live.roster import Roster
+from zhenfa.live.snapshots import Snapshots
+from zhenfa.live.stragglers import Stragglers
+from zhenfa.live.train import Driver, Measured, Progress, Step
+from zhenfa.spec.job import Fault
+from zhenfa.spec.machine import Formation
+from zhenfa.spec.plan import Plan
+from zhenfa.spec.result import Incident, Kind
+
+Replan = Callable[[Formation], Plan]
+"""Called with the machine that is left; returns the best plan of the same job on it, or raises."""
+
+GOES: Final = 3
+"""How often a step is taken whose gradients are not sound, before the card or the training is at fault."""
+
+
+class DivergedError(RunError):
+    """The gradients of a step are not finite, and come out so every time: no card is at fault."""
+
+
+@dataclass
+class Supervisor:
+    """Takes a plan through ``steps`` steps on a driver's cards, whatever happens to them.
+
+    ``replan`` makes plans for what is left of the machine (None: the run stops where it would be needed); ``resume`` is
+    a checkpoint to begin from; ``disk`` takes checkpoints; ``stop`` is asked after every step whether to end there.
+    """
+
+    driver: Driver
+    plan: Plan
+    replan: Replan | None = None
+    resume: Path | None = None
+    disk: Path | None = None
+    on_step: Progress | None = None
+    say: Callable[[str], None] = lambda _: None
+    stop: Callable[[], bool] = lambda: False
+    incidents: list[Incident] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.roster = Roster(self.driver.formation)
+        self.ladder = Ladder(can_plan=self.replan is not None)
+        self.snapshots = Snapshots(self.driver)
+        self.stragglers = Stragglers()
+        self._faults = sorted(self.driver.execution.faults, key=lambda fault: fault.step)
+        self._back: list[tuple[int, Card]] = []
+        self._losses: dict[int, float] = {}
+        self._begun = time.monotonic()
+        self._useful = 0.0
+        self._struck: float | None = None
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Return the loss of every step from the first that this run took."""
+        return tuple(self._losses[number] for number in sorted(self._losses))
+
+    @property
+    def effective_share(self) -> float:
+        """Return the share of the wall-clock time in which steps were taken that stayed: ETTR, as measured."""
+        passed = time.monotonic() - self._begun
+        return min(self._useful / passed, 1.0) if passed > 0 else 1.0
+
+    def run(self) -> Measured:
+        """Take all steps and return what the cards measured with the plan they ended with.
+
+        Raises :class:`CardError` when nothing more can be done, :class:`CardFullError`, :class:`DivergedError`; what
+        was trained until then is saved on ``disk`` first where it can be.
+        """
+        steps = self.driver.execution.steps
+        try:
+            measured = self._form()
+            self._begun = time.monotonic()
+            while measured.done < steps and not self.stop():
+                measured = self._advance(measured)
+            measured.reports = self.driver.call("report", {})
+        except ZhenfaError:
+            self._keep_newest()
+            raise
+        return measured
+
+    def _advance(self, measured: Measured) -> Measured:
+        """Take a step and what follows it; come back with the plan under way, another one after a failure."""
+        number = measured.done + 1
+        try:
+            self._happen(measured, number)
+            self._take(measured, number)
+            self._save(measured)
+        except CardError as failure:
+            if not self.driver.execution.recover:
+                raise
+            return self._recover(measured, failure)
+        self.ladder.progressed()
+        return self._reconsider(measured)
+
+    def _take(self, measured: Measured, number: int) -> None:
+        execution = self.driver.execution
+        before: Sequence[float] | None = None
+        if execution.replay_every and number % execution.replay_every == 0:
+            before = self.driver.step(measured, use=False).norms
+            step = self.driver.step(measured, before=before)
+            self._compare(measured, number, before, step)
+        else:
+            step = self.driver.step(measured)
+        if not step.used:
+            step = self._again(measured, number, step)
+        self._losses[number] = measured.losses[-1]
+        self._useful += measured.step_times[-1]
+        if self.on_step is not None:
+            self.on_step(number, execution.steps, measured.losses[-1], measured.step_times[-1])
+
+    def _again(self, measured: Measured, number: int, step: Step) -> Step:
+        """Take a step anew whose gradients are not sound; put it down to a card if it does not come right."""
+        begun = time.monotonic()
+        first, ranks = step, list(step.bad)
+        for _ in range(GOES - 1):
+            step = self.driver.step(measured, before=step.norms)
+            if step.used:
+                if step.norms != first.norms:
+                    self._log_poison(measured, number, ranks, first.verdict, "retry", time.monotonic() - begun)
+                return step
+            if step.bad:
+                ranks = list(step.bad)
+        if step.verdict == "not finite" and _alike(step.norms, first.norms):
+            raise DivergedError(
+                f"the gradients of step {number} are not finite on {measured.places[ranks[0]].label}, and come out so "
+                f"every time: the training has diverged.",
+                hint="lower execution.learning_rate, or clip gradients.",
+            )
+        raise _poisoned(measured, ranks, step.verdict)
+
+    def _compare(self, measured: Measured, number: int, before: Sequence[float], step: Step) -> None:
+        """Log the cards that came to another result at the second go, though both were sound."""
+        differ = [rank for rank, pair in enumerate(zip(before, step.norms, strict=True)) if pair[0] != pair[1]]
+        if differ and step.used:
+            self._log_poison(measured, number, differ, "differs from one go to the next", "retry", 0.0)
+
+    def _log_poison(
+        self, measured: Measured, number: int, ranks: Sequence[int], verdict: str, rung: Rung, down: float
+    ) -> None:
+        for rank in ranks[:1]:
+            label = measured.places[rank].label
+            self._note(number, "poison", label, f"gradients: {verdict}", rung, 0, down)
+
+    def _save(self, measured: Measured) -> None:
+        execution = self.driver.execution
+        done = measured.done
+        if self.disk is not None and execution.checkpoint_every and done % execution.checkpoint_every == 0:
+            self.driver.prune(self.disk, execution.keep_checkpoints)
+            self.driver.begin_save(measured, self.disk, to_disk=True)
+        elif execution.recover and execution.snapshot_every and done % execution.snapshot_every == 0:
+            self.snapshots.begin(measured)
+
+    def _reconsider(self, measured: Measured) -> Measured:
+        """Plan again at the end of a step if cards have come back or have turned out slow."""
+        if not self.driver.execution.recover:
+            return measured
+        came = [card for at, card in self._back if at <= measured.done]
+        if came:
+            self._back = [one for one in self._back if one[1] not in came]
+            self.roster.lost -= set(came)
+            return self._change(measured, came[0], "grow", "came back")
+        slow = self.stragglers.look(measured)
+        if slow is None or self.replan is None:
+            return measured
+        card, factor = slow
+        self.roster.slower[card] = self.roster.slower.get(card, 1.0) * factor
+        return self._change(measured, card, "re-balance", f"takes {factor:.1f} times as long as before")
+
+    def _change(self, measured: Measured, card: Card, rung: Rung, words: str) -> Measured:
+        """Go over to a new plan between two steps; nothing is lost."""
+        if self.replan is None:
+            return measured
+        begun = time.monotonic()
+        self.plan = self.replan(self.roster.formation())
+        self.driver.finish_saves()
+        self.snapshots.begin(measured)
+        self.driver.finish_saves()
+        done = measured.done
+        try:
+            formed = self._form()
+        except CardError as failure:
+            return self._recover(measured, failure)
+        kind: Kind = "back" if rung == "grow" else "slow"
+        down = time.monotonic() - begun
+        self._note(done, kind, f"card {card[1]} of pool {card[0]}", words, rung, done - formed.done, down)
+        return formed
+
+    def _recover(self, measured: Measured, failure: CardError) -> Measured:
+        """Climb the ladder until the cards train again. Raises the last failure when there is nothing left to try."""
+        begun, number = time.monotonic(), measured.done + 1
+        noticed = None if self._struck is None else begun - self._struck
+        self._struck = None
+        while True:
+            blame = failure.blamed[0] if failure.blamed else None
+            if blame is None:
+                raise failure
+            rung = self._climb(blame, failure, number)
+            if rung == "stop":
+                raise failure
+            self.say(f"{failure.message} {_PLAINLY[rung]}")
+            try:
+                formed = self._form()
+            except CardError as next_failure:
+                failure = next_failure
+                continue
+            lost = measured.done - formed.done
+            self._useful -= sum(measured.step_times[len(measured.step_times) - lost :]) if lost > 0 else 0.0
+            trouble: Kind = "poison" if blame.doing == POISON else blame.kind
+            down = time.monotonic() - begun
+            self._note(number, trouble, blame.label, blame.words, rung, max(lost, 0), down, noticed)
+            return formed
+
+    def _climb(self, blame: Blame, failure: CardError, number: int) -> Rung:
+        """Decide, and make ready: kill what must go, choose a spare, plan again."""
+        engine = self.driver.engine
+        used = {place.card for place in engine.places}
+        trouble: Trouble = "poison" if blame.doing == POISON else blame.kind
+        if blame.card in self.roster.lost:
+            trouble = "lost"
+        spares = self.roster.spares(used, blame.card[0])
+        rung = self.ladder.rung(blame.card, trouble, number, spares=len(spares))
+        for other in failure.blamed:
+            if other.kind != "error" or rung != "retry":
+                engine.discard(other.card)
+        engine.settle()
+        self.driver.drop_saves()
+        if rung in ("replace", "re-form", "stop"):
+            self.roster.lost.add(blame.card)
+        if rung == "re-form" and self.replan is not None:
+            try:
+                self.plan = self.replan(self.roster.formation())
+            except ZhenfaError as problem:
+                self.say(f"no plan for the cards that are left: {problem.message}")
+                return "stop"
+        return rung
+
+    def _form(self) -> Measured:
+        """Have the cards take up the plan at the newest whole state."""
+        source, done = self._newest()
+        self.stragglers.begin()
+        return self.driver.form(self.plan, there=self.roster.cards(), load=source, done=done)
+
+    def _newest(self) -> tuple[Path | None, int]:
+        """Return the newest whole copy of the state that this run made or began from, and its step."""
+        for done, path in sorted(self.driver.written, reverse=True):
+            try:
+                checkpoint.verify(path)
+            except InputError as problem:
+                self.say(f"passed over: {problem.message}")
+            else:
+                return path, done
+        if self.resume is not None:
+            return self.resume, int(checkpoint.verify(self.resume)["step"])
+        return None, 0
+
+    def _happen(self, measured: Measured, number: int) -> None:
+        """Have the faults happen that were asked for before this step."""
+        while self._faults and self._faults[0].step <= number:
+            fault = self._faults.pop(0)
+            if fault.card >= len(measured.places):
+                continue
+            self._one_fault(measured, fault, number)
+
+    def _one_fault(self, measured: Measured, fault: Fault, number: int) -> None:
+        engine, card = self.driver.engine, measured.places[fault.card].card
+        self._struck = time.monotonic()
+        pid = engine.process(fault.card)
+        if fault.kind == "hang" and pid is not None:
+            os.kill(pid, signal.SIGSTOP)
+        elif fault.kind in ("kill", "lose"):
+            if fault.kind == "lose":
+                self.roster.lost.add(card)
+                if fault.back is not None:
+                    self._back.append((number + fault.back, card))
+            engine.kill(fault.card)
+        else:
+            self.driver.call_one(fault.card, "fault", {"kind": fault.kind, "factor": fault.factor})
+
+    def _note(
+        self, number: int, kind: Kind, card: str, words: str, rung: Rung, lost: int, down: float,
+        noticed: float | None = None,
+    ) -> None:  # fmt: skip
+        self.incidents.append(
+            Incident(
+                step=number, at_s=time.monotonic() - self._begun, kind=kind, card=card, words=words, action=rung,
+                steps_lost=lost, noticed_s=noticed, down_s=down,
+            )
+        )  # fmt: skip
+
+    def _keep_newest(self) -> None:
+        """Put the newest copy in memory onto the disk before giving up."""
+        if self.disk is None or self.snapshots.folder is None:
+            return
+        path, _ = self._newest()
+        if path is None or path.parent == self.disk or path == self.resume:
+            return
+        target = self.disk / path.name
+        try:
+            partial = target.with_name(target.name + checkpoint.PARTIAL)
+            shutil.copytree(path, partial)
+            partial.rename(target)
+        except OSError as problem:
+            self.say(f"what was trained could not be saved: {problem}")
+        else:
+            self.say(f"saved as far as it went: {target}")
+
+
+POISON: Final = "computing gradients"
+_PLAINLY: Final[dict[Rung, str]] = {
+    "retry": "Trying again.",
+    "restart": "Giving the card a new process.",
+    "replace": "Putting a spare card in its place.",
+    "re-form": "Going on with the cards that are left.",
+}
+
+
+def _poisoned(measured: Measured, ranks: Sequence[int], verdict: str) -> CardError:
+    blamed = [
+        Blame(rank, measured.places[rank].card, measured.places[rank].label, "error", f"gradients: {verdict}", POISON)
+        for rank in ranks[:1]
+    ]
+    return CardError(f"{blamed[0].label} gives gradients that are {verdict}, go after go.", blamed=blamed)
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two rows of norms are the same, numbers that are none counted as equal."""
+    return all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(one, other, strict=True))
