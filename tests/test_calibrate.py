@@ -33,11 +33,11 @@ from zhenfa.live.calibrate.samples import Sample, Task, quantile, together
 from zhenfa.live.calibrate.session import Measurements, Wires, find_device
 from zhenfa.live.calibrate.tasks import tasks_for
 from zhenfa.live.calibrate.work import call_of, seconds_of
-from zhenfa.live.providers import Device
+from zhenfa.live.makers import DeviceRecord
 from zhenfa.live.quiet import WAITED, verdict
 from zhenfa.spec.machine import Accelerator, Machine
 
-PROCESSOR = Device("cpu", 0, "Some Processor, 2 cores", "nobody", "a test", 16 * 10**9, "cpu")
+PROCESSOR = DeviceRecord("cpu", 0, "Some Processor, 2 cores", "nobody", "a test", 16 * 10**9, "cpu")
 
 
 def zhenfa(*arguments: str) -> Outcome:
@@ -496,7 +496,7 @@ def test_card_that_the_catalog_knows_keeps_its_makers_figures() -> None:
     chance = np.random.default_rng(0)
     seconds = predict.seconds(tasks, known) * np.exp(0.05 * chance.standard_normal(len(tasks)))
     samples = tuple(Sample(task, (float(one),) * 3) for task, one in zip(tasks, seconds, strict=True))
-    device = Device("cuda", 0, "NVIDIA H100 80GB HBM3", "NVIDIA", "a test", 80 * 10**9, "cuda:0")
+    device = DeviceRecord("nvidia", 0, "NVIDIA H100 80GB HBM3", "NVIDIA", "a test", 80 * 10**9, "cuda:0")
     found = card_of(Measurements(device, 1, 1, "2.0", samples, None, verdict([0.0], [[1.0, 1.0]])))
     card = found.accelerator
     assert (card.id, card.peak, card.memory, card.software) == (known.id, known.peak, known.memory, known.software)

@@ -21,13 +21,14 @@ from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live import cgroup, data, wire
 from zhenfa.live.board import ACTIVITIES, Board
 from zhenfa.live.decoder import StageModule
+from zhenfa.live.discovery import devices
 from zhenfa.live.engine_ray import RayEngine
 from zhenfa.live.flops import FlopCount
 from zhenfa.live.fused import GatedSilu, RmsNorm
+from zhenfa.live.makers import maker_for
 from zhenfa.live.model import sizes_of
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import links_of, place
-from zhenfa.live.providers import devices, maker_of, provider_for
 from zhenfa.live.replicas import owners
 from zhenfa.live.run import even_split, run_plan
 from zhenfa.live.sizes import Sizes
@@ -51,7 +52,7 @@ MODEL = {
 
 
 def test_importing_the_runtime_does_not_import_torch() -> None:
-    code = "import sys, zhenfa.live.run, zhenfa.live.timeline, zhenfa.live.providers; print('torch' in sys.modules)"
+    code = "import sys, zhenfa.live.run, zhenfa.live.timeline, zhenfa.live.discovery; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 
@@ -289,30 +290,19 @@ def test_board_tells_what_a_card_was_doing(tmp_path: Path) -> None:
     assert all(board.read(0).activity == "idle" for _ in ACTIVITIES)
 
 
-@pytest.mark.parametrize(
-    ("name", "maker"),
-    [("NVIDIA H200", "NVIDIA"), ("AMD Instinct MI300X", "AMD"), ("MetaX C500", "MetaX"), ("K100_AI", "Hygon"),
-     ("Iluvatar BI-V150", "Iluvatar CoreX"), ("something new", "unknown")],
-)  # fmt: skip
-def test_makers_behind_the_cuda_device_are_told_by_name(name: str, maker: str) -> None:
-    assert maker_of(name)[0] == maker
-
-
 def test_this_host_has_a_processor() -> None:
     found = devices()
     assert found[0].provider == "cpu"
     assert found[0].memory_bytes > 100_000_000
-    assert all(device.torch_device.startswith("cuda") for device in found[1:])
+    assert all(device.provider != "cpu" for device in found[1:])
 
 
 def test_cards_without_a_provider_are_refused() -> None:
-    npu = Accelerator(
-        id="x", maker="m", name="X card", software=Software(torch_device="npu", collective_backend="hccl")
-    )
-    with pytest.raises(CapabilityError, match="X card is reached through the torch device 'npu'"):
-        provider_for(npu)
+    tpu = Accelerator(id="x", maker="m", name="X card", software=Software(torch_device="xla", collective_backend="xla"))
+    with pytest.raises(CapabilityError, match="X card is reached through the torch device 'xla'"):
+        maker_for(tpu)
     with pytest.raises(CapabilityError, match="no torch device that is known"):
-        provider_for(Accelerator(id="y", maker="m", name="Y card"))
+        maker_for(Accelerator(id="y", maker="m", name="Y card"))
     with pytest.raises(CapabilityError, match="computes in bf16"):
         place(plan(pipeline([8], "a", 1)).model_copy(update={"precision": "bf16"}), formation(pool("a", 1)), TINY)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import WithJsonSchema
 
 from zhenfa.cli.documents import EMBEDDED, Item, Printed
-from zhenfa.live.providers import Device
+from zhenfa.live.makers import DeviceRecord
 
 MachineData = Annotated[dict[str, Any], WithJsonSchema({EMBEDDED: "Machine"})]
 
@@ -46,7 +46,7 @@ class Calibration(Printed):
 
     schema_name: ClassVar[str] = "zhenfa.calibration/1"
 
-    device: Device
+    device: DeviceRecord
     cards: int
     threads: int
     torch: str

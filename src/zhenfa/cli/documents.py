@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from zhenfa.live.providers import Device
+from zhenfa.live.makers import DeviceRecord
 from zhenfa.plan.documents import Plans, RankedPlan
 from zhenfa.spec.printed import EMBEDDED, Item, PlanData, Printed
 from zhenfa.spec.result import Run
@@ -30,9 +30,9 @@ class RunReport(Run):
 class Devices(Printed):
     """``zhenfa devices``: the cards of this host that a run can use."""
 
-    schema_name: ClassVar[str] = "zhenfa.devices/1"
+    schema_name: ClassVar[str] = "zhenfa.devices/2"
 
-    devices: tuple[Device, ...]
+    devices: tuple[DeviceRecord, ...]
 
 
 class Term(Printed):

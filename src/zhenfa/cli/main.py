@@ -367,12 +367,23 @@ def calibrate(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> 
 
 
 @cli.command()
+@click.option(
+    "--from",
+    "recorded",
+    metavar="FILE",
+    help="List the cards that this file tells of instead: a document of --json, or what a maker's tool printed.",
+)
+@click.option("--as-machine", metavar="FILE", help="Write the cards down as a machine file, unknown values empty.")
+@click.option("--force", is_flag=True, help="Replace the machine file if it is there.")
 @output_options
-def devices(as_json: bool, cite_sources: bool, quiet: bool) -> None:
-    """List the cards of this machine that a run can use."""
-    from zhenfa.cli.devices import list_devices
+def devices(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """List the cards of this host, with load, heat, power and health as far as anybody tells.
 
-    list_devices(_output(as_json, cite_sources, quiet))
+    Asked are the makers' own tools, NVML, gpustack-runtime where it is installed, torch, and the PCI bus.
+    """
+    from zhenfa.cli.devices import Wanted, list_devices
+
+    list_devices(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
 @cli.command()

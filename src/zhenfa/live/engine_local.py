@@ -18,8 +18,8 @@ import zhenfa
 from zhenfa.errors import RunError
 from zhenfa.live import cgroup, wire
 from zhenfa.live.engine import Engine, Reply
+from zhenfa.live.makers import maker
 from zhenfa.live.placement import Card, CardPlace
-from zhenfa.live.providers import PROVIDERS
 
 START_S: Final = 120.0
 END_S: Final = 15.0
@@ -110,7 +110,7 @@ class LocalEngine(Engine):
         ours, theirs = socket.socketpair()
         number = len(self._forks)
         self._forks[number] = place.card
-        environment = PROVIDERS[place.provider].environment(place.index)
+        environment = maker(place.provider).environment(place.index)
         self._nursery.tell({"do": "fork", "number": number, "environment": environment}, [theirs.fileno()])
         theirs.close()
         self._processes[place.card] = _Process(wire.Reader(ours))

@@ -25,8 +25,8 @@ from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live import cgroup, linux
 from zhenfa.live.engine import Engine, Reply
 from zhenfa.live.engine_local import Nursed
+from zhenfa.live.makers import maker
 from zhenfa.live.placement import Card
-from zhenfa.live.providers import PROVIDERS
 
 PLACE_S: Final = 60.0
 START_S: Final = 120.0
@@ -99,7 +99,7 @@ class RayEngine(Engine):
                 num_cpus=0, num_gpus=0, resources={_resource(place.pool): 1.0}, max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
                 name=f"card-{self._started}",
-            ).remote(PROVIDERS[place.provider].environment(place.index))  # fmt: skip
+            ).remote(maker(place.provider).environment(place.index))  # fmt: skip
         found = ray.get([self._actors[place.card].obey.remote("hello", {}) for place in missing], timeout=START_S)
         for place, answer in zip(missing, found, strict=True):
             self._pids[place.card] = answer["value"]["pid"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.links import Link, link_between
-from zhenfa.live.providers import provider_for
+from zhenfa.live.makers import maker_for
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.machine import CardPool, Formation, Precision
 from zhenfa.spec.plan import Pipeline, Plan, Recompute, Stage
+
+COMPUTED: Final[frozenset[Precision]] = frozenset({"fp32"})
+"""Number formats that this version's stages compute in, on cards whose maker's torch does."""
 
 Card = tuple[str, int]
 """A card of a machine: its pool, and its number there."""
@@ -188,9 +191,9 @@ def _card(
 ) -> CardPlace:
     rank, pipeline_index, stage_index, index, sequence = ids
     accelerator = pool.accelerator
-    provider = provider_for(accelerator)
-    if precision not in provider.precisions:
-        known = ", ".join(sorted(provider.precisions))
+    provider = maker_for(accelerator)
+    if precision not in provider.precisions & COMPUTED:
+        known = ", ".join(sorted(provider.precisions & COMPUTED))
         raise CapabilityError(
             f"the plan computes in {precision}; {provider.id} cards compute in {known} in this version.",
             hint="set workload.precision: fp32.",

@@ -18,9 +18,9 @@ from typing import Any, Final
 from zhenfa.errors import RunError
 from zhenfa.live import checkpoint
 from zhenfa.live.engine import Engine, call_all
+from zhenfa.live.host import processors
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import Card, CardPlace, links_of, place
-from zhenfa.live.providers import processors
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation

@@ -138,6 +138,7 @@ def open_groups(
         ranks = next(group for group in members if pacer.rank in group)
         return Messages(rank, ranks, pacer, links, to_host)
 
-    dist.Backend.register_backend(BACKEND, create, devices=["cpu", "cuda"])
+    card = torch.accelerator.current_accelerator()
+    dist.Backend.register_backend(BACKEND, create, devices=["cpu", *([] if card is None else [card.type])])
     groups = [dist.new_group(list(ranks), backend=BACKEND) for ranks in members]
     return next(group for group in groups if isinstance(group, Messages))

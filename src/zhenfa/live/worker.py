@@ -16,8 +16,8 @@ import torch.distributed as dist
 from zhenfa.errors import ZhenfaError
 from zhenfa.live import linux, wire
 from zhenfa.live.card_run import CardRun
+from zhenfa.live.makers import maker
 from zhenfa.live.orders import Orders
-from zhenfa.live.providers import PROVIDERS
 
 
 class CardWorker:
@@ -37,7 +37,7 @@ class CardWorker:
         """Join the other cards and build this card's stage of the model; ``load`` is a checkpoint to begin from."""
         self.close()
         read = Orders.from_data(orders)
-        provider = PROVIDERS[read.places[rank].provider]
+        provider = maker(read.places[rank].provider)
         if self._device is None:
             self._device = provider.open()
         torch.set_num_threads(read.threads)
@@ -91,7 +91,7 @@ class CardWorker:
 
         del rank
         if self._device is None:
-            self._device = PROVIDERS[provider].open()
+            self._device = maker(provider).open()
         torch.set_num_threads(threads)
         linux.sharp_timers()
         if self._bench is None:

@@ -13,7 +13,8 @@ from zhenfa.live.calibrate import predict
 from zhenfa.live.calibrate.fit import Fitted, Knob, fit
 from zhenfa.live.calibrate.samples import CHAINS, Sample, quantile
 from zhenfa.live.calibrate.session import Measurements
-from zhenfa.live.providers import Device
+from zhenfa.live.makers import DeviceRecord, maker
+from zhenfa.spec import fact as facts
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Accelerator, Memory, Precision, Software
 
@@ -188,12 +189,13 @@ def _unknown(measurements: Measurements, samples: Sequence[Sample], words: str) 
         for one in samples
         if one.task.kind == "stream"
     ]
-    capacity = measurements.device.memory_bytes / (measurements.cards if measurements.device.provider == "cpu" else 1)
+    whole = measurements.device.memory_bytes
+    capacity = whole and whole / (measurements.cards if measurements.device.provider == "cpu" else 1)
     shared = "this card's share of the host's" if measurements.device.provider == "cpu" else ""
     return Accelerator(
         id="measured-card", maker=measurements.device.maker, name=measurements.device.name, peak=peaks,
         memory=Memory(
-            capacity=_fact(capacity, "data", words, shared),
+            capacity=_fact(capacity, "data", words, shared) if capacity else facts.undisclosed("data"),
             bandwidth=_fact(max(streams), "rate", words, ""),
         ),
         software=_software(measurements.device),
@@ -238,9 +240,9 @@ def _named(accelerator: Accelerator, measurements: Measurements, known: Accelera
     )
 
 
-def _software(device: Device) -> Software:
-    kind = device.torch_device.partition(":")[0]
-    return Software(torch_device=kind, collective_backend={"cuda": "nccl"}.get(kind, "gloo"))
+def _software(device: DeviceRecord) -> Software:
+    kind = (device.torch_device or "").partition(":")[0]
+    return Software(torch_device=kind, collective_backend=maker(device.provider).collective or "gloo")
 
 
 def slug(text: str) -> str:

@@ -64,14 +64,16 @@ def _tier(wires: Wires, cards: int, source: str) -> Tier:
     )  # fmt: skip
 
 
-def write(machine: Machine, path: Path, *, force: bool = False) -> None:
-    """Write the machine file, readable by its owner and group alone.
+def write(
+    machine: Machine, path: Path, *, force: bool = False, made_by: str = "Measured by `zhenfa calibrate`"
+) -> None:
+    """Write the machine file, readable by its owner and group alone; ``made_by`` stands at its top.
 
     Raises :class:`InputError` if the file is there already and ``force`` is not set, :class:`RunError` if it cannot be
     written.
     """
     refuse_to_overwrite(path, force=force)
-    text = "# Measured by `zhenfa calibrate`. Plan on it with --on, as any machine file.\n" + machine.to_yaml()
+    text = f"# {made_by}. Plan on it with --on, as any machine file.\n" + machine.to_yaml()
     partial = path.with_name(f".{path.name}.partial")
     try:
         file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o640)

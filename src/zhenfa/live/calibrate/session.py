@@ -11,9 +11,11 @@ from typing import Any, Final
 from zhenfa.errors import CapabilityError, InputError, RunError
 from zhenfa.live.calibrate.samples import Sample, Task, Trials, stretch, together
 from zhenfa.live.calibrate.tasks import tasks_for
+from zhenfa.live.discovery import devices
 from zhenfa.live.engine import Engine, call_all
+from zhenfa.live.host import processors
+from zhenfa.live.makers import DeviceRecord, maker
 from zhenfa.live.placement import CardPlace
-from zhenfa.live.providers import PROVIDERS, Device, devices, processors
 from zhenfa.live.quiet import Quiet, verdict
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec import fact
@@ -49,7 +51,7 @@ class Wires:
 class Measurements:
     """What the cards of one device said. ``refused`` names tasks that it cannot do, with the reason."""
 
-    device: Device
+    device: DeviceRecord
     cards: int
     threads: int
     torch: str
@@ -100,20 +102,25 @@ class Measurements:
         ]
 
 
-def find_device(wanted: str | None) -> Device:
+def find_device(wanted: str | None) -> DeviceRecord:
     """Return the device to calibrate: the one wanted, else a card if there is one, else the processor.
 
     Raises :class:`InputError` naming what there is.
     """
-    found = devices()
+    found = [one for one in devices() if one.torch_device is not None]
     if wanted is None:
         return next((one for one in found if one.provider != "cpu"), found[0])
     kind, _, index = wanted.partition(":")
     for one in found:
-        if one.provider == kind and (not index or index == str(one.index)):
+        if kind in names_of(one) and (not index or index == str(one.index)):
             return one
-    there = ", ".join(one.torch_device for one in found)
+    there = ", ".join(str(one.torch_device) for one in found)
     raise InputError(f"this host shows no device {wanted!r}.", hint=f"it shows: {there}.")
+
+
+def names_of(device: DeviceRecord) -> set[str]:
+    """Return the kinds by which a device may be asked for: its torch device type and its maker's id."""
+    return {device.provider, (device.torch_device or "").partition(":")[0]}
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class Joint:
 
 
 def measure(
-    device: Device,
+    device: DeviceRecord,
     cards: int,
     *,
     quick: bool = False,
@@ -175,7 +182,7 @@ def _timed(
     return call_all(engine, "measure", arguments, PATIENCE_S + seconds)
 
 
-def _together(engine: Engine, device: Device, cards: int, joint: Joint) -> list[float]:
+def _together(engine: Engine, device: DeviceRecord, cards: int, joint: Joint) -> list[float]:
     """Return the seconds of a few steps of a plan on all cards, the first two, in which memory fills, left out."""
     from zhenfa.live.train import Driver
 
@@ -187,9 +194,9 @@ def _together(engine: Engine, device: Device, cards: int, joint: Joint) -> list[
         call_all(engine, "close", [{}] * cards, PATIENCE_S)
 
 
-def formation_of(device: Device, cards: int) -> Formation:
+def formation_of(device: DeviceRecord, cards: int) -> Formation:
     """Return cards of which nothing is known but how torch reaches them, as a machine that plans can run on."""
-    kind = device.torch_device.partition(":")[0]
+    kind = (device.torch_device or "").partition(":")[0]
     card = Accelerator(
         id="measured-card", maker=device.maker, name=device.name,
         software=Software(torch_device=kind, collective_backend="gloo"),
@@ -218,7 +225,7 @@ def _slowest(rows: Sequence[dict[str, Any]], name: str) -> tuple[tuple[float, ..
 
 
 def _measurements(
-    device: Device, tasks: Sequence[Task], rows: Sequence[dict[str, Any]], wires: Wires | None
+    device: DeviceRecord, tasks: Sequence[Task], rows: Sequence[dict[str, Any]], wires: Wires | None
 ) -> Measurements:
     by_card = [
         [Sample(task, tuple(seconds)) for task, seconds in zip(tasks, row["seconds"], strict=True)] for row in rows
@@ -242,7 +249,7 @@ def _of_all(rows: Sequence[Trials]) -> Trials:
     return {what: [one for row in rows for one in row[what]] for what in rows[0]}
 
 
-def _check(device: Device, cards: int) -> None:
+def _check(device: DeviceRecord, cards: int) -> None:
     if device.provider == "cpu":
         if cards > processors():
             raise InputError(
@@ -250,18 +257,18 @@ def _check(device: Device, cards: int) -> None:
                 hint=f"ask for {processors()} at most: a card is a process with processors of its own.",
             )
         return
-    there = sum(one.provider == device.provider for one in devices())
+    there = sum(one.provider == device.provider and one.torch_device is not None for one in devices())
     if device.index + cards > there:
         raise CapabilityError(f"{cards} {device.provider} cards are wanted from {device.torch_device}; {there} there.")
 
 
-def placed(device: Device, cards: int) -> list[CardPlace]:
+def placed(device: DeviceRecord, cards: int) -> list[CardPlace]:
     """Return the places of ``cards`` cards from the device on, each without a stage."""
     return [_card(device, rank) for rank in range(cards)]
 
 
-def _card(device: Device, rank: int) -> CardPlace:
-    provider = PROVIDERS[device.provider]
+def _card(device: DeviceRecord, rank: int) -> CardPlace:
+    provider = maker(device.provider)
     return CardPlace(
         rank=rank, pipeline=rank, stage=0, stages=1, pool="cards", index=device.index + rank, maker=device.maker,
         accelerator=device.name, provider=provider.id, first=0, last=0, recompute="none", micro_batches=1,

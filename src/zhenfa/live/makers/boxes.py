@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from zhenfa.live.makers.output import cells, named, number, share, size
@@ -23,7 +24,7 @@ def two_line_cards(maker: Maker, text: str, mark: str) -> list[DeviceRecord]:
     driver = named(r"Driver Version:\s*(\S+)", text)
     rows = cells(text.partition("Process")[0])
     found = []
-    for first, second in zip(rows, rows[1:], strict=False):
+    for first, second in pairwise(rows):
         begin = re.match(r"(\d+)\s+(.+)", first[0])
         if begin and len(first) > 2 and len(second) > 2 and pci_address(first[1].split()[0] if first[1] else None):
             found.append(_card(maker, int(begin[1]), begin[2], first, second, driver))

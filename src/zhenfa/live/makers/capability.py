@@ -10,7 +10,7 @@ CAPABILITIES: Final[dict[str, str]] = {
     "isolation": "a process can be shown one card alone, through a variable that is known",
     "training": "`zhenfa run` trains on the cards",
     "collectives": "the cards have a collective library that torch knows by name",
-    "bf16": "stages can be computed in bf16",
+    "bf16": "torch computes bf16 on the cards",
     "discovery": "the cards are found without torch: by the maker's own tool or library, or on the PCI bus",
     "memory": "used memory and capacity are told",
     "telemetry": "power, temperature and utilisation are told",

@@ -21,10 +21,10 @@ class Cpu(Maker):
     torch_device = "cpu"
     collective = "gloo"
     collective_library = "Gloo"
+    precisions = frozenset({"fp32", "bf16"})
     tried = "runs and tests of every version, on x86 processors"
     sources = ("PyTorch 2.13, torch.distributed: gloo waits as long as the timeout that a group was opened with",)
     missing = {
-        "bf16": "torch computes bf16 on processors, but the pipelines of this version are checked in fp32 alone.",
         "telemetry": UNMEASURED,
         "health": "no tool of a processor's maker is asked; the kernel's log tells of machine checks.",
         "timeouts": "gloo has no variable for it: it waits as long as the run says (execution.step_timeout_s).",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from zhenfa.live.makers.maker import AcceleratorMaker
 from zhenfa.live.makers.output import cells, named, number, share, size
@@ -39,10 +40,9 @@ class Enflame(AcceleratorMaker):
             return []
         driver = named(r"Driver Ver:\s*(\S+)", text)
         rows = [row for row in cells(text.partition("Process")[0]) if len(row) == 3]
-        pairs = zip(rows, rows[1:], strict=False)
         return [
             self._card(int(begin[1]), begin[2].strip(), first, second, driver)
-            for first, second in pairs
+            for first, second in pairwise(rows)
             if (begin := re.match(r"(\d+)\s+(\S.*)", first[0])) and pci_address(first[2].split()[0] if first[2] else "")
         ]
 

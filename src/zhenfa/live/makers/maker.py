@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -96,8 +97,25 @@ class Maker(ABC):
 
     def environment(self, index: int) -> dict[str, str]:
         """Return the variables that the card's process needs before torch is used."""
-        shown = {} if self.visible_devices is None else {self.visible_devices: str(index)}
+        shown = {} if self.visible_devices is None else {self.visible_devices: self.shown_as(index)}
         return {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "GLOO_SOCKET_IFNAME": "lo"} | shown
+
+    def shown_as(self, index: int) -> str:
+        """Return how a card is named in ``visible_devices``: where this process is shown some cards alone, as a
+        scheduler does, by the name that it has there.
+
+        Raises :class:`CapabilityError` if the process is shown fewer cards.
+        """
+        given = os.environ.get(self.visible_devices or "", "").strip()
+        listed = [one.strip() for one in given.split(",") if one.strip()]
+        if not listed:
+            return str(index)
+        if index >= len(listed):
+            raise CapabilityError(
+                f"card {index} of {self.name} is wanted, and {self.visible_devices}={given} shows {len(listed)}.",
+                hint=f"unset {self.visible_devices}, or use a machine of {len(listed)} cards.",
+            )
+        return listed[index]
 
     def open(self) -> Any:
         """Import what the maker needs and return the ``torch.device``. Called once, in the card's process.

@@ -37,6 +37,10 @@ class Nvidia(CudaMaker):
         "`nvidia-smi --help-query-gpu` for the columns of its table",
     )
 
+    def environment(self, index: int) -> dict[str, str]:
+        """Return the variables of the card's process; cards are counted as NVML counts them, by their PCI address."""
+        return super().environment(index) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
     def look(self) -> list[DeviceRecord]:
         """Return the cards as NVML tells; as ``nvidia-smi`` does where the module ``pynvml`` is not installed."""
         from zhenfa.live.makers import nvml

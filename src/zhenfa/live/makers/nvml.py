@@ -162,11 +162,12 @@ class XidWatch:
         """Return the errors since the last call, waiting up to ``seconds`` for the first."""
         found: list[Fault] = []
         limit = round(seconds * 1000)
-        while self._events is not None:
-            event = _ask(self._module, self._module.nvmlEventSetWait_v2, self._events, 0 if found else limit)
+        module = self._module
+        while module is not None and self._events is not None:
+            event = _ask(module, module.nvmlEventSetWait_v2, self._events, 0 if found else limit)
             if event is None:
                 break
-            uuid = _ask(self._module, self._module.nvmlDeviceGetUUID, event.device)
+            uuid = _ask(module, module.nvmlDeviceGetUUID, event.device)
             found.append(Fault(_text(uuid), int(event.eventData)))
         return found
 

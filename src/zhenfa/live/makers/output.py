@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from typing import Final
 
@@ -52,7 +51,7 @@ def named(pattern: str, text: str) -> str | None:
 
 def values(text: str) -> list[dict[str, str]]:
     """Return the rows of comma-separated values by the names in their head, units left out of the names."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text.strip())) if row]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.strip().splitlines()) if row]
     if len(rows) < 2:
         return []
     head = [re.sub(r"\s*\[.*\]$", "", name) for name in rows[0]]

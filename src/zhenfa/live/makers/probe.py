@@ -119,8 +119,8 @@ def _shown(torch: Any, kind: str, index: int, fallback: Maker) -> DeviceRecord:
         facts = getattr(torch, kind).get_device_properties(index)
     except (AttributeError, RuntimeError, TypeError):
         facts = None
-    parts = [getattr(facts, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
-    address = None if None in parts else "{:04x}:{:02x}:{:02x}.0".format(*parts)
+    parts: list[Any] = [getattr(facts, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    address = None if None in parts else f"{parts[0]:04x}:{parts[1]:02x}:{parts[2]:02x}.0"
     uuid = getattr(facts, "uuid", None)
     record = mine.record(
         index, name, maker_from=how, memory_bytes=capacity(kind, index), torch_device=f"{kind}:{index}",

@@ -107,5 +107,7 @@ def _filled(card: DeviceRecord, more: DeviceRecord) -> DeviceRecord:
     empty = [name for name in TOLD if getattr(card, name) is None and getattr(more, name) is not None]
     changes: dict[str, Any] = {name: getattr(more, name) for name in empty}
     changes["told_by"] = card.told_by | {name: more.told_by[name] for name in empty if name in more.told_by}
+    if more.torch_device is not None and card.torch_device is None:  # torch's index is the one that shows a card
+        changes |= {"index": more.index, "name": more.name}
     changes["problems"] = tuple(dict.fromkeys((*card.problems, *more.problems)))
     return replace(card, **changes)
