@@ -29,6 +29,7 @@ from zhenfa.live.makers import maker_for
 from zhenfa.live.model import sizes_of
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import links_of, place
+from zhenfa.live.recipe import Recipe
 from zhenfa.live.replicas import owners
 from zhenfa.live.run import even_split, run_plan
 from zhenfa.live.sizes import Sizes
@@ -199,7 +200,7 @@ def test_cards_are_given_out_in_the_order_of_the_plan() -> None:
     assert places[1].label == "card 1 (b card, pool b, stage 1 of pipeline 0)"
     orders = Orders(
         places=places, links=links_of(places, machine), sizes=TINY, schedule="1f1b", length=16, global_batch=14, seed=0,
-        learning_rate=1e-3, weight_decay=0.1, data="python-stdlib", port=1, generation="g", board="b", threads=1,
+        recipe=Recipe(6, 1e-3), data="python-stdlib", port=1, generation="g", board="b", threads=1,
         timeout_s=1.0,
     )  # fmt: skip
     assert orders.pipelines() == [[0, 1], [2, 3], [4]]
@@ -303,8 +304,8 @@ def test_cards_without_a_provider_are_refused() -> None:
         maker_for(tpu)
     with pytest.raises(CapabilityError, match="no torch device that is known"):
         maker_for(Accelerator(id="y", maker="m", name="Y card"))
-    with pytest.raises(CapabilityError, match="computes in bf16"):
-        place(plan(pipeline([8], "a", 1)).model_copy(update={"precision": "bf16"}), formation(pool("a", 1)), TINY)
+    with pytest.raises(CapabilityError, match="computes in fp8"):
+        place(plan(pipeline([8], "a", 1)).model_copy(update={"precision": "fp8"}), formation(pool("a", 1)), TINY)
 
 
 def test_decoder_is_a_llama() -> None:

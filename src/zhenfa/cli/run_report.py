@@ -108,7 +108,7 @@ def _print_cards(run: Run, output: Output) -> None:
     for number, stage in enumerate(run.stages):
         twin = predicted.get((stage.pool, stage.layers))
         rows.append((
-            str(number), stage.pool, f"{stage.layers[0]}-{stage.layers[1] - 1}",
+            str(number if stage.card is None else stage.card), stage.pool, f"{stage.layers[0]}-{stage.layers[1] - 1}",
             _pair(twin.forward_s if twin else None, stage.forward_s),
             _pair(twin.backward_s if twin else None, stage.backward_s), units.show(stage.memory_bytes, "data"),
         ))  # fmt: skip

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-Activity = Literal["idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save", "load"]
+Activity = Literal[
+    "idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save", "input", "weight", "load",
+]  # fmt: skip
 ACTIVITIES: Final[tuple[Activity, ...]] = (
-    "idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save", "load",
+    "idle", "start", "forward", "backward", "receive", "reduce", "optimizer", "save", "input", "weight", "load",
 )  # fmt: skip
 SLOT: Final = struct.Struct("<iiiid")
 SLOT_BYTES: Final = 64
@@ -42,8 +44,11 @@ class Doing:
             "optimizer": "in the optimizer step",
             "save": "saving the checkpoint",
             "load": "loading the checkpoint",
+            "input": f"in the backward{batch}",
+            "weight": f"in the gradients of weights{batch}",
         }.get(self.activity, f"in the {self.activity}{batch}")
-        return f"{verb} of step {self.step}" if self.step and self.activity in {"forward", "backward"} else verb
+        passes = {"forward", "backward", "input", "weight"}
+        return f"{verb} of step {self.step}" if self.step and self.activity in passes else verb
 
 
 class Board:

@@ -1,7 +1,8 @@
-"""A card at work on one plan: its stage of the model, its optimizer, and the steps that it takes."""
+"""A card at work on one plan: its stages of the model, its optimizer, and the steps that it takes."""
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -14,16 +15,17 @@ import torch.distributed as dist
 
 from zhenfa.live import checkpoint, data
 from zhenfa.live.board import Board
-from zhenfa.live.decoder import StageModule, loss_of, part_of
+from zhenfa.live.decoder import Decoder, loss_of
 from zhenfa.live.faults import Faults
 from zhenfa.live.guard import Guard, gather, norm_of
 from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
-from zhenfa.live.pipeline import CardStage, Runner
+from zhenfa.live.pipeline import Runner
 from zhenfa.live.quiet import Watch
 from zhenfa.live.replicas import GradientSum
 from zhenfa.live.saving import Saver, answers_for, share_of
-from zhenfa.live.transport import open_groups
+from zhenfa.live.transport import Messages
+from zhenfa.live.update import DTYPES, Update
 
 
 class CardRun:
@@ -33,7 +35,7 @@ class CardRun:
         self.orders, self.place, self.provider, self.device = orders, orders.places[rank], provider, device
         self.board = Board(Path(orders.board), len(orders.places))
         self.board.write(rank, "start")
-        place = self.place
+        place, sizes = self.place, orders.sizes
         self.pacer = Pacer(rank, self.board, place.rate is not None, provider.synchronize)
         timeout = timedelta(seconds=orders.timeout_s)
         store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
@@ -41,24 +43,19 @@ class CardRun:
             "gloo", store=dist.PrefixStore(orders.generation, store), rank=rank, world_size=len(orders.places),
             timeout=timeout,
         )  # fmt: skip
-        links = orders.links
-        messages = open_groups(orders.pipelines(), self.pacer, links.get(rank, {}), provider.to_host)
-        self.sum = GradientSum(orders.places, self.pacer, links, timeout, tied=orders.sizes.tied)
-        self.module = StageModule(
-            orders.sizes, place.first, place.last, stem=place.is_first, head=place.is_last, seed=orders.seed,
-            full_recompute=place.recompute == "full",
-        ).to(device)  # fmt: skip
-        self.parameters: dict[str, list[Any]] = {}
-        for name, parameter in self.module.named_parameters():
-            self.parameters.setdefault(part_of(name), []).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=orders.learning_rate, weight_decay=orders.weight_decay, fused=True
-        )
+        self.sum = GradientSum(orders.places, self.pacer, orders.links, timeout, tied=sizes.tied)
+        self.module = Decoder(sizes, place.layers, stem=place.is_first, head=place.is_last, seed=orders.seed).to(device)
+        self.update = Update(self.module, orders.recipe, place.precision)
+        self.optimizer = self.update.optimizer
         loss = partial(loss_of, global_tokens=orders.global_batch * orders.length)
-        self.stage = CardStage(self.module, place, self._shapes(), group=messages, pacer=self.pacer, device=device)
-        self.runner = Runner(self.stage, place, orders.schedule, loss)
+        rows = (place.micro_batch_size, orders.length, sizes.hidden)
+        self.runner = Runner(
+            self.update.narrow, place, orders.schedule, orders.pipelines()[place.pipeline],
+            messages=Messages(self.pacer, orders.links.get(rank, {}), provider.to_host), pacer=self.pacer, loss=loss,
+            features=torch.empty(rows, dtype=DTYPES[place.precision], device=device),
+        )  # fmt: skip
         self.text = data.corpus(orders.data) if place.is_first or place.is_last else None
-        self.sums: dict[str, list[float]] = {}
+        self.sums: dict[tuple[str, int], list[float]] = {}
         self.watch = Watch.now()
         self.saver = Saver(rank)
         self.guard = Guard(len(orders.places))
@@ -69,59 +66,86 @@ class CardRun:
     @property
     def parameter_count(self) -> int:
         """Return the parameters that the card holds."""
-        return sum(parameter.numel() for row in self.parameters.values() for parameter in row)
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
     def step(self, number: int, at: float, *, use: bool = True, before: list[float] | None = None) -> dict[str, Any]:
         """Take training step ``number``, starting ``at`` (s, monotonic); return loss, end, and what was done when.
 
         ``use`` False leaves the parameters as they are; ``before`` are the norms of the last go at the same step. The
-        gradients are used if all cards hold them to be sound: see :class:`~zhenfa.live.guard.Guard`.
+        gradients are used if all cards hold them to be sound: see :class:`~zhenfa.live.guard.Guard`. Where the recipe
+        asks for them, the answer has the norm of the gradients of the whole model before they were clipped, and, on
+        cards with the last stage, the loss on held-out text after the step.
         """
         self._taken += 1
         if self._taken == 2:  # the first step counted FLOPs and filled caches
             self.pacer.fidelity, self.watch = Fidelity(), Watch.now()
             self.sums.clear()
+        update = self.update
         inputs, targets = self._batch(number)
         self.pacer.begin(number, at)
-        self.optimizer.zero_grad(set_to_none=True)
+        update.begin()
         loss = self.runner.step(inputs, targets)
-        gradients = [one.grad for row in self.parameters.values() for one in row if one.grad is not None]
+        gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
         self.faults.poison(gradients)
         norm = norm_of(gradients)
-        self.sum.run(self.parameters)
+        self.sum.run(update.by_part)
         norms, latest = gather(norm, self.pacer.time(), self.guard.cards)
         self.pacer.meet(latest)
         verdict, bad = self.guard.judge(norms, before)
         used = use and verdict == "sound"
-        if used:
-            self._apply(norms)
+        whole = self._apply(number, norms) if used else None
         ended = time.monotonic()
         spans = list(self.pacer.spans)
-        self.board.write(self.place.rank, "idle", step=number)
         for span in spans:
-            self.sums.setdefault(span.kind, []).append(span.end - span.start)
+            self.sums.setdefault((span.kind, span.stage), []).append(span.end - span.start)
+        evaluation = self.evaluate() if used and self.orders.recipe.evaluates(number) else None
+        self.board.write(self.place.rank, "idle", step=number)
         return {
-            "loss": loss, "ended": ended, "spans": [(s.kind, s.micro_batch, s.start, s.end, s.peer) for s in spans],
+            "loss": loss, "ended": ended, "gradient_norm": whole, "evaluation": evaluation,
+            "spans": [(s.kind, s.micro_batch, s.start, s.end, s.peer, s.stage) for s in spans],
             "used": used, "verdict": verdict, "bad": bad, "norms": norms, "saved": self.saver.tell(),
         }  # fmt: skip
 
-    def _apply(self, norms: list[float]) -> None:
+    def _apply(self, number: int, norms: list[float]) -> float | None:
+        """Use the gradients; return the norm that they had before they were clipped, if they are to be."""
+        whole = None
+        if self.orders.recipe.clip_gradient_norm is not None:
+            whole = math.sqrt(self.sum.total(self.update.squares(self.sum.counted)))
+            self.update.clip(whole)
         with self.pacer.operation("optimizer") as operation:
-            self.optimizer.step()
-            operation.seconds = self._optimizer_seconds()
+            self.update.step(number)
+            if self.place.memory_rate is not None:
+                operation.seconds = self.update.bytes_moved() / self.place.memory_rate
         self.guard.used(norms)
+        return whole
+
+    def evaluate(self) -> float | None:
+        """Return the mean loss on held-out text (this card's part of it); None on cards without the last stage."""
+        self.update.refresh()
+        count = self.orders.recipe.evaluate_batches
+        losses = [self.runner.evaluate(*self._batch(index, held_out=True)) for index in range(count)]
+        kept = [loss for loss in losses if loss is not None]
+        return sum(kept) / len(kept) if kept else None
 
     def report(self) -> dict[str, Any]:
-        """Return what the card counted and measured: FLOPs, bytes, fidelity, and mean seconds by kind."""
+        """Return what the card counted and measured: FLOPs of a step, bytes, fidelity, and mean seconds.
+
+        ``stages`` has for each stage its mean seconds by kind of operation.
+        """
         used, capacity = self.provider.memory()
+        means = {key: sum(row) / len(row) for key, row in self.sums.items()}
         return {
-            "flops": dict(self.stage.meter.counted),
+            "flops": self.runner.flops(),
             "memory": self._memory(),
             "process_bytes": used,
             "device_bytes": capacity,
             "fidelity": asdict(self.pacer.fidelity),
             "waited": self.watch.share(Watch.now()),
-            "means": {kind: sum(row) / len(row) for kind, row in self.sums.items()},
+            "means": {kind: seconds for (kind, stage), seconds in means.items() if stage < 0},
+            "stages": [
+                {kind: seconds for (kind, stage), seconds in means.items() if stage == chunk.stage}
+                for chunk in self.place.chunks
+            ],
         }
 
     def load(self, path: Path) -> None:
@@ -142,43 +166,17 @@ class CardRun:
         self.saver.wait()
         self.board.close()
 
-    def _batch(self, number: int) -> tuple[Any, Any]:
+    def _batch(self, number: int, *, held_out: bool = False) -> tuple[Any, Any]:
         if self.text is None:
             return None, None
         orders, place = self.orders, self.place
         inputs, targets = data.batch(
             self.text, seed=orders.seed, step=number, global_batch=orders.global_batch, length=orders.length,
-            first=place.first_sequence, count=place.sequences,
+            first=place.first_sequence, count=place.sequences, share=orders.recipe.held_out, held_out=held_out,
         )  # fmt: skip
         return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets.copy()).to(self.device)
 
-    def _shapes(self) -> tuple[Any, Any]:
-        """Return examples of what the stage takes and gives: torch then need not infer them by running the model."""
-        sizes, place = self.orders.sizes, self.place
-        rows = (place.micro_batch_size, self.orders.length)
-        features = torch.empty(*rows, sizes.hidden, device=self.device, requires_grad=True)
-        tokens = torch.empty(rows, dtype=torch.int64, device=self.device)
-        logits = torch.empty(*rows, sizes.vocabulary, device=self.device, requires_grad=True)
-        return (tokens if place.is_first else features), (logits if place.is_last else features)
-
-    def _optimizer_seconds(self) -> float | None:
-        """Return bytes that AdamW reads and writes over the card's bandwidth; None on a real card.
-
-        Parameters and both moments are read and written, gradients read.
-        """
-        if self.place.memory_rate is None:
-            return None
-        parts = self._memory()
-        return (2 * parts["parameters"] + parts["gradients"] + 2 * parts["optimizer"]) / self.place.memory_rate
-
     def _memory(self) -> dict[str, int]:
         """Return the bytes of the tensors that the card holds at its peak, by kind."""
-        own = list(self.module.parameters())
-        states = [value for state in self.optimizer.state.values() for value in state.values()]
-        return {
-            "parameters": sum(parameter.nbytes for parameter in own),
-            "gradients": sum(parameter.grad.nbytes for parameter in own if parameter.grad is not None),
-            "optimizer": sum(value.nbytes for value in states if torch.is_tensor(value) and value.dim()),
-            "activations": self.stage.saved_bytes * self.runner.in_flight,
-            "buffers": self.stage.buffer_bytes,
-        }
+        kept = {"activations": self.runner.kept_bytes, "buffers": self.runner.buffer_bytes}
+        return self.update.memory() | kept

@@ -67,16 +67,22 @@ def corpus(name: str) -> Corpus:
 
 
 def batch(
-    text: Corpus, *, seed: int, step: int, global_batch: int, length: int, first: int, count: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    text: Corpus, *, seed: int, step: int, global_batch: int, length: int, first: int, count: int, share: float = 0.0,
+    held_out: bool = False,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:  # fmt: skip
     """Return inputs and targets of sequences ``first`` to ``first + count`` of a step's global batch.
 
     Both have shape ``[count, length]``; targets are the inputs moved by one byte. The global batch depends on ``seed``
-    and ``step`` alone, not on who reads which part of it.
+    and ``step`` alone, not on who reads which part of it. ``share`` of the text, at its end, is held out: sequences are
+    drawn from the rest, or, if ``held_out``, from that share alone.
     """
-    if text.size <= length:
-        raise InputError(f"{text.name!r} has {text.size} bytes, too few for sequences of {length}.")
-    starts = np.random.default_rng([seed, step]).integers(0, text.size - length, size=global_batch)
+    border = text.size - int(text.size * share)
+    low, high = (border, text.size) if held_out else (0, border)
+    if high - low <= length:
+        part = " held out" if held_out else ""
+        raise InputError(f"{text.name!r} has {high - low} bytes{part}, too few for sequences of {length}.")
+    stream = [seed, step, 1] if held_out else [seed, step]
+    starts = np.random.default_rng(stream).integers(low, high - length, size=global_batch)
     rows = [text.read(int(start), length + 1) for start in starts[first : first + count]]
     tokens = np.stack(rows).astype(np.int64)
     return tokens[:, :-1], tokens[:, 1:]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -16,10 +19,70 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from zhenfa.live.fused import GatedSilu, RmsNorm
+from zhenfa.live.placement import Chunk
 from zhenfa.live.sizes import Sizes
 
 SPREAD: Final = 0.02
 """Standard deviation of the initial weights, as in GPT-2; residual outputs are divided by sqrt(2 layers)."""
+
+
+@dataclass(frozen=True)
+class Delayed:
+    """What the gradient of one weight needs, kept until it is time to compute it."""
+
+    weight: Any
+    features: Any
+    gradient: Any
+    collect: Callable[[Any], None] | None
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def add(self) -> None:
+        """Compute the gradient and add it to the weight's, as the backward pass would have done."""
+        found = self.gradient.flatten(0, -2).t() @ self.features.flatten(0, -2)
+        self.weight.grad = found if self.weight.grad is None else self.weight.grad.add_(found)
+        if self.collect is not None:
+            self.collect(self.weight)
+
+
+class Product(torch.autograd.Function):  # type: ignore[misc]
+    """``features @ weight.T``, whose weight gradient can be left for later. Source: Qi et al. 2024, section 2."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Any, weight: Any, decoder: Any) -> Any:
+        """Return the product."""
+        ctx.save_for_backward(features)
+        ctx.weight, ctx.decoder = weight, decoder  # a saved tensor may come back as another than the parameter
+        return functional.linear(features, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any, None]:
+        """Return the gradients of features and weight."""
+        (features,), weight = ctx.saved_tensors, ctx.weight
+        (gradient,) = gradients
+        of_features = gradient @ weight if ctx.needs_input_grad[0] else None
+        decoder = ctx.decoder
+        if decoder.delayed is not None:
+            decoder.delayed.append(Delayed(weight, features, gradient, decoder.collect))
+            return of_features, None, None
+        return of_features, gradient.flatten(0, -2).t() @ features.flatten(0, -2), None
+
+
+def product(features: Any, weight: Any, decoder: Any) -> Any:
+    """Return ``features @ weight.T``; torch's own operator unless the decoder may leave weight gradients for later."""
+    if decoder is None or not decoder.splits:
+        return functional.linear(features, weight)
+    return Product.apply(features, weight, decoder)
+
+
+class Linear(nn.Linear):  # type: ignore[misc]
+    """A matrix without bias whose weight gradient can be left for later."""
+
+    def __init__(self, features: int, results: int) -> None:
+        super().__init__(features, results, bias=False)
+
+    def forward(self, features: Any) -> Any:
+        """Return the product of features and matrix."""
+        return product(features, self.weight, self.__dict__.get("decoder"))
 
 
 class Attention(nn.Module):  # type: ignore[misc]
@@ -28,10 +91,10 @@ class Attention(nn.Module):  # type: ignore[misc]
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.query = nn.Linear(sizes.hidden, sizes.heads * sizes.head_dim, bias=False)
-        self.key = nn.Linear(sizes.hidden, sizes.kv_heads * sizes.head_dim, bias=False)
-        self.value = nn.Linear(sizes.hidden, sizes.kv_heads * sizes.head_dim, bias=False)
-        self.output = nn.Linear(sizes.heads * sizes.head_dim, sizes.hidden, bias=False)
+        self.query = Linear(sizes.hidden, sizes.heads * sizes.head_dim)
+        self.key = Linear(sizes.hidden, sizes.kv_heads * sizes.head_dim)
+        self.value = Linear(sizes.hidden, sizes.kv_heads * sizes.head_dim)
+        self.output = Linear(sizes.heads * sizes.head_dim, sizes.hidden)
 
     def forward(self, hidden: Any, turn: tuple[Any, Any]) -> Any:
         """Return the attended features, shape ``[batch, sequence, hidden]``."""
@@ -51,9 +114,9 @@ class Mlp(nn.Module):  # type: ignore[misc]
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.gate = nn.Linear(sizes.hidden, sizes.intermediate, bias=False) if sizes.gated else None
-        self.up = nn.Linear(sizes.hidden, sizes.intermediate, bias=False)
-        self.down = nn.Linear(sizes.intermediate, sizes.hidden, bias=False)
+        self.gate = Linear(sizes.hidden, sizes.intermediate) if sizes.gated else None
+        self.up = Linear(sizes.hidden, sizes.intermediate)
+        self.down = Linear(sizes.intermediate, sizes.hidden)
 
     def forward(self, hidden: Any) -> Any:
         """Return the features, shape ``[batch, sequence, hidden]``."""
@@ -91,42 +154,70 @@ class Layer(nn.Module):  # type: ignore[misc]
         return hidden + self.mlp(self.mlp_norm(hidden))
 
 
-class StageModule(nn.Module):  # type: ignore[misc]
-    """Layers ``first`` up to but not including ``last``, with stem and head where the stage holds them.
+class Decoder(nn.Module):  # type: ignore[misc]
+    """The layers that one card holds, with stem and head where it holds them; :meth:`run` runs one stage of them.
 
-    ``full_recompute`` keeps only each layer's input and computes the rest again in the backward pass. Selective
-    recomputation of attention scores needs nothing here: the fused attention never stores them.
+    Where backward passes may be split in two (``splits``), they put what gradients of weights need into ``delayed`` and
+    leave those out, while it is a list.
+    ``collect`` is called with each weight whose gradient such a list has given.
+    """
+
+    def __init__(self, sizes: Sizes, layers: Iterable[int], *, stem: bool, head: bool, seed: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.splits = False
+        self.delayed: list[Delayed] | None = None
+        self.collect: Callable[[Any], None] | None = None
+        if stem or (head and sizes.tied):
+            self.embedding = nn.Embedding(sizes.vocabulary, sizes.hidden)
+        self.layers = nn.ModuleDict({str(index): Layer(sizes) for index in layers})
+        if head:
+            self.norm = Norm(sizes)
+            if not sizes.tied:
+                self.head = Linear(sizes.hidden, sizes.vocabulary)
+        initialise(self, sizes, seed)
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.__dict__["decoder"] = self  # not a part of it: no module of its own
+
+    def run(self, batch: Any, chunk: Chunk, count: Callable[[], Any] | None = None) -> Any:
+        """Take tokens ``[batch, sequence]`` (stem) or features; return features or logits (head).
+
+        The first ``chunk.recomputed`` layers keep only their input and compute the rest again in the backward pass,
+        inside a context that ``count`` returns, one for each.
+        """
+        hidden = self.embedding(batch) if chunk.stem else batch
+        cosine, sine = turns(self.sizes, hidden.shape[1], hidden.device)
+        turn = (cosine.to(hidden.dtype), sine.to(hidden.dtype))
+        for index in range(chunk.first, chunk.last):
+            layer = self.layers[str(index)]
+            if index < chunk.first + chunk.recomputed and torch.is_grad_enabled():
+                contexts = {} if count is None else {"context_fn": lambda: (nullcontext(), count())}
+                hidden = checkpoint(layer, hidden, turn, use_reentrant=False, **contexts)
+            else:
+                hidden = layer(hidden, turn)
+        if not chunk.head:
+            return hidden if chunk.last > chunk.first else hidden.clone()
+        hidden = self.norm(hidden)
+        return product(hidden, self.embedding.weight, self) if self.sizes.tied else self.head(hidden)
+
+
+class StageModule(Decoder):
+    """Layers ``first`` up to but not including ``last`` as one stage, with stem and head where it holds them.
+
+    ``full_recompute`` keeps only each layer's input. Selective recomputation of attention scores needs nothing here:
+    the fused attention never stores them.
     """
 
     def __init__(
         self, sizes: Sizes, first: int, last: int, *, stem: bool, head: bool, seed: int, full_recompute: bool = False
     ) -> None:
-        super().__init__()
-        self.sizes, self.full_recompute = sizes, full_recompute
-        self.has_stem, self.has_head = stem, head
-        if stem or (head and sizes.tied):
-            self.embedding = nn.Embedding(sizes.vocabulary, sizes.hidden)
-        self.layers = nn.ModuleDict({str(index): Layer(sizes) for index in range(first, last)})
-        if head:
-            self.norm = Norm(sizes)
-            if not sizes.tied:
-                self.head = nn.Linear(sizes.hidden, sizes.vocabulary, bias=False)
-        initialise(self, sizes, seed)
+        super().__init__(sizes, range(first, last), stem=stem, head=head, seed=seed)
+        self.chunk = Chunk(0, first, last, stem=stem, head=head, recomputed=last - first if full_recompute else 0)
 
     def forward(self, batch: Any) -> Any:
         """Take tokens ``[batch, sequence]`` (stem) or features; return features or logits (head)."""
-        hidden = self.embedding(batch) if self.has_stem else batch
-        cosine, sine = turns(self.sizes, hidden.shape[1], hidden.device)
-        turn = (cosine.to(hidden.dtype), sine.to(hidden.dtype))
-        for layer in self.layers.values():
-            if self.full_recompute and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, turn, use_reentrant=False)
-            else:
-                hidden = layer(hidden, turn)
-        if not self.has_head:
-            return hidden if len(self.layers) else hidden.clone()
-        hidden = self.norm(hidden)
-        return functional.linear(hidden, self.embedding.weight) if self.sizes.tied else self.head(hidden)
+        return self.run(batch, self.chunk)
 
 
 def initialise(module: nn.Module, sizes: Sizes, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Norm and gate that keep for the backward pass only what cannot be had again for next to nothing.
 
 Plain torch keeps the normed input of an RMS norm and the activated gate as well; kernels for accelerators do not, and
-neither do these.
+neither do these. Sums over features are taken in 32 bits where the features have 16.
 """
 
 from __future__ import annotations
@@ -21,20 +21,27 @@ class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, features: Any, weight: Any, eps: float) -> Any:
         """Return the normed features."""
-        scale = features.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        wide = widened(features)
+        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(features, weight, scale)
-        return features * scale * weight
+        return (wide * scale * weight).to(features.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any, None]:
         """Return the gradients of features and weight."""
         features, weight, scale = ctx.saved_tensors
-        (gradient,) = gradients
-        normed = features * scale
+        gradient = widened(gradients[0])
+        normed = widened(features) * scale
         weighted = gradient * weight
         inner = (weighted * normed).mean(-1, keepdim=True)
         of_weight = (gradient * normed).flatten(0, -2).sum(0)
-        return torch.addcmul(weighted, normed, inner, value=-1.0).mul_(scale), of_weight, None
+        of_features = torch.addcmul(weighted, normed, inner, value=-1.0).mul_(scale)
+        return of_features.to(features.dtype), of_weight.to(weight.dtype), None
+
+
+def widened(tensor: Any) -> Any:
+    """Return a tensor of 16 bits in 32, any other as it is."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 class GatedSilu(torch.autograd.Function):  # type: ignore[misc]

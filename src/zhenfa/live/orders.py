@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zhenfa.live.links import Link
-from zhenfa.live.placement import CardPlace
+from zhenfa.live.placement import CardPlace, Chunk
+from zhenfa.live.recipe import Recipe
 from zhenfa.live.sizes import Sizes
 
 
@@ -26,8 +27,7 @@ class Orders:
     length: int
     global_batch: int
     seed: int
-    learning_rate: float
-    weight_decay: float
+    recipe: Recipe
     data: str
     port: int
     generation: str
@@ -52,5 +52,9 @@ class Orders:
         links = {
             int(one): {int(other): Link(**link) for other, link in row.items()} for one, row in data["links"].items()
         }
-        places = tuple(CardPlace(**place) for place in data["places"])
-        return cls(**data | {"places": places, "links": links, "sizes": Sizes(**data["sizes"])})
+        places = tuple(
+            CardPlace(**place | {"chunks": tuple(Chunk(**chunk) for chunk in place["chunks"])})
+            for place in data["places"]
+        )
+        sizes, recipe = Sizes(**data["sizes"]), Recipe(**data["recipe"])
+        return cls(**data | {"places": places, "links": links, "sizes": sizes, "recipe": recipe})

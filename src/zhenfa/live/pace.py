@@ -18,7 +18,7 @@ from typing import Final
 
 from zhenfa.live.board import Activity, Board
 
-COMPUTE: Final = frozenset({"forward", "backward", "optimizer"})
+COMPUTE: Final = frozenset({"forward", "backward", "input", "weight", "optimizer"})
 CATCH_UP: Final = 20e-3
 """Seconds that an emulated card may lag behind the host's clock and make good; beyond it a deadline is missed."""
 SPIN: Final = 2e-4
@@ -36,13 +36,15 @@ class Operation:
 
 @dataclass(frozen=True)
 class Span:
-    """What the card did, in s on the monotonic clock. ``peer`` is the other card of a message, or -1."""
+    """What the card did, in s on the monotonic clock. ``peer`` is the other card of a message, ``stage`` that of an
+    operation, or -1."""
 
     kind: str
     micro_batch: int
     start: float
     end: float
     peer: int = -1
+    stage: int = -1
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Pacer:
             self.now = max(self.now, latest)
 
     @contextmanager
-    def operation(self, kind: Activity, micro_batch: int = -1) -> Iterator[Operation]:
+    def operation(self, kind: Activity, micro_batch: int = -1, stage: int = -1) -> Iterator[Operation]:
         """Run one operation on the card; on an emulated card return when ``seconds`` have passed there."""
         start = self.time()
         began = time.monotonic()
@@ -119,7 +121,7 @@ class Pacer:
         elif self.slower > 1 and kind in COMPUTE:
             wait_until(done + (self.slower - 1) * (done - began))
             self.now = time.monotonic()
-        self.spans.append(Span(kind, micro_batch, start, self.now))
+        self.spans.append(Span(kind, micro_batch, start, self.now, stage=stage))
 
     def arrive(self, at: float, transfer: float, peer: int, called: float, micro_batch: int) -> None:
         """Hold the card until a message that arrives ``at`` is there; ``transfer`` s of it were spent on the link.

@@ -1,84 +1,80 @@
-"""One stage under torch.distributed.pipelining: the only place that leans on its stage and schedule classes.
+"""The stages that a card holds, run in the order that the plan's schedule gives.
 
-Torch's own schedules decide the order of forwards, backwards and messages. The stage adds three things: each forward
-and backward runs as an operation of the card's clock, its FLOPs are counted once, and the receives of a whole step
-are posted ahead. What it relies on beyond torch's public names is ``forward_one_chunk``, ``backward_one_chunk``,
-``args_recv_info`` and ``grad_recv_info`` of the stage; tests hold it to a single process.
+The order is the one that the planner's laws are about (:mod:`zhenfa.live.operations`), so that what was predicted is
+what runs: each operation waits for its message, runs on the card's clock and sends its result on. FLOPs and kept bytes
+of a stage are counted in its first micro-batch; the receives of a whole step are posted ahead.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from zhenfa.live.flops import FlopMeter
+from zhenfa.laws.orders import Operation
+from zhenfa.live.decoder import Decoder, Delayed
+from zhenfa.live.flops import FlopCount, FlopMeter
+from zhenfa.live.operations import homes, operations
 from zhenfa.live.pace import Pacer
-from zhenfa.live.placement import CardPlace
-from zhenfa.live.transport import Messages
+from zhenfa.live.placement import CardPlace, Chunk
+from zhenfa.live.transport import Messages, Received
 
-SCHEDULES: Final = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
+Loss = Callable[[Any, Any], Any]
+"""Takes logits and targets of a micro-batch; its result is already divided by the tokens of the step."""
 
 
-class CardStage(PipelineStage):  # type: ignore[misc]
-    """A pipeline stage whose operations run on the card's clock. ``rate`` is FLOP/s, None on a real card."""
+@dataclass
+class StageRun:
+    """One stage on this card, and what its forwards keep until their backwards."""
 
-    def __init__(
-        self, module: Any, place: CardPlace, shapes: tuple[Any, Any], *, group: Messages, pacer: Pacer, device: Any
-    ) -> None:
-        super().__init__(
-            module, place.stage, place.stages, device, input_args=shapes[0], output_args=shapes[1], group=group
-        )
-        self.pacer, self.rate, self.meter = pacer, place.rate, FlopMeter()
-        self.saved_bytes = 0
+    module: Decoder
+    chunk: Chunk
+    loss: Loss
+    meter: FlopMeter = field(default_factory=FlopMeter)
+    saved_bytes: int = 0
+    recomputed: list[FlopCount] = field(default_factory=list)
+    kept: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    late: dict[int, list[Delayed]] = field(default_factory=dict)
 
-    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        """Run one forward as an operation."""
-        work = super().forward_one_chunk
-        if self.saved_bytes == 0:
-            work = self._weighed(work)
-        return self._operate("forward", fwd_chunk_id, lambda: work(fwd_chunk_id, *args, **kwargs))
-
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        """Run one backward as an operation."""
-        work = super().backward_one_chunk
-        return self._operate("backward", bwd_chunk_id, lambda: work(bwd_chunk_id, *args, **kwargs))
-
-    def expect_step(self) -> None:
-        """Post the receives of a whole step, if the buffers are known (from the second step on)."""
-        for table, source in ((self.args_recv_info, self.stage_index - 1), (self.grad_recv_info, self.stage_index + 1)):
-            for micro_batch in sorted(table):
-                for info in table[micro_batch]:
-                    if not info.is_root_arg and info.buffer is not None:
-                        self.group.expect(info.buffer, source)
-
-    @property
-    def buffer_bytes(self) -> int:
-        """Return the bytes of the receive buffers."""
-        return sum(int(buffer.nbytes) for buffer in self._buffers())
-
-    def _buffers(self) -> list[Any]:
-        tables = (self.args_recv_info, self.grad_recv_info)
-        infos = [info for table in tables for row in table.values() for info in row]
-        return [info.buffer for info in infos if info.buffer is not None]
-
-    def _operate(self, kind: Any, micro_batch: int, work: Callable[[], Any]) -> Any:
-        with self.pacer.operation(kind, micro_batch) as operation:
-            result = self.meter.run(kind, work)
-            if self.rate is not None:
-                operation.seconds = self.meter.counted[kind] / self.rate
+    def forward(self, micro_batch: int, given: Any, targets: Any) -> Any:
+        """Return the features for the next stage, or the micro-batch's loss on the last."""
+        keeps = torch.is_grad_enabled()
+        if keeps and given.is_floating_point():
+            given = given.detach().requires_grad_()
+        work = self._weighed if keeps and self.saved_bytes == 0 else self.module.run
+        output = work(given, self.chunk)
+        result = self.loss(output, targets) if self.chunk.head else output
+        if keeps:
+            self.kept[micro_batch] = (given, result)
         return result
 
-    def _weighed(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """Count the bytes that one forward keeps for its backward, each storage once.
+    def backward(self, micro_batch: int, gradient: Any, *, split: bool = False) -> Any:
+        """Add to the gradients of weights, or keep that for later (``split``); return the input's, if it has one."""
+        given, result = self.kept.pop(micro_batch)
+        self.module.delayed = [] if split else None
+        torch.autograd.backward(result, gradient)
+        if self.module.delayed is not None:
+            self.late[micro_batch], self.module.delayed = self.module.delayed, None
+        return given.grad if given.is_floating_point() else None
 
-        Parameters and receive buffers, which are kept anyway, are left out.
+    @property
+    def again(self) -> float:
+        """Return the FLOPs of one micro-batch that are computed a second time."""
+        return float(sum(count.total for count in self.recomputed))
+
+    def weights(self, micro_batch: int) -> None:
+        """Add the gradients of weights that were kept for later."""
+        for one in self.late.pop(micro_batch):
+            one.add()
+
+    def _weighed(self, given: Any, chunk: Chunk) -> Any:
+        """Run a forward and count the bytes that it keeps for its backward, each storage once.
+
+        Parameters and what was received, which are kept anyway, are left out.
         """
-        kept = [*self.submod.parameters(), *self._buffers()]
-        own = {tensor.untyped_storage().data_ptr() for tensor in kept}
+        own = {tensor.untyped_storage().data_ptr() for tensor in (*self.module.parameters(), given)}
 
         def pack(tensor: Any) -> Any:
             storage = tensor.untyped_storage()
@@ -87,39 +83,155 @@ class CardStage(PipelineStage):  # type: ignore[misc]
                 self.saved_bytes += storage.nbytes()
             return tensor
 
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                return work(*args, **kwargs)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            return self.module.run(given, chunk, count=self._counter)
 
-        return run
+    def _counter(self) -> FlopCount:
+        self.recomputed.append(FlopCount())
+        return self.recomputed[-1]
+
+
+Key = tuple[str, int, int]
+"""A message: ``forward`` (features) or ``backward`` (their gradient), the stage that takes it, and the micro-batch."""
 
 
 class Runner:
-    """A stage with its schedule. ``loss`` takes logits and targets and is already divided by the step's tokens."""
+    """A card's stages with their schedule. ``peers`` are the ranks of the pipeline's places, ``features`` is an example
+    of what goes from stage to stage for one micro-batch."""
 
-    def __init__(self, stage: CardStage, place: CardPlace, schedule: str, loss: Callable[[Any, Any], Any]) -> None:
-        self.stage, self.place = stage, place
-        self._schedule = SCHEDULES[schedule](stage, place.micro_batches, loss_fn=loss, scale_grads=False)
-        outputs = "return_outputs" in inspect.signature(self._schedule.step).parameters
-        self._options: dict[str, Any] = {"return_outputs": False} if outputs else {}
-
-    @property
-    def in_flight(self) -> int:
-        """Return how many micro-batches' activations the stage holds at most."""
-        if isinstance(self._schedule, ScheduleGPipe):
-            return self.place.micro_batches
-        return min(self.place.micro_batches, self.place.stages - self.place.stage)
+    def __init__(
+        self, module: Decoder, place: CardPlace, schedule: str, peers: Sequence[int], *, messages: Messages,
+        pacer: Pacer, loss: Loss, features: Any,
+    ) -> None:  # fmt: skip
+        rows = operations(schedule, place.stages, place.virtual_stages, place.micro_batches)
+        self.order, self._homes, self._peers = rows[place.stage], homes(rows), peers
+        self.place, self.messages, self.pacer = place, messages, pacer
+        self.stages = {chunk.stage: StageRun(module, chunk, loss) for chunk in place.chunks}
+        self._last = max(stage for stage, _ in self._homes)
+        module.splits = any(kind == "weight" for kind, _, _ in self._all())
+        self._buffers: dict[Key, Any] = {}
+        for key, sender in self._arriving():
+            if sender != place.stage:
+                self._buffers[key] = torch.empty_like(features)
+        self._coming: dict[Key, Received] = {}
+        self._here: dict[Key, Any] = {}
+        self._tokens: tuple[Any, Any] = (None, None)
+        self._losses: list[Any] = []
 
     def step(self, inputs: Any, targets: Any) -> float | None:
-        """Run the forwards and backwards of one step; return the loss on the last stage, else None.
+        """Run the forwards and backwards of one step; return the loss on cards with the last stage, else None.
 
         ``inputs`` and ``targets``: tokens ``[sequences, length]``, used on the first and the last stage alone.
         """
-        self.stage.expect_step()
-        losses: list[Any] = []
-        if self.place.is_last:
-            self._options |= {"target": targets, "losses": losses}
-        arguments = (inputs,) if self.place.is_first else ()
-        self._schedule.step(*arguments, **self._options)
-        self.stage.group.flush()
-        return float(sum(float(loss.detach()) for loss in losses)) if self.place.is_last else None
+        return self._run(self.order, inputs, targets)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def evaluate(self, inputs: Any, targets: Any) -> float | None:
+        """Run the forwards alone; return the loss on cards with the last stage, else None."""
+        forwards = (tuple(one for one in moment if one[0] == "forward") for moment in self.order)
+        return self._run([moment for moment in forwards if moment], inputs, targets)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Return the bytes of the receive buffers."""
+        return sum(int(buffer.nbytes) for buffer in self._buffers.values())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return the most bytes of activations that the card's forwards keep at any moment of the step."""
+        held = most = 0
+        for kind, stage, _ in self._all():
+            held += {"forward": 1, "input": 0}.get(kind, -1) * self.stages[stage].saved_bytes
+            most = max(most, held)
+        return most
+
+    def flops(self) -> dict[str, float]:
+        """Return the FLOPs of one step as counted, by kind of operation; ``again``: those of them that recompute."""
+        found: dict[str, float] = {}
+        for kind, stage, _ in self._all():
+            found[kind] = found.get(kind, 0.0) + self.stages[stage].meter.counted.get(kind, 0.0)
+            if kind == "forward":
+                found["again"] = found.get("again", 0.0) + self.stages[stage].again
+        return found
+
+    def _all(self) -> Iterator[Operation]:
+        return (operation for moment in self.order for operation in moment)
+
+    def _arriving(self) -> Iterator[tuple[Key, int]]:
+        """Yield the messages that this card's operations wait for, in their order, with the place that sends each."""
+        for operation in self._all():
+            key = _needs(operation)
+            neighbour = operation[1] + (-1 if operation[0] == "forward" else 1)
+            if key is not None and 0 <= neighbour <= self._last:
+                yield key, self._homes[neighbour, operation[2]]
+
+    def _run(self, order: Sequence[Sequence[Operation]], inputs: Any, targets: Any) -> float | None:
+        self._tokens, self._losses = (inputs, targets), []
+        needed = {_needs(operation) for moment in order for operation in moment}
+        for key, sender in self._arriving():
+            if key in self._buffers and key in needed:
+                peer = self._peers[sender]
+                self._coming[key] = self.messages.expect(self._buffers[key], peer, self._tag(key), key[2])
+        for moment in order:
+            given = [self._given(operation) for operation in moment]
+            for operation, tensor in zip(moment, given, strict=True):
+                self._operate(operation, tensor)
+        self.messages.flush()
+        return float(sum(float(loss) for loss in self._losses)) if self._last in self.stages else None
+
+    def _given(self, operation: Operation) -> Any:
+        """Return what an operation works on, when it is there: tokens, features or a gradient; None for the rest."""
+        key = _needs(operation)
+        if key is None:
+            return None
+        if key in self._coming:
+            return self._coming.pop(key).wait()
+        if key in self._here:
+            return self._here.pop(key)
+        return self._rows(self._tokens[0], key[2]) if operation[0] == "forward" else None
+
+    def _operate(self, operation: Operation, given: Any) -> None:
+        """Run one operation on the card's clock, and hand its result on."""
+        kind, stage, micro_batch = operation
+        run, result = self.stages[stage], None
+        with self.pacer.operation(kind, micro_batch, stage) as running:  # type: ignore[arg-type]
+            result = run.meter.run(kind, lambda: self._work(run, operation, given))
+            if self.place.rate is not None:
+                running.seconds = run.meter.counted[kind] / self.place.rate
+        if kind == "forward" and stage == self._last:
+            self._losses.append(result.detach())
+            return
+        target = stage + (1 if kind == "forward" else -1)
+        if kind == "weight" or target < 0:
+            return
+        key = ("forward" if kind == "forward" else "backward", target, micro_batch)
+        home = self._homes[target, micro_batch]
+        if home == self.place.stage:
+            self._here[key] = result.detach()
+        else:
+            self.messages.send(result, self._peers[home], self._tag(key), micro_batch)
+
+    def _work(self, run: StageRun, operation: Operation, given: Any) -> Any:
+        kind, _, micro_batch = operation
+        if kind == "forward":
+            targets = self._rows(self._tokens[1], micro_batch) if run.chunk.head else None
+            return run.forward(micro_batch, given, targets)
+        if kind == "weight":
+            return run.weights(micro_batch)
+        return run.backward(micro_batch, given, split=kind == "input")
+
+    def _rows(self, tokens: Any, micro_batch: int) -> Any:
+        size = self.place.micro_batch_size
+        return tokens[micro_batch * size : (micro_batch + 1) * size]
+
+    def _tag(self, key: Key) -> int:
+        direction, stage, micro_batch = key
+        return ((direction == "backward") * (self._last + 1) + stage) * self.place.micro_batches + micro_batch
+
+
+def _needs(operation: Operation) -> Key | None:
+    """Return the message that an operation takes, None for one that takes what the card has kept."""
+    kind, stage, micro_batch = operation
+    if kind == "weight":
+        return None
+    return "forward" if kind == "forward" else "backward", stage, micro_batch

@@ -9,11 +9,26 @@ from typing import Any, Final
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.links import Link, link_between
 from zhenfa.live.makers import maker_for
+from zhenfa.live.operations import homes, operations
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.machine import CardPool, Formation, Precision
-from zhenfa.spec.plan import Pipeline, Plan, Recompute, Stage
+from zhenfa.spec.plan import Pipeline, Plan, Schedule, Stage
 
-COMPUTED: Final[frozenset[Precision]] = frozenset({"fp32"})
+
+@dataclass(frozen=True)
+class Chunk:
+    """A stage of the model on a card: layers ``first`` up to but not including ``last``, with stem and head where the
+    stage holds them. The first ``recomputed`` of the layers compute their activations again in the backward pass."""
+
+    stage: int
+    first: int
+    last: int
+    stem: bool
+    head: bool
+    recomputed: int
+
+
+COMPUTED: Final[frozenset[Precision]] = frozenset({"fp32", "bf16"})
 """Number formats that this version's stages compute in, on cards whose maker's torch does."""
 
 Card = tuple[str, int]
@@ -24,6 +39,8 @@ Card = tuple[str, int]
 class CardPlace:
     """One card and its work. ``rank`` counts all cards; ``pipeline`` counts replicas; ``index`` counts within the pool.
 
+    ``stage`` is the card's place in its pipeline of ``stages`` places. ``chunks`` are the stages of the model that
+    stand there, ``virtual_stages`` as many as the schedule counts (DualPipe holds two, one for each direction).
     ``rate`` (FLOP/s) and ``memory_rate`` (B/s) pace an emulated card and are None on a real one. ``capacity`` is in
     bytes, None where undisclosed. ``first_sequence`` is where the pipeline's share of the global batch starts.
     """
@@ -37,9 +54,9 @@ class CardPlace:
     maker: str
     accelerator: str
     provider: str
-    first: int
-    last: int
-    recompute: Recompute
+    precision: Precision
+    chunks: tuple[Chunk, ...]
+    virtual_stages: int
     micro_batches: int
     micro_batch_size: int
     first_sequence: int
@@ -62,12 +79,17 @@ class CardPlace:
     @property
     def is_first(self) -> bool:
         """Return whether the card holds the stem."""
-        return self.stage == 0
+        return any(chunk.stem for chunk in self.chunks)
 
     @property
     def is_last(self) -> bool:
         """Return whether the card holds the head."""
-        return self.stage == self.stages - 1
+        return any(chunk.head for chunk in self.chunks)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Return the layers that the card holds."""
+        return tuple(sorted({layer for chunk in self.chunks for layer in range(chunk.first, chunk.last)}))
 
     @property
     def sequences(self) -> int:
@@ -90,15 +112,33 @@ def place(
     sequence = pipeline_index = 0
     for pipeline in plan.pipelines:
         for _ in range(pipeline.count):
-            for stage_index, stage in enumerate(pipeline.stages):
+            for place_index, held in enumerate(chunks_of(pipeline, plan.schedule)):
+                stage = pipeline.stages[place_index]
                 number = taken.get(stage.pool, 0)
                 taken[stage.pool] = number + 1
                 pool, index = _find(formation, plan, stage.pool, number, there)
-                ids = (len(places), pipeline_index, stage_index, index, sequence)
-                places.append(_card(ids, pipeline, stage, pool, stage.precision or plan.precision))
+                ids = (len(places), pipeline_index, place_index, index, sequence)
+                places.append(_card(ids, pipeline, held, pool, stage.precision or plan.precision))
             pipeline_index += 1
             sequence += pipeline.micro_batches * pipeline.micro_batch_size
     return tuple(places)
+
+
+def chunks_of(pipeline: Pipeline, schedule: Schedule) -> list[tuple[Chunk, ...]]:
+    """Return for each place of a pipeline the stages that stand there, in the order of the model."""
+    rows = operations(schedule, pipeline.places, pipeline.virtual_stages, pipeline.micro_batches)
+    held: list[set[int]] = [set() for _ in rows]
+    for (number, _), place_index in homes(rows).items():
+        held[place_index].add(number)
+    last = len(pipeline.stages) - 1
+    return [
+        tuple(
+            Chunk(index, stage.first, stage.last, index == 0, index == last, stage.recomputed_layers)
+            for index in sorted(stages)
+            if (stage := pipeline.stages[index])
+        )
+        for stages in held
+    ]
 
 
 def check(plan: Plan, sizes: Sizes) -> None:
@@ -107,22 +147,13 @@ def check(plan: Plan, sizes: Sizes) -> None:
         raise InputError(f"the plan holds {plan.layers} layers, the model {sizes.layers}.")
     if plan.zero:
         raise _refusal(f"ZeRO-{plan.zero}", "each card keeps its own optimizer state", "zero: 0")
-    if plan.schedule not in ("gpipe", "1f1b"):
-        raise _refusal(f"schedule {plan.schedule}", "pipelines run as gpipe or 1f1b", "schedule: 1f1b")
     if plan.offload != "none":
         raise _refusal(f"offload of {plan.offload}", "everything stays on the card", "offload: none")
     if plan.trainable != "full":
         raise _refusal("trainable: lora", "every weight is trained", "trainable: full")
-    for number, pipeline in enumerate(plan.pipelines):
+    for pipeline in plan.pipelines:
         for stage in pipeline.stages:
             _check_cut(stage)
-        stages = len(pipeline.stages)
-        if plan.schedule == "1f1b" and pipeline.micro_batches < stages:
-            raise CapabilityError(
-                f"pipeline {number} has {pipeline.micro_batches} micro-batches for {stages} stages; 1f1b needs at "
-                "least as many micro-batches as stages.",
-                hint="use more micro-batches, fewer stages, or schedule: gpipe.",
-            )
 
 
 def _check_cut(stage: Stage) -> None:
@@ -131,8 +162,8 @@ def _check_cut(stage: Stage) -> None:
         if degree > 1:
             words = field.replace("_parallel", "").replace("_", " ")
             raise _refusal(f"{words} parallelism of {degree}", "a stage runs on one card", f"{field}: 1")
-    if stage.recompute == "selective" or stage.recomputed_layers not in (0, stage.layers):
-        raise _refusal("recomputation of a part of a stage", "a stage is recomputed whole or not at all",
+    if stage.recompute == "selective":
+        raise _refusal("selective recomputation", "a layer is computed again whole or not at all",
                        "recompute: full or none")  # fmt: skip
 
 
@@ -187,23 +218,24 @@ class _All(Sequence[Card]):
 
 
 def _card(
-    ids: tuple[int, int, int, int, int], pipeline: Pipeline, stage: Stage, pool: CardPool, precision: Precision
-) -> CardPlace:
-    rank, pipeline_index, stage_index, index, sequence = ids
+    ids: tuple[int, int, int, int, int], pipeline: Pipeline, chunks: tuple[Chunk, ...], pool: CardPool,
+    precision: Precision,
+) -> CardPlace:  # fmt: skip
+    rank, pipeline_index, place_index, index, sequence = ids
     accelerator = pool.accelerator
     provider = maker_for(accelerator)
     if precision not in provider.precisions & COMPUTED:
         known = ", ".join(sorted(provider.precisions & COMPUTED))
         raise CapabilityError(
             f"the plan computes in {precision}; {provider.id} cards compute in {known} in this version.",
-            hint="set workload.precision: fp32.",
+            hint="set workload.precision: bf16 or fp32.",
         )
     rate = memory_rate = None
     if accelerator.emulated:
         rate, memory_rate = _pace(pool, precision)
     return CardPlace(
-        rank, pipeline_index, stage_index, len(pipeline.stages), pool.name, index, accelerator.maker, accelerator.name,
-        provider.id, stage.first, stage.last, stage.recompute, pipeline.micro_batches, pipeline.micro_batch_size,
+        rank, pipeline_index, place_index, pipeline.places, pool.name, index, accelerator.maker, accelerator.name,
+        provider.id, precision, chunks, pipeline.virtual_stages, pipeline.micro_batches, pipeline.micro_batch_size,
         sequence, rate, memory_rate, accelerator.memory.capacity.value,
     )  # fmt: skip
 

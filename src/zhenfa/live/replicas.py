@@ -6,6 +6,7 @@ that the plain sum of the replicas' gradients is the gradient of the whole batch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,7 +33,7 @@ def owners(places: Sequence[CardPlace], *, tied: bool) -> list[Owners]:
 
     A tied embedding is held by the first and the last stage of every pipeline.
     """
-    layers = max(place.last for place in places)
+    layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
     parts = ["stem", *(f"layer {index}" for index in range(layers)), "head"]
     together: dict[tuple[int, ...], list[str]] = {}
     for part in parts:
@@ -47,7 +48,15 @@ def _holds(place: CardPlace, part: str, tied: bool) -> bool:
         return place.is_first or (tied and place.is_last)
     if part == "head":
         return place.is_last
-    return place.first <= int(part.split()[1]) < place.last
+    return int(part.split()[1]) in place.layers
+
+
+def counted(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[str]:
+    """Return the parts that a card answers for where each part counts once: it is the first of their holders."""
+    layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
+    parts = ["stem", *(f"layer {index}" for index in range(layers)), "head"]
+    firsts = {part: min(place.rank for place in places if _holds(place, part, tied)) for part in parts}
+    return frozenset(part for part, first in firsts.items() if first == rank)
 
 
 class GradientSum:
@@ -57,7 +66,9 @@ class GradientSum:
         self, places: Sequence[CardPlace], pacer: Pacer, links: dict[int, dict[int, Link]], timeout: timedelta,
         *, tied: bool,
     ) -> None:  # fmt: skip
-        self._pacer = pacer
+        self._pacer, self._links = pacer, links
+        self.counted = counted(places, pacer.rank, tied=tied)
+        self._cards = len(places)
         self._groups: list[tuple[Owners, Any, list[Link]]] = []
         for shared in owners(places, tied=tied):
             # Every process opens every group, in the same order, as torch.distributed demands.
@@ -72,6 +83,22 @@ class GradientSum:
             gradients = [item.grad for item in held if item.grad is not None]
             with self._pacer.operation("reduce") as operation:
                 operation.seconds = self._sum(gradients, group, ring)
+
+    def total(self, value: float) -> float:
+        """Return the sum of a number over all cards, the same to the bit on each.
+
+        On emulated links it takes as long as one number needs up and down a binary tree: 2 ceil(log2 n) messages.
+        """
+        with self._pacer.operation("reduce") as operation:
+            own = torch.tensor([value, self._pacer.now], dtype=torch.float64)
+            rows = [torch.empty_like(own) for _ in range(self._cards)]
+            dist.all_gather(rows, own)
+            times = [link.latency + link.seconds(own.nbytes) for row in self._links.values() for link in row.values()]
+            if times:
+                entered = max(float(row[1]) for row in rows)
+                rounds = 2 * math.ceil(math.log2(self._cards))
+                operation.seconds = max(entered - self._pacer.now, 0.0) + rounds * max(times)
+        return math.fsum(float(row[0]) for row in rows)
 
     def _sum(self, gradients: list[Any], group: Any, ring: list[Link]) -> float | None:
         """Sum in place; return the seconds that it takes on emulated links, counted from the card's own time."""

@@ -12,7 +12,9 @@ from zhenfa.live.quiet import verdict
 from zhenfa.live.train import Measured
 from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
 
-COMPUTE = ("forward", "backward", "optimizer")
+COMPUTE = ("forward", "backward", "input", "weight", "optimizer")
+BACKWARD = ("backward", "input", "weight")
+"""The whole backward pass, or its halves where a schedule runs them apart."""
 COMMUNICATION = ("receive", "reduce")
 
 
@@ -29,7 +31,7 @@ def run_of(
         steps=len(measured.losses),
         step_times_s=tuple(measured.step_times),
         losses=tuple(measured.losses),
-        stages=tuple(_stage(*pair) for pair in zip(measured.places, measured.reports, strict=True)),
+        stages=tuple(one for pair in zip(measured.places, measured.reports, strict=True) for one in _stages(*pair)),
         events=_events(measured),
         emulated=emulated,
         fidelity=fidelity(measured, protection) if emulated else left_alone(measured, protection),
@@ -43,8 +45,8 @@ def run_of(
 
 def step_flops(measured: Measured) -> float:
     """Return the FLOPs that torch executed in one step on all cards, recomputation included."""
-    pairs = zip(measured.places, measured.reports, strict=True)
-    return float(sum(place.micro_batches * sum(report["flops"].values()) for place, report in pairs))
+    counts = [report["flops"] for report in measured.reports]
+    return float(sum(count for row in counts for kind, count in row.items() if kind != "again"))
 
 
 def share_of_sum_of_speeds(measured: Measured) -> float | None:
@@ -107,11 +109,7 @@ def _mfu(measured: Measured) -> Figure:
     share = share_of_sum_of_speeds(measured)
     if share is None:
         return Figure()
-    again = sum(
-        place.micro_batches * report["flops"]["forward"]
-        for place, report in zip(measured.places, measured.reports, strict=True)
-        if place.recompute == "full"
-    )
+    again = sum(report["flops"]["again"] for report in measured.reports)
     useful = 1 - again / step_flops(measured)
     note = "FLOPs counted in torch, causal half of attention, recomputation left out, against the declared peak"
     return Figure(value=share * useful, tag="measured", note=note)
@@ -121,7 +119,7 @@ def _walls(measured: Measured, emulated: bool) -> Walls:
     """Return the shares of the last step, mean over cards: at work, held up by messages, idle."""
     whole = max(span[3] for row in measured.spans for span in row) * len(measured.spans)
     parts: dict[str, float] = {}
-    for kind, _, start, end, _ in (span for row in measured.spans for span in row):
+    for kind, _, start, end, *_ in (span for row in measured.spans for span in row):
         if kind != "send":
             parts[kind] = parts.get(kind, 0.0) + (end - start) / whole
     work = {kind: parts[kind] for kind in COMPUTE if kind in parts}
@@ -141,20 +139,26 @@ def _shares(parts: dict[str, float]) -> str:
     return ", ".join(f"{kind} {share:.1%}" for kind, share in parts.items()) or "nothing was held up"
 
 
-def _stage(place: CardPlace, report: dict[str, Any]) -> StageFigures:
-    means = report["means"]
-    return StageFigures(
-        pipeline=place.pipeline, stage=place.stage, pool=place.pool, layers=(place.first, place.last),
-        forward_s=means.get("forward", 0.0), backward_s=means.get("backward", 0.0), transfer_s=means.get("send", 0.0),
-        memory_bytes=sum(report["memory"].values()), memory_parts=report["memory"], capacity_bytes=place.capacity,
-    )  # fmt: skip
+def _stages(place: CardPlace, report: dict[str, Any]) -> list[StageFigures]:
+    """Return the figures of the stages on a card; their memory is that of the whole card."""
+    return [
+        StageFigures(
+            pipeline=place.pipeline, stage=chunk.stage, pool=place.pool, layers=(chunk.first, chunk.last),
+            forward_s=means.get("forward", 0.0), backward_s=sum(means.get(kind, 0.0) for kind in BACKWARD),
+            transfer_s=report["means"].get("send", 0.0), memory_bytes=sum(report["memory"].values()),
+            memory_parts=report["memory"], capacity_bytes=place.capacity, card=place.rank,
+        )
+        for chunk, means in zip(place.chunks, report["stages"], strict=True)
+    ]  # fmt: skip
 
 
 def _events(measured: Measured) -> tuple[Event, ...]:
     return tuple(
-        Event(card=rank, kind=kind, micro_batch=micro_batch, start_s=start, end_s=end)
+        Event(
+            card=rank, kind=kind, micro_batch=micro_batch, start_s=start, end_s=end, stage=stage if stage >= 0 else None
+        )
         for rank, row in enumerate(measured.spans)
-        for kind, micro_batch, start, end, _ in row
+        for kind, micro_batch, start, end, _, stage in row
     )
 
 

@@ -148,7 +148,8 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
     return run.model_copy(
         update={
             "steps": measured.done, "losses": supervisor.losses, "incidents": tuple(supervisor.incidents),
-            "effective_share": supervisor.effective_share,
+            "effective_share": supervisor.effective_share, "gradient_norms": supervisor.gradient_norms,
+            "evaluations": supervisor.evaluations,
         }
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ IN_A_ROW: Final = 3
 """Steps in a row that show it."""
 USUAL: Final = 3
 """Steps, after the first of a plan, that show what is usual."""
-COMPUTES: Final = ("forward", "backward")
+COMPUTES: Final = ("forward", "backward", "input", "weight")
 
 
 @dataclass
@@ -47,5 +47,5 @@ class Stragglers:
         return card, factor
 
 
-def _computing(spans: list[tuple[str, int, float, float, int]]) -> float:
-    return sum(end - start for kind, _, start, end, _ in spans if kind in COMPUTES)
+def _computing(spans: list[tuple[str, int, float, float, int, int]]) -> float:
+    return sum(end - start for kind, _, start, end, *_ in spans if kind in COMPUTES)

@@ -30,7 +30,7 @@ from zhenfa.live.train import Driver, Measured, Progress, Step
 from zhenfa.spec.job import Fault
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
-from zhenfa.spec.result import Incident, Kind
+from zhenfa.spec.result import Evaluation, Incident, Kind
 
 Replan = Callable[[Formation], Plan]
 """Called with the machine that is left; returns the best plan of the same job on it, or raises."""
@@ -69,6 +69,8 @@ class Supervisor:
         self._faults = sorted(self.driver.execution.faults, key=lambda fault: fault.step)
         self._back: list[tuple[int, Card]] = []
         self._losses: dict[int, float] = {}
+        self._norms: dict[int, float] = {}
+        self._evaluations: dict[int, float] = {}
         self._begun = time.monotonic()
         self._useful = 0.0
         self._struck: float | None = None
@@ -77,6 +79,16 @@ class Supervisor:
     def losses(self) -> tuple[float, ...]:
         """Return the loss of every step from the first that this run took."""
         return tuple(self._losses[number] for number in sorted(self._losses))
+
+    @property
+    def gradient_norms(self) -> tuple[float, ...]:
+        """Return the norm of the whole model's gradients at every step, where the job clips them."""
+        return tuple(self._norms[number] for number in sorted(self._norms))
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Return the losses on held-out text."""
+        return tuple(Evaluation(step=step, loss=self._evaluations[step]) for step in sorted(self._evaluations))
 
     @property
     def effective_share(self) -> float:
@@ -128,6 +140,10 @@ class Supervisor:
         if not step.used:
             step = self._again(measured, number, step)
         self._losses[number] = measured.losses[-1]
+        if measured.gradient_norm is not None:
+            self._norms[number] = measured.gradient_norm
+        if measured.evaluation is not None:
+            self._evaluations[number] = measured.evaluation
         self._useful += measured.step_times[-1]
         if self.on_step is not None:
             self.on_step(number, execution.steps, measured.losses[-1], measured.step_times[-1])

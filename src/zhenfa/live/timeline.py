@@ -14,13 +14,16 @@ from typing import Any, Final
 from zhenfa import units
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.spec.machine import Formation
-from zhenfa.spec.result import Event, Run
+from zhenfa.spec.result import Event, Run, StageFigures
 
 FORWARD: Final = "#3b7dd8"
 BACKWARD: Final = "#e07b39"
+WEIGHT: Final = "#3f9e6b"
+PASSES: Final = {"forward": FORWARD, "backward": BACKWARD, "input": BACKWARD, "weight": WEIGHT}
 PLAIN: Final = {"optimizer": "#4d4d4d", "reduce": "#8e5ea2", "receive": "#c9c9c9"}
 WORDS: Final = {
-    "forward": "forward", "backward": "backward", "optimizer": "optimizer step",
+    "forward": "forward", "backward": "backward", "input": "backward, of inputs", "weight": "backward, of weights",
+    "optimizer": "optimizer step",
     "reduce": "gradient sum", "receive": "held up by a message",
 }  # fmt: skip
 EMULATED: Final = "EMULATED: CPU processes held to declared speeds, no real accelerator"
@@ -32,15 +35,30 @@ def card_labels(run: Run, formation: Formation) -> list[str]:
     """Return a label for each card of the run, by rank: maker, speed, stage and layers."""
     labels = []
     replicas = len({stage.pipeline for stage in run.stages}) > 1
-    for rank, stage in enumerate(run.stages):
+    for rank, stages in stages_by_card(run).items():
+        stage = stages[0]
         accelerator = formation.pool(stage.pool).accelerator
         peak = accelerator.peak.get(run.plan.precision_by_pool().get(stage.pool, run.plan.precision))
         speed = peak.show() if peak is not None and peak.known else "speed not declared"
-        first, last = stage.layers
-        layers = f"layer {first}" if last - first == 1 else f"layers {first}-{last - 1}"
-        where = f"pipeline {stage.pipeline}, stage {stage.stage}" if replicas else f"stage {stage.stage}"
+        parts = [
+            f"{first}" if last - first == 1 else f"{first}-{last - 1}" for first, last in (s.layers for s in stages)
+        ]
+        several = len(stages) > 1 or stage.layers[1] - stage.layers[0] != 1
+        layers = ("layers " if several else "layer ") + ", ".join(parts)
+        numbers = (
+            "stage " + str(stage.stage) if len(stages) == 1 else f"stages {', '.join(str(s.stage) for s in stages)}"
+        )
+        where = f"pipeline {stage.pipeline}, {numbers}" if replicas else numbers
         labels.append(f"card {rank}: {accelerator.maker}\n{speed}\n{where}, {layers}")
     return labels
+
+
+def stages_by_card(run: Run) -> dict[int, list[StageFigures]]:
+    """Return the stages that stood on each card, by rank."""
+    found: dict[int, list[StageFigures]] = {}
+    for number, stage in enumerate(run.stages):
+        found.setdefault(number if stage.card is None else stage.card, []).append(stage)
+    return found
 
 
 def draw(run: Run, formation: Formation, path: Path) -> Path:
@@ -105,9 +123,9 @@ def _bar(axes: Any, event: Event, run: Run, inches_per_second: float) -> None:
         options["color"] = PLAIN[event.kind]
     else:
         batches = max(other.micro_batch for other in run.events if other.kind == event.kind)
-        options["color"] = _shade(FORWARD if event.kind == "forward" else BACKWARD, event.micro_batch, batches)
+        options["color"] = _shade(PASSES[event.kind], event.micro_batch, batches)
     axes.barh(event.card, width, left=event.start_s, **options)
-    if event.kind in {"forward", "backward"} and width * inches_per_second > 0.11:
+    if event.kind in PASSES and width * inches_per_second > 0.11:
         middle = event.start_s + width / 2
         axes.text(middle, event.card, str(event.micro_batch), ha="center", va="center", fontsize=7, color="white")
 
@@ -121,7 +139,7 @@ def _shade(colour: str, index: int, last: int) -> tuple[float, ...]:
 
 def _legend(axes: Any, run: Run, pyplot: Any) -> None:
     present = {event.kind for event in run.events if event.end_s > event.start_s}
-    colours = {"forward": FORWARD, "backward": BACKWARD, **PLAIN}
+    colours = {**PASSES, **PLAIN}
     handles = [
         pyplot.Rectangle((0, 0), 1, 1, color=colours[kind], label=words)
         for kind, words in WORDS.items()

@@ -21,6 +21,7 @@ from zhenfa.live.engine import Engine, call_all
 from zhenfa.live.host import processors
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import Card, CardPlace, links_of, place
+from zhenfa.live.recipe import Recipe
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
@@ -64,7 +65,8 @@ class CardFullError(RunError):
 class Measured:
     """What the cards did with one plan. ``spans`` are of the last step, by rank; times in s from its start.
 
-    ``begun`` counts the steps that were taken before the cards took up this plan.
+    ``gradient_norm`` and ``evaluation`` (the loss on held-out text) are of the last step as
+    well. ``begun`` counts the steps that were taken before the cards took up this plan.
     """
 
     plan: Plan
@@ -72,7 +74,9 @@ class Measured:
     begun: int = 0
     step_times: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    spans: list[list[tuple[str, int, float, float, int]]] = field(default_factory=list)
+    spans: list[list[tuple[str, int, float, float, int, int]]] = field(default_factory=list)
+    gradient_norm: float | None = None
+    evaluation: float | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -145,9 +149,12 @@ class Driver:
             measured.step_times.append(max(answer["ended"] for answer in answers) - at)
             measured.losses.append(sum(answer["loss"] for answer in answers if answer["loss"] is not None))
             measured.spans = [
-                [(kind, batch, start - at, end - at, peer) for kind, batch, start, end, peer in answer["spans"]]
+                [(kind, batch, start - at, end - at, *rest) for kind, batch, start, end, *rest in answer["spans"]]
                 for answer in answers
             ]
+            measured.gradient_norm = answers[0]["gradient_norm"]
+            parts = [answer["evaluation"] for answer in answers if answer["evaluation"] is not None]
+            measured.evaluation = sum(parts) if parts else None
             if len(measured.losses) == 1:
                 self._check_memory(measured.places)
         return step
@@ -255,7 +262,7 @@ class Driver:
         return Orders(
             places=places, links=links_of(places, self.formation), sizes=self.sizes, schedule=plan.schedule,
             length=plan.sequence_length, global_batch=plan.global_batch, seed=execution.seed,
-            learning_rate=execution.learning_rate, weight_decay=execution.weight_decay, data=execution.data,
+            recipe=Recipe.of(execution), data=execution.data,
             port=self._port, generation=f"generation-{self._generation}", board=str(self.engine.folder / "board"),
             threads=1 if emulated else threads_of(self.formation),
             timeout_s=execution.step_timeout_s + 60.0,

@@ -139,6 +139,11 @@ class Fault(Part):
 class Execution(Part):
     """How ``zhenfa run`` executes the job.
 
+    ``learning_rate`` is reached after ``warmup_steps`` and then stays (``constant``) or falls in half a cosine to
+    ``minimum_learning_rate`` in the last step. ``beta1``, ``beta2``, ``epsilon`` and ``weight_decay`` are AdamW's.
+    ``clip_gradient_norm``: gradients whose norm over the whole model is larger are scaled down to it.
+    ``evaluate_every`` so many steps (0: never) the loss on ``evaluate_batches`` global batches of held-out text is
+    taken; training then leaves out the last 5 % of the data.
     ``step_timeout_s`` bounds a step, ``progress_timeout_s`` the time in which no card begins anything. ``recover``:
     whether the run goes on when a card fails. Every ``snapshot_every`` steps the cards keep a copy in host memory,
     every ``checkpoint_every`` steps on disk (0: only at the end), of which the newest ``keep_checkpoints`` stay. Every
@@ -148,7 +153,16 @@ class Execution(Part):
     steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 6
     compare_even_steps: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    learning_rate_schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
+    minimum_learning_rate: Annotated[float, Field(ge=0, le=10)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    clip_gradient_norm: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    evaluate_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
+    evaluate_batches: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] = 0
     data: str = "python-stdlib"
     engine: Literal["local", "ray"] = "local"
@@ -160,6 +174,14 @@ class Execution(Part):
     keep_checkpoints: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 2
     replay_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
     faults: tuple[Fault, ...] = ()
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.minimum_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"minimum_learning_rate {self.minimum_learning_rate:g} is above learning_rate {self.learning_rate:g}"
+            )
+        return self
 
 
 class Job(Document):

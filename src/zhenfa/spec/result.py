@@ -96,7 +96,8 @@ class Walls(Part):
 
 
 class StageFigures(Part):
-    """One stage of one pipeline: seconds per micro-batch, bytes per card, and the precision of its matmuls."""
+    """One stage of one pipeline: seconds per micro-batch, bytes per card, the precision of its matmuls, and in a run
+    the card that it stood on."""
 
     pipeline: int
     stage: int
@@ -109,16 +110,25 @@ class StageFigures(Part):
     memory_parts: dict[str, float] = {}
     capacity_bytes: float | None = None
     precision: Precision | None = None
+    card: int | None = None
+
+
+class Evaluation(Part):
+    """The mean loss on held-out text after a training step."""
+
+    step: int
+    loss: float
 
 
 class Event(Part):
-    """One thing that a card did, in seconds from the start of the step."""
+    """One thing that a card did, in seconds from the start of the step. ``stage``: of the model, of an operation."""
 
     card: int
     kind: str
     micro_batch: int
     start_s: float
     end_s: float
+    stage: int | None = None
 
 
 Kind = Literal["death", "hang", "error", "poison", "slow", "back"]
@@ -162,7 +172,8 @@ class Run(Document):
     """What happened. ``fidelity``: how well an emulation kept its time, or how far real cards were left alone, and
     whether the timing is valid. ``incidents``: what happened to cards; ``effective_share``: of the wall-clock
     time in which steps were taken that stayed (ETTR as measured). ``step_times_s`` are those of the plan that the run
-    ended with."""
+    ended with. ``gradient_norms``: of all gradients before they were clipped, step by step, where the job clips
+    them. ``evaluations``: losses on held-out text, where the job asks for them."""
 
     schema_name: ClassVar[str] = "zhenfa.run/1"
 
@@ -173,6 +184,8 @@ class Run(Document):
     steps: int
     step_times_s: tuple[float, ...] = ()
     losses: tuple[float, ...] = ()
+    gradient_norms: tuple[float, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
     stages: tuple[StageFigures, ...] = ()
     events: tuple[Event, ...] = Field(default=(), repr=False)
     emulated: bool = False

@@ -1,0 +1,104 @@
+"""From summed gradients to new weights: AdamW on weights in 32 bits, whatever the precision of the matmuls.
+
+Where matmuls are in 16 bits the card holds a second, narrow copy of its weights, which forwards and backwards work
+with. Gradients of every micro-batch are added up in 32 bits, and all makers' gradients are summed in 32 bits; the
+update is of the wide weights, from which the narrow ones are taken anew before each step.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+import torch
+
+from zhenfa.live.decoder import Decoder, part_of
+from zhenfa.live.recipe import Recipe
+from zhenfa.spec.machine import Precision
+
+DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Precisions in which this runtime computes."""
+
+
+class Update:
+    """The weights of one card. ``wide`` are in 32 bits, under global names; ``narrow`` is what forwards run with."""
+
+    def __init__(self, wide: Decoder, recipe: Recipe, precision: Precision) -> None:
+        self.wide, self.recipe = wide, recipe
+        self.narrow = wide
+        if DTYPES[precision] != torch.float32:
+            self.narrow = copy.deepcopy(wide).to(DTYPES[precision])
+            self._pairs = list(zip(self.narrow.parameters(), wide.parameters(), strict=True))
+            masters = {id(narrow): master for narrow, master in self._pairs}
+            for narrow, _ in self._pairs:
+                narrow.register_post_accumulate_grad_hook(lambda weight: _collect(weight, masters[id(weight)]))
+            self.narrow.collect = lambda weight: _collect(weight, masters[id(weight)])
+        self.by_part: dict[str, list[Any]] = {}
+        for name, parameter in wide.named_parameters():
+            self.by_part.setdefault(part_of(name), []).append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            wide.parameters(), lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon,
+            weight_decay=recipe.weight_decay, fused=True,
+        )  # fmt: skip
+
+    def begin(self) -> None:
+        """Forget the gradients of the step before, and take the narrow weights from the wide ones."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the narrow weights from the wide ones."""
+        if self.narrow is not self.wide:
+            with torch.no_grad():
+                for narrow, master in self._pairs:
+                    narrow.copy_(master)
+
+    def squares(self, parts: frozenset[str]) -> float:
+        """Return the sum of the squares of the gradients of some parts."""
+        held = [item.grad for part in sorted(parts) for item in self.by_part.get(part, ()) if item.grad is not None]
+        return float(sum(float(torch.linalg.vector_norm(one, dtype=torch.float64)) ** 2 for one in held))
+
+    def clip(self, norm: float) -> None:
+        """Scale the gradients down to the norm that the recipe allows, if ``norm`` is larger.
+
+        Source: Pascanu et al. 2013, algorithm 1, with the 1e-6 that torch adds to the norm.
+        """
+        limit = self.recipe.clip_gradient_norm
+        scale = 1.0 if limit is None else limit / (norm + 1e-6)
+        for parameter in self.wide.parameters():
+            if parameter.grad is not None and not scale >= 1.0:
+                parameter.grad.mul_(scale)
+
+    def step(self, number: int) -> None:
+        """Update the weights at the learning rate of step ``number``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(number)
+        self.optimizer.step()
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of weights, gradients and optimizer state; wide weights beside narrow ones are state."""
+        wide = list(self.wide.parameters())
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        moments = sum(value.nbytes for value in states if torch.is_tensor(value) and value.dim())
+        return {
+            "parameters": sum(parameter.nbytes for parameter in self.narrow.parameters()),
+            "gradients": sum(parameter.grad.nbytes for parameter in wide if parameter.grad is not None),
+            "optimizer": moments + (0 if self.narrow is self.wide else sum(parameter.nbytes for parameter in wide)),
+        }
+
+    def bytes_moved(self) -> int:
+        """Return the bytes that an update reads and writes: all state and the weights twice, the gradients once."""
+        parts = self.memory()
+        again = parts["parameters"] if self.narrow is self.wide else 0
+        return 2 * parts["optimizer"] + parts["gradients"] + parts["parameters"] + again
+
+
+def _collect(narrow: Any, wide: Any) -> None:
+    """Add a gradient in 16 bits to the sum in 32; there is none yet where it is left for later."""
+    if narrow.grad is None:
+        return
+    if wide.grad is None:
+        wide.grad = narrow.grad.to(wide.dtype)
+    else:
+        wide.grad.add_(narrow.grad)
+    narrow.grad = None
