@@ -26,7 +26,7 @@ class Cambricon(AcceleratorMaker):
         TimeOut("TORCH_CNCL_HEARTBEAT_TIMEOUT_SEC", "torch's watchdog of CNCL: silence after which it ends the process",
                 None, "torch_mlu names torch's NCCL variables TORCH_CNCL_ (github.com/Cambricon/torch_mlu)"),
     )  # fmt: skip
-    sources = ("github.com/Cambricon/torch_mlu", "cnmon 5.10, its plain output")
+    sources = ("torch_mlu, its code (github.com/Cambricon/torch_mlu)", "cnmon 5.10, its plain output")
 
     def read_smi(self, text: str) -> list[DeviceRecord]:
         """Return the cards of ``cnmon``: two lines each."""

@@ -32,19 +32,26 @@ def cards(makers: Mapping[str, Maker]) -> list[DeviceRecord]:
 
 def commands(makers: Mapping[str, Maker]) -> list[tuple[str, ...]]:
     """Return what is worth asking: device types for which torch is built, makers whose module is installed."""
-    built = torch_build()
-    if built is None:
-        return []
     found: list[tuple[str, ...]] = []
     for maker in makers.values():
         kind = maker.torch_device
-        if kind is None or kind == "cpu":
+        if kind is None or kind == "cpu" or not built_for(maker):
             continue
         if maker.module is not None:
-            found += [(kind, maker.id, maker.module)] if maker.installed else []
-        elif built.get("hip" if kind == "cuda" and built.get("hip") else kind) and (kind not in {c[0] for c in found}):
+            found.append((kind, maker.id, maker.module))
+        elif kind not in {one[0] for one in found if len(one) == 2}:
             found.append((kind, maker.id))
     return found
+
+
+def built_for(maker: Maker) -> bool:
+    """Return whether torch can show cards of a maker: it is built for them, or the maker's module is installed."""
+    built, kind = torch_build(), maker.torch_device
+    if built is None or kind is None:
+        return False
+    if maker.module is not None:
+        return maker.installed
+    return kind == "cpu" or kind in built or (kind == "cuda" and "hip" in built)
 
 
 def torch_build() -> dict[str, str] | None:

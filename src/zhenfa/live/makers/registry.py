@@ -168,6 +168,8 @@ def maker_for(accelerator: Accelerator) -> Maker:
     wanted = accelerator.software.torch_device if accelerator.software else None
     sharing = [one for one in makers().values() if one.torch_device == wanted and one.id != "emulated"]
     named = [one for one in sharing if _is_of(accelerator, one)]
+    if wanted == "cpu" and not (named and named[0].id != "cpu"):
+        return maker("cpu")  # whoever made the processor
     if len(sharing) > 1 and not named and accelerator.maker != "unknown":
         names = ", ".join(one.name for one in sharing)
         raise CapabilityError(

@@ -1,0 +1,11 @@
+"""The conformance suite over the plug-in."""
+
+from __future__ import annotations
+
+from zhenfa_paper import Paper
+
+from zhenfa.testing import MakerSuite
+
+
+class TestPaper(MakerSuite):
+    maker = Paper
