@@ -306,10 +306,15 @@ def emit(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
 @machine_options
 @click.option("--steps", type=Whole(1, 1_000_000), help="Training steps, instead of the job's own.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Where the cards' processes run.")
+@click.option("--resume", metavar="FOLDER", help="Go on from the newest whole checkpoint of a run's folder.")
 @click.option("--out", type=click.Path(), help="Folder for checkpoint, pictures and reports.")
 @output_options
 def run(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
-    """Plan a JOB file, run it for real with PyTorch, and lay what was predicted beside what happened."""
+    """Plan a JOB file, run it for real with PyTorch, and lay what was predicted beside what happened.
+
+    When a card fails the run goes on: execution.recover and the keys after it say how. SIGTERM ends it after the step
+    under way, with a checkpoint to --resume from.
+    """
     from zhenfa.cli.run import Wanted, run_job
 
     run_job(Wanted(**wanted), _output(as_json, cite_sources, quiet))

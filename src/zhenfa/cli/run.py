@@ -19,6 +19,8 @@ from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.plan import Answer, find_plans, read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution
+from zhenfa.spec.machine import Formation
+from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Run
 
 if TYPE_CHECKING:
@@ -36,7 +38,21 @@ class Wanted:
     settings: Sequence[str] = ()
     steps: int | None = None
     engine: str | None = None
+    resume: str | None = None
     out: str | None = None
+
+
+@dataclass
+class Plans:
+    """The answer that a run goes by: the first one, or the newest one made for what was left of the machine."""
+
+    request: Request
+    answer: Answer
+
+    def anew(self, formation: Formation) -> Plan:
+        """Return the best plan of the job on a machine that has changed, and remember it."""
+        self.answer = find_plans(replace(self.request, formation=formation))
+        return self.answer.best.plan
 
 
 def run_job(wanted: Wanted, output: Output) -> None:
@@ -52,7 +68,9 @@ def run_job(wanted: Wanted, output: Output) -> None:
                 hint=f"plan it with `zhenfa plan {wanted.job}`; the engine named in the plan runs it.",
             )
         answer = find_plans(request)
-    result, folder = _execute(wanted, request, answer, output)
+    plans = Plans(request, answer)
+    result, folder = _execute(wanted, plans, output)
+    answer = plans.answer
     result = result.model_copy(update={"estimate": answer.best.estimate})
     files = write_files(result, request, folder, output)
     seconds = time.monotonic() - begun
@@ -60,34 +78,72 @@ def run_job(wanted: Wanted, output: Output) -> None:
         from zhenfa.cli.documents import RunReport
 
         output.document(RunReport(**dict(result), files=files, seconds=seconds))
-        return
-    from zhenfa.cli.run_report import print_run
+    else:
+        from zhenfa.cli.run_report import print_run
 
-    print_run(result, answer, files, seconds, output)
-    if output.cite:
-        output.sources(answer.best.estimate.sources)
+        print_run(result, answer, files, seconds, output)
+        if output.cite:
+            output.sources(answer.best.estimate.sources)
+    asked = settings_of(request.job.execution, wanted.steps, wanted.engine).steps
+    if result.steps < asked:
+        raise RunError(
+            f"stopped by a signal after step {result.steps} of {asked}; the checkpoint is saved.",
+            hint=f"zhenfa run {wanted.job} --resume {folder}",
+        )
 
 
-def _execute(wanted: Wanted, request: Request, answer: Answer, output: Output) -> tuple[Run, Path]:
+def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path]:
     """Run the best plan; return what happened and the folder for its files."""
     from zhenfa.live.model import sizes_of
     from zhenfa.live.placement import place
     from zhenfa.live.run import run_plan
 
+    request, plan = plans.request, plans.answer.best.plan
     settings = settings_of(request.job.execution, wanted.steps, wanted.engine)
-    place(answer.best.plan, request.formation, sizes_of(request.model))
-    folder = claim_folder(wanted.out, request.job.name)
-    announce(answer, output)
+    place(plan, request.formation, sizes_of(request.model))
+    resume = _resumed(wanted.resume, settings, output)
+    folder = claim_folder(wanted.out or wanted.resume, request.job.name)
+    announce(plans.answer, output)
     try:
         with _interruptible() as stop, _progress(output, settings) as (advance, phase):
             result = run_plan(
-                answer.best.plan, request.formation, request.model, settings, on_progress=stop.after(advance),
-                on_phase=stop.after(phase), out_dir=folder,
+                plan, request.formation, request.model, settings, on_progress=stop.after(advance, training=True),
+                on_phase=stop.after(phase), out_dir=folder, replan=plans.anew, resume=resume,
+                stop=lambda: stop.preempted,
             )  # fmt: skip
     except BaseException:
         _remove_if_empty(folder)
         raise
     return result, folder
+
+
+def _resumed(wanted: str | None, settings: Execution, output: Output) -> Path | None:
+    """Return the newest whole checkpoint of a folder, or the one that is named itself. Raises :class:`InputError`."""
+    if wanted is None:
+        return None
+    from zhenfa.live import checkpoint
+
+    folder = Path(wanted)
+    if (folder / checkpoint.MANIFEST).exists():
+        checkpoint.verify(folder)
+        path: Path | None = folder
+        wanted = str(folder)
+    else:
+        path, refused = checkpoint.newest(folder)
+        for words in refused:
+            output.say(f"passed over: {words}")
+    if path is None:
+        raise InputError(
+            f"{wanted!r} holds no whole checkpoint.", hint="name the folder of a run, such as runs/NAME-1."
+        )
+    step = int(checkpoint.manifest_of(path)["step"])
+    if step >= settings.steps:
+        raise InputError(
+            f"{str(path)!r} was made after step {step}, and the run has {settings.steps}.",
+            hint="ask for more with --steps.",
+        )
+    output.say(f"resuming from {path} (step {step})")
+    return path
 
 
 def settings_of(execution: Execution, steps: int | None, engine: str | None) -> Execution:
@@ -130,18 +186,21 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 class _Stop:
-    """Whether somebody asked the run to stop."""
+    """Whether somebody asked the run to stop. ``preempted``: at the end of the step under way, with a checkpoint."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.preempted = self.training = False
 
     def ask(self, signum: int, frame: object) -> None:
-        """Unwind from wherever the program is."""
+        """Unwind from wherever the program is; at a first SIGTERM in training only note it."""
+        if signum == signal.SIGTERM and self.training and not self.preempted:
+            self.preempted = True
+            return
         self.asked = True
         raise KeyboardInterrupt
 
-    def after(self, callback: Callable[..., None] | None) -> Callable[..., None]:
-        """Return a callback that unwinds if a stop was asked for and lost.
+    def after(self, callback: Callable[..., None] | None, *, training: bool = False) -> Callable[..., None]:
+        """Return a callback that unwinds if a stop was asked for and lost; with ``training``, it tells of a step.
 
         Python drops an exception that a signal raises inside a weak reference's callback, as imports run many.
         """
@@ -149,6 +208,7 @@ class _Stop:
         def call(*arguments: Any) -> None:
             if self.asked:
                 raise KeyboardInterrupt
+            self.training = self.training or training
             if callback is not None:
                 callback(*arguments)
 

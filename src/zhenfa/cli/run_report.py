@@ -41,6 +41,7 @@ def print_run(run: Run, answer: Answer, files: dict[str, str], seconds: float, o
     _print_speeds(run, output)
     out.head("Four walls", f"(measured; {run.walls.binding} binds)")
     print_walls(out, run.walls, empty="not measured by a run")
+    _print_incidents(run, output)
     _print_cards(run, output)
     out.head("Files")
     for name, path in files.items():
@@ -99,6 +100,27 @@ def _print_speeds(run: Run, output: Output) -> None:
             f"{run.fidelity.get('verdict')}; protection: {run.fidelity.get('protection')}",
             first=f"  {label}: ", style=None if run.fidelity.get("valid") else "warn",
         )  # fmt: skip
+
+
+def _print_incidents(run: Run, output: Output) -> None:
+    """Say what happened to cards, and what was done about it; nothing where nothing happened."""
+    if not run.incidents:
+        return
+    kept = "" if run.effective_share is None else f"; {run.effective_share:.1%} of the time went into steps that stayed"
+    count = len(run.incidents)
+    output.data.head("Recovery log", f"({count} incident{'s' * (count > 1)}{kept})")
+    columns = (
+        Column("step", right=True), Column("card", style="strong"), Column("what happened"), Column("done about it"),
+        Column("steps again", right=True), Column("noticed after", right=True), Column("down", right=True),
+    )  # fmt: skip
+    rows = [
+        (
+            str(one.step), one.card.split(" (")[0], f"{one.kind}: {one.words}", one.action, str(one.steps_lost),
+            "-" if one.noticed_s is None else units.show(one.noticed_s, "time"), units.show(one.down_s, "time"),
+        )
+        for one in run.incidents
+    ]  # fmt: skip
+    output.left_out(output.data.table(table(columns, rows), indent=2))
 
 
 def _print_cards(run: Run, output: Output) -> None:

@@ -30,6 +30,21 @@ RECORDS: Final = ".records"
 """How the file ends in which one card says where its tensors lie, until :func:`finish` puts them together."""
 
 
+SUMS: Final = ".sums"
+"""How the file ends in which one card says that its share is written, and the SHA-256 of its files."""
+
+
+def told_on_disk(partial: Path, cards: int) -> dict[str, str] | None:
+    """Return the sums of all files of an unfinished checkpoint if every one of ``cards`` has written its share."""
+    sums: dict[str, str] = {}
+    for rank in range(cards):
+        try:
+            sums |= json.loads((partial / f"{file_of(rank)}{SUMS}").read_text())
+        except (OSError, ValueError):
+            return None
+    return sums
+
+
 def file_of(rank: int) -> str:
     """Return the name under which card ``rank`` writes, without ending."""
     return f"card-{rank:05d}"
@@ -44,6 +59,8 @@ def finish(
     ``to_disk`` sees it onto the disk first. An older checkpoint of the same name is replaced.
     """
     _put_together(partial)
+    for path in partial.glob(f"*{SUMS}"):
+        path.unlink()
     known = dict(sums or {})
     files = {
         path.name: known.get(path.name) or sha256(path) for path in sorted(partial.iterdir()) if path.name != MANIFEST

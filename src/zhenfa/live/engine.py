@@ -124,8 +124,10 @@ class Engine(ABC):
         return replies
 
     def settle(self, seconds: float = QUIET_S) -> list[Card]:
-        """Wait until no order is under way; kill and return the cards that do not come to an end in ``seconds``."""
+        """Break off the orders under way; kill and return the cards that do not come to an end in ``seconds``."""
         deadline = time.monotonic() + seconds
+        for card in set(self._open.values()):
+            self._interrupt(card)
         while self._open and (left := deadline - time.monotonic()) > 0:
             self.poll(min(left, 0.5))
         late = sorted(set(self._open.values()))
@@ -153,6 +155,10 @@ class Engine(ABC):
     @abstractmethod
     def _end(self, card: Card) -> None:
         """Kill a card's process and forget it."""
+
+    @abstractmethod
+    def _interrupt(self, card: Card) -> None:
+        """Have a card break off the step under way, if it is on this host."""
 
     @abstractmethod
     def kill(self, rank: int) -> None:

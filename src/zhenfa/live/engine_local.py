@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import zhenfa
 from zhenfa.errors import RunError
-from zhenfa.live import cgroup, wire
+from zhenfa.live import cgroup, linux, wire
 from zhenfa.live.engine import Engine, Reply
 from zhenfa.live.makers import maker
 from zhenfa.live.placement import Card, CardPlace
@@ -151,6 +151,11 @@ class LocalEngine(Engine):
         self._selector.unregister(process.reader.channel)
         process.reader.channel.close()
 
+    def _interrupt(self, card: Card) -> None:
+        process = self._processes.get(card)
+        if process is not None and process.pid is not None:
+            _signal(process.pid, linux.ABANDON)
+
     def process(self, rank: int) -> int | None:
         """Return the card's process id."""
         process = self._processes.get(self.places[rank].card)
@@ -226,9 +231,9 @@ class LocalEngine(Engine):
         return f"It said last: {lines[-1]}" if lines else "It said nothing."
 
 
-def _signal(pid: int) -> None:
+def _signal(pid: int, number: int = signal.SIGKILL) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
 

@@ -8,10 +8,12 @@ behind even if the driver is killed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -139,6 +141,12 @@ class RayEngine(Engine):
         if actor is not None:
             ray.kill(actor, no_restart=True)
 
+    def _interrupt(self, card: Card) -> None:
+        pid = self._pids.get(card)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, linux.ABANDON)
+
     def process(self, rank: int) -> int | None:
         """Return the actor's process id."""
         return self._pids.get(self.places[rank].card)
@@ -219,6 +227,7 @@ def _actor_class() -> type:
             from zhenfa.live import worker
 
             self._obey, self._worker = worker.obey, worker.CardWorker()
+            signal.signal(linux.ABANDON, self._worker.abandon)
 
         def obey(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
             return self._obey(self._worker, {"id": 0, "method": method, "arguments": arguments})

@@ -10,6 +10,8 @@ from typing import Final
 
 SET_PARENT_DEATH_SIGNAL: Final = 1
 SET_TIMER_SLACK: Final = 29
+ABANDON: Final = signal.SIGUSR1
+"""Tells a card's process to break off the step under way."""
 
 
 def die_with_parent(parent: int) -> None:

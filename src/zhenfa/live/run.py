@@ -135,6 +135,7 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
                 notes.append(f"the even split does not fit: {problem.message}")
         say(f"training, {execution.steps} steps")
         measured = supervisor.run()
+        wall = supervisor.reliability()
         saved = None
         if out_dir is not None:
             say("saving the checkpoint")
@@ -150,6 +151,7 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
             "steps": measured.done, "losses": supervisor.losses, "incidents": tuple(supervisor.incidents),
             "effective_share": supervisor.effective_share, "gradient_norms": supervisor.gradient_norms,
             "evaluations": supervisor.evaluations,
+            "walls": run.walls.model_copy(update={"reliability": wall}),
         }
     )  # fmt: skip
 

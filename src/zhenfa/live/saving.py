@@ -7,6 +7,7 @@ and tells the SHA-256 of its file; the driver puts the records together when all
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zhenfa.live.checkpoint import RECORDS, file_of, sha256, state_of
+from zhenfa.live.checkpoint import RECORDS, SUMS, file_of, sha256, state_of
 from zhenfa.live.decoder import part_of
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.replicas import owners
@@ -84,7 +85,10 @@ class Saver:
 
 
 def write_share(folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool) -> dict[str, str]:
-    """Write one card's share into an unfinished checkpoint; return the SHA-256 of its files by name."""
+    """Write one card's share into an unfinished checkpoint; return the SHA-256 of its files by name.
+
+    They also lie beside them, last of all, for a driver whom the card can no longer tell.
+    """
     from torch.distributed import checkpoint
 
     own = folder / f"{file_of(rank)}.folder"
@@ -98,4 +102,8 @@ def write_share(folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool
         os.replace(file, folder / name)
     shutil.rmtree(own)
     data = folder / f"{file_of(rank)}.distcp"
-    return {data.name: sha256(data)} if data.exists() else {}
+    sums = {data.name: sha256(data)} if data.exists() else {}
+    draft = folder / f"{file_of(rank)}.draft"
+    draft.write_text(json.dumps(sums))
+    os.replace(draft, folder / f"{file_of(rank)}{SUMS}")
+    return sums

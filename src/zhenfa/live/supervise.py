@@ -30,7 +30,7 @@ from zhenfa.live.train import Driver, Measured, Progress, Step
 from zhenfa.spec.job import Fault
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
-from zhenfa.spec.result import Evaluation, Incident, Kind
+from zhenfa.spec.result import Evaluation, Incident, Kind, Wall
 
 Replan = Callable[[Formation], Plan]
 """Called with the machine that is left; returns the best plan of the same job on it, or raises."""
@@ -72,7 +72,7 @@ class Supervisor:
         self._norms: dict[int, float] = {}
         self._evaluations: dict[int, float] = {}
         self._begun = time.monotonic()
-        self._useful = 0.0
+        self._useful = self._again_s = 0.0
         self._struck: float | None = None
 
     @property
@@ -95,6 +95,17 @@ class Supervisor:
         """Return the share of the wall-clock time in which steps were taken that stayed: ETTR, as measured."""
         passed = time.monotonic() - self._begun
         return min(self._useful / passed, 1.0) if passed > 0 else 1.0
+
+    def reliability(self) -> Wall:
+        """Return the reliability wall as measured: where the wall-clock time went that no lasting step took."""
+        passed = max(time.monotonic() - self._begun, 1e-9)
+        down = sum(one.down_s + (one.noticed_s or 0.0) for one in self.incidents)
+        parts = {"down": down / passed, "done again": self._again_s / passed}
+        parts["between steps"] = max(1.0 - self.effective_share - sum(parts.values()), 0.0)
+        count = len(self.incidents)
+        said = "nothing failed" if not count else f"{count} incident" + "s" * (count > 1)
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in parts.items() if share >= 5e-4)
+        return Wall(share=1.0 - self.effective_share, parts=parts, detail=f"{said}; {shares}" if shares else said)
 
     def run(self) -> Measured:
         """Take all steps and return what the cards measured with the plan they ended with.
@@ -244,7 +255,8 @@ class Supervisor:
                 failure = next_failure
                 continue
             lost = measured.done - formed.done
-            self._useful -= sum(measured.step_times[len(measured.step_times) - lost :]) if lost > 0 else 0.0
+            again = sum(measured.step_times[len(measured.step_times) - lost :]) if lost > 0 else 0.0
+            self._useful, self._again_s = self._useful - again, self._again_s + again
             trouble: Kind = "poison" if blame.doing == POISON else blame.kind
             down = time.monotonic() - begun
             self._note(number, trouble, blame.label, blame.words, rung, max(lost, 0), down, noticed)

@@ -189,8 +189,12 @@ class Driver:
             checkpoint.remove(one[1])
 
     def drop_saves(self) -> None:
-        """Give up what was begun and not finished: a card that took part is gone."""
+        """Finish what all cards have written, though one of them can no longer tell, and give up the rest."""
         for one in self._saving.values():
+            sums = checkpoint.told_on_disk(one.partial, one.cards)
+            if sums is not None:
+                self._finish(one, sums)
+                continue
             shutil.rmtree(one.partial, ignore_errors=True)
             self.engine.forget(one.partial)
         self._saving.clear()
@@ -240,9 +244,13 @@ class Driver:
             one.sums |= word["files"]
             if len(one.ranks) == one.cards:
                 del self._saving[word["folder"]]
-                final = checkpoint.finish(one.partial, one.facts, one.sums, to_disk=one.to_disk)
-                self.written.append((one.facts["step"], final))
-                self.engine.forget(one.partial)
+                self._finish(one, one.sums)
+
+    def _finish(self, one: Saving, sums: Mapping[str, str]) -> None:
+        final = checkpoint.finish(one.partial, one.facts, sums, to_disk=one.to_disk)
+        if (one.facts["step"], final) not in self.written:
+            self.written.append((one.facts["step"], final))
+        self.engine.forget(one.partial)
 
     def _check_memory(self, places: tuple[CardPlace, ...]) -> None:
         """Hold emulated cards to their memory, as a real card would."""

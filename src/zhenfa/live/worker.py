@@ -16,8 +16,13 @@ import torch.distributed as dist
 from zhenfa.errors import ZhenfaError
 from zhenfa.live import linux, wire
 from zhenfa.live.card_run import CardRun
+from zhenfa.live.linux import ABANDON
 from zhenfa.live.makers import maker
 from zhenfa.live.orders import Orders
+
+
+class AbandonedError(RuntimeError):
+    """A step was broken off."""
 
 
 class CardWorker:
@@ -28,6 +33,7 @@ class CardWorker:
         self._device: Any = None
         self._bench: Any = None
         self._slower = 1.0
+        self._in_step = False
 
     def hello(self) -> dict[str, Any]:
         """Return who answers."""
@@ -57,11 +63,21 @@ class CardWorker:
 
         A card that fails leaves the group at once, so that those who wait for it need not wait on.
         """
+        self._in_step = True
         try:
             return self._opened().step(number, at, use=use, before=before)
         except BaseException:
+            self._in_step = False
             self._leave()
             raise
+        finally:
+            self._in_step = False
+
+    def abandon(self, *_: object) -> None:
+        """Break off the step under way, if there is one: another card has failed, and it cannot come to an end."""
+        if self._in_step:
+            self._in_step = False
+            raise AbandonedError("the step was broken off, because another card failed")
 
     def report(self) -> dict[str, Any]:
         """Return what the card counted and measured since it was opened."""
@@ -129,6 +145,7 @@ def serve(channel: socket.socket) -> None:
     """Obey the driver until it closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = CardWorker()
+    signal.signal(ABANDON, worker.abandon)
     reader = wire.Reader(channel)
     while reader.open:
         for message in reader.read(wait=True):
