@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zhenfa.live.sizes import Sizes
+from zhenfa.live.snapshots import SHARED_MEMORY
 from zhenfa.spec import fact
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Accelerator, CardPool, Formation, Memory, Network, Software, Tier
@@ -86,6 +87,6 @@ def reference_losses(
 
 
 def remains(folder: Path) -> list[Path]:
-    """What is left of an engine whose temporary folder is this: the folder and its control group."""
-    groups = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+    """What is left of an engine whose temporary folder is this: the folder, its control group, copies in memory."""
+    groups = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"), SHARED_MEMORY)
     return [path for path in (folder, *(group / folder.name for group in groups)) if path.exists()]

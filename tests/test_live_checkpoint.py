@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -114,5 +115,6 @@ def test_foreign_pickles_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"schema": "zhenfa.checkpoint/1", "files": {"../x": "0"}})])
 def test_broken_manifests_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "manifest.sha256").write_text(hashlib.sha256(text.encode()).hexdigest())
     with pytest.raises(InputError):
         checkpoint.verify(tmp_path)

@@ -22,6 +22,8 @@ from typing import Any, Final
 from zhenfa.errors import InputError
 
 MANIFEST: Final = "manifest.json"
+SEAL: Final = "manifest.sha256"
+"""Holds the SHA-256 of the manifest, which holds those of all other files."""
 FORMAT: Final = "zhenfa.checkpoint/1"
 PARTIAL: Final = ".partial"
 
@@ -62,15 +64,17 @@ def finish(
     for path in partial.glob(f"*{SUMS}"):
         path.unlink()
     known = dict(sums or {})
+    own = {MANIFEST, SEAL}
     files = {
-        path.name: known.get(path.name) or sha256(path) for path in sorted(partial.iterdir()) if path.name != MANIFEST
+        path.name: known.get(path.name) or sha256(path) for path in sorted(partial.iterdir()) if path.name not in own
     }
-    manifest = {"schema": FORMAT, **facts, "files": files}
-    with (partial / MANIFEST).open("w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        if to_disk:
-            os.fsync(file.fileno())
+    manifest = json.dumps({"schema": FORMAT, **facts, "files": files}, indent=1).encode()
+    for name, content in ((MANIFEST, manifest), (SEAL, hashlib.sha256(manifest).hexdigest().encode())):
+        with (partial / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            if to_disk:
+                os.fsync(file.fileno())
     if to_disk:
         _sync(partial)
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
@@ -130,11 +134,15 @@ def remove(path: Path) -> None:
 def manifest_of(path: Path) -> dict[str, Any]:
     """Return the manifest of a checkpoint, its files unread. Raises :class:`InputError` if it is not whole."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except FileNotFoundError:
-        raise InputError(f"{str(path)!r} is not a whole checkpoint: it has no {MANIFEST}.") from None
+        content, seal = (path / MANIFEST).read_bytes(), (path / SEAL).read_bytes()
+        manifest = json.loads(content)
+    except FileNotFoundError as problem:
+        missing = Path(problem.filename).name
+        raise InputError(f"{str(path)!r} is not a whole checkpoint: it has no {missing}.") from None
     except (OSError, ValueError) as problem:
         raise InputError(f"the manifest of {str(path)!r} cannot be read: {problem}.") from None
+    if hashlib.sha256(content).hexdigest().encode() != seal:
+        raise InputError(f"the manifest of {str(path)!r} has changed since it was written.")
     known_form = isinstance(manifest, dict) and manifest.get("schema") == FORMAT
     if not known_form or not isinstance(manifest.get("files"), dict):
         raise InputError(f"{str(path)!r} is not a {FORMAT}.")

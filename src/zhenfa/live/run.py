@@ -140,6 +140,7 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
         if out_dir is not None:
             say("saving the checkpoint")
             saved = driver.save(measured, out_dir)
+            driver.prune(out_dir, execution.keep_checkpoints)
     finally:
         supervisor.snapshots.close()
         driver.close()

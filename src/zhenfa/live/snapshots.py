@@ -8,13 +8,12 @@ engine's temporary folder, on disk.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from zhenfa.live.train import Driver, Measured
 
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a guessable name: a folder of our own is made in it
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 KEPT: Final = 2
 ROOM: Final = 4
 """Copies that must fit into the memory folder: those kept, one being written, and one to spare."""
@@ -47,7 +46,11 @@ class Snapshots:
         needed = ROOM * BYTES_PER_PARAMETER * self._driver.sizes.parameters
         try:
             if shutil.disk_usage(SHARED_MEMORY).free > needed:
-                return Path(tempfile.mkdtemp(prefix="zhenfa-", dir=SHARED_MEMORY))
+                folder = SHARED_MEMORY / self._driver.engine.folder.name  # a name that nobody could guess
+                folder.mkdir(mode=0o700)
+                return folder
         except OSError:
             pass
-        return Path(tempfile.mkdtemp(prefix="snapshots-", dir=self._driver.engine.folder))
+        folder = self._driver.engine.folder / "snapshots"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder

@@ -13,6 +13,8 @@ SLOW: Final = 1.5
 """Times its own usual time from which a card is slow."""
 IN_A_ROW: Final = 3
 """Steps in a row that show it."""
+COST_S: Final = 2.0
+"""Seconds that it costs to go over to another plan: what is lost by a slow card in the steps left must be more."""
 USUAL: Final = 3
 """Steps, after the first of a plan, that show what is usual."""
 COMPUTES: Final = ("forward", "backward", "input", "weight")
@@ -28,8 +30,11 @@ class Stragglers:
         """Forget what was usual: the cards take up another plan."""
         self._seen.clear()
 
-    def look(self, measured: Measured) -> tuple[Card, float] | None:
-        """Take in the last step; return the slowest card that has been slow for a while, and by what factor."""
+    def look(self, measured: Measured, steps_left: int) -> tuple[Card, float] | None:
+        """Take in the last step; return the slowest card that has been slow for a while, and by what factor.
+
+        None while nothing is worth another plan in the ``steps_left``.
+        """
         if len(measured.losses) < 2:
             return None
         self._seen.append([_computing(row) for row in measured.spans])
@@ -39,7 +44,7 @@ class Stragglers:
         for place in measured.places:
             usual = statistics.median(row[place.rank] for row in self._seen[:USUAL])
             last = [row[place.rank] for row in self._seen[-IN_A_ROW:]]
-            if usual > 0 and min(last) > SLOW * usual:
+            if usual > 0 and min(last) > SLOW * usual and (min(last) - usual) * steps_left > COST_S:
                 found.append((statistics.median(last) / usual, place.card))
         if not found:
             return None

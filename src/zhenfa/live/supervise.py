@@ -195,8 +195,9 @@ class Supervisor:
     def _save(self, measured: Measured) -> None:
         execution = self.driver.execution
         done = measured.done
-        if self.disk is not None and execution.checkpoint_every and done % execution.checkpoint_every == 0:
+        if self.disk is not None:
             self.driver.prune(self.disk, execution.keep_checkpoints)
+        if self.disk is not None and execution.checkpoint_every and done % execution.checkpoint_every == 0:
             self.driver.begin_save(measured, self.disk, to_disk=True)
         elif execution.recover and execution.snapshot_every and done % execution.snapshot_every == 0:
             self.snapshots.begin(measured)
@@ -210,7 +211,7 @@ class Supervisor:
             self._back = [one for one in self._back if one[1] not in came]
             self.roster.lost -= set(came)
             return self._change(measured, came[0], "grow", "came back")
-        slow = self.stragglers.look(measured)
+        slow = self.stragglers.look(measured, self.driver.execution.steps - measured.done)
         if slow is None or self.replan is None:
             return measured
         card, factor = slow

@@ -1,0 +1,239 @@
+"""Cards die, hang, turn slow or compute nonsense, and the run comes to the losses that it would have come to."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
+from zhenfa.errors import InfeasibleError, RunError
+from zhenfa.live import checkpoint, stragglers
+from zhenfa.live.engine_local import LocalEngine
+from zhenfa.live.run import run_plan
+from zhenfa.live.snapshots import SHARED_MEMORY
+from zhenfa.spec.job import Execution, Fault
+from zhenfa.spec.machine import Formation
+from zhenfa.spec.plan import Plan
+from zhenfa.spec.result import Run
+
+pytestmark = pytest.mark.live
+
+STEPS = 7
+PAIR = formation(pool("a", 1), pool("b", 2))
+PLAN = plan(pipeline([4, 3, 1], "abb", 4))
+SETTINGS = {"steps": STEPS, "learning_rate": 1e-3, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    with LocalEngine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[float]:
+    return reference_losses(TINY, Execution(**SETTINGS), steps=STEPS, global_batch=4)
+
+
+def left(machine: Formation) -> Plan:
+    """The plan of the tests for what is left of the machine: two cards, or all three."""
+    pools = {one.name: one.count for one in machine.pools}
+    if pools == {"a": 1, "b": 2}:
+        return PLAN
+    if pools == {"a": 1, "b": 1}:
+        return plan(pipeline([5, 3], "ab", 4))
+    if pools == {"b": 2}:
+        return plan(pipeline([4, 4], "bb", 4))
+    raise InfeasibleError(f"no plan for {pools}")
+
+
+def run(engine: LocalEngine, *faults: Fault, out: Path | None = None, machine: Formation = PAIR, **more: object) -> Run:
+    execution = Execution(**(SETTINGS | more), faults=faults)
+    return run_plan(PLAN, machine, TINY, execution, engine=engine, replan=left, out_dir=out)
+
+
+def told(run: Run) -> list[tuple[int, str, str]]:
+    return [(one.step, one.kind, one.action) for one in run.incidents]
+
+
+@pytest.mark.parametrize("card", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("kind", "what", "action"),
+    [("kill", "death", "restart"), ("hang", "hang", "restart"), ("nan", "poison", "retry"),
+     ("scale", "poison", "retry"), ("lose", "death", "re-form")],
+)  # fmt: skip
+def test_a_fault_on_any_card_changes_no_loss(
+    engine: LocalEngine, undisturbed: list[float], kind: str, what: str, action: str, card: int
+) -> None:
+    found = run(engine, Fault(step=5, card=card, kind=kind, factor=1e4))
+    assert told(found) == [(5, what, action)]
+    assert found.incidents[0].card.startswith(f"card {card} (")
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+    assert found.plan.cards == (2 if action == "re-form" else 3)
+
+
+def test_one_fault_after_the_other(engine: LocalEngine, undisturbed: list[float]) -> None:
+    faults = [
+        Fault(step=2, card=0, kind="kill"), Fault(step=3, card=1, kind="hang"), Fault(step=4, card=2, kind="nan"),
+        Fault(step=5, card=1, kind="lose", back=1), Fault(step=7, card=0, kind="kill"),
+    ]  # fmt: skip
+    found = run(engine, *faults)
+    assert told(found) == [
+        (2, "death", "restart"), (3, "hang", "restart"), (4, "poison", "retry"), (5, "death", "re-form"),
+        (6, "back", "grow"), (7, "death", "restart"),
+    ]  # fmt: skip
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+    assert found.plan == PLAN
+    assert 0 < (found.effective_share or 0) < 1
+    assert found.walls.reliability.detail.startswith("6 incidents; down ")
+
+
+def test_two_cards_lost_in_the_same_step(engine: LocalEngine, undisturbed: list[float]) -> None:
+    machine = formation(pool("a", 1), pool("b", 4))
+
+    def still(machine: Formation) -> Plan:
+        return plan(pipeline([4, 4], "bb", 4))
+
+    execution = Execution(**SETTINGS, faults=[Fault(step=4, card=card, kind="lose") for card in (1, 2)])
+    found = run_plan(PLAN, machine, TINY, execution, engine=engine, replan=still)
+    assert {one.action for one in found.incidents} == {"replace"}, "two idle cards of the pool were there"
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+    assert found.plan == PLAN
+
+
+def test_a_card_that_dies_again_and_again_is_taken_for_broken(engine: LocalEngine, undisturbed: list[float]) -> None:
+    found = run(engine, *(Fault(step=step, card=2, kind="kill") for step in (2, 3, 4)))
+    assert [action for _, _, action in told(found)] == ["restart", "restart", "re-form"]
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+
+
+def test_a_run_that_cannot_go_on_keeps_what_it_has(engine: LocalEngine, tmp_path: Path) -> None:
+    faults = [Fault(step=4, card=0, kind="lose"), Fault(step=5, card=0, kind="lose")]
+    with pytest.raises(RunError, match=r"card 0 .* died"):
+        run(engine, *faults, out=tmp_path)
+    path, refused = checkpoint.newest(tmp_path)
+    assert path is not None
+    assert refused == []
+    assert checkpoint.verify(path)["step"] >= 3
+
+
+def test_training_that_diverges_is_no_card_s_fault(engine: LocalEngine, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"not finite on card .* the training has diverged"):
+        run(engine, learning_rate=10.0, steps=100, weight_decay=10.0, out=tmp_path)
+    assert checkpoint.newest(tmp_path)[0] is not None
+
+
+def test_a_slow_card_is_given_less(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stragglers, "COST_S", 0.05)
+    machine = formation(pool("fast", 1, speed=4e8), pool("same", 1, speed=4e8))
+    asked: list[dict[str, float]] = []
+
+    def replan(left: Formation) -> Plan:
+        asked.append({one.name: one.accelerator.peak["fp32"].value or 0.0 for one in left.pools})
+        return plan(pipeline([7, 1], ("fast", "same-slow-0"), 4))
+
+    execution = Execution(steps=14, learning_rate=1e-3, faults=(Fault(step=6, card=1, kind="slow", factor=5),))
+    even = plan(pipeline([4, 4], ("fast", "same"), 4))
+    found = run_plan(even, machine, TINY, execution, engine=engine, replan=replan)
+    (incident,) = found.incidents
+    assert (incident.kind, incident.action, incident.steps_lost) == ("slow", "re-balance", 0)
+    assert asked[0]["fast"] == 4e8
+    assert 4e8 / 7 < asked[0]["same-slow-0"] < 4e8 / 3
+    assert [stage.pool for stage in found.stages] == ["fast", "same"], "the card is the one that it was"
+    assert found.losses == pytest.approx(reference_losses(TINY, execution, steps=14, global_batch=4), rel=1e-5)
+
+
+def test_replaying_steps_changes_nothing_and_finds_nothing(engine: LocalEngine, undisturbed: list[float]) -> None:
+    found = run(engine, replay_every=2)
+    assert found.incidents == ()
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+
+
+def test_a_small_error_is_found_by_replay(engine: LocalEngine, undisturbed: list[float]) -> None:
+    found = run(engine, Fault(step=4, card=1, kind="scale", factor=1.001), replay_every=4)
+    assert told(found) == [(4, "poison", "retry")]
+    assert "differs from one go to the next" in found.incidents[0].words
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+
+
+def test_a_resumed_run_is_the_same_to_the_bit(engine: LocalEngine, tmp_path: Path) -> None:
+    whole = run(engine)
+    first = run(engine, steps=4, out=tmp_path)
+    execution = Execution(**SETTINGS)
+    path = Path(first.checkpoint or "")
+    second = run_plan(PLAN, PAIR, TINY, execution, engine=engine, resume=path)
+    assert first.losses + second.losses == whole.losses
+    other = run_plan(plan(pipeline([2, 6], "ab", 2, size=2)), PAIR, TINY, execution, engine=engine, resume=path)
+    assert other.losses == pytest.approx(whole.losses[4:], rel=1e-5)
+
+
+def test_a_preempted_run_ends_after_the_step_with_a_checkpoint(engine: LocalEngine, tmp_path: Path) -> None:
+    seen: list[int] = []
+    found = run_plan(
+        PLAN, PAIR, TINY, Execution(**SETTINGS), engine=engine, out_dir=tmp_path, stop=lambda: len(seen) == 3,
+        on_progress=lambda step, *_: seen.append(step),
+    )  # fmt: skip
+    assert found.steps == len(found.losses) == 3
+    assert checkpoint.verify(Path(found.checkpoint or ""))["step"] == 3
+
+
+def test_checkpoints_on_the_way_are_kept_as_many_as_asked_for(engine: LocalEngine, tmp_path: Path) -> None:
+    run(engine, out=tmp_path, checkpoint_every=2, keep_checkpoints=2)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["checkpoint-000006", "checkpoint-000007"]
+    assert all(checkpoint.verify(tmp_path / name) for name in kept)
+
+
+def test_nothing_stays_in_shared_memory() -> None:
+    seen: list[bool] = []
+    with LocalEngine() as engine:
+        own = SHARED_MEMORY / engine.folder.name
+        run_plan(
+            PLAN, PAIR, TINY, Execution(**SETTINGS, faults=(Fault(step=3, card=1, kind="kill"),)), engine=engine,
+            on_progress=lambda *_: seen.append(own.exists() and own.stat().st_mode & 0o077 == 0),
+        )  # fmt: skip
+        assert not own.exists()
+    assert seen[-1], "the copies were there, for the owner alone"
+
+
+def test_no_broken_checkpoint_is_ever_chosen(engine: LocalEngine, tmp_path: Path) -> None:
+    dice = random.Random(7)
+    good = tmp_path / "good"
+    run(engine, steps=2, out=good)
+    source = good / "checkpoint-000002"
+    for number in range(200):
+        broken = good / f"checkpoint-{3 + number:06d}"
+        shutil.copytree(source, broken)
+        harm(broken, dice)
+        path, refused = checkpoint.newest(good)
+        assert path == source, f"number {number}"
+        assert len(refused) == 1
+        shutil.rmtree(broken)
+
+
+def harm(folder: Path, dice: random.Random) -> None:
+    """Do to a checkpoint what a crash, a full disk or a bad one does."""
+    files = sorted(path for path in folder.iterdir() if path.stat().st_size)
+    victim = dice.choice(files)
+    content = bytearray(victim.read_bytes())
+    kind = dice.choice(["flip", "cut", "remove", "empty", "zeros", "no manifest", "grow"])
+    if kind == "flip":
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    elif kind == "cut":
+        del content[dice.randrange(len(content)) :]
+    elif kind == "empty":
+        content.clear()
+    elif kind == "zeros":
+        start = dice.randrange(len(content))
+        content[start : start + 64] = b"\xff" * len(content[start : start + 64])
+    elif kind == "grow":
+        content += b"x"
+    victim.write_bytes(content)
+    if kind == "remove":
+        victim.unlink()
+    elif kind == "no manifest":
+        (folder / checkpoint.MANIFEST).unlink()
