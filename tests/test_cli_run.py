@@ -204,6 +204,47 @@ def test_one_real_step(zhenfa: Call, tmp_path: Path) -> None:
     assert all(Path(path).exists() for path in run["files"].values())
 
 
+def test_sigterm_in_training_is_noted_once_and_ends_it_the_second_time() -> None:
+    stop = _Stop()
+    stop.after(None, training=True)(1)
+    stop.ask(signal.SIGTERM, None)
+    assert (stop.preempted, stop.asked) == (True, False)
+    with pytest.raises(KeyboardInterrupt):
+        stop.ask(signal.SIGTERM, None)
+
+
+@pytest.mark.live
+def test_a_run_with_faults_is_stopped_and_resumed(zhenfa: Call, tmp_path: Path) -> None:
+    faults = "faults: [{step: 2, card: 1, kind: kill}, {step: 3, card: 0, kind: nan}]"
+    job = QUICK.replace("{steps: 1}", f"{{steps: 5, {faults}}}")
+    (tmp_path / "faulty.yaml").write_text(job, encoding="utf-8")
+    whole = zhenfa("run", "faulty.yaml", "--json")
+    assert whole.code == 0, whole.err
+    assert "died (signal SIGKILL)" in whole.err
+    run = json.loads(whole.out)
+    assert not [fault.message for fault in Draft202012Validator(schemas.schema(RunReport)).iter_errors(run)]
+    assert [(one["step"], one["kind"], one["action"]) for one in run["incidents"]] == [
+        (2, "death", "restart"), (3, "poison", "retry"),
+    ]  # fmt: skip
+    first = zhenfa("run", "faulty.yaml", "--steps", "4", "--out", "out")
+    assert first.code == 0, first.err
+    assert re.search(r"Recovery log \(2 incidents; \d+\.\d% of the time", first.out)
+    second = zhenfa("run", "faulty.yaml", "--resume", "out", "--json")
+    assert second.code == 0, second.err
+    assert "resuming from out/checkpoint-000004 (step 4)" in second.err
+    assert json.loads(second.out)["losses"] == run["losses"][4:]
+    done = zhenfa("run", "faulty.yaml", "--resume", "out")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith(
+        "error: 'out/checkpoint-000005' was made after step 5, and the run has 5.\nhint: ask for more with --steps.\n"
+    )
+    (tmp_path / "empty").mkdir()
+    none = zhenfa("run", "faulty.yaml", "--resume", "empty", "--quiet")
+    assert (none.code, none.err) == (
+        2, "error: 'empty' holds no whole checkpoint.\nhint: name the folder of a run, such as runs/NAME-1.\n",
+    )  # fmt: skip
+
+
 def test_a_stop_that_was_lost_is_honoured_at_the_next_step() -> None:
     stop = _Stop()
     seen: list[int] = []

@@ -69,7 +69,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
             )
         answer = find_plans(request)
     plans = Plans(request, answer)
-    result, folder = _execute(wanted, plans, output)
+    result, folder, stopped = _execute(wanted, plans, output)
     answer = plans.answer
     result = result.model_copy(update={"estimate": answer.best.estimate})
     files = write_files(result, request, folder, output)
@@ -84,16 +84,16 @@ def run_job(wanted: Wanted, output: Output) -> None:
         print_run(result, answer, files, seconds, output)
         if output.cite:
             output.sources(answer.best.estimate.sources)
-    asked = settings_of(request.job.execution, wanted.steps, wanted.engine).steps
-    if result.steps < asked:
+    if stopped:
+        asked = settings_of(request.job.execution, wanted.steps, wanted.engine).steps
         raise RunError(
-            f"stopped by a signal after step {result.steps} of {asked}; the checkpoint is saved.",
+            f"stopped by SIGTERM after step {result.steps} of {asked}; the checkpoint is saved.",
             hint=f"zhenfa run {wanted.job} --resume {folder}",
         )
 
 
-def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path]:
-    """Run the best plan; return what happened and the folder for its files."""
+def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path, bool]:
+    """Run the best plan; return what happened, the folder for its files, and whether a signal ended it."""
     from zhenfa.live.model import sizes_of
     from zhenfa.live.placement import place
     from zhenfa.live.run import run_plan
@@ -114,7 +114,7 @@ def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path]:
     except BaseException:
         _remove_if_empty(folder)
         raise
-    return result, folder
+    return result, folder, stop.preempted and result.steps < settings.steps
 
 
 def _resumed(wanted: str | None, settings: Execution, output: Output) -> Path | None:

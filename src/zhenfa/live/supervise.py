@@ -117,6 +117,7 @@ class Supervisor:
         try:
             measured = self._form()
             self._begun = time.monotonic()
+            self._faults = [fault for fault in self._faults if fault.step > measured.done]
             while measured.done < steps and not self.stop():
                 measured = self._advance(measured)
             measured.reports = self.driver.call("report", {})
