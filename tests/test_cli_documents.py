@@ -134,6 +134,7 @@ def test_other_entries(zhenfa: Call) -> None:
     assert document(zhenfa, "show", "ub-1.0")["link"]["id"] == "ub-1.0"
     assert document(zhenfa, "show", "MFU") == document(zhenfa, "explain", "mfu")
     assert document(zhenfa, "devices")["devices"][0]["provider"] == "cpu"
+    assert document(zhenfa, "doctor")["sound"]
     model = document(zhenfa, "show", "tiny-byte-gpt")
     assert Model.from_data(model["model"]).graph().parameters == model["parameters"]
     assert sum(part["layers"] for part in model["parts"] if part["part"].startswith("layer")) == model["layers"]

@@ -8,4 +8,6 @@ from zhenfa.testing import MakerSuite
 
 
 class TestPaper(MakerSuite):
+    """Paper cards pass what every maker's must."""
+
     maker = Paper

@@ -391,6 +391,21 @@ def devices(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> No
     list_devices(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
+@cli.command(short_help="Say what a run needs and whether it is here; try a job's own messages.")
+@click.argument("job", metavar="[JOB]", required=False)
+@machine_options
+@output_options
+def doctor(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """Say what a run needs and whether it is here; exit with 1 if a run would fail.
+
+    With a JOB file: plan it, start the cards of the best plan, and time the plan's own messages and sums between them
+    beside what the machine's links say. Nothing is trained.
+    """
+    from zhenfa.cli.doctor import Wanted, examine
+
+    examine(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+
+
 @cli.command()
 @click.argument("term", metavar="TERM", nargs=-1, required=True)
 @output_options

@@ -24,6 +24,7 @@ from zhenfa.cli.catalog_documents import (
     Systems,
     Terms,
 )
+from zhenfa.cli.doctor_documents import Diagnosis
 from zhenfa.cli.documents import EMBEDDED, Devices, Plans, Printed, RunReport, Term
 from zhenfa.cli.emit_documents import Emitted
 from zhenfa.cli.validation_documents import Validation
@@ -37,7 +38,8 @@ from zhenfa.spec.result import Estimate, Run
 from zhenfa.spec.serving import ServingPlan
 
 PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
-    Plans, Emitted, ComparisonDocument, SwapDocument, RunReport, Validation, Calibration, Devices, Term, Catalog,
+    Plans, Emitted, ComparisonDocument, SwapDocument, RunReport, Validation, Calibration, Devices, Diagnosis, Term,
+    Catalog,
     Accelerators, AcceleratorEntry, Systems, SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models,
     ModelEntry, Terms,
 )  # fmt: skip

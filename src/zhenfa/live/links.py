@@ -27,8 +27,16 @@ def link_between(formation: Formation, one: tuple[str, int], other: tuple[str, i
     :class:`~zhenfa.errors.MissingFactError` where the document leaves bandwidth or latency out.
     """
     first, second = formation.pool(one[0]), formation.pool(other[0])
-    if not (first.accelerator.emulated or second.accelerator.emulated):
-        return None
+    return joining(formation, one, other) if first.accelerator.emulated or second.accelerator.emulated else None
+
+
+def joining(formation: Formation, one: tuple[str, int], other: tuple[str, int]) -> Link:
+    """Return the link between two cards as the machine's document says, whether they are emulated or real.
+
+    Raises :class:`~zhenfa.errors.MissingFactError` where it leaves bandwidth or latency out, :class:`InputError` where
+    nothing joins them.
+    """
+    first, second = formation.pool(one[0]), formation.pool(other[0])
     tier = _shared_tier(first, one[1], other[1]) if first.name == second.name else None
     if tier is None:
         return _network(formation, first.name, second.name)

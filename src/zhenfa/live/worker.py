@@ -121,6 +121,15 @@ class CardWorker:
 
         return measure_wires(**orders)
 
+    def preflight(self, rank: int, provider: str, **orders: Any) -> list[list[float] | None]:
+        """Time the messages and sums of a plan, as :func:`zhenfa.live.doctor.on_card.preflight` says."""
+        from zhenfa.live.doctor.on_card import preflight
+
+        if self._device is None:
+            self._device = maker(provider).open()
+        torch.set_num_threads(1)
+        return preflight(maker(provider), self._device, rank=rank, **orders)
+
     def close(self) -> None:
         """Leave the group and free the model."""
         if self._run is not None:
