@@ -11,7 +11,7 @@ from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, table
 from zhenfa.errors import RunError, ZhenfaError
-from zhenfa.live.discovery import devices
+from zhenfa.live.discovery import devices, refuse_unreachable
 from zhenfa.live.doctor import cards, host
 from zhenfa.live.doctor.check import Check
 from zhenfa.live.makers import makers
@@ -66,6 +66,7 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
     from zhenfa.estimate.traits import OWN_RUNTIME
     from zhenfa.live.doctor.preflight import check_of, preflight
     from zhenfa.live.model import sizes_of
+    from zhenfa.live.placement import place
     from zhenfa.live.run import open_engine
     from zhenfa.plan import find_plans, read_request
 
@@ -77,6 +78,7 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
     rows = [*host.checks(plan.cards, sizes.parameters), *software]
     if _failed(rows):
         return rows, None
+    refuse_unreachable(one.provider for one in place(plan, request.formation, sizes))
     try:
         with open_engine("local") as engine:
             timed = preflight(engine, plan, request.formation, sizes, output.say)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from zhenfa.errors import CapabilityError
 from zhenfa.live.makers import pci, probe
 from zhenfa.live.makers.maker import Maker
 from zhenfa.live.makers.record import DeviceRecord, merge
@@ -21,3 +22,15 @@ def devices(known: Mapping[str, Maker] | None = None, *, pci_root: Path | None =
     found += probe.gpustack_cards(listed)
     found += probe.cards(listed)
     return merge([*found, *pci.cards(listed, pci_root)])
+
+
+def refuse_unreachable(providers: Iterable[str]) -> None:
+    """Raise :class:`CapabilityError` for a maker whose cards this host's torch cannot show, before anything starts."""
+    for one in dict.fromkeys(providers):
+        mine = makers()[one]
+        if not probe.built_for(mine):
+            need = f"the module {mine.module}" if mine.module else f"a torch that is built for {mine.torch_device}"
+            raise CapabilityError(
+                f"cards of {mine.name} need {need}, which is not installed here.",
+                hint="`zhenfa doctor` says what is here; run on a machine of emulated cards to try the job.",
+            )
