@@ -199,7 +199,8 @@ def test_cards_are_given_out_in_the_order_of_the_plan() -> None:
     assert [item.rate for item in places] == [2e9, 1e9, 2e9, 1e9, 2e9]
     assert places[1].label == "card 1 (b card, pool b, stage 1 of pipeline 0)"
     orders = Orders(
-        places=places, links=links_of(places, machine), sizes=TINY, schedule="1f1b", length=16, global_batch=14, seed=0,
+        places=places, links=links_of(places, machine), sizes=TINY, schedule="1f1b", zero=1, length=16,
+        global_batch=14, seed=0,
         recipe=Recipe(6, 1e-3), data="python-stdlib", port=1, generation="g", board="b", threads=1,
         timeout_s=1.0,
     )  # fmt: skip

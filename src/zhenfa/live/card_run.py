@@ -43,9 +43,12 @@ class CardRun:
             "gloo", store=dist.PrefixStore(orders.generation, store), rank=rank, world_size=len(orders.places),
             timeout=timeout,
         )  # fmt: skip
-        self.sum = GradientSum(orders.places, self.pacer, orders.links, timeout, tied=sizes.tied)
         self.module = Decoder(sizes, place.layers, stem=place.is_first, head=place.is_last, seed=orders.seed).to(device)
-        self.update = Update(self.module, orders.recipe, place.precision)
+        self.sum = GradientSum(
+            orders.places, self.pacer, orders.links, timeout, tied=sizes.tied,
+            weights=dict(self.module.named_parameters()), zero=orders.zero,
+        )  # fmt: skip
+        self.update = Update(self.module, orders.recipe, place.precision, self.sum.updates)
         self.optimizer = self.update.optimizer
         loss = partial(loss_of, global_tokens=orders.global_batch * orders.length)
         rows = (place.micro_batch_size, orders.length, sizes.hidden)
@@ -88,7 +91,7 @@ class CardRun:
         gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
         self.faults.poison(gradients)
         norm = norm_of(gradients)
-        self.sum.run(update.by_part)
+        self.sum.run(update.weights)
         norms, latest = gather(norm, self.pacer.time(), self.guard.cards)
         self.pacer.meet(latest)
         verdict, bad = self.guard.judge(norms, before)
@@ -110,12 +113,13 @@ class CardRun:
         """Use the gradients; return the norm that they had before they were clipped, if they are to be."""
         whole = None
         if self.orders.recipe.clip_gradient_norm is not None:
-            whole = math.sqrt(self.sum.total(self.update.squares(self.sum.counted)))
+            whole = math.sqrt(self.sum.total(self.update.squares(self.sum.counts)))
             self.update.clip(whole)
         with self.pacer.operation("optimizer") as operation:
             self.update.step(number)
             if self.place.memory_rate is not None:
                 operation.seconds = self.update.bytes_moved() / self.place.memory_rate
+        self.sum.spread(self.update.weights)
         self.guard.used(norms)
         return whole
 
@@ -157,7 +161,11 @@ class CardRun:
     def save(self, path: Path, *, to_disk: bool) -> None:
         """Copy this card's share of a checkpoint and begin to write it into ``path``."""
         self.board.write(self.place.rank, "save")
-        self.saver.begin(path, share_of(self.module, self.optimizer, self._left_out), to_disk=to_disk)
+        self.saver.begin(
+            path,
+            share_of(self.module, self.optimizer, self._left_out, self.sum.updates if self.orders.zero else None),
+            to_disk=to_disk,
+        )
         self.board.write(self.place.rank, "idle")
 
     def close(self) -> None:

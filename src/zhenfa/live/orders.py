@@ -24,6 +24,7 @@ class Orders:
     links: dict[int, dict[int, Link]]
     sizes: Sizes
     schedule: str
+    zero: int
     length: int
     global_batch: int
     seed: int

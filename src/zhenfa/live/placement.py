@@ -145,8 +145,10 @@ def check(plan: Plan, sizes: Sizes) -> None:
     """Refuse what this version cannot run, in a sentence. Raises :class:`CapabilityError` or :class:`InputError`."""
     if plan.layers != sizes.layers:
         raise InputError(f"the plan holds {plan.layers} layers, the model {sizes.layers}.")
-    if plan.zero:
-        raise _refusal(f"ZeRO-{plan.zero}", "each card keeps its own optimizer state", "zero: 0")
+    if plan.zero > 1:
+        raise _refusal(f"ZeRO-{plan.zero}", "replicas share out the optimizer's state at most", "zero: 0 or 1")
+    if plan.shard_group is not None and plan.zero and plan.shard_group != plan.replicas:
+        raise _refusal("several shard groups", "state is shared out over all replicas", "shard_group left out")
     if plan.offload != "none":
         raise _refusal(f"offload of {plan.offload}", "everything stays on the card", "offload: none")
     if plan.trainable != "full":

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from zhenfa.live.decoder import part_of
 from zhenfa.live.links import Link, ring_seconds
 from zhenfa.live.pace import Pacer
 from zhenfa.live.placement import CardPlace
@@ -59,30 +60,87 @@ def counted(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[
     return frozenset(part for part, first in firsts.items() if first == rank)
 
 
+def shares(weights: Sequence[tuple[str, int]], ranks: Sequence[int]) -> dict[int, list[str]]:
+    """Share named weights out among ranks: the largest first, each to the one that has the fewest elements so far.
+
+    Weights are not cut. Depends on its arguments alone, so that every card comes to the same.
+
+    >>> shares([("a", 4), ("b", 3), ("c", 2)], [0, 5])
+    {0: ['a'], 5: ['b', 'c']}
+    """
+    load, found = dict.fromkeys(ranks, 0), {rank: [] for rank in ranks}  # type: dict[int, int], dict[int, list[str]]
+    for name, elements in sorted(weights, key=lambda one: (-one[1], one[0])):
+        least = min(ranks, key=lambda rank: (load[rank], rank))
+        load[least] += elements
+        found[least].append(name)
+    return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cards that hold the same parts, this card among them, and the weights (global names) that each of them updates:
+    everybody all of them, or, where the optimizer's state is shared out, each its own."""
+
+    ranks: tuple[int, ...]
+    names: tuple[str, ...]
+    process_group: Any
+    ring: list[Link]
+    shares: dict[int, list[str]] | None
+
+
 class GradientSum:
-    """The gradient all-reduces of one card, in the one order that all cards keep."""
+    """The gradient sums of one card, in the one order that all cards keep.
+
+    ``weights`` are those of the card by global name. With ``zero`` 1 each gradient is summed on the one card that
+    updates its weight, which then sends the weight to the others (Rajbhandari et al. 2020, section 5.1).
+    """
 
     def __init__(
         self, places: Sequence[CardPlace], pacer: Pacer, links: dict[int, dict[int, Link]], timeout: timedelta,
-        *, tied: bool,
+        *, tied: bool, weights: dict[str, Any], zero: int = 0,
     ) -> None:  # fmt: skip
-        self._pacer, self._links = pacer, links
-        self.counted = counted(places, pacer.rank, tied=tied)
-        self._cards = len(places)
-        self._groups: list[tuple[Owners, Any, list[Link]]] = []
+        self._pacer, self._links, self._cards = pacer, links, len(places)
+        self._groups: list[Group] = []
+        first = counted(places, pacer.rank, tied=tied)
+        counts = {name for name in weights if part_of(name) in first}
+        updates = set(weights)
         for shared in owners(places, tied=tied):
             # Every process opens every group, in the same order, as torch.distributed demands.
-            group = dist.new_group(list(shared.ranks), backend="gloo", timeout=timeout)
-            if pacer.rank in shared.ranks:
-                self._groups.append((shared, group, _ring(shared.ranks, links)))
+            process_group = dist.new_group(list(shared.ranks), backend="gloo", timeout=timeout)
+            if pacer.rank not in shared.ranks:
+                continue
+            names = tuple(name for name in weights if part_of(name) in shared.parts)
+            split = shares([(name, weights[name].numel()) for name in names], shared.ranks) if zero else None
+            if split is not None:
+                updates -= {*names} - {*split[pacer.rank]}
+                counts = (counts - {*names}) | {*split[pacer.rank]}
+            self._groups.append(Group(shared.ranks, names, process_group, _ring(shared.ranks, links), split))
+        self.counts, self.updates = frozenset(counts), frozenset(updates)
 
-    def run(self, parameters: dict[str, list[Any]]) -> None:
-        """Replace each shared gradient by its sum over the owners. ``parameters`` are listed by part."""
-        for shared, group, ring in self._groups:
-            held = [item for part in shared.parts for item in parameters.get(part, ())]
-            gradients = [item.grad for item in held if item.grad is not None]
+    def run(self, weights: dict[str, Any]) -> None:
+        """Replace each shared gradient by its sum over the owners; a card that does not update a weight drops it."""
+        for group in self._groups:
             with self._pacer.operation("reduce") as operation:
-                operation.seconds = self._sum(gradients, group, ring)
+                if group.shares is None:
+                    gradients = [weights[name].grad for name in group.names]
+                    operation.seconds = self._sum(gradients, group)
+                else:
+                    operation.seconds = self._sum_apart(weights, group, group.shares)
+
+    def spread(self, weights: dict[str, Any]) -> None:
+        """Send each weight from the card that has updated it to the others that hold it."""
+        for group in self._groups:
+            if group.shares is None:
+                continue
+            with self._pacer.operation("reduce") as operation, torch.no_grad():
+                met = self._meet(group)
+                for rank, names in group.shares.items():
+                    if names:
+                        held = [weights[name] for name in names]
+                        flat = _flat(held)
+                        dist.broadcast(flat, src=rank, group=group.process_group)
+                        _unpack(flat, held)
+                operation.seconds = _half_ring(met, weights, group, group.shares)
 
     def total(self, value: float) -> float:
         """Return the sum of a number over all cards, the same to the bit on each.
@@ -100,19 +158,54 @@ class GradientSum:
                 operation.seconds = max(entered - self._pacer.now, 0.0) + rounds * max(times)
         return math.fsum(float(row[0]) for row in rows)
 
-    def _sum(self, gradients: list[Any], group: Any, ring: list[Link]) -> float | None:
+    def _sum(self, gradients: list[Any], group: Group) -> float | None:
         """Sum in place; return the seconds that it takes on emulated links, counted from the card's own time."""
-        flat = torch.cat([gradient.detach().flatten() for gradient in gradients]).to("cpu")
+        met = self._meet(group)
+        flat = _flat(gradients)
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=group.process_group)
+        _unpack(flat, gradients)
+        return met + ring_seconds(flat.nbytes, group.ring) if group.ring else None
+
+    def _sum_apart(self, weights: dict[str, Any], group: Group, split: dict[int, list[str]]) -> float | None:
+        """Sum each gradient on the card that updates its weight; return the seconds as :meth:`_sum` does."""
+        met = self._meet(group)
+        for rank, names in split.items():
+            if not names:
+                continue
+            gradients = [weights[name].grad for name in names]
+            flat = _flat(gradients)
+            dist.reduce(flat, dst=rank, op=dist.ReduceOp.SUM, group=group.process_group)
+            if rank == self._pacer.rank:
+                _unpack(flat, gradients)
+            else:
+                for name in names:
+                    weights[name].grad = None
+        return _half_ring(met, weights, group, split)
+
+    def _meet(self, group: Group) -> float:
+        """Return the seconds until the last of a group is there, counted from the card's own time."""
         entered = torch.tensor([self._pacer.now], dtype=torch.float64)
-        dist.all_reduce(entered, op=dist.ReduceOp.MAX, group=group)
-        dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=group)
-        offset = 0
-        for gradient in gradients:
-            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-            offset += gradient.numel()
-        if not ring:
-            return None
-        return max(float(entered) - self._pacer.now, 0.0) + ring_seconds(flat.nbytes, ring)
+        dist.all_reduce(entered, op=dist.ReduceOp.MAX, group=group.process_group)
+        return max(float(entered) - self._pacer.now, 0.0)
+
+
+def _flat(tensors: Sequence[Any]) -> Any:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).to("cpu")
+
+
+def _unpack(flat: Any, tensors: Sequence[Any]) -> None:
+    offset = 0
+    for tensor in tensors:
+        tensor.copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
+        offset += tensor.numel()
+
+
+def _half_ring(met: float, weights: dict[str, Any], group: Group, split: dict[int, list[str]]) -> float | None:
+    """Return the seconds of a reduce-scatter or an all-gather: half an all-reduce, at the pace of the largest share."""
+    if not group.ring:
+        return None
+    largest = max(sum(weights[name].nbytes for name in names) for names in split.values())
+    return met + ring_seconds(largest * len(group.ranks), group.ring) / 2
 
 
 def _ring(ranks: tuple[int, ...], links: dict[int, dict[int, Link]]) -> list[Link]:

@@ -13,8 +13,6 @@ from zhenfa.live.train import Measured
 from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
 
 COMPUTE = ("forward", "backward", "input", "weight", "optimizer")
-BACKWARD = ("backward", "input", "weight")
-"""The whole backward pass, or its halves where a schedule runs them apart."""
 COMMUNICATION = ("receive", "reduce")
 
 
@@ -144,12 +142,17 @@ def _stages(place: CardPlace, report: dict[str, Any]) -> list[StageFigures]:
     return [
         StageFigures(
             pipeline=place.pipeline, stage=chunk.stage, pool=place.pool, layers=(chunk.first, chunk.last),
-            forward_s=means.get("forward", 0.0), backward_s=sum(means.get(kind, 0.0) for kind in BACKWARD),
+            forward_s=means.get("forward", 0.0), backward_s=_backward(means),
             transfer_s=report["means"].get("send", 0.0), memory_bytes=sum(report["memory"].values()),
             memory_parts=report["memory"], capacity_bytes=place.capacity, card=place.rank,
         )
         for chunk, means in zip(place.chunks, report["stages"], strict=True)
     ]  # fmt: skip
+
+
+def _backward(means: dict[str, float]) -> float:
+    """Return the seconds of a backward pass: whole, or its halves where the schedule only runs them apart."""
+    return means.get("backward") or means.get("input", 0.0) + means.get("weight", 0.0)
 
 
 def _events(measured: Measured) -> tuple[Event, ...]:

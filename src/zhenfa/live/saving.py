@@ -29,15 +29,21 @@ def answers_for(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozen
     return frozenset(part for one in shared for part in one.parts)
 
 
-def share_of(module: Any, optimizer: Any, left_out: frozenset[str]) -> dict[str, Any]:
-    """Return a copy, in host memory, of a card's state without the parts ``left_out``; the next step may begin."""
+def share_of(
+    module: Any, optimizer: Any, left_out: frozenset[str], updates: frozenset[str] | None = None
+) -> dict[str, Any]:
+    """Return a copy, in host memory, of a card's state without the parts ``left_out``; the next step may begin.
+
+    ``updates``: the weights whose optimizer state this card alone keeps, whoever writes the weights (None: the parts
+    ``left_out`` count for both).
+    """
     state = state_of(module, optimizer)
     kept: dict[str, Any] = {"model": {}, "optimizer": {}}
     for name, value in state["model"].items():
         if part_of(name) not in left_out:
             kept["model"][name] = _copy(value)
-    for name, value in state["optimizer"].items():
-        if part_of(name.split(".", 1)[1]) not in left_out:
+    for name, value in state.get("optimizer", {}).items():
+        if updates is not None or part_of(name.split(".", 1)[1]) not in left_out:
             kept["optimizer"][name] = _copy(value)
     return kept
 

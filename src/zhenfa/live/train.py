@@ -269,6 +269,7 @@ class Driver:
         emulated = any(item.rate is not None for item in places)
         return Orders(
             places=places, links=links_of(places, self.formation), sizes=self.sizes, schedule=plan.schedule,
+            zero=plan.zero,
             length=plan.sequence_length, global_batch=plan.global_batch, seed=execution.seed,
             recipe=Recipe.of(execution), data=execution.data,
             port=self._port, generation=f"generation-{self._generation}", board=str(self.engine.folder / "board"),

@@ -12,19 +12,25 @@ from typing import Any, Final
 
 import torch
 
-from zhenfa.live.decoder import Decoder, part_of
+from zhenfa.live.decoder import Decoder
 from zhenfa.live.recipe import Recipe
 from zhenfa.spec.machine import Precision
 
 DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Precisions in which this runtime computes."""
+WIDE_BYTES: Final = 4
+"""Bytes of a weight, of its gradient and of each of its two moments."""
 
 
 class Update:
-    """The weights of one card. ``wide`` are in 32 bits, under global names; ``narrow`` is what forwards run with."""
+    """The weights of one card. ``wide`` are in 32 bits, under global names; ``narrow`` is what forwards run with.
 
-    def __init__(self, wide: Decoder, recipe: Recipe, precision: Precision) -> None:
+    ``updates`` names those that this card updates and keeps the optimizer's state of; the others come to it updated.
+    """
+
+    def __init__(self, wide: Decoder, recipe: Recipe, precision: Precision, updates: frozenset[str]) -> None:
         self.wide, self.recipe = wide, recipe
+        self.weights: dict[str, Any] = dict(wide.named_parameters())
         self.narrow = wide
         if DTYPES[precision] != torch.float32:
             self.narrow = copy.deepcopy(wide).to(DTYPES[precision])
@@ -33,17 +39,15 @@ class Update:
             for narrow, _ in self._pairs:
                 narrow.register_post_accumulate_grad_hook(lambda weight: _collect(weight, masters[id(weight)]))
             self.narrow.collect = lambda weight: _collect(weight, masters[id(weight)])
-        self.by_part: dict[str, list[Any]] = {}
-        for name, parameter in wide.named_parameters():
-            self.by_part.setdefault(part_of(name), []).append(parameter)
+        own = [weight for name, weight in self.weights.items() if name in updates]
         self.optimizer = torch.optim.AdamW(
-            wide.parameters(), lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon,
+            own, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon,
             weight_decay=recipe.weight_decay, fused=True,
-        )  # fmt: skip
+        ) if own else None  # fmt: skip
 
     def begin(self) -> None:
         """Forget the gradients of the step before, and take the narrow weights from the wide ones."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.wide.zero_grad(set_to_none=True)
         self.refresh()
 
     def refresh(self) -> None:
@@ -53,9 +57,9 @@ class Update:
                 for narrow, master in self._pairs:
                     narrow.copy_(master)
 
-    def squares(self, parts: frozenset[str]) -> float:
-        """Return the sum of the squares of the gradients of some parts."""
-        held = [item.grad for part in sorted(parts) for item in self.by_part.get(part, ()) if item.grad is not None]
+    def squares(self, names: frozenset[str]) -> float:
+        """Return the sum of the squares of the gradients of some weights."""
+        held = [weight.grad for name, weight in self.weights.items() if name in names and weight.grad is not None]
         return float(sum(float(torch.linalg.vector_norm(one, dtype=torch.float64)) ** 2 for one in held))
 
     def clip(self, norm: float) -> None:
@@ -71,26 +75,30 @@ class Update:
 
     def step(self, number: int) -> None:
         """Update the weights at the learning rate of step ``number``."""
+        if self.optimizer is None:
+            return
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(number)
         self.optimizer.step()
 
     def memory(self) -> dict[str, int]:
-        """Return the bytes of weights, gradients and optimizer state; wide weights beside narrow ones are state."""
+        """Return the bytes of weights, gradients at their peak, and state (with wide weights beside narrow ones)."""
         wide = list(self.wide.parameters())
-        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        every = () if self.optimizer is None else self.optimizer.state.values()
+        states = [value for state in every for value in state.values()]
         moments = sum(value.nbytes for value in states if torch.is_tensor(value) and value.dim())
         return {
             "parameters": sum(parameter.nbytes for parameter in self.narrow.parameters()),
-            "gradients": sum(parameter.grad.nbytes for parameter in wide if parameter.grad is not None),
+            "gradients": sum(parameter.nbytes for parameter in wide),
             "optimizer": moments + (0 if self.narrow is self.wide else sum(parameter.nbytes for parameter in wide)),
         }
 
     def bytes_moved(self) -> int:
-        """Return the bytes that an update reads and writes: all state and the weights twice, the gradients once."""
-        parts = self.memory()
-        again = parts["parameters"] if self.narrow is self.wide else 0
-        return 2 * parts["optimizer"] + parts["gradients"] + parts["parameters"] + again
+        """Return the bytes that an update reads and writes: the state and the weights twice, the gradients once."""
+        own = [] if self.optimizer is None else self.optimizer.param_groups[0]["params"]
+        elements: int = sum(weight.numel() for weight in own)
+        copied: int = 0 if self.narrow is self.wide else sum(weight.nbytes for weight in self.narrow.parameters())
+        return elements * (2 * (WIDE_BYTES + 2 * WIDE_BYTES) + WIDE_BYTES) + copied
 
 
 def _collect(narrow: Any, wide: Any) -> None:
