@@ -209,14 +209,14 @@ def test_a_job_says_which_schedules_may_be_planned() -> None:
     assert not [note for note in usual.best.estimate.assumptions if note.startswith("limits.schedules")]
 
 
-def test_a_schedule_that_is_none_is_refused_with_the_near_miss() -> None:
+def test_what_is_none_or_does_not_run_is_refused() -> None:
     with pytest.raises(DocumentError, match="interleaved"):
         planned(["interleave"])
     emulated = {
         **JOB,
         "machine": "emulated-quartet",
         "model": "tiny-byte-gpt",
-        "limits": {"schedules": ["interleaved"]},
+        "limits": {"offload": ["optimizer"]},
     }
-    with pytest.raises(InputError, match="does not run"):
+    with pytest.raises(InputError, match="does not do"):
         zhenfa.plan({**emulated, "workload": {"sequence_length": 128, "global_batch": 64, "precision": "fp32"}})
