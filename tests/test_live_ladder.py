@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from live_pools import formation, pipeline, plan, pool
 from zhenfa.live import watchdog
 from zhenfa.live.board import ACTIVITIES, Board
-from zhenfa.live.guard import SUSPECT, Guard
+from zhenfa.live.guard import SUSPECT, Guard, total
 from zhenfa.live.ladder import HOPELESS, RESTARTS, WINDOW, Ladder
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.roster import Roster
@@ -84,6 +84,13 @@ def test_a_leap_is_suspect_until_it_is_seen_twice(norms: list[float], which: int
     assert guard.judge(leap) == ("suspect", [which % len(norms)])
     assert guard.judge(leap, leap) == ("sound", [])
     assert guard.judge(leap, norms)[0] == "suspect"
+
+
+def test_what_was_usual_under_the_plan_before_holds_at_first() -> None:
+    guard = Guard(2, usual=total([3.0, 4.0]))
+    assert guard.judge([50.0, 4.0]) == ("sound", [])
+    assert guard.judge([5.0 * SUSPECT + 1, 4.0]) == ("suspect", [0])
+    assert Guard(2).judge([1e9, 4.0]) == ("sound", [])
 
 
 def test_the_roster_leaves_out_and_sets_apart() -> None:

@@ -61,7 +61,7 @@ class CardRun:
         self.sums: dict[tuple[str, int], list[float]] = {}
         self.watch = Watch.now()
         self.saver = Saver(rank)
-        self.guard = Guard(len(orders.places))
+        self.guard = Guard(len(orders.places), orders.usual_norm)
         self.faults = Faults()
         self._taken = 0
         self._left_out = answers_for(orders.places, rank, tied=orders.sizes.tied)

@@ -5,7 +5,8 @@ one put what into the sum. Numbers that are not finite are never used. A norm fa
 suspect: the step is taken once more, which on sound cards gives the same norm to the bit, and then it is used. What
 differs between two goes at the same step is a fault of the card, not of the training.
 
-Counts: whatever changes a gradient. Omits: a fault that leaves every norm as it was, and one in the optimizer's step.
+Counts: whatever changes a gradient. Omits: a fault that leaves every norm as it was, one in the optimizer's step, and
+large numbers in the first steps of a run, which have no past to be judged by.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ Verdict = Literal["sound", "not finite", "suspect"]
 
 @dataclass
 class Guard:
-    """The norms of all cards, step by step. Equal on all of them."""
+    """The norms of all cards, step by step. Equal on all of them.
+
+    ``usual`` is the :func:`total` of a usual step under the plans before, which hold for the first steps of this one.
+    """
 
     cards: int
+    usual: float | None = None
     _shown: deque[tuple[float, ...]] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     def judge(self, norms: Sequence[float], before: Sequence[float] | None = None) -> tuple[Verdict, list[int]]:
@@ -52,8 +57,13 @@ class Guard:
 
     def _is_suspect(self, rank: int, norm: float) -> bool:
         if len(self._shown) < LEAST:
-            return False
+            return self.usual is not None and norm > SUSPECT * self.usual
         return norm > SUSPECT * statistics.median(row[rank] for row in self._shown)
+
+
+def total(norms: Sequence[float]) -> float:
+    """Return one number for the norms of all cards, much the same however a model is spread over them."""
+    return math.sqrt(sum(norm * norm for norm in norms))
 
 
 def norm_of(gradients: Iterable[Any]) -> float:

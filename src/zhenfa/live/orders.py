@@ -17,7 +17,7 @@ class Orders:
 
     ``port`` is that of the driver's store on the loopback interface and ``generation`` a name there that no other run
     uses; ``board`` is the path of the activity board; ``length`` counts tokens; ``threads`` is for torch in each card;
-    ``timeout_s`` bounds every wait for another card.
+    ``timeout_s`` bounds every wait for another card; ``usual_norm`` is what gradients were like under plans before.
     """
 
     places: tuple[CardPlace, ...]
@@ -35,6 +35,7 @@ class Orders:
     board: str
     threads: int
     timeout_s: float
+    usual_norm: float | None = None
 
     def pipelines(self) -> list[list[int]]:
         """Return the ranks of each pipeline, in stage order."""

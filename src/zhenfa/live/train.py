@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import statistics
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any, Final
 from zhenfa.errors import RunError
 from zhenfa.live import checkpoint
 from zhenfa.live.engine import Engine, call_all
+from zhenfa.live.guard import HISTORY, LEAST, total
 from zhenfa.live.host import processors
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import Card, CardPlace, links_of, place
@@ -103,6 +105,7 @@ class Driver:
         engine.pools |= Counter({pool.name: pool.count for pool in formation.pools})
         self._store, self._port = open_store()
         self._generation = 0
+        self._totals: deque[float] = deque(maxlen=HISTORY)
         self._saving: dict[str, Saving] = {}
         self.written: list[tuple[int, Path]] = []
         self.notes: list[str] = []
@@ -114,7 +117,11 @@ class Driver:
         """
         measured = self.form(plan)
         for number in range(1, steps + 1):
-            self.step(measured)
+            step = self.step(measured)
+            if not step.used and not self.step(measured, before=step.norms).used:
+                raise RunError(
+                    f"the gradients of step {number} are {step.verdict}.", hint="lower execution.learning_rate."
+                )
             if on_step is not None:
                 on_step(number, steps, measured.losses[-1], measured.step_times[-1])
         measured.reports = self.call("report", {})
@@ -146,6 +153,7 @@ class Driver:
             self._told(rank, answer["saved"])
         step = Step(answers[0]["used"], answers[0]["verdict"], tuple(answers[0]["bad"]), tuple(answers[0]["norms"]))
         if step.used:
+            self._totals.append(total(step.norms))
             measured.step_times.append(max(answer["ended"] for answer in answers) - at)
             measured.losses.append(sum(answer["loss"] for answer in answers if answer["loss"] is not None))
             measured.spans = [
@@ -275,6 +283,7 @@ class Driver:
             port=self._port, generation=f"generation-{self._generation}", board=str(self.engine.folder / "board"),
             threads=1 if emulated else threads_of(self.formation),
             timeout_s=execution.step_timeout_s + 60.0,
+            usual_norm=statistics.median(self._totals) if len(self._totals) >= LEAST else None,
         )  # fmt: skip
 
 
