@@ -4,6 +4,8 @@ VENV ?= .venv
 WORKERS ?= auto
 BIN := $(VENV)/bin
 CODE := $(wildcard src tests tools benchmarks)
+# what of gpustack-runtime finds cards, without what it needs to deploy on Docker and Kubernetes
+GPUSTACK := gpustack-runtime dataclasses-json marshmallow typing-inspect mypy-extensions mthreads-ml-py
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
 .PHONY: run test fuzz check docs clean full-model-check
@@ -43,6 +45,7 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.run
 	$(PIP) install --constraint constraints.txt --editable '.[live,ray,plot,trace,test,check]'
+	$(PIP) install --constraint constraints.txt --no-deps $(GPUSTACK)
 	touch $@
 
 clean:

@@ -231,16 +231,18 @@ def test_cards_that_a_scheduler_shows_are_named_as_it_does(monkeypatch: pytest.M
 
 
 def test_timeouts_in_force_are_those_of_the_environment() -> None:
-    connect, execute, _ = maker("ascend").timeouts_in_force({})
+    connect, execute, *_ = maker("ascend").timeouts_in_force({})
     assert (connect.seconds, connect.told_by, execute.seconds) == (140.0, "default", 1836.0)
-    connect, execute, _ = maker("ascend").timeouts_in_force({"HCCL_CONNECT_TIMEOUT": "60", "HCCL_EXEC_TIMEOUT": "0"})
+    connect, execute, *_ = maker("ascend").timeouts_in_force({"HCCL_CONNECT_TIMEOUT": "60", "HCCL_EXEC_TIMEOUT": "0"})
     assert (connect.seconds, connect.told_by) == (80.0, "variable")
     assert connect.problem == "outside the published range of 120 to 7200"
     assert execute.seconds == float("inf")
     (connect, *_) = maker("ascend").timeouts_in_force({"HCCL_CONNECT_TIMEOUT": "long"})
     assert (connect.seconds, connect.told_by) == (140.0, "default")
     assert "not a whole number" in connect.problem
-    (heartbeat,) = maker("nvidia").timeouts_in_force({"TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120"})
+    heartbeat, ack = maker("nvidia").timeouts_in_force({"TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120"})
+    assert ack.seconds == pytest.approx(4.295, abs=1e-3)
+    assert maker("nvidia").timeouts_in_force({"NCCL_IB_TIMEOUT": "32"})[1].seconds == float("inf")
     assert heartbeat.seconds == 120.0
     assert maker("nvidia").timeouts_in_force({})[0].seconds is None
     assert TimeOut("X", "x", 5, "s", between(1, 9)).in_force({"X": ""}).seconds == 5.0
@@ -263,3 +265,14 @@ def test_no_makers_name_stands_in_the_core(path: Path) -> None:
 
 def test_capabilities_are_explained() -> None:
     assert all(text and not text.endswith(".") for text in CAPABILITIES.values())
+
+
+def test_the_guides_tables_are_those_of_the_classes() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import makers_page
+    finally:
+        sys.path.pop(0)
+    text = makers_page.PAGE.read_text(encoding="utf-8")
+    assert text == makers_page.page(text), "run: python tools/makers_page.py"
+    assert all(one.name in text for one in makers().values())

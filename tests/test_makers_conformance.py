@@ -19,7 +19,7 @@ OUTPUTS = {
     "ascend": ("npu-smi.txt", "npu-smi-two-dies.txt"), "nvidia": ("nvidia-smi.csv",), "hygon": ("hy-smi.txt",),
     "cambricon": ("cnmon.txt",), "metax": ("mx-smi.txt",), "mthreads": ("mthreads-gmi.txt",),
     "iluvatar": ("ixsmi.txt",), "kunlunxin": ("xpu-smi-kunlunxin.txt",), "enflame": ("efsmi.txt",),
-    "gaudi": ("hl-smi.csv",), "amd": ("rocm-smi.json",), "intel": ("xpu-smi-intel.json",),
+    "gaudi": ("hl-smi.csv",), "amd": ("rocm-smi.json",), "intel": ("xpu-smi-intel.json",), "thead": ("ppu-smi.csv",),
 }  # fmt: skip
 
 pytestmark = pytest.mark.live

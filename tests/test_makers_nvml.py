@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from zhenfa.live.makers import makers, nvml
+from zhenfa.live.makers.record import merge
+from zhenfa.live.makers.recorded import record_of
 
 STUB = Path(__file__).parent / "data" / "nvml" / "stub.c"
 
@@ -101,6 +103,24 @@ def test_the_command_shows_what_is_wrong(driver: Path) -> None:
     assert done.stdout.count("NVIDIA H200") == 2
     assert "1 uncorrected memory errors" in done.stdout
     assert "not shown" in done.stdout
+
+
+GPUSTACK = (
+    "import json; from zhenfa.live.makers import makers; from zhenfa.live.makers.probe import gpustack_cards;"
+    "print(json.dumps([one.to_data() for one in gpustack_cards(makers())]))"
+)
+
+
+def test_gpustack_runtime_tells_of_the_same_cards(driver: Path) -> None:
+    pytest.importorskip("gpustack_runtime")
+    stub = {"STUB_CARDS": "2", "GPUSTACK_RUNTIME_DETECT_NO_PCI_CHECK": "1"}
+    theirs, ours = asked(driver, GPUSTACK, **stub), asked(driver, LIST, **stub)
+    assert {way for one in theirs for way in one["told_by"].values()} == {"gpustack-runtime"}
+    merged = merge([record_of(one) for one in (*ours, *theirs)])
+    assert [one.to_data() for one in merged] == ours
+    for name in ("uuid", "name", "driver", "temperature_c", "power_limit_w", "utilisation"):
+        assert [one[name] for one in theirs] == [one[name] for one in ours]
+    assert [one["memory_bytes"] // 2**20 for one in theirs] == [one["memory_bytes"] // 2**20 for one in ours]
 
 
 def test_on_this_host_as_it_is() -> None:

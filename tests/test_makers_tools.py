@@ -91,6 +91,11 @@ WHOLE: list[tuple[str, str, list[dict[str, Any]]]] = [
          "power_w": 237.0, "temperature_c": 51.0, "utilisation": 0.88, "driver": "6.7.0"},
         {"index": 1, "power_w": None, "temperature_c": 49.0},
     ]),
+    ("thead", "ppu-smi.csv", [
+        {"index": 0, "name": "PPU-ZW810E", "pci_address": "0000:08:00.0", "memory_bytes": 97871 * MIB,
+         "memory_used_bytes": 606 * MIB, "utilisation": 0.03, "temperature_c": 41.0, "power_w": 96.1},
+        {"index": 1, "pci_address": "0000:7e:00.0", "memory_used_bytes": None, "power_w": None},
+    ]),
     ("intel", "xpu-smi-intel.json", [
         {"index": 0, "name": "Intel(R) Data Center GPU Max 1550", "pci_address": "0000:29:00.0", "memory_bytes": None},
     ]),

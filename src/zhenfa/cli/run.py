@@ -95,6 +95,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
 def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path, bool]:
     """Run the best plan; return what happened, the folder for its files, and whether a signal ended it."""
     from zhenfa.live.discovery import refuse_unreachable
+    from zhenfa.live.makers import maker
     from zhenfa.live.model import sizes_of
     from zhenfa.live.placement import place
     from zhenfa.live.run import run_plan
@@ -104,6 +105,9 @@ def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path, b
     places = place(plan, request.formation, sizes_of(request.model))
     if settings.engine == "local":
         refuse_unreachable(one.provider for one in places)
+        for mine in {one.provider: maker(one.provider) for one in places}.values():
+            if not mine.tried:
+                output.say(f"{mine.name}: {mine.mark}")
     resume = _resumed(wanted.resume, settings, output)
     folder = claim_folder(wanted.out or wanted.resume, request.job.name)
     announce(plans.answer, output)

@@ -24,6 +24,12 @@ int nvmlInitWithFlags(unsigned flags) { return of("STUB_CARDS", 0) ? OK : 9; }
 int nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(int code) { return "an error of the stub"; }
 int nvmlSystemGetDriverVersion(char *out, unsigned size) { snprintf(out, size, "570.86.15"); return OK; }
+int nvmlSystemGetCudaDriverVersion(int *version) { *version = 12080; return OK; }
+int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) { *major = 9; *minor = 0; return OK; }
+int nvmlDeviceGetMinorNumber(void *handle, unsigned *number) { *number = card(handle); return OK; }
+int nvmlDeviceGetNumGpuCores(void *handle, unsigned *count) { *count = 16896; return OK; }
+int nvmlDeviceGetPowerManagementDefaultLimit(void *handle, unsigned *power) { *power = 700000; return OK; }
+int nvmlDeviceGetMigMode(void *handle, unsigned *now, unsigned *then) { return NOT_SUPPORTED; }
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = of("STUB_CARDS", 0); return OK; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
     *handle = (void *)(long)(index + 1);

@@ -7,7 +7,7 @@ from typing import Final
 from zhenfa.live.makers.maker import AcceleratorMaker
 from zhenfa.live.makers.output import cells, health_of, named, number, share, size
 from zhenfa.live.makers.record import DeviceRecord, pci_address
-from zhenfa.live.makers.timeouts import TimeOut, between
+from zhenfa.live.makers.timeouts import TimeOut, between, infiniband
 
 DOCUMENT: Final = "CANN 8.3 environment variables (hiascend.com, {})"
 
@@ -45,6 +45,8 @@ class Ascend(AcceleratorMaker):
                 "CANN 9.0 environment variables (hiascend.com, envref_07_0078)", execute),
         TimeOut("HCCL_EVENT_TIMEOUT", "an event of a stream; longer than HCCL_EXEC_TIMEOUT", 1868,
                 "Ascend Extension for PyTorch 26.0.0, HCCL_EVENT_TIMEOUT (gitcode.com)", execute),
+        TimeOut("HCCL_RDMA_TIMEOUT", "an acknowledgement on RDMA", 20,
+                "CANN 8.0 environment variables (hiascend.com, envref_07_0091)", infiniband),
     )  # fmt: skip
     sources = ("Ray 2.60, accelerators/npu.py", "npu-smi 24.1, `npu-smi info`")
 

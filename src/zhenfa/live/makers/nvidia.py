@@ -7,11 +7,15 @@ from typing import Final
 from zhenfa.live.makers.maker import CudaMaker
 from zhenfa.live.makers.output import number, share, size, values
 from zhenfa.live.makers.record import DeviceRecord, pci_address
-from zhenfa.live.makers.timeouts import TimeOut
+from zhenfa.live.makers.timeouts import TimeOut, infiniband
 
 HEARTBEAT: Final = TimeOut(
     "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "torch's watchdog of NCCL: silence after which it ends the process", None,
     "PyTorch, ProcessGroupNCCL environment variables (docs.pytorch.org); the default is not in the document",
+)  # fmt: skip
+ACK: Final = TimeOut(
+    "NCCL_IB_TIMEOUT", "an acknowledgement on InfiniBand or RoCE, NCCL_IB_RETRY_CNT times over", 20,
+    "NCCL user guide, environment variables (docs.nvidia.com): 20 since NCCL 2.23", infiniband,
 )  # fmt: skip
 QUERY: Final = (
     "index", "name", "uuid", "pci.bus_id", "driver_version", "memory.total", "memory.used", "temperature.gpu",
@@ -31,7 +35,7 @@ class Nvidia(CudaMaker):
     words = ("nvidia", "geforce", "tesla", "quadro")
     pci_vendors = ("0x10de",)
     smi = ("nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv")
-    timeouts = (HEARTBEAT,)
+    timeouts = (HEARTBEAT, ACK)
     sources = (
         "PyTorch 2.13, torch.distributed: groups of NCCL wait 10 minutes unless they are given a timeout",
         "`nvidia-smi --help-query-gpu` for the columns of its table",

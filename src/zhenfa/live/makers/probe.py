@@ -175,7 +175,7 @@ def _from_gpustack(maker: Maker, one: Any) -> DeviceRecord:
 
 def main() -> None:
     """Probe what the arguments name and print it; a maker's own words go to stderr."""
-    kind, fallback, module = [*sys.argv[1:], ""][:3]
+    kind, fallback, module = [*sys.argv[1:], "", ""][:3]
     with contextlib.redirect_stdout(sys.stderr):
         if kind == GPUSTACK:
             found = from_gpustack()

@@ -59,6 +59,16 @@ class TimeOut:
         return TimeOutInForce(self.variable, self.what, seconds, told_by, self.source, problem)
 
 
+def infiniband(value: int) -> tuple[float, str]:
+    """Return the seconds of a local ack time-out: 4.096 us times 2 to the power of the value; 0 and 32 on never end.
+
+    Source: InfiniBand specification, volume 1, 12.7.34, as the documents of the libraries cite it.
+    """
+    if value <= 0 or value >= 32:
+        return float("inf"), f"{value} means that it never ends"
+    return 4.096e-6 * 2**value, ""
+
+
 def between(least: int, most: int) -> Callable[[int], tuple[float, str]]:
     """Return what says that a value lies outside the published range; what the library does then is not published."""
 
