@@ -201,7 +201,7 @@ def test_cards_are_given_out_in_the_order_of_the_plan() -> None:
     orders = Orders(
         places=places, links=links_of(places, machine), sizes=TINY, schedule="1f1b", zero=1, length=16,
         global_batch=14, seed=0,
-        recipe=Recipe(6, 1e-3), data="python-stdlib", port=1, generation="g", board="b", threads=1,
+        recipe=Recipe(6, 1e-3), data="python-stdlib", weights=None, port=1, generation="g", board="b", threads=1,
         timeout_s=1.0,
     )  # fmt: skip
     assert orders.pipelines() == [[0, 1], [2, 3], [4]]

@@ -26,6 +26,7 @@ from zhenfa.live.replicas import GradientSum
 from zhenfa.live.saving import Saver, answers_for, share_of
 from zhenfa.live.transport import Messages
 from zhenfa.live.update import DTYPES, Update
+from zhenfa.live.weights import load_weights
 
 
 class CardRun:
@@ -44,6 +45,8 @@ class CardRun:
             timeout=timeout,
         )  # fmt: skip
         self.module = Decoder(sizes, place.layers, stem=place.is_first, head=place.is_last, seed=orders.seed).to(device)
+        if orders.weights is not None:
+            load_weights(self.module, Path(orders.weights))
         self.sum = GradientSum(
             orders.places, self.pacer, orders.links, timeout, tied=sizes.tied,
             weights=dict(self.module.named_parameters()), zero=orders.zero,
@@ -57,7 +60,7 @@ class CardRun:
             messages=Messages(self.pacer, orders.links.get(rank, {}), provider.to_host), pacer=self.pacer, loss=loss,
             features=torch.empty(rows, dtype=DTYPES[place.precision], device=device),
         )  # fmt: skip
-        self.text = data.corpus(orders.data) if place.is_first or place.is_last else None
+        self.text = data.corpus(orders.data, sizes.vocabulary) if place.is_first or place.is_last else None
         self.sums: dict[tuple[str, int], list[float]] = {}
         self.watch = Watch.now()
         self.saver = Saver(rank)
@@ -181,6 +184,7 @@ class CardRun:
         inputs, targets = data.batch(
             self.text, seed=orders.seed, step=number, global_batch=orders.global_batch, length=orders.length,
             first=place.first_sequence, count=place.sequences, share=orders.recipe.held_out, held_out=held_out,
+            vocabulary=orders.sizes.vocabulary,
         )  # fmt: skip
         return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets.copy()).to(self.device)
 

@@ -1,4 +1,4 @@
-"""Training data: bytes as tokens, drawn in an order that depends on seed and step alone.
+"""Training data: tokens, or bytes as such, drawn in an order that depends on seed and step alone.
 
 ``python-stdlib`` is the source of the standard library of the running Python. Files are indexed, not loaded; a
 sample reads only its own bytes.
@@ -18,8 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zhenfa.errors import InputError
+from zhenfa.live.sizes import Sizes
+from zhenfa.live.tokens import SUFFIXES, Tokens, tokens_of
+from zhenfa.spec.job import Execution
 
 BYTE_VALUES: Final = 256
+STANDARD_LIBRARY: Final = "python-stdlib"
 SKIPPED_FOLDERS: Final = frozenset({"site-packages", "dist-packages", "__pycache__", "node_modules"})
 MOST_BYTES: Final = 40_000_000
 
@@ -31,6 +35,7 @@ class Corpus:
     name: str
     paths: tuple[Path, ...]
     ends: tuple[int, ...]
+    unit: str = "bytes"
 
     @property
     def size(self) -> int:
@@ -53,38 +58,62 @@ class Corpus:
         return np.frombuffer(b"".join(pieces), dtype=np.uint8)
 
 
-def corpus(name: str) -> Corpus:
-    """Return a corpus by name (``python-stdlib``), or the bytes of the file at that path.
+def corpus(name: str, vocabulary: int = BYTE_VALUES) -> Corpus | Tokens:
+    """Return a corpus by name (``python-stdlib``), the tokens at that path, or the bytes of the file there.
 
     Raises :class:`InputError` if there is neither.
     """
-    if name == "python-stdlib":
+    if name == STANDARD_LIBRARY:
         return _index(name, _standard_library())
     path = Path(name)
+    if path.is_dir() or (path.is_file() and path.suffix in SUFFIXES):
+        return tokens_of(path, vocabulary)
     if path.is_file():
         return _index(name, [path])
-    raise InputError(f"there is no data called {name!r}.", hint="use 'python-stdlib' or the path of a file.")
+    way_out = "use 'python-stdlib', or the path of a file or folder."
+    raise InputError(f"there is no data called {name!r}.", hint=way_out)
+
+
+def located(execution: Execution, sizes: Sizes) -> Execution:
+    """Return the settings with paths that hold wherever a card's process runs.
+
+    Raises :class:`InputError` if the data are not there or cannot be read.
+    """
+    changes = {}
+    if execution.data != STANDARD_LIBRARY:
+        corpus(execution.data, sizes.vocabulary)
+        changes["data"] = str(Path(execution.data).resolve())
+    if execution.weights is not None:
+        changes["weights"] = str(Path(execution.weights).resolve())
+    return execution.model_copy(update=changes)
 
 
 def batch(
-    text: Corpus, *, seed: int, step: int, global_batch: int, length: int, first: int, count: int, share: float = 0.0,
-    held_out: bool = False,
+    text: Corpus | Tokens, *, seed: int, step: int, global_batch: int, length: int, first: int, count: int,
+    share: float = 0.0, held_out: bool = False, vocabulary: int | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:  # fmt: skip
     """Return inputs and targets of sequences ``first`` to ``first + count`` of a step's global batch.
 
     Both have shape ``[count, length]``; targets are the inputs moved by one byte. The global batch depends on ``seed``
     and ``step`` alone, not on who reads which part of it. ``share`` of the text, at its end, is held out: sequences are
-    drawn from the rest, or, if ``held_out``, from that share alone.
+    drawn from the rest, or, if ``held_out``, from that share alone. Raises :class:`InputError` for a token that a
+    model of this ``vocabulary`` does not have.
     """
     border = text.size - int(text.size * share)
     low, high = (border, text.size) if held_out else (0, border)
     if high - low <= length:
         part = " held out" if held_out else ""
-        raise InputError(f"{text.name!r} has {high - low} bytes{part}, too few for sequences of {length}.")
+        raise InputError(f"{text.name!r} has {high - low} {text.unit}{part}, too few for sequences of {length}.")
     stream = [seed, step, 1] if held_out else [seed, step]
     starts = np.random.default_rng(stream).integers(low, high - length, size=global_batch)
     rows = [text.read(int(start), length + 1) for start in starts[first : first + count]]
     tokens = np.stack(rows).astype(np.int64)
+    if vocabulary is not None and tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        wrong = int(tokens.max()) if int(tokens.max()) >= vocabulary else int(tokens.min())
+        raise InputError(
+            f"{text.name!r} has the token {wrong}, and the model has {vocabulary}, from 0 on.",
+            hint="tokenize the data for this model, or take a model with a larger vocabulary.",
+        )
     return tokens[:, :-1], tokens[:, 1:]
 
 

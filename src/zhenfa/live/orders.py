@@ -30,6 +30,7 @@ class Orders:
     seed: int
     recipe: Recipe
     data: str
+    weights: str | None
     port: int
     generation: str
     board: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from zhenfa.errors import CapabilityError, RunError
+from zhenfa.live.data import located
 from zhenfa.live.engine import Engine
 from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import place
@@ -16,6 +17,7 @@ from zhenfa.live.report import run_of
 from zhenfa.live.sizes import Sizes
 from zhenfa.live.supervise import Replan, Supervisor
 from zhenfa.live.train import CardFullError, Driver, Measured, Progress
+from zhenfa.live.weights import sizes_with
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.model import Model
@@ -57,6 +59,9 @@ def run_plan(
     if steps is not None:
         execution = execution.model_copy(update={"steps": steps})
     sizes = model if isinstance(model, Sizes) else sizes_of(model)
+    if execution.weights is not None:
+        sizes = sizes_with(Path(execution.weights), sizes)
+    execution = located(execution, sizes)
     place(plan, formation, sizes)
     say = on_phase or (lambda _: None)
     say(f"starting {plan.cards} cards")

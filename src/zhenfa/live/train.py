@@ -280,6 +280,7 @@ class Driver:
             zero=plan.zero,
             length=plan.sequence_length, global_batch=plan.global_batch, seed=execution.seed,
             recipe=Recipe.of(execution), data=execution.data,
+            weights=execution.weights,
             port=self._port, generation=f"generation-{self._generation}", board=str(self.engine.folder / "board"),
             threads=1 if emulated else threads_of(self.formation),
             timeout_s=execution.step_timeout_s + 60.0,

@@ -144,6 +144,10 @@ class Execution(Part):
     ``clip_gradient_norm``: gradients whose norm over the whole model is larger are scaled down to it.
     ``evaluate_every`` so many steps (0: never) the loss on ``evaluate_batches`` global batches of held-out text is
     taken; training then leaves out the last 5 % of the data.
+
+    ``data``: ``python-stdlib``, or a path: a ``.bin`` or ``.npy`` file of tokens or a folder of such, a Hugging Face
+    dataset on disk, or any other file, whose bytes are the tokens. ``weights``: a local Hugging Face directory to start
+    from (None: weights drawn from ``seed``).
     ``step_timeout_s`` bounds a step, ``progress_timeout_s`` the time in which no card begins anything. ``recover``:
     whether the run goes on when a card fails. Every ``snapshot_every`` steps the cards keep a copy in host memory,
     every ``checkpoint_every`` steps on disk (0: only at the end), of which the newest ``keep_checkpoints`` stay. Every
@@ -165,6 +169,7 @@ class Execution(Part):
     evaluate_batches: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] = 0
     data: str = "python-stdlib"
+    weights: str | None = None
     engine: Literal["local", "ray"] = "local"
     step_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
     progress_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 30.0
