@@ -117,7 +117,7 @@ def _shared_memory() -> Check:
     free = shutil.disk_usage(folder).free
     way_out = "in a container, start it with --shm-size=8g or --ipc=host: makers' collective libraries share there."
     found = f"{units.show(free, 'data')} free in /dev/shm"
-    return judged("shared memory", found, fail=free < LEAST_SHARED, warn=free < MUCH_SHARED, way_out=way_out)
+    return judged("shared memory", found, warn=free < MUCH_SHARED, way_out=way_out)
 
 
 def _files(cards: int) -> Check:
