@@ -80,10 +80,10 @@ def record(maker: str, index: int, **facts: Any) -> DeviceRecord:
 
 def test_cards_that_torch_does_not_show_are_told_with_the_way_out() -> None:
     found = by_name(cards.checks([record("ascend", 0), record("ascend", 1), record("nvidia", 0)], {}))
-    assert found["Huawei Ascend cards"].verdict == "fail"
+    assert found["Huawei Ascend cards"].verdict == "warn"
     assert found["Huawei Ascend cards"].way_out.startswith("install torch_npu as Huawei Ascend publishes it")
     assert found["Huawei Ascend module"].found == "torch_npu is not installed"
-    assert found["NVIDIA cards"].verdict == "fail"
+    assert found["NVIDIA cards"].verdict == "warn"
     assert "install the torch that is built for NVIDIA (cuda)" in found["NVIDIA cards"].way_out
     partly = [record("nvidia", 0, torch_device="cuda:0"), record("nvidia", 1)]
     assert by_name(cards.checks(partly, {}))["NVIDIA cards"].found == "2 x some card; torch shows 1 of them"
@@ -161,6 +161,31 @@ def test_a_card_that_dies_is_named() -> None:
         preflight.preflight(engine, two, formation(pool("a", 2)), TINY)
     line = check_of(caught.value)
     assert (line.what, line.verdict) == ("preflight", "fail")
+
+
+def test_a_sum_that_comes_out_wrong_is_a_failure() -> None:
+    import torch
+    import torch.distributed as dist
+
+    from zhenfa.live.doctor.on_card import _sum
+    from zhenfa.live.makers import maker
+
+    store = dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        _sum(maker("cpu"), torch.ones(7), None, 1)
+        with pytest.raises(RuntimeError, match="7 of 7 elements of the sum are wrong"):
+            _sum(maker("cpu"), torch.ones(7), None, 2)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_cards_of_another_machine_are_refused_before_anything_starts(zhenfa: Call) -> None:
+    outcome = zhenfa("doctor", ROOT / "examples" / "cpu-pretrain.yaml", "--on", "atlas800t-a2")
+    assert outcome.code == 1
+    assert "fail  plan" in outcome.out
+    assert "torch_npu, which is not installed here" in " ".join(outcome.out.split())
+    assert outcome.err.splitlines()[-2].startswith("error: a run would fail: plan (cards of Huawei Ascend")
 
 
 # The command.

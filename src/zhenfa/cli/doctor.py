@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, table
-from zhenfa.errors import RunError, ZhenfaError
+from zhenfa.errors import CapabilityError, RunError, ZhenfaError
 from zhenfa.live.discovery import devices, refuse_unreachable
 from zhenfa.live.doctor import cards, host
-from zhenfa.live.doctor.check import Check
+from zhenfa.live.doctor.check import Check, judged
 from zhenfa.live.makers import makers
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
     rows = [*host.checks(plan.cards, sizes.parameters), *software]
     if _failed(rows):
         return rows, None
-    refuse_unreachable(one.provider for one in place(plan, request.formation, sizes))
+    try:
+        refuse_unreachable(one.provider for one in place(plan, request.formation, sizes))
+    except CapabilityError as problem:
+        return [*rows, judged("plan", problem.message, fail=True, way_out=problem.hint or "")], None
     try:
         with open_engine("local") as engine:
             timed = preflight(engine, plan, request.formation, sizes, output.say)

@@ -13,7 +13,10 @@ from zhenfa.live.makers.probe import built_for
 
 
 def checks(found: Sequence[DeviceRecord], environment: Mapping[str, str] | None = None) -> list[Check]:
-    """Return what is found of each maker that has cards, a module or a variable here."""
+    """Return what is found of each maker that has cards or a module here.
+
+    Cards that torch does not show are no failure: runs on others, on the processor and on emulated cards go on.
+    """
     given = os.environ if environment is None else environment
     rows = [_plug_ins()]
     for maker in makers().values():
@@ -40,11 +43,11 @@ def _cards(maker: Maker, cards: Sequence[DeviceRecord]) -> list[Check]:
     drivers = ", ".join(sorted({one.driver for one in cards if one.driver}))
     found = f"{len(cards)} x {names}" + (f", driver {drivers}" if drivers else "")
     hidden = [one for one in cards if one.torch_device is None]
+    shown = [one for one in cards if one not in hidden]
     rows = [
         judged(
             f"{maker.name} cards",
             found + (f"; torch shows {len(cards) - len(hidden)} of them" if hidden else ""),
-            fail=len(hidden) == len(cards),
             warn=bool(hidden),
             way_out=_way_to_torch(maker),
         )
@@ -53,7 +56,15 @@ def _cards(maker: Maker, cards: Sequence[DeviceRecord]) -> list[Check]:
         if one.problems or one.health in {"warning", "failed"}:
             words = f"card {one.index}: {'; '.join(one.problems) or one.health}"
             way_out = "leave the card out of the machine file, or have it repaired."
-            rows.append(judged(f"{maker.name} health", words, fail=one.health == "failed", warn=True, way_out=way_out))
+            rows.append(
+                judged(
+                    f"{maker.name} health",
+                    words,
+                    fail=one in shown and one.health == "failed",
+                    warn=True,
+                    way_out=way_out,
+                )
+            )
     return rows
 
 
@@ -73,7 +84,7 @@ def _module(maker: Maker, cards: Sequence[DeviceRecord]) -> list[Check]:
         return []
     found = f"{maker.module} is {'installed' if maker.installed else 'not installed'}"
     way_out = f"install {maker.module} as {maker.name} publishes it, for this version of torch."
-    return [judged(f"{maker.name} module", found, fail=bool(cards) and not maker.installed, way_out=way_out)]
+    return [judged(f"{maker.name} module", found, warn=not maker.installed, way_out=way_out)]
 
 
 def _shown(maker: Maker, environment: Mapping[str, str]) -> list[Check]:

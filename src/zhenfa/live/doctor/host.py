@@ -29,6 +29,9 @@ LEAST_DISK: Final = 2**30
 CHECKPOINT_BYTES: Final = 12
 """Bytes of a parameter in a checkpoint: itself and both moments of AdamW in fp32."""
 GOOD_CLOCK_S: Final = 1e-3
+EXTRAS: Final = {"ray": "ray", "matplotlib": "matplotlib", "perfetto": "perfetto", "pynvml": "nvidia-ml-py",
+                 "gpustack-runtime": "gpustack-runtime", "transformers": "transformers"}  # fmt: skip
+"""What some commands use where it is installed, by the package that brings it."""
 
 
 def checks(cards: int = 8, parameters: int | None = None, folder: Path | None = None) -> list[Check]:
@@ -38,7 +41,7 @@ def checks(cards: int = 8, parameters: int | None = None, folder: Path | None = 
     """
     return [
         _python(), _torch(), _system(), _processors(cards), _memory(parameters), _shared_memory(), _files(cards),
-        _group(), _temporary(), _disk(parameters, folder or Path()), _loopback(), _clock(),
+        _group(), _extras(), _temporary(), _disk(parameters, folder or Path()), _loopback(), _clock(),
     ]  # fmt: skip
 
 
@@ -57,6 +60,15 @@ def _torch() -> Check:
     old = tuple(numbers) < OLDEST_TORCH
     wanted = ".".join(map(str, OLDEST_TORCH))
     return judged("torch", f"{version}, built for {', '.join(kinds)}", fail=old, way_out=f"install torch {wanted}.")
+
+
+def _extras() -> Check:
+    versions = {name: _version(package) for name, package in EXTRAS.items()}
+    here = [f"{name} {version}" for name, version in versions.items() if version]
+    absent = [name for name, version in versions.items() if not version]
+    return judged(
+        "extras", "; ".join([", ".join(here) or "none", *([f"not installed: {', '.join(absent)}"] * bool(absent))])
+    )
 
 
 def _version(package: str) -> str | None:

@@ -14,7 +14,7 @@ from zhenfa.live.makers import Maker
 
 
 def preflight(
-    maker: Maker, device: Any, *, rank: int, world: int, port: int, generation: str, rounds: int, wait: float,
+    maker: Maker, device: Any, *, rank: int, world: int, port: int, generation: str, rounds: Sequence[int], wait: float,
     exchanges: Sequence[tuple[str, list[int], int]], labels: Sequence[str],
 ) -> list[list[float] | None]:  # fmt: skip
     """Return the seconds of each round of each exchange, None for those that this card takes no part in.
@@ -30,10 +30,10 @@ def preflight(
         members = {tuple(ranks) for kind, ranks, _ in exchanges if kind == "sum"}
         groups = {ranks: dist.new_group(list(ranks), backend="gloo", timeout=timeout) for ranks in sorted(members)}
         found: list[list[float] | None] = []
-        for (kind, ranks, size), label in zip(exchanges, labels, strict=True):
+        for (kind, ranks, size), label, count in zip(exchanges, labels, rounds, strict=True):
             try:
                 dist.barrier()
-                found.append(_timed(maker, device, kind, ranks, size, rank, rounds, groups) if rank in ranks else None)
+                found.append(_timed(maker, device, kind, ranks, size, rank, count, groups) if rank in ranks else None)
             except RuntimeError as problem:
                 words = str(problem).strip().splitlines()
                 raise RuntimeError(f"{label}: {words[0] if words else 'it failed'}") from None

@@ -20,6 +20,10 @@ from zhenfa.spec.machine import BETWEEN, BYTES, Formation
 from zhenfa.spec.plan import Plan
 
 ROUNDS: Final = 5
+MOST_BYTES: Final = 2**31
+"""Bytes that one exchange moves in all its rounds: large ones have fewer, one at least."""
+SLOWEST: Final = 50e6
+"""B/s below which even the slowest link between hosts is not thought to fall; the patience for answers rests on it."""
 WAIT_S: Final = 30.0
 """Seconds after which a message or sum that does not come has failed."""
 PATIENCE_S: Final = 150.0
@@ -102,14 +106,17 @@ def preflight(
     engine.place(places)
     engine.start()
     store, port = open_store()
-    say(f"{len(wanted)} kinds of messages and sums, {ROUNDS} times each")
+    rounds = [max(1, min(ROUNDS, MOST_BYTES // max(one.size, 1))) for one in wanted]
+    moved = sum(2 * (count + 1) * one.size for count, one in zip(rounds, wanted, strict=True))
+    say(f"{len(wanted)} kinds of messages and sums, up to {ROUNDS} times each")
     common = {
-        "world": len(places), "port": port, "generation": "preflight", "rounds": ROUNDS, "wait": WAIT_S,
+        "world": len(places), "port": port, "generation": "preflight", "rounds": rounds,
+        "wait": WAIT_S + max((one.size for one in wanted), default=0) / SLOWEST,
         "exchanges": [[one.kind, list(one.ranks), one.size] for one in wanted],
         "labels": [_label(one, places) for one in wanted],
     }  # fmt: skip
     arguments = [{"rank": one.rank, "provider": one.provider, **common} for one in places]
-    rows = call_all(engine, "preflight", arguments, PATIENCE_S)
+    rows = call_all(engine, "preflight", arguments, PATIENCE_S + moved / SLOWEST)
     del store
     return [_timed(one, places, formation, [row[index] for row in rows]) for index, one in enumerate(wanted)]
 
