@@ -18,7 +18,7 @@ from zhenfa.live.doctor import cards, host, preflight
 from zhenfa.live.doctor.check import Check, judged
 from zhenfa.live.doctor.preflight import Exchange, check_of, exchanges
 from zhenfa.live.engine_local import LocalEngine
-from zhenfa.live.makers import DeviceRecord
+from zhenfa.live.makers import DeviceRecord, makers
 from zhenfa.live.placement import place
 
 ROOT = Path(__file__).parent.parent
@@ -198,6 +198,17 @@ def test_the_command_says_that_a_run_would_work(zhenfa: Call) -> None:
     for columns in (60, 80, 120, 160):
         assert zhenfa("doctor", columns=columns).widest <= columns
     assert "Traceback" not in zhenfa("doctor", ROOT / "examples" / "none.yaml").err
+
+
+def test_the_command_lists_the_makers(zhenfa: Call) -> None:
+    outcome = zhenfa("doctor", "--makers")
+    assert outcome.code == 0
+    for one in makers().values():
+        assert one.name in outcome.out
+        assert all(sentence in " ".join(outcome.out.split()) for sentence in one.missing.values())
+    assert "HCCL_EXEC_TIMEOUT: a collective, on Atlas A2 and A3: 30.6 min (default)" in outcome.out
+    for columns in (60, 80, 120, 160):
+        assert zhenfa("doctor", "--makers", columns=columns).widest <= columns
 
 
 def test_the_command_fails_where_a_run_would() -> None:

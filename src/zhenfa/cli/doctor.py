@@ -31,6 +31,7 @@ class Wanted:
     on: str | None = None
     assume: Sequence[str] = ()
     settings: Sequence[str] = ()
+    makers: bool = False
 
 
 class UnsoundError(ZhenfaError):
@@ -38,7 +39,12 @@ class UnsoundError(ZhenfaError):
 
 
 def examine(wanted: Wanted, output: Output) -> None:
-    """Print the checks. Raises :class:`UnsoundError` if one failed."""
+    """Print the checks, or the makers. Raises :class:`UnsoundError` if a check failed."""
+    if wanted.makers and not output.as_json:
+        from zhenfa.cli.makers import list_makers
+
+        list_makers(output)
+        return
     timed: list[Timed] | None = None
     with output.working("looking around"):
         software = cards.checks(devices())
@@ -54,7 +60,9 @@ def examine(wanted: Wanted, output: Output) -> None:
     failed = _failed(rows)
     if failed:
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UnsoundError(f"a run would fail: {failed[0].what} ({failed[0].found}){more}.", hint=failed[0].way_out)
+        raise UnsoundError(
+            f"a run would fail: {failed[0].what} ({failed[0].found.rstrip('.')}){more}.", hint=failed[0].way_out
+        )
 
 
 def _failed(rows: Sequence[Check]) -> list[Check]:

@@ -394,6 +394,7 @@ def devices(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> No
 @cli.command(short_help="Say what a run needs and whether it is here; try a job's own messages.")
 @click.argument("job", metavar="[JOB]", required=False)
 @machine_options
+@click.option("--makers", is_flag=True, help="Every maker's plug-in instead: what it cannot do, and why.")
 @output_options
 def doctor(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     """Say what a run needs and whether it is here; exit with 1 if a run would fail.

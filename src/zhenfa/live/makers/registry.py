@@ -147,7 +147,7 @@ def maker(name: str) -> Maker:
     try:
         return makers()[name]
     except KeyError:
-        raise UnknownNameError("maker", name, makers(), hint="`zhenfa doctor` lists the makers.") from None
+        raise UnknownNameError("maker", name, makers(), hint="`zhenfa doctor --makers` lists them.") from None
 
 
 def known_by(device: str) -> Maker | None:
