@@ -108,6 +108,11 @@ def test_the_doctor_says_which_of_them_a_run_can_use(stub: dict[str, str]) -> No
     assert found["Cambricon cards"]["way_out"].startswith("install torch_mlu as Cambricon publishes it")
     assert found["NVIDIA cards"]["way_out"].startswith("see that the driver is loaded")
     assert "Traceback" not in done.stderr
+    tool = Path(stub["PATH"]) / "ixsmi"
+    tool.write_text("#!/bin/sh\necho 'IX-ML 9.0: cards are now listed in verse'\n")
+    rows = {row["what"]: row for row in json.loads(zhenfa(stub, "doctor", npu=npu).stdout)["checks"]}
+    assert (rows["ixsmi"]["verdict"], rows["ixsmi"]["found"]) == ("warn", "is here and tells of no cards")
+    assert "npu-smi" not in rows
 
 
 def test_cards_behind_one_device_type_are_told_by_their_names(stub: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cli_runner import Call, caller
 from zhenfa.live.makers import DeviceRecord, makers
+from zhenfa.live.makers.output import number, share, size
 from zhenfa.live.makers.record import merge, pci_address
 from zhenfa.live.makers.recorded import record_of
 from zhenfa.live.makers.tools import cards_of, output_of, read
@@ -129,6 +130,24 @@ def test_a_cut_or_garbled_output_never_fails(name: str, end: int, more: str) -> 
     for maker in makers().values():
         for card in read(maker, text):
             assert record_of(json.loads(json.dumps(card.to_data()))) == card
+
+
+def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path, zhenfa: Call) -> None:
+    text = (DATA / "nvidia-smi.csv").read_text().replace("NVIDIA H200,", "NVIDIA \x1b[2JH200,")
+    assert read(makers()["nvidia"], text)[0].name == "NVIDIA \\x1b[2JH200"
+    (tmp_path / "file").write_text(text)
+    assert "\x1b" not in zhenfa("devices", "--from", tmp_path / "file").out
+    listed = json.loads(zhenfa("devices", "--from", DATA / "cnmon.txt", "--json").out)
+    listed["devices"][0]["name"] = "\x1b[2J"
+    (tmp_path / "file").write_text(json.dumps(listed))
+    outcome = zhenfa("devices", "--from", tmp_path / "file")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "name is " in outcome.err
+
+
+@pytest.mark.parametrize("text", ["-5", "-5 MiB", "N/A", "", "nan", "none"])
+def test_what_is_no_amount_is_unknown(text: str) -> None:
+    assert (number(text), size(text), share(text)) == (None, None, None)
 
 
 def test_a_tool_is_run_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 
 from zhenfa import units
@@ -18,7 +19,7 @@ def checks(found: Sequence[DeviceRecord], environment: Mapping[str, str] | None 
     Cards that torch does not show are no failure: runs on others, on the processor and on emulated cards go on.
     """
     given = os.environ if environment is None else environment
-    rows = [_plug_ins()]
+    rows = [_plug_ins(), *_tools(found)]
     for maker in makers().values():
         cards = [one for one in found if one.provider == maker.id]
         if maker.torch_device == "cpu" and not cards:
@@ -36,6 +37,21 @@ def checks(found: Sequence[DeviceRecord], environment: Mapping[str, str] | None 
 def _plug_ins() -> Check:
     found = f"{len(makers())} makers" + "".join(f"; {problem}" for problem in problems())
     return judged("plug-ins", found, warn=bool(problems()), way_out="repair or remove the package that is named.")
+
+
+def _tools(found: Sequence[DeviceRecord]) -> list[Check]:
+    """Return a warning for each maker's tool that is here and tells of no cards: its output may have a new form."""
+    owners: dict[str, list[str]] = {}
+    for maker in makers().values():
+        if maker.smi is not None and shutil.which(maker.smi[0]):
+            owners.setdefault(maker.smi[0], []).append(maker.id)
+    with_cards = {one.provider for one in found}
+    way_out = "run it by hand; if it lists cards, its output has a form that is not known here: please report it."
+    return [
+        judged(tool, "is here and tells of no cards", warn=True, way_out=way_out)
+        for tool, ids in owners.items()
+        if not with_cards & set(ids)
+    ]
 
 
 def _cards(maker: Maker, cards: Sequence[DeviceRecord]) -> list[Check]:

@@ -18,7 +18,7 @@ def number(text: str | None) -> float | None:
     """Return the number that a cell begins with, such as 68.5 of ``68.5W``; None where it tells none."""
     if text is None or text.strip().casefold() in UNKNOWN:
         return None
-    found = re.match(r"\s*(-?\d+(?:\.\d+)?)", text)
+    found = re.match(r"\s*(\d+(?:\.\d+)?)", text)
     return float(found[1]) if found else None
 
 

@@ -78,9 +78,11 @@ def record_of(data: Any) -> DeviceRecord:
 
 def _fits(name: str, value: Any) -> bool:
     if name == "problems":
-        return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+        return isinstance(value, list | tuple) and all(isinstance(one, str) and one.isprintable() for one in value)
     if name == "told_by":
-        return isinstance(value, dict) and all(isinstance(one, str) for pair in value.items() for one in pair)
+        return isinstance(value, dict) and all(
+            isinstance(one, str) and one.isprintable() for pair in value.items() for one in pair
+        )
     if value is None:
         return name not in NEEDED
     if name in NUMBERS:
@@ -88,4 +90,4 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, kinds) and not isinstance(value, bool)
     if name == "health":
         return value in {"ok", "warning", "failed"}
-    return isinstance(value, str)
+    return isinstance(value, str) and value.isprintable()

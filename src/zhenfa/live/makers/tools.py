@@ -6,13 +6,15 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from zhenfa.errors import printable
 from zhenfa.live.makers.record import DeviceRecord, told
 
 if TYPE_CHECKING:
     from zhenfa.live.makers.maker import Maker
 
+TEXTS: Final = ("name", "uuid", "driver", "pci_address")
 LIMIT_S: Final = 20.0
 """Seconds that a tool may take: some wake the card first."""
 
@@ -46,4 +48,12 @@ def read(maker: Maker, text: str) -> list[DeviceRecord]:
         found = maker.read_smi(text)
     except Exception:  # a stranger's plug-in may raise anything on what its tool never printed before
         return []
-    return [told(replace(card, maker_from=tool), tool) for card in found]
+    return [told(_plain(replace(card, maker_from=tool)), tool) for card in found]
+
+
+def _plain(card: DeviceRecord) -> DeviceRecord:
+    """Return the card with what a terminal would obey escaped: what a tool prints is shown to people."""
+    words: dict[str, Any] = {
+        name: printable(text, lines=False) for name in TEXTS if (text := getattr(card, name)) is not None
+    }
+    return replace(card, **words, problems=tuple(printable(one, lines=False) for one in card.problems))
