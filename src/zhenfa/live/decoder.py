@@ -44,34 +44,56 @@ class Delayed:
             self.collect(self.weight)
 
 
-class Product(torch.autograd.Function):  # type: ignore[misc]
-    """``features @ weight.T``, whose weight gradient can be left for later. Source: Qi et al. 2024, section 2."""
+class Kept(torch.autograd.Function):  # type: ignore[misc]
+    """Keeps the features that the product after it needs in its backward pass; they pass through as they are.
+
+    Apart from the product, so that a layer that is computed again stops before its last one.
+    """
 
     @staticmethod
-    def forward(ctx: Any, features: Any, weight: Any, decoder: Any) -> Any:
-        """Return the product."""
+    def forward(ctx: Any, features: Any, holder: list[Any]) -> Any:
+        """Return the features, and put into ``holder`` where they are kept."""
         ctx.save_for_backward(features)
-        ctx.weight, ctx.decoder = weight, decoder  # a saved tensor may come back as another than the parameter
+        holder.append(ctx)
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None]:
+        """Return the gradient as it is."""
+        return gradients[0], None
+
+
+class Product(torch.autograd.Function):  # type: ignore[misc]
+    """``features @ weight.T``, whose weight gradient can be left for later. Source: Qi et al. 2024, section 2.
+
+    ``holder`` is where :class:`Kept` put the features.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Any, weight: Any, decoder: Any, holder: list[Any]) -> Any:
+        """Return the product."""
+        ctx.weight, ctx.decoder, ctx.holder = weight, decoder, holder  # the parameter itself, not one like it
         return functional.linear(features, weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any, None, None]:
         """Return the gradients of features and weight."""
-        (features,), weight = ctx.saved_tensors, ctx.weight
+        (features,), weight = ctx.holder.pop().saved_tensors, ctx.weight
         (gradient,) = gradients
         of_features = gradient @ weight if ctx.needs_input_grad[0] else None
         decoder = ctx.decoder
         if decoder.delayed is not None:
             decoder.delayed.append(Delayed(weight, features, gradient, decoder.collect))
-            return of_features, None, None
-        return of_features, gradient.flatten(0, -2).t() @ features.flatten(0, -2), None
+            return of_features, None, None, None
+        return of_features, gradient.flatten(0, -2).t() @ features.flatten(0, -2), None, None
 
 
 def product(features: Any, weight: Any, decoder: Any) -> Any:
     """Return ``features @ weight.T``; torch's own operator unless the decoder may leave weight gradients for later."""
     if decoder is None or not decoder.splits:
         return functional.linear(features, weight)
-    return Product.apply(features, weight, decoder)
+    holder: list[Any] = []
+    return Product.apply(Kept.apply(features, holder), weight, decoder, holder)
 
 
 class Linear(nn.Linear):  # type: ignore[misc]
