@@ -258,3 +258,22 @@ def test_cards_become_a_machine_with_unknown_values_empty(zhenfa: Call, tmp_path
     assert (pool["count"], pool["accelerator"]["maker"]) == (2, "MetaX")
     assert zhenfa("devices", "--from", DATA / "mx-smi.txt", "--as-machine", path).code == 2
     assert zhenfa("devices", "--from", DATA / "mx-smi.txt", "--as-machine", path, "--force").code == 0
+
+
+def test_a_machine_of_recorded_cards_asks_for_what_nobody_tells(zhenfa: Call, tmp_path: Path) -> None:
+    path = tmp_path / "ours.yaml"
+    assert zhenfa("devices", "--from", DATA / "npu-smi.txt", "--as-machine", path).code == 0
+    assert "accelerator: ascend-910b3" in path.read_text()
+    job = Path(__file__).parent.parent / "examples" / "llama3-70b-train.yaml"
+    outcome = zhenfa("plan", job, "--on", path)
+    assert outcome.code == 2
+    assert "ascend-0.tiers.host.bandwidth is undisclosed" in outcome.err
+
+
+def test_cards_of_a_maker_without_a_plug_in_are_listed_and_make_no_machine(zhenfa: Call, tmp_path: Path) -> None:
+    card = DeviceRecord("nobodys", 0, "N1", "Nobody", "a test")
+    (tmp_path / "cards.json").write_text(json.dumps({"schema": "zhenfa.devices/2", "devices": [card.to_data()]}))
+    assert "N1" in zhenfa("devices", "--from", tmp_path / "cards.json").out
+    outcome = zhenfa("devices", "--from", tmp_path / "cards.json", "--as-machine", tmp_path / "ours.yaml")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "no maker is called 'nobodys'" in outcome.err

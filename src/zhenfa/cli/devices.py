@@ -42,7 +42,8 @@ def list_devices(wanted: Wanted, output: Output) -> None:
 
 
 def _write(found: Sequence[DeviceRecord], path: Path, output: Output, *, force: bool) -> None:
-    from zhenfa.live.inventory import machine_of, write
+    from zhenfa.live.calibrate.machine import write
+    from zhenfa.live.inventory import machine_of
 
     write(machine_of(found, path.stem), path, force=force, made_by="Written by `zhenfa devices`")
     output.say(f"machine written to {path}; what nobody tells is left empty. Plan on it: zhenfa plan JOB --on {path}")

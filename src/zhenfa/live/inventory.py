@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from zhenfa import catalog
 from zhenfa.errors import CapabilityError
 from zhenfa.live.calibrate.card import slug
-from zhenfa.live.calibrate.machine import refuse_to_overwrite, write
 from zhenfa.live.makers.maker import Maker
 from zhenfa.live.makers.record import DeviceRecord
-from zhenfa.live.makers.registry import makers
+from zhenfa.live.makers.registry import maker
 from zhenfa.spec import fact
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.machine import Accelerator, Machine, Memory, Network, Pool, Software, Tier
 from zhenfa.units import Dimension
-
-__all__ = ["machine_of", "refuse_to_overwrite", "write"]
 
 
 def machine_of(found: Sequence[DeviceRecord], name: str) -> Machine:
@@ -40,22 +37,22 @@ def machine_of(found: Sequence[DeviceRecord], name: str) -> Machine:
 
 
 def _pool(rows: Sequence[DeviceRecord], number: int) -> Pool:
-    first, maker = rows[0], makers()[rows[0].provider]
+    first, mine = rows[0], maker(rows[0].provider)
     known = catalog.find_accelerator(first.name) if first.provider != "cpu" else None
     tier = Tier(name="host", size=len(rows), description="how the cards of this host are joined was told by nobody")
-    card: str | Accelerator = known.id if known is not None else _card(first, maker)
+    card: str | Accelerator = known.id if known is not None else _card(first, mine)
     return Pool(name=f"{slug(first.provider)}-{number}", accelerator=card, count=len(rows), tiers=(tier,))
 
 
-def _card(record: DeviceRecord, maker: Maker) -> Accelerator:
+def _card(record: DeviceRecord, mine: Maker) -> Accelerator:
     ways = ", ".join(sorted(set(record.told_by.values()))) or record.maker_from
     words = f"zhenfa devices, as {ways} told"
-    kind = (record.torch_device or "").partition(":")[0] or maker.torch_device
+    kind = (record.torch_device or "").partition(":")[0] or mine.torch_device
     software = None
     if kind is not None:
         software = Software(
-            torch_device=kind, collective_backend=maker.collective or "gloo", plugin=maker.module,
-            collective_library=maker.collective_library, smi=maker.smi[0] if maker.smi else None,
+            torch_device=kind, collective_backend=mine.collective or "gloo", plugin=mine.module,
+            collective_library=mine.collective_library, smi=mine.smi[0] if mine.smi else None,
         )  # fmt: skip
     return Accelerator(
         id=slug(record.name), maker=record.maker, name=record.name, software=software,
