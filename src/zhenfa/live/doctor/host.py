@@ -17,6 +17,7 @@ from zhenfa import units
 from zhenfa.live import cgroup, linux
 from zhenfa.live.doctor.check import Check, judged
 from zhenfa.live.host import processors
+from zhenfa.live.makers import nvml
 from zhenfa.live.makers.probe import torch_build
 
 OLDEST_TORCH: Final = (2, 8)
@@ -29,7 +30,7 @@ LEAST_DISK: Final = 2**30
 CHECKPOINT_BYTES: Final = 12
 """Bytes of a parameter in a checkpoint: itself and both moments of AdamW in fp32."""
 GOOD_CLOCK_S: Final = 1e-3
-EXTRAS: Final = {"ray": "ray", "matplotlib": "matplotlib", "perfetto": "perfetto", "pynvml": "nvidia-ml-py",
+EXTRAS: Final = {"ray": "ray", "matplotlib": "matplotlib", "perfetto": "perfetto", "pynvml": nvml.PACKAGE,
                  "gpustack-runtime": "gpustack-runtime", "transformers": "transformers"}  # fmt: skip
 """What some commands use where it is installed, by the package that brings it."""
 

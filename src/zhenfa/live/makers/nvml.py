@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Known = TypeVar("Known")
 WAY: Final = "NVML"
+PACKAGE: Final = "nvidia-ml-py"
 SLOWED: Final[dict[str, str]] = {
     "nvmlClocksEventReasonHwSlowdown": "its clocks are halved or worse by the hardware (heat or power)",
     "nvmlClocksEventReasonHwThermalSlowdown": "its clocks are held down by heat",
