@@ -14,11 +14,14 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 
+import psutil
+
 from zhenfa.errors import ZhenfaError
 from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.model import sizes_of
 from zhenfa.live.run import run_plan
+from zhenfa.live.snapshots import SHARED_MEMORY
 from zhenfa.plan import find_plans, read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution, Fault
@@ -44,6 +47,7 @@ def main() -> int:
     begun = time.monotonic()
     with LocalEngine() as engine:
         undisturbed = train(request, engine, ()).losses
+        at_first = held(engine)
         while happened < wanted:
             faults = draw(dice, min(PER_RUN, wanted - happened))
             happened += len(faults)
@@ -61,6 +65,7 @@ def main() -> int:
             shares.append(run.effective_share or 0.0)
             for one in run.incidents:
                 rows[one.kind].append((one.action, one.noticed_s or 0.0, one.down_s, one.steps_lost))
+        at_last = held(engine)
     seconds = time.monotonic() - begun
     report(rows)
     again = [down for row in rows.values() for action, _, down, _ in row if action in ("restart", "replace", "re-form")]
@@ -72,7 +77,26 @@ def main() -> int:
     )
     print(f"greatest difference of a loss from the undisturbed run: {worst:.1e} of it")
     print(f"share of the time in steps that stayed: {statistics.median(shares):.1%} at the median")
+    print(
+        "held after the first run and after the last: "
+        + "; ".join(f"{name} {at_first[name]:,} and {at_last[name]:,}" for name in at_first)
+    )
     return int(lost > 0 or worst > SAME)
+
+
+def held(engine: LocalEngine) -> dict[str, int]:
+    """Return what the driver and its processes hold: memory, descriptors, threads, processes, files in memory."""
+    driver = psutil.Process()
+    family = [driver, *driver.children(recursive=True)]
+    return {
+        "MB of the driver": driver.memory_info().rss // 10**6,
+        "MB of a card at most": max(one.memory_info().rss for one in family[1:]) // 10**6,
+        "descriptors of the driver": driver.num_fds(),
+        "descriptors of a card at most": max(one.num_fds() for one in family[1:]),
+        "threads": sum(one.num_threads() for one in family),
+        "processes": len(family),
+        "folders": sum(path.exists() for path in (engine.folder, SHARED_MEMORY / engine.folder.name)),
+    }
 
 
 def train(request: Request, engine: LocalEngine, faults: tuple[Fault, ...]) -> Run:

@@ -59,3 +59,19 @@ def test_it_leaves_what_it_promises(outcome: tuple[dict, Path]) -> None:  # type
     assert json.loads((folder / "run.json").read_text())["losses"] == run["losses"]
     assert Path(run["checkpoint"]).is_dir()
     assert "emulated" in (folder / "plan.yaml").read_text()
+
+
+def test_the_rehearsal_goes_through_all_its_faults(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zhenfa.cli.main", "run", "examples/rehearsal.yaml", "--json", "--out", tmp_path],
+        cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)
+    assert [(one["step"], one["kind"], one["action"]) for one in run["incidents"]] == [
+        (3, "death", "restart"), (5, "poison", "retry"), (7, "hang", "restart"), (9, "death", "re-form"),
+        (12, "back", "grow"),
+    ]  # fmt: skip
+    assert len(run["losses"]) == run["steps"] == 14
+    assert run["losses"][-1] < run["losses"][0] - 0.5
+    assert run["plan"]["pipelines"] == json.loads(done.stdout)["estimate"]["plan"]["pipelines"]
