@@ -160,6 +160,23 @@ def test_a_small_error_is_found_by_replay(engine: LocalEngine, undisturbed: list
     assert found.losses == pytest.approx(undisturbed, rel=1e-5)
 
 
+def test_a_plan_that_cannot_be_made_leaves_the_one_under_way(
+    engine: LocalEngine, undisturbed: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stragglers, "COST_S", -1e9)
+    monkeypatch.setattr(stragglers, "SLOW", 0.0)  # every card is slow all the time
+
+    def none(machine: Formation) -> Plan:
+        raise InfeasibleError("nothing fits")
+
+    said: list[str] = []
+    found = run_plan(PLAN, PAIR, TINY, Execution(**SETTINGS), engine=engine, replan=none, on_phase=said.append)
+    assert found.incidents == ()
+    assert "no other plan: nothing fits" in said
+    assert found.plan == PLAN
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+
+
 def test_a_resumed_run_is_the_same_to_the_bit(engine: LocalEngine, tmp_path: Path) -> None:
     whole = run(engine)
     first = run(engine, steps=4, out=tmp_path)

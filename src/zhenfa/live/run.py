@@ -10,7 +10,7 @@ from typing import Literal
 
 from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live.data import located
-from zhenfa.live.engine import Engine
+from zhenfa.live.engine import CardError, Engine
 from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import place
 from zhenfa.live.report import run_of
@@ -138,6 +138,11 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
                 even = driver.train(even_split(plan), execution.compare_even_steps)
             except CardFullError as problem:
                 notes.append(f"the even split does not fit: {problem.message}")
+            except CardError as problem:
+                notes.append(f"the even split was not measured: {problem.message}")
+                for one in problem.blamed:
+                    engine.discard(one.card)
+                engine.settle()
         say(f"training, {execution.steps} steps")
         measured = supervisor.run()
         wall = supervisor.reliability()

@@ -133,12 +133,12 @@ class Supervisor:
             self._happen(measured, number)
             self._take(measured, number)
             self._save(measured)
+            self.ladder.progressed()
+            return self._reconsider(measured)
         except CardError as failure:
             if not self.driver.execution.recover:
                 raise
             return self._recover(measured, failure)
-        self.ladder.progressed()
-        return self._reconsider(measured)
 
     def _take(self, measured: Measured, number: int) -> None:
         execution = self.driver.execution
@@ -224,15 +224,17 @@ class Supervisor:
         if self.replan is None:
             return measured
         begun = time.monotonic()
-        self.plan = self.replan(self.roster.formation())
+        try:
+            self.plan = self.replan(self.roster.formation())
+        except ZhenfaError as problem:
+            self.say(f"no other plan: {problem.message}")
+            self.stragglers.begin()
+            return measured
         self.driver.finish_saves()
         self.snapshots.begin(measured)
         self.driver.finish_saves()
         done = measured.done
-        try:
-            formed = self._form()
-        except CardError as failure:
-            return self._recover(measured, failure)
+        formed = self._form()
         kind: Kind = "back" if rung == "grow" else "slow"
         down = time.monotonic() - begun
         self._note(done, kind, f"card {card[1]} of pool {card[0]}", words, rung, done - formed.done, down)
