@@ -17,7 +17,9 @@ from live_pools import TINY, formation, pipeline, plan, pool, reference_losses, 
 from zhenfa.errors import RunError
 from zhenfa.live.engine_ray import RayEngine
 from zhenfa.live.run import run_plan
-from zhenfa.spec.job import Execution
+from zhenfa.spec.job import Execution, Fault
+from zhenfa.spec.machine import Formation
+from zhenfa.spec.plan import Plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.live]
 
@@ -53,7 +55,7 @@ def test_same_losses_and_a_killed_actor_is_named(tmp_path: Path, capsys: pytest.
                 os.kill(engine.process(1) or 0, signal.SIGKILL)
 
         with pytest.raises(RunError, match=r"card 1 .* died \(its actor died\)"):
-            run_plan(PLAN, PAIR, TINY, Execution(steps=1000), engine=engine, on_progress=kill)
+            run_plan(PLAN, PAIR, TINY, Execution(steps=1000, recover=False), engine=engine, on_progress=kill)
         assert time.monotonic() - killed[0] < 10.0
         family = psutil.Process().children(recursive=True)
         ports = [item for process in [*family, psutil.Process()] for item in process.net_connections("inet")]
@@ -63,6 +65,30 @@ def test_same_losses_and_a_killed_actor_is_named(tmp_path: Path, capsys: pytest.
         assert capsys.readouterr().out == ""
     assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
     assert remains(engine.folder) == []
+
+
+def test_a_run_on_ray_goes_on_too() -> None:
+    three = formation(pool("a", 1), pool("b", 2))
+    faults = [
+        Fault(step=3, card=1, kind="kill"), Fault(step=4, card=0, kind="nan"), Fault(step=5, card=2, kind="hang"),
+        Fault(step=6, card=1, kind="lose"),
+    ]  # fmt: skip
+    execution = Execution(steps=7, learning_rate=1e-3, seed=3, faults=faults)
+
+    def left(machine: Formation) -> Plan:
+        assert {one.name: one.count for one in machine.pools} == {"a": 1, "b": 1}
+        return PLAN
+
+    with RayEngine() as engine:
+        found = run_plan(
+            plan(pipeline([4, 3, 1], "abb", 4)), three, TINY, execution, engine=engine, replan=left
+        )  # fmt: skip
+    assert [(one.kind, one.action) for one in found.incidents] == [
+        ("death", "restart"), ("poison", "retry"), ("hang", "restart"), ("death", "re-form"),
+    ]  # fmt: skip
+    late = [one.step - step for one, step in zip(found.incidents, (3, 4, 5, 6), strict=True)]
+    assert set(late) <= {0, 1}, "Ray ends an actor a moment after it was asked to"
+    assert found.losses == pytest.approx(reference_losses(TINY, execution, steps=7, global_batch=4), rel=1e-5)
 
 
 def test_killed_driver_leaves_no_ray(tmp_path: Path) -> None:
