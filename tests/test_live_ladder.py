@@ -69,7 +69,7 @@ def test_what_is_not_finite_is_never_used(norms: list[float], which: int, bad: f
     norms[rank] = bad
     guard = Guard(len(norms))
     assert guard.judge(norms) == ("not finite", [rank])
-    assert guard.judge(norms, list(norms)) == ("not finite", [rank])
+    assert guard.judge(norms, [list(norms)]) == ("not finite", [rank])
 
 
 @given(st.lists(NORMS, min_size=2, max_size=6), st.integers(0, 5), st.floats(1.01 * SUSPECT, 1e6))
@@ -82,8 +82,11 @@ def test_a_leap_is_suspect_until_it_is_seen_twice(norms: list[float], which: int
         guard.used(norms)
     assert guard.judge([1.5 * norm for norm in norms]) == ("sound", [])
     assert guard.judge(leap) == ("suspect", [which % len(norms)])
-    assert guard.judge(leap, leap) == ("sound", [])
-    assert guard.judge(leap, norms)[0] == "suspect"
+    assert guard.judge(leap, [leap]) == ("sound", [])
+    assert guard.judge(leap, [norms])[0] == "suspect"
+    assert guard.judge(norms, twice=True) == ("not the same twice", [])
+    assert guard.judge(norms, [leap, norms], twice=True) == ("sound", [])
+    assert guard.judge(leap, [norms], twice=True) == ("not the same twice", [which % len(norms)])
 
 
 def test_what_was_usual_under_the_plan_before_holds_at_first() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -74,11 +75,14 @@ class CardRun:
         """Return the parameters that the card holds."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    def step(self, number: int, at: float, *, use: bool = True, before: list[float] | None = None) -> dict[str, Any]:
+    def step(
+        self, number: int, at: float, *, before: Sequence[Sequence[float]] = (), twice: bool = False
+    ) -> dict[str, Any]:
         """Take training step ``number``, starting ``at`` (s, monotonic); return loss, end, and what was done when.
 
-        ``use`` False leaves the parameters as they are; ``before`` are the norms of the last go at the same step. The
-        gradients are used if all cards hold them to be sound: see :class:`~zhenfa.live.guard.Guard`. Where the recipe
+        ``before`` are the norms of the goes at the same step before this one; with ``twice`` gradients are used only if
+        they came out so before. They are used if all cards hold them to be sound: see
+        :class:`~zhenfa.live.guard.Guard`. Where the recipe
         asks for them, the answer has the norm of the gradients of the whole model before they were clipped, and, on
         cards with the last stage, the loss on held-out text after the step.
         """
@@ -97,8 +101,8 @@ class CardRun:
         self.sum.run(update.weights)
         norms, latest = gather(norm, self.pacer.time(), self.guard.cards)
         self.pacer.meet(latest)
-        verdict, bad = self.guard.judge(norms, before)
-        used = use and verdict == "sound"
+        verdict, bad = self.guard.judge(norms, before, twice=twice)
+        used = verdict == "sound"
         whole = self._apply(number, norms) if used else None
         ended = time.monotonic()
         spans = list(self.pacer.spans)

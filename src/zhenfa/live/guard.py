@@ -24,7 +24,7 @@ HISTORY: Final = 16
 LEAST: Final = 3
 """Steps that a card must have shown before its norm can be suspect."""
 
-Verdict = Literal["sound", "not finite", "suspect"]
+Verdict = Literal["sound", "not finite", "suspect", "not the same twice"]
 
 
 @dataclass
@@ -38,16 +38,22 @@ class Guard:
     usual: float | None = None
     _shown: deque[tuple[float, ...]] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
-    def judge(self, norms: Sequence[float], before: Sequence[float] | None = None) -> tuple[Verdict, list[int]]:
+    def judge(
+        self, norms: Sequence[float], before: Sequence[Sequence[float]] = (), *, twice: bool = False
+    ) -> tuple[Verdict, list[int]]:
         """Return what is to be held of the ``norms`` of all cards, and the ranks that are not sound.
 
-        ``before`` are those of the same step at the last go: what is suspect and exactly as it was then, is sound.
+        ``before`` are those of the goes at the same step before this one: what is exactly as it was then is sound, even
+        if it is suspect. ``twice``: nothing else is.
         """
         bad = [rank for rank, norm in enumerate(norms) if not math.isfinite(norm)]
         if bad:
             return "not finite", bad
-        if before is not None and list(norms) == list(before):
+        if any(list(norms) == list(row) for row in before):
             return "sound", []
+        if twice:
+            pairs = zip(before[-1], norms, strict=True) if before else ()
+            return "not the same twice", [rank for rank, (one, other) in enumerate(pairs) if one != other]
         suspect = [rank for rank, norm in enumerate(norms) if self._is_suspect(rank, norm)]
         return ("suspect", suspect) if suspect else ("sound", [])
 

@@ -35,7 +35,7 @@ from zhenfa.spec.result import Evaluation, Incident, Kind, Wall
 Replan = Callable[[Formation], Plan]
 """Called with the machine that is left; returns the best plan of the same job on it, or raises."""
 
-GOES: Final = 3
+GOES: Final = 4
 """How often a step is taken whose gradients are not sound, before the card or the training is at fault."""
 
 
@@ -142,15 +142,11 @@ class Supervisor:
 
     def _take(self, measured: Measured, number: int) -> None:
         execution = self.driver.execution
-        before: Sequence[float] | None = None
-        if execution.replay_every and number % execution.replay_every == 0:
-            before = self.driver.step(measured, use=False).norms
-            step = self.driver.step(measured, before=before)
-            self._compare(measured, number, before, step)
-        else:
-            step = self.driver.step(measured)
+        twice = bool(execution.replay_every) and number % execution.replay_every == 0
+        begun = time.monotonic()
+        step = self.driver.step(measured, twice=twice)
         if not step.used:
-            step = self._again(measured, number, step)
+            self._again(measured, number, step, twice, begun)
         self._losses[number] = measured.losses[-1]
         if measured.gradient_norm is not None:
             self._norms[number] = measured.gradient_norm
@@ -160,31 +156,32 @@ class Supervisor:
         if self.on_step is not None:
             self.on_step(number, execution.steps, measured.losses[-1], measured.step_times[-1])
 
-    def _again(self, measured: Measured, number: int, step: Step) -> Step:
-        """Take a step anew whose gradients are not sound; put it down to a card if it does not come right."""
-        begun = time.monotonic()
-        first, ranks = step, list(step.bad)
-        for _ in range(GOES - 1):
-            step = self.driver.step(measured, before=step.norms)
-            if step.used:
-                if step.norms != first.norms:
-                    self._log_poison(measured, number, ranks, first.verdict, "retry", time.monotonic() - begun)
-                return step
-            if step.bad:
-                ranks = list(step.bad)
-        if step.verdict == "not finite" and _alike(step.norms, first.norms):
+    def _again(self, measured: Measured, number: int, step: Step, twice: bool, begun: float) -> None:
+        """Take a step anew whose gradients are not sound, or are to be seen twice; log what differed between the goes.
+
+        Raises :class:`DivergedError` for what is not finite go after go, :class:`CardError` for what does not come out
+        the same twice.
+        """
+        goes = [step]
+        while len(goes) < GOES and not goes[-1].used:
+            goes.append(self.driver.step(measured, before=[one.norms for one in goes], twice=twice))
+        first, last = goes[0], goes[-1]
+        odd = next((one for one in goes if not _alike(one.norms, last.norms)), None)
+        if last.used:
+            if odd is not None:
+                pairs = enumerate(zip(odd.norms, last.norms, strict=True))
+                ranks = list(odd.bad) or [rank for rank, (one, other) in pairs if one != other]
+                verdict = odd.verdict if odd.bad else "not the same twice"
+                self._log_poison(measured, number, ranks, verdict, "retry", time.monotonic() - begun)
+            return
+        ranks = list(last.bad) or list(first.bad)
+        if last.verdict == "not finite" and odd is None:
             raise DivergedError(
                 f"the gradients of step {number} are not finite on {measured.places[ranks[0]].label}, and come out so "
                 f"every time: the training has diverged.",
                 hint="lower execution.learning_rate, or clip gradients.",
             )
-        raise _poisoned(measured, ranks, step.verdict)
-
-    def _compare(self, measured: Measured, number: int, before: Sequence[float], step: Step) -> None:
-        """Log the cards that came to another result at the second go, though both were sound."""
-        differ = [rank for rank, pair in enumerate(zip(before, step.norms, strict=True)) if pair[0] != pair[1]]
-        if differ and step.used:
-            self._log_poison(measured, number, differ, "differs from one go to the next", "retry", 0.0)
+        raise _poisoned(measured, ranks, last.verdict)
 
     def _log_poison(
         self, measured: Measured, number: int, ranks: Sequence[int], verdict: str, rung: Rung, down: float
@@ -319,7 +316,8 @@ class Supervisor:
 
     def _one_fault(self, measured: Measured, fault: Fault, number: int) -> None:
         engine, card = self.driver.engine, measured.places[fault.card].card
-        self._struck = time.monotonic()
+        if fault.kind in ("kill", "hang", "lose"):
+            self._struck = time.monotonic()
         pid = engine.process(fault.card)
         if fault.kind == "hang" and pid is not None:
             os.kill(pid, signal.SIGSTOP)

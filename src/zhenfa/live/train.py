@@ -118,7 +118,7 @@ class Driver:
         measured = self.form(plan)
         for number in range(1, steps + 1):
             step = self.step(measured)
-            if not step.used and not self.step(measured, before=step.norms).used:
+            if not step.used and not self.step(measured, before=[step.norms]).used:
                 raise RunError(
                     f"the gradients of step {number} are {step.verdict}.", hint="lower execution.learning_rate."
                 )
@@ -140,10 +140,10 @@ class Driver:
         call_all(self.engine, "open", arguments, OPEN_S)
         return Measured(plan, places, begun=done)
 
-    def step(self, measured: Measured, *, use: bool = True, before: Sequence[float] | None = None) -> Step:
+    def step(self, measured: Measured, *, before: Sequence[Sequence[float]] = (), twice: bool = False) -> Step:
         """Take the next step, and note it if its gradients were used; see :meth:`CardRun.step` for the rest."""
         number, at = measured.done + 1, time.monotonic() + LEAD_S
-        order = {"number": number, "at": at, "use": use, "before": None if before is None else list(before)}
+        order = {"number": number, "at": at, "before": [list(row) for row in before], "twice": twice}
         execution = self.execution
         answers = call_all(
             self.engine, "step", [order] * len(measured.places), execution.step_timeout_s,

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,16 @@ class CardWorker:
             raise
         return {"parameters": self._run.parameter_count, "device": str(self._device)}
 
-    def step(self, number: int, at: float, use: bool = True, before: list[float] | None = None) -> dict[str, Any]:
+    def step(
+        self, number: int, at: float, before: Sequence[Sequence[float]] = (), twice: bool = False
+    ) -> dict[str, Any]:
         """Take training step ``number``, starting ``at`` (s, monotonic clock of the host).
 
         A card that fails leaves the group at once, so that those who wait for it need not wait on.
         """
         self._in_step = True
         try:
-            return self._opened().step(number, at, use=use, before=before)
+            return self._opened().step(number, at, before=before, twice=twice)
         except BaseException:
             self._in_step = False
             self._leave()
