@@ -204,7 +204,7 @@ def test_cards_are_given_out_in_the_order_of_the_plan() -> None:
         recipe=Recipe(6, 1e-3), data="python-stdlib", weights=None, port=1, generation="g", board="b", threads=1,
         timeout_s=1.0,
     )  # fmt: skip
-    assert orders.pipelines() == [[0, 1], [2, 3], [4]]
+    assert [orders.crews(number) for number in range(3)] == [[[0], [1]], [[2], [3]], [[4]]]
     assert Orders.from_data(_over_the_wire(orders.to_data())) == orders
 
 

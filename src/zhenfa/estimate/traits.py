@@ -206,7 +206,6 @@ OWN_RUNTIME: Final = Traits(
     fused=frozenset(),
     eager=True,
     sequence_parallel=False,
-    tensor_parallel=False,
     expert_parallel=False,
     context_parallel=False,
     zero_stages=(0, 1),

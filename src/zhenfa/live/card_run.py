@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from zhenfa.live import checkpoint, data
 from zhenfa.live.board import Board
+from zhenfa.live.crew import Crew, crew_of
 from zhenfa.live.decoder import Decoder, loss_of
 from zhenfa.live.faults import Faults
 from zhenfa.live.guard import Guard, gather, norm_of
@@ -24,7 +25,7 @@ from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import Runner
 from zhenfa.live.quiet import Watch
 from zhenfa.live.replicas import GradientSum
-from zhenfa.live.saving import Saver, answers_for, share_of
+from zhenfa.live.saving import Saver, answers_for, load_parts, share_of, whole_share
 from zhenfa.live.transport import Messages
 from zhenfa.live.update import DTYPES, Update
 from zhenfa.live.weights import load_weights
@@ -45,19 +46,20 @@ class CardRun:
             "gloo", store=dist.PrefixStore(orders.generation, store), rank=rank, world_size=len(orders.places),
             timeout=timeout,
         )  # fmt: skip
-        self.module = Decoder(sizes, place.layers, stem=place.is_first, head=place.is_last, seed=orders.seed).to(device)
+        self.crew = crew_of(orders.places, rank, orders.links, timeout)
+        self.module = self._decoder(self.crew).to(device)
         if orders.weights is not None:
             load_weights(self.module, Path(orders.weights))
         self.sum = GradientSum(
             orders.places, self.pacer, orders.links, timeout, tied=sizes.tied,
-            weights=dict(self.module.named_parameters()), zero=orders.zero,
+            weights=dict(self.module.named_parameters()), crew=self.crew, zero=orders.zero,
         )  # fmt: skip
         self.update = Update(self.module, orders.recipe, place.precision, self.sum.updates)
         self.optimizer = self.update.optimizer
-        loss = partial(loss_of, global_tokens=orders.global_batch * orders.length)
+        loss = partial(loss_of, global_tokens=orders.global_batch * orders.length, crew=self.crew)
         rows = (place.micro_batch_size, orders.length, sizes.hidden)
         self.runner = Runner(
-            self.update.narrow, place, orders.schedule, orders.pipelines()[place.pipeline],
+            self.update.narrow, place, orders.schedule, orders.crews(place.pipeline),
             messages=Messages(self.pacer, orders.links.get(rank, {}), provider.to_host), pacer=self.pacer, loss=loss,
             features=torch.empty(rows, dtype=DTYPES[place.precision], device=device),
         )  # fmt: skip
@@ -162,17 +164,19 @@ class CardRun:
     def load(self, path: Path) -> None:
         """Fill the stage and its optimizer from a checkpoint whose files the driver has checked."""
         self.board.write(self.place.rank, "load")
-        checkpoint.load(path, self.module, self.optimizer, verified=True)
+        if self.crew.size > 1:
+            whole = self._decoder(Crew())
+            load_parts(path, self.module, self.optimizer, whole)
+        else:
+            checkpoint.load(path, self.module, self.optimizer, verified=True)
         self.board.write(self.place.rank, "idle")
 
     def save(self, path: Path, *, to_disk: bool) -> None:
         """Copy this card's share of a checkpoint and begin to write it into ``path``."""
         self.board.write(self.place.rank, "save")
-        self.saver.begin(
-            path,
-            share_of(self.module, self.optimizer, self._left_out, self.sum.updates if self.orders.zero else None),
-            to_disk=to_disk,
-        )
+        share = share_of if self.crew.size == 1 else whole_share
+        updates = self.sum.updates if self.orders.zero else None
+        self.saver.begin(path, share(self.module, self.optimizer, self._left_out, updates), to_disk=to_disk)
         self.board.write(self.place.rank, "idle")
 
     def close(self) -> None:
@@ -180,6 +184,12 @@ class CardRun:
         dist.destroy_process_group()
         self.saver.wait()
         self.board.close()
+
+    def _decoder(self, crew: Crew) -> Decoder:
+        place = self.place
+        return Decoder(
+            self.orders.sizes, place.layers, stem=place.is_first, head=place.is_last, seed=self.orders.seed, crew=crew
+        )
 
     def _batch(self, number: int, *, held_out: bool = False) -> tuple[Any, Any]:
         if self.text is None:

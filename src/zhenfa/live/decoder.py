@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from zhenfa.live.crew import Crew, Shared, SplitLoss, Summed, cut_of
 from zhenfa.live.fused import GatedSilu, RmsNorm
 from zhenfa.live.placement import Chunk
 from zhenfa.live.sizes import Sizes
@@ -110,17 +111,19 @@ class Linear(nn.Linear):  # type: ignore[misc]
 class Attention(nn.Module):  # type: ignore[misc]
     """Causal self-attention with rotary positions and grouped key-value heads."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, crew: Crew) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.query = Linear(sizes.hidden, sizes.heads * sizes.head_dim)
-        self.key = Linear(sizes.hidden, sizes.kv_heads * sizes.head_dim)
-        self.value = Linear(sizes.hidden, sizes.kv_heads * sizes.head_dim)
-        self.output = Linear(sizes.heads * sizes.head_dim, sizes.hidden)
+        self.sizes, self.crew = sizes, crew
+        heads, kv_heads = sizes.heads // crew.size, sizes.kv_heads // crew.size
+        self.query = Linear(sizes.hidden, heads * sizes.head_dim)
+        self.key = Linear(sizes.hidden, kv_heads * sizes.head_dim)
+        self.value = Linear(sizes.hidden, kv_heads * sizes.head_dim)
+        self.output = Linear(heads * sizes.head_dim, sizes.hidden)
 
     def forward(self, hidden: Any, turn: tuple[Any, Any]) -> Any:
         """Return the attended features, shape ``[batch, sequence, hidden]``."""
         batch, length, _ = hidden.shape
+        hidden = shared(hidden, self.crew)
         shape = (batch, length, -1, self.sizes.head_dim)
         query, key, value = (layer(hidden).view(shape) for layer in (self.query, self.key, self.value))
         # Turned before the heads are moved forward: the attention then leaves its result as the output matrix reads it.
@@ -128,23 +131,25 @@ class Attention(nn.Module):  # type: ignore[misc]
             rotate(query, turn).transpose(1, 2), rotate(key, turn).transpose(1, 2), value.transpose(1, 2),
             is_causal=True, enable_gqa=self.sizes.heads != self.sizes.kv_heads,
         )  # fmt: skip
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return summed(self.output(mixed.transpose(1, 2).reshape(batch, length, -1)), self.crew)
 
 
 class Mlp(nn.Module):  # type: ignore[misc]
     """Two matrices with GELU, or three with a SiLU gate."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, crew: Crew) -> None:
         super().__init__()
-        self.gate = Linear(sizes.hidden, sizes.intermediate) if sizes.gated else None
-        self.up = Linear(sizes.hidden, sizes.intermediate)
-        self.down = Linear(sizes.intermediate, sizes.hidden)
+        self.crew, inner = crew, sizes.intermediate // crew.size
+        self.gate = Linear(sizes.hidden, inner) if sizes.gated else None
+        self.up = Linear(sizes.hidden, inner)
+        self.down = Linear(inner, sizes.hidden)
 
     def forward(self, hidden: Any) -> Any:
         """Return the features, shape ``[batch, sequence, hidden]``."""
+        hidden = shared(hidden, self.crew)
         if self.gate is None:
-            return self.down(functional.gelu(self.up(hidden)))
-        return self.down(GatedSilu.apply(self.gate(hidden), self.up(hidden)))
+            return summed(self.down(functional.gelu(self.up(hidden))), self.crew)
+        return summed(self.down(GatedSilu.apply(self.gate(hidden), self.up(hidden))), self.crew)
 
 
 class Norm(nn.Module):  # type: ignore[misc]
@@ -163,12 +168,12 @@ class Norm(nn.Module):  # type: ignore[misc]
 class Layer(nn.Module):  # type: ignore[misc]
     """One layer: normed attention and normed MLP, each added to the residual."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, crew: Crew) -> None:
         super().__init__()
         self.attention_norm = Norm(sizes)
-        self.attention = Attention(sizes)
+        self.attention = Attention(sizes, crew)
         self.mlp_norm = Norm(sizes)
-        self.mlp = Mlp(sizes)
+        self.mlp = Mlp(sizes, crew)
 
     def forward(self, hidden: Any, turn: tuple[Any, Any]) -> Any:
         """Return the residual after the layer."""
@@ -184,20 +189,23 @@ class Decoder(nn.Module):  # type: ignore[misc]
     ``collect`` is called with each weight whose gradient such a list has given.
     """
 
-    def __init__(self, sizes: Sizes, layers: Iterable[int], *, stem: bool, head: bool, seed: int) -> None:
+    def __init__(
+        self, sizes: Sizes, layers: Iterable[int], *, stem: bool, head: bool, seed: int, crew: Crew | None = None
+    ) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.crew = sizes, crew or Crew()
+        words = sizes.vocabulary // self.crew.size
         self.splits = False
         self.delayed: list[Delayed] | None = None
         self.collect: Callable[[Any], None] | None = None
         if stem or (head and sizes.tied):
-            self.embedding = nn.Embedding(sizes.vocabulary, sizes.hidden)
-        self.layers = nn.ModuleDict({str(index): Layer(sizes) for index in layers})
+            self.embedding = nn.Embedding(words, sizes.hidden)
+        self.layers = nn.ModuleDict({str(index): Layer(sizes, self.crew) for index in layers})
         if head:
             self.norm = Norm(sizes)
             if not sizes.tied:
-                self.head = Linear(sizes.hidden, sizes.vocabulary)
-        initialise(self, sizes, seed)
+                self.head = Linear(sizes.hidden, words)
+        initialise(self, sizes, seed, self.crew)
         for module in self.modules():
             if isinstance(module, Linear):
                 module.__dict__["decoder"] = self  # not a part of it: no module of its own
@@ -208,7 +216,7 @@ class Decoder(nn.Module):  # type: ignore[misc]
         The first ``chunk.recomputed`` layers keep only their input and compute the rest again in the backward pass,
         inside a context that ``count`` returns, one for each.
         """
-        hidden = self.embedding(batch) if chunk.stem else batch
+        hidden = self._embedded(batch) if chunk.stem else batch
         cosine, sine = turns(self.sizes, hidden.shape[1], hidden.device)
         turn = (cosine.to(hidden.dtype), sine.to(hidden.dtype))
         for index in range(chunk.first, chunk.last):
@@ -220,8 +228,26 @@ class Decoder(nn.Module):  # type: ignore[misc]
                 hidden = layer(hidden, turn)
         if not chunk.head:
             return hidden if chunk.last > chunk.first else hidden.clone()
-        hidden = self.norm(hidden)
+        hidden = shared(self.norm(hidden), self.crew)
         return product(hidden, self.embedding.weight, self) if self.sizes.tied else self.head(hidden)
+
+    def _embedded(self, tokens: Any) -> Any:
+        if self.crew.size == 1:
+            return self.embedding(tokens)
+        words = len(self.embedding.weight)
+        own = tokens - self.crew.index * words
+        here = (own >= 0) & (own < words)
+        return summed(self.embedding(own.clamp(0, words - 1)) * here.unsqueeze(-1), self.crew)
+
+
+def shared(features: Any, crew: Crew) -> Any:
+    """Return features that every card of a crew works on."""
+    return features if crew.size == 1 else Shared.apply(features, crew)
+
+
+def summed(features: Any, crew: Crew) -> Any:
+    """Return the sum of what the cards of a crew have."""
+    return features if crew.size == 1 else Summed.apply(features, crew)
 
 
 class StageModule(Decoder):
@@ -242,8 +268,8 @@ class StageModule(Decoder):
         return self.run(batch, self.chunk)
 
 
-def initialise(module: nn.Module, sizes: Sizes, seed: int) -> None:
-    """Draw every parameter from ``seed`` and its global name: norms are 1, weights normal."""
+def initialise(module: nn.Module, sizes: Sizes, seed: int, crew: Crew) -> None:
+    """Draw every parameter, or a crew's part of it, from ``seed`` and its global name: norms are 1, weights normal."""
     residual = SPREAD / math.sqrt(2 * max(sizes.layers, 1))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -253,7 +279,10 @@ def initialise(module: nn.Module, sizes: Sizes, seed: int) -> None:
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
             spread = residual if name.endswith(("output.weight", "down.weight")) else SPREAD
-            parameter.normal_(0.0, spread, generator=generator)
+            shape, axis = list(parameter.shape), cut_of(name)
+            if axis is not None:
+                shape[axis] *= crew.size
+            parameter.copy_(crew.part(name, torch.empty(shape).normal_(0.0, spread, generator=generator)))
 
 
 def part_of(name: str) -> str:
@@ -263,8 +292,10 @@ def part_of(name: str) -> str:
     return "stem" if name.startswith("embedding.") else "head"
 
 
-def loss_of(logits: Any, targets: Any, global_tokens: int) -> Any:
+def loss_of(logits: Any, targets: Any, global_tokens: int, crew: Crew | None = None) -> Any:
     """Return the cross-entropy summed over the tokens given, divided by the tokens of the whole step."""
+    if crew is not None and crew.size > 1:
+        return SplitLoss.apply(logits, targets, crew) / global_tokens
     total = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
     return total / global_tokens
 

@@ -61,6 +61,13 @@ def ring_seconds(size: int, links: list[Link]) -> float:
     return 2 * (count - 1) * (size / count / slowest + latency)
 
 
+def ring_of(ranks: tuple[int, ...], links: dict[int, dict[int, Link]]) -> list[Link]:
+    """Return the emulated links of the ring, empty if one of its hops is real."""
+    hops = zip(ranks, (*ranks[1:], ranks[0]), strict=True)
+    ring = [links.get(one, {}).get(other) for one, other in hops]
+    return [link for link in ring if link is not None] if None not in ring else []
+
+
 def _network(formation: Formation, one: str, other: str) -> Link:
     network = formation.network
     if network is None:

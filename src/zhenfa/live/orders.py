@@ -38,11 +38,12 @@ class Orders:
     timeout_s: float
     usual_norm: float | None = None
 
-    def pipelines(self) -> list[list[int]]:
-        """Return the ranks of each pipeline, in stage order."""
+    def crews(self, pipeline: int) -> list[list[int]]:
+        """Return the ranks at each place of a pipeline: those that split a stage's matrices stand at one."""
         rows: dict[int, list[int]] = {}
         for place in self.places:
-            rows.setdefault(place.pipeline, []).append(place.rank)
+            if place.pipeline == pipeline:
+                rows.setdefault(place.stage, []).append(place.rank)
         return list(rows.values())
 
     def to_data(self) -> dict[str, Any]:

@@ -96,11 +96,11 @@ Key = tuple[str, int, int]
 
 
 class Runner:
-    """A card's stages with their schedule. ``peers`` are the ranks of the pipeline's places, ``features`` is an example
+    """A card's stages with their schedule. ``peers`` are the ranks at the pipeline's places, ``features`` is an example
     of what goes from stage to stage for one micro-batch."""
 
     def __init__(
-        self, module: Decoder, place: CardPlace, schedule: str, peers: Sequence[int], *, messages: Messages,
+        self, module: Decoder, place: CardPlace, schedule: str, peers: Sequence[Sequence[int]], *, messages: Messages,
         pacer: Pacer, loss: Loss, features: Any,
     ) -> None:  # fmt: skip
         rows = operations(schedule, place.stages, place.virtual_stages, place.micro_batches)
@@ -170,14 +170,19 @@ class Runner:
         needed = {_needs(operation) for moment in order for operation in moment}
         for key, sender in self._arriving():
             if key in self._buffers and key in needed:
-                peer = self._peers[sender]
+                crew = self._peers[sender]
+                peer = crew[self.place.tensor % len(crew)]
                 self._coming[key] = self.messages.expect(self._buffers[key], peer, self._tag(key), key[2])
         for moment in order:
             given = [self._given(operation) for operation in moment]
             for operation, tensor in zip(moment, given, strict=True):
                 self._operate(operation, tensor)
         self.messages.flush()
-        return float(sum(float(loss) for loss in self._losses)) if self._last in self.stages else None
+        return (
+            float(sum(float(loss) for loss in self._losses))
+            if self._last in self.stages and not self.place.tensor
+            else None
+        )
 
     def _given(self, operation: Operation) -> Any:
         """Return what an operation works on, when it is there: tokens, features or a gradient; None for the rest."""
@@ -197,7 +202,7 @@ class Runner:
         with self.pacer.operation(kind, micro_batch, stage) as running:  # type: ignore[arg-type]
             result = run.meter.run(kind, lambda: self._work(run, operation, given))
             if self.place.rate is not None:
-                running.seconds = run.meter.counted[kind] / self.place.rate
+                running.seconds = run.meter.counted[kind] / self.place.rate + run.module.crew.taken()
         if kind == "forward" and stage == self._last:
             self._losses.append(result.detach())
             return
@@ -209,7 +214,9 @@ class Runner:
         if home == self.place.stage:
             self._here[key] = result.detach()
         else:
-            self.messages.send(result, self._peers[home], self._tag(key), micro_batch)
+            for number, peer in enumerate(self._peers[home]):
+                if number % self.place.tensors == self.place.tensor:
+                    self.messages.send(result, peer, self._tag(key), micro_batch)
 
     def _work(self, run: StageRun, operation: Operation, given: Any) -> Any:
         kind, _, micro_batch = operation

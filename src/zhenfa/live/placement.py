@@ -41,6 +41,7 @@ class CardPlace:
 
     ``stage`` is the card's place in its pipeline of ``stages`` places. ``chunks`` are the stages of the model that
     stand there, ``virtual_stages`` as many as the schedule counts (DualPipe holds two, one for each direction).
+    ``tensor`` of ``tensors`` is the card's number among those that split the matrices of its stages.
     ``rate`` (FLOP/s) and ``memory_rate`` (B/s) pace an emulated card and are None on a real one. ``capacity`` is in
     bytes, None where undisclosed. ``first_sequence`` is where the pipeline's share of the global batch starts.
     """
@@ -54,6 +55,8 @@ class CardPlace:
     maker: str
     accelerator: str
     provider: str
+    tensor: int
+    tensors: int
     precision: Precision
     chunks: tuple[Chunk, ...]
     virtual_stages: int
@@ -114,11 +117,13 @@ def place(
         for _ in range(pipeline.count):
             for place_index, held in enumerate(chunks_of(pipeline, plan.schedule)):
                 stage = pipeline.stages[place_index]
-                number = taken.get(stage.pool, 0)
-                taken[stage.pool] = number + 1
-                pool, index = _find(formation, plan, stage.pool, number, there)
-                ids = (len(places), pipeline_index, place_index, index, sequence)
-                places.append(_card(ids, pipeline, held, pool, stage.precision or plan.precision))
+                for tensor in range(stage.tensor_parallel):
+                    number = taken.get(stage.pool, 0)
+                    taken[stage.pool] = number + 1
+                    pool, index = _find(formation, plan, stage.pool, number, there)
+                    ids = (len(places), pipeline_index, place_index, index, sequence)
+                    split = (tensor, stage.tensor_parallel)
+                    places.append(_card(ids, split, pipeline, held, pool, stage.precision or plan.precision))
             pipeline_index += 1
             sequence += pipeline.micro_batches * pipeline.micro_batch_size
     return tuple(places)
@@ -156,10 +161,26 @@ def check(plan: Plan, sizes: Sizes) -> None:
     for pipeline in plan.pipelines:
         for stage in pipeline.stages:
             _check_cut(stage)
+    _check_split(plan, sizes)
+
+
+def _check_split(plan: Plan, sizes: Sizes) -> None:
+    """Refuse matrices that do not split evenly."""
+    for pipeline in plan.pipelines:
+        for stage in pipeline.stages:
+            degree = stage.tensor_parallel
+            for what in ("heads", "kv_heads", "intermediate", "vocabulary"):
+                if getattr(sizes, what) % degree:
+                    words = f"{getattr(sizes, what)} {what.replace('_', '-')} over {degree} cards"
+                    raise _refusal(
+                        f"tensor parallelism of {degree}", f"{words} do not split evenly", "tensor_parallel: 1"
+                    )
+    if plan.sequence_parallel:
+        raise _refusal("sequence parallelism", "norms are whole on every card", "sequence_parallel: false")
 
 
 def _check_cut(stage: Stage) -> None:
-    for field in ("tensor_parallel", "context_parallel", "data_parallel", "expert_parallel", "expert_tensor_parallel"):
+    for field in ("context_parallel", "data_parallel", "expert_parallel", "expert_tensor_parallel"):
         degree = getattr(stage, field)
         if degree > 1:
             words = field.replace("_parallel", "").replace("_", " ")
@@ -220,8 +241,8 @@ class _All(Sequence[Card]):
 
 
 def _card(
-    ids: tuple[int, int, int, int, int], pipeline: Pipeline, chunks: tuple[Chunk, ...], pool: CardPool,
-    precision: Precision,
+    ids: tuple[int, int, int, int, int], split: tuple[int, int], pipeline: Pipeline, chunks: tuple[Chunk, ...],
+    pool: CardPool, precision: Precision,
 ) -> CardPlace:  # fmt: skip
     rank, pipeline_index, place_index, index, sequence = ids
     accelerator = pool.accelerator
@@ -237,8 +258,8 @@ def _card(
         rate, memory_rate = _pace(pool, precision)
     return CardPlace(
         rank, pipeline_index, place_index, pipeline.places, pool.name, index, accelerator.maker, accelerator.name,
-        provider.id, precision, chunks, pipeline.virtual_stages, pipeline.micro_batches, pipeline.micro_batch_size,
-        sequence, rate, memory_rate, accelerator.memory.capacity.value,
+        provider.id, *split, precision, chunks, pipeline.virtual_stages, pipeline.micro_batches,
+        pipeline.micro_batch_size, sequence, rate, memory_rate, accelerator.memory.capacity.value,
     )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from zhenfa.live.crew import Crew, cut_of
 from zhenfa.live.decoder import part_of
-from zhenfa.live.links import Link, ring_seconds
+from zhenfa.live.links import Link, ring_of, ring_seconds
 from zhenfa.live.pace import Pacer
 from zhenfa.live.placement import CardPlace
 
@@ -27,6 +28,7 @@ class Owners:
 
     parts: tuple[str, ...]
     ranks: tuple[int, ...]
+    unlike: bool = False
 
 
 def owners(places: Sequence[CardPlace], *, tied: bool) -> list[Owners]:
@@ -36,12 +38,15 @@ def owners(places: Sequence[CardPlace], *, tied: bool) -> list[Owners]:
     """
     layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
     parts = ["stem", *(f"layer {index}" for index in range(layers)), "head"]
-    together: dict[tuple[int, ...], list[str]] = {}
+    together: dict[tuple[tuple[int, ...], bool], list[str]] = {}
     for part in parts:
-        ranks = tuple(place.rank for place in places if _holds(place, part, tied))
-        if len(ranks) > 1:
-            together.setdefault(ranks, []).append(part)
-    return [Owners(tuple(names), ranks) for ranks, names in together.items()]
+        holders = [place for place in places if _holds(place, part, tied)]
+        unlike = len({place.tensors for place in holders}) > 1
+        for tensor in range(1 if unlike else holders[0].tensors):
+            ranks = tuple(place.rank for place in holders if unlike or place.tensor == tensor)
+            if len(ranks) > 1:
+                together.setdefault((ranks, unlike), []).append(part)
+    return [Owners(tuple(names), ranks, unlike) for (ranks, unlike), names in together.items()]
 
 
 def _holds(place: CardPlace, part: str, tied: bool) -> bool:
@@ -53,11 +58,12 @@ def _holds(place: CardPlace, part: str, tied: bool) -> bool:
 
 
 def counted(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[str]:
-    """Return the parts that a card answers for where each part counts once: it is the first of their holders."""
+    """Return the parts that a card answers for where each counts once: those of which its crew is the first holder."""
     layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
     parts = ["stem", *(f"layer {index}" for index in range(layers)), "head"]
-    firsts = {part: min(place.rank for place in places if _holds(place, part, tied)) for part in parts}
-    return frozenset(part for part, first in firsts.items() if first == rank)
+    own = (places[rank].pipeline, places[rank].stage)
+    crews = {part: min((p.pipeline, p.stage) for p in places if _holds(p, part, tied)) for part in parts}
+    return frozenset(part for part, crew in crews.items() if crew == own)
 
 
 def shares(weights: Sequence[tuple[str, int]], ranks: Sequence[int]) -> dict[int, list[str]]:
@@ -79,13 +85,15 @@ def shares(weights: Sequence[tuple[str, int]], ranks: Sequence[int]) -> dict[int
 @dataclass(frozen=True)
 class Group:
     """Cards that hold the same parts, this card among them, and the weights (global names) that each of them updates:
-    everybody all of them, or, where the optimizer's state is shared out, each its own."""
+    everybody all of them, or, where the optimizer's state is shared out, each its own. ``unlike``: they split the
+    matrices over different numbers of cards."""
 
     ranks: tuple[int, ...]
     names: tuple[str, ...]
     process_group: Any
     ring: list[Link]
     shares: dict[int, list[str]] | None
+    unlike: bool = False
 
 
 class GradientSum:
@@ -97,12 +105,13 @@ class GradientSum:
 
     def __init__(
         self, places: Sequence[CardPlace], pacer: Pacer, links: dict[int, dict[int, Link]], timeout: timedelta,
-        *, tied: bool, weights: dict[str, Any], zero: int = 0,
+        *, tied: bool, weights: dict[str, Any], crew: Crew, zero: int = 0,
     ) -> None:  # fmt: skip
-        self._pacer, self._links, self._cards = pacer, links, len(places)
+        self._pacer, self._links, self._cards, self._crew = pacer, links, len(places), crew
         self._groups: list[Group] = []
         first = counted(places, pacer.rank, tied=tied)
-        counts = {name for name in weights if part_of(name) in first}
+        whole = places[pacer.rank].tensor == 0  # what is not split counts once
+        counts = {name for name in weights if part_of(name) in first and (whole or cut_of(name) is not None)}
         updates = set(weights)
         for shared in owners(places, tied=tied):
             # Every process opens every group, in the same order, as torch.distributed demands.
@@ -110,11 +119,18 @@ class GradientSum:
             if pacer.rank not in shared.ranks:
                 continue
             names = tuple(name for name in weights if part_of(name) in shared.parts)
-            split = shares([(name, weights[name].numel()) for name in names], shared.ranks) if zero else None
+            split = (
+                shares([(name, weights[name].numel()) for name in names], shared.ranks)
+                if zero and not shared.unlike
+                else None
+            )
             if split is not None:
                 updates -= {*names} - {*split[pacer.rank]}
-                counts = (counts - {*names}) | {*split[pacer.rank]}
-            self._groups.append(Group(shared.ranks, names, process_group, _ring(shared.ranks, links), split))
+                own = {name for name in split[pacer.rank] if whole or cut_of(name) is not None}
+                counts = (counts - {*names}) | own
+            self._groups.append(
+                Group(shared.ranks, names, process_group, ring_of(shared.ranks, links), split, shared.unlike)
+            )
         self.counts, self.updates = frozenset(counts), frozenset(updates)
 
     def run(self, weights: dict[str, Any]) -> None:
@@ -161,9 +177,15 @@ class GradientSum:
     def _sum(self, gradients: list[Any], group: Group) -> float | None:
         """Sum in place; return the seconds that it takes on emulated links, counted from the card's own time."""
         met = self._meet(group)
-        flat = _flat(gradients)
+        crew, parts = self._crew, gradients
+        if group.unlike:
+            parts = [self._whole(name, gradient) for name, gradient in zip(group.names, gradients, strict=True)]
+        flat = _flat(parts)
         dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=group.process_group)
-        _unpack(flat, gradients)
+        _unpack(flat, parts)
+        if group.unlike:
+            for name, gradient, part in zip(group.names, gradients, parts, strict=True):
+                gradient.copy_(crew.part(name, part))
         return met + ring_seconds(flat.nbytes, group.ring) if group.ring else None
 
     def _sum_apart(self, weights: dict[str, Any], group: Group, split: dict[int, list[str]]) -> float | None:
@@ -181,6 +203,16 @@ class GradientSum:
                 for name in names:
                     weights[name].grad = None
         return _half_ring(met, weights, group, split)
+
+    def _whole(self, name: str, gradient: Any) -> Any:
+        """Return a gradient of the whole weight that is this card's where it has a part, and zero elsewhere."""
+        shape, axis = list(gradient.shape), cut_of(name)
+        if axis is not None:
+            shape[axis] *= self._crew.size
+        whole = gradient.new_zeros(shape)
+        if axis is not None or self._crew.index == 0:
+            self._crew.part(name, whole).copy_(gradient)
+        return whole
 
     def _meet(self, group: Group) -> float:
         """Return the seconds until the last of a group is there, counted from the card's own time."""
@@ -206,10 +238,3 @@ def _half_ring(met: float, weights: dict[str, Any], group: Group, split: dict[in
         return None
     largest = max(sum(weights[name].nbytes for name in names) for names in split.values())
     return met + ring_seconds(largest * len(group.ranks), group.ring) / 2
-
-
-def _ring(ranks: tuple[int, ...], links: dict[int, dict[int, Link]]) -> list[Link]:
-    """Return the emulated links of the ring, empty if one of its hops is real."""
-    hops = zip(ranks, (*ranks[1:], ranks[0]), strict=True)
-    ring = [links.get(one, {}).get(other) for one, other in hops]
-    return [link for link in ring if link is not None] if None not in ring else []

@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zhenfa.live.checkpoint import RECORDS, SUMS, file_of, sha256, state_of
+from zhenfa.live.checkpoint import RECORDS, SUMS, file_of, load, sha256, state_of
 from zhenfa.live.decoder import part_of
 from zhenfa.live.placement import CardPlace
-from zhenfa.live.replicas import owners
+from zhenfa.live.replicas import counted, owners
 
 
 def answers_for(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[str]:
-    """Return the parts that ``rank`` holds and does not write, because a card of lower rank does."""
-    shared = [one for one in owners(places, tied=tied) if rank in one.ranks and rank != min(one.ranks)]
-    return frozenset(part for one in shared for part in one.parts)
+    """Return the parts that ``rank`` holds and does not write, because another card does."""
+    held = {part for one in owners(places, tied=tied) if rank in one.ranks for part in one.parts}
+    return frozenset(held - counted(places, rank, tied=tied))
 
 
 def share_of(
@@ -46,6 +46,44 @@ def share_of(
         if updates is not None or part_of(name.split(".", 1)[1]) not in left_out:
             kept["optimizer"][name] = _copy(value)
     return kept
+
+
+def whole_share(
+    module: Any, optimizer: Any, left_out: frozenset[str], updates: frozenset[str] | None
+) -> dict[str, Any]:  # fmt: skip
+    """Return what :func:`share_of` does where a crew splits the matrices: whole ones, on its first card alone.
+
+    All cards of the crew call it together.
+    """
+    crew, state = module.crew, share_of(module, optimizer, left_out, updates)
+    for name, value in state["model"].items():
+        state["model"][name] = crew.whole(name, value)
+    for name, value in state["optimizer"].items():
+        weight = name.split(".", 1)[1].rsplit(".", 1)[0]
+        if getattr(value, "ndim", 0):
+            state["optimizer"][name] = crew.whole(weight, value)
+    return state if crew.index == 0 else {"model": {}, "optimizer": {}}
+
+
+def load_parts(path: Path, module: Any, optimizer: Any, whole: Any) -> None:
+    """Fill a card's parts of matrices and its optimizer from a checkpoint; ``whole`` is the same layers unsplit."""
+    import torch
+
+    names = {id(weight): name for name, weight in module.named_parameters()}
+    unsplit = dict(whole.named_parameters())
+    own = [] if optimizer is None else optimizer.param_groups[0]["params"]
+    moments = torch.optim.AdamW([unsplit[names[id(weight)]] for weight in own]) if own else None
+    load(path, whole, moments, verified=True)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            weight.copy_(module.crew.part(name, unsplit[name]))
+    for weight in own:
+        name = names[id(weight)]
+        found = moments.state[unsplit[name]]  # type: ignore[union-attr]
+        optimizer.state[weight] = {
+            key: module.crew.part(name, value).clone().to(weight.device) if value.ndim else value.clone()
+            for key, value in found.items()
+        }
 
 
 def _copy(value: Any) -> Any:

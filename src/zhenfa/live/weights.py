@@ -75,6 +75,7 @@ def load_weights(module: Any, folder: Path) -> None:
     except ImportError:
         raise CapabilityError("safetensors is not installed.", hint="pip install 'zhenfa[huggingface]'.") from None
 
+    own_names = {theirs(own): own for own, _ in module.named_parameters()}
     wanted: dict[str, list[tuple[str, Any]]] = {}
     where = _json(folder / INDEX).get("weight_map", {}) if (folder / INDEX).is_file() else None
     for own, parameter in module.named_parameters():
@@ -88,6 +89,7 @@ def load_weights(module: Any, folder: Path) -> None:
             with safe_open(folder / file, framework="pt") as tensors, torch.no_grad():
                 for name, parameter in rows:
                     found = tensors.get_tensor(name)
+                    found = module.crew.part(own_names[name], found)
                     if found.shape != parameter.shape:
                         raise InputError(f"{name!r} in {file!r} is {list(found.shape)}, not {list(parameter.shape)}.")
                     parameter.copy_(found)

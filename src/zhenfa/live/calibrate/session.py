@@ -271,7 +271,7 @@ def _card(device: DeviceRecord, rank: int) -> CardPlace:
     provider = maker(device.provider)
     return CardPlace(
         rank=rank, pipeline=rank, stage=0, stages=1, pool="cards", index=device.index + rank, maker=device.maker,
-        accelerator=device.name, provider=provider.id, precision="fp32", chunks=(),
+        accelerator=device.name, provider=provider.id, tensor=0, tensors=1, precision="fp32", chunks=(),
         virtual_stages=1, micro_batches=1, micro_batch_size=1, first_sequence=0, rate=None, memory_rate=None,
         capacity=None,
     )  # fmt: skip

@@ -1,0 +1,159 @@
+"""Tensor parallelism: the cards of one maker that each hold a part of every matrix of a stage.
+
+Queries, keys, values, gate and up are split by results, output and down by inputs, embedding and head by words; norms
+are whole on every card. Two sums over the cards in each direction join the parts again. Source: Shoeybi et al. 2019,
+section 3; the loss on split logits: section 3, "output embedding".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from zhenfa.live.links import Link, ring_of, ring_seconds
+from zhenfa.live.placement import CardPlace
+
+BY_RESULT: Final = ("query", "key", "value", "gate", "up", "embedding", "head")
+BY_INPUT: Final = ("output", "down")
+
+
+def cut_of(name: str) -> int | None:
+    """Return the axis along which a weight is split, None for one that is whole on every card.
+
+    >>> cut_of("layers.0.attention.query.weight"), cut_of("layers.0.mlp.down.weight"), cut_of("norm.weight")
+    (0, 1, None)
+    """
+    matrix = name.split(".")[-2]
+    return 0 if matrix in BY_RESULT else 1 if matrix in BY_INPUT else None
+
+
+class Crew:
+    """The cards that share a stage's matrices, this card among them: number ``index`` of ``size``.
+
+    ``seconds`` adds up what sums take on emulated links, for the operation under way.
+    """
+
+    def __init__(self, index: int = 0, size: int = 1, group: Any = None, ring: Sequence[Link] = ()) -> None:
+        self.index, self.size, self.group, self.ring = index, size, group, list(ring)
+        self.seconds = 0.0
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Crew:
+        return self
+
+    def part(self, name: str, whole: Any) -> Any:
+        """Return this card's part of a whole weight, or of whatever has its shape."""
+        axis = cut_of(name)
+        return whole if axis is None or self.size == 1 else whole.chunk(self.size, axis)[self.index]
+
+    def whole(self, name: str, part: Any) -> Any:
+        """Return the whole of which each card holds a part; all cards of the crew call it together."""
+        axis = cut_of(name)
+        if axis is None or self.size == 1:
+            return part
+        host = part.detach().to("cpu").contiguous()
+        parts = [torch.empty_like(host) for _ in range(self.size)]
+        dist.all_gather(parts, host, group=self.group)
+        return torch.cat(parts, axis)
+
+    def gather(self, tensor: Any) -> Any:
+        """Return what every card of the crew has, one after the other along a new first axis."""
+        host = tensor.detach().to("cpu").contiguous()
+        rows = [torch.empty_like(host) for _ in range(self.size)]
+        dist.all_gather(rows, host, group=self.group)
+        if self.ring:
+            self.seconds += ring_seconds(host.nbytes * self.size, self.ring) / 2
+        return torch.stack(rows).to(tensor.device)
+
+    def reduce(self, tensor: Any) -> Any:
+        """Return the sum over the crew."""
+        host = tensor.detach().to("cpu", copy=True).contiguous()
+        dist.all_reduce(host, group=self.group)
+        if self.ring:
+            self.seconds += ring_seconds(host.nbytes, self.ring)
+        return host.to(tensor.device)
+
+    def taken(self) -> float:
+        """Return the seconds of all sums since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+def crew_of(
+    places: Sequence[CardPlace], rank: int, links: dict[int, dict[int, Link]], timeout: timedelta
+) -> Crew:  # fmt: skip
+    """Return the crew of a card. Every card must call it, for every group is opened by all, in one order."""
+    together: dict[tuple[int, int], list[int]] = {}
+    for place in places:
+        together.setdefault((place.pipeline, place.stage), []).append(place.rank)
+    own = Crew()
+    for ranks in together.values():
+        if len(ranks) > 1:
+            group = dist.new_group(ranks, backend="gloo", timeout=timeout)
+            if rank in ranks:
+                own = Crew(ranks.index(rank), len(ranks), group, ring_of(tuple(ranks), links))
+    return own
+
+
+class Shared(torch.autograd.Function):  # type: ignore[misc]
+    """Features that every card of the crew works on: their gradients are summed."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Any, crew: Crew) -> Any:
+        """Return the features."""
+        ctx.crew = crew
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None]:
+        """Return the sum of the gradients."""
+        return ctx.crew.reduce(gradients[0]), None
+
+
+class Summed(torch.autograd.Function):  # type: ignore[misc]
+    """The sum of what the cards of the crew have."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Any, crew: Crew) -> Any:
+        """Return the sum."""
+        return crew.reduce(features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None]:
+        """Return the gradient as it is."""
+        return gradients[0], None
+
+
+class SplitLoss(torch.autograd.Function):  # type: ignore[misc]
+    """Cross-entropy, summed over tokens, of logits whose words are split over the crew. Computes in 32 bits.
+
+    Each card's largest logit, sum of powers and logit of the target word go round once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Any, targets: Any, crew: Crew) -> Any:
+        """Return the sum over all tokens, the same on every card."""
+        wide = logits.flatten(0, -2).float()
+        words, rows = wide.shape[-1], torch.arange(len(wide), device=wide.device)
+        largest = wide.max(-1).values
+        powers = (wide - largest[:, None]).exp()
+        own = targets.flatten() - crew.index * words
+        here = (own >= 0) & (own < words)
+        own = own.clamp(0, words - 1)
+        told = crew.gather(torch.stack([largest, powers.sum(-1), torch.where(here, wide[rows, own], 0.0)]))
+        top = told[:, 0].max(0).values
+        total = (told[:, 1] * (told[:, 0] - top).exp()).sum(0)
+        shares = powers * ((largest - top).exp() / total)[:, None]
+        shares[rows, own] -= here.float()
+        ctx.save_for_backward(shares)
+        ctx.shape, ctx.kind = logits.shape, logits.dtype
+        return (total.log() + top - told[:, 2].sum(0)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None, None]:
+        """Return the gradient of this card's logits."""
+        (shares,) = ctx.saved_tensors
+        return (shares * gradients[0]).view(ctx.shape).to(ctx.kind), None, None
