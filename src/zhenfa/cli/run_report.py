@@ -81,6 +81,12 @@ def _print_speeds(run: Run, output: Output) -> None:
     out = output.data
     out.head("What the run showed")
     out.text(f"{run.losses[0]:.4f} -> {run.losses[-1]:.4f} over {run.steps} steps", first="  loss: ")
+    if run.evaluations:
+        last = run.evaluations[-1]
+        out.text(
+            f"{run.evaluations[0].loss:.4f} -> {last.loss:.4f}, after steps {run.evaluations[0].step} and {last.step}",
+            first="  loss on held-out data: ",
+        )
     if run.share_of_sum_of_speeds is not None:
         out.text(
             f"{run.share_of_sum_of_speeds:.1%}, the ideal step with every card busy all the time over the measured one",
