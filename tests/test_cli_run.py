@@ -132,6 +132,7 @@ def test_files_are_written_and_read_back(zhenfa: Call, pretend: Callable[..., No
         assert run.estimate is not None
         assert Plan.from_file(folder / "plan.yaml") == run.plan
         assert (folder / "timeline.png").read_bytes().startswith(b"\x89PNG")
+        assert "<h1>mixed-pretrain <strong" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_document_validates(zhenfa: Call, pretend: Callable[..., None]) -> None:

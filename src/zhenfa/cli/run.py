@@ -275,16 +275,18 @@ def announce(answer: Answer, output: Output) -> None:
 
 
 def write_files(run: Run, request: Request, folder: Path, output: Output) -> dict[str, str]:
-    """Write report, plan, picture and trace; what an extra is missing for is said, not failed."""
+    """Write report, page, plan, picture and trace; what an extra is missing for is said, not failed."""
     from zhenfa.live import timeline
+    from zhenfa.live.page import write_page
 
-    report, plan = folder / "run.json", folder / "plan.yaml"
+    report, plan, page = folder / "run.json", folder / "plan.yaml", folder / "report.html"
     try:
         report.write_text(json.dumps(run.to_data(), indent=1, ensure_ascii=False), encoding="utf-8")
         plan.write_text(run.plan.to_yaml(), encoding="utf-8")
+        write_page(run, request.formation, page)
     except OSError as problem:
         raise RunError(f"{str(folder)!r} cannot be written: {os.strerror(problem.errno or 0)}.") from None
-    files = {"report": str(report), "plan": str(plan)}
+    files = {"report": str(report), "page": str(page), "plan": str(plan)}
     if run.checkpoint:
         files["checkpoint"] = run.checkpoint
     for name, file, write in (
