@@ -28,6 +28,8 @@ WORDS: Final = {
 }  # fmt: skip
 EMULATED: Final = "EMULATED: CPU processes held to declared speeds, no real accelerator"
 SECOND: Final = 1_000_000_000
+ABOVE: Final = 4
+"""Entries of a legend that fit above the picture, beside the word that the cards are emulated."""
 PROCESS_TRACK: Final = 1
 
 
@@ -40,11 +42,10 @@ def card_labels(run: Run, formation: Formation) -> list[str]:
         accelerator = formation.pool(stage.pool).accelerator
         peak = accelerator.peak.get(run.plan.precision_by_pool().get(stage.pool, run.plan.precision))
         speed = peak.show() if peak is not None and peak.known else "speed not declared"
-        parts = [
-            f"{first}" if last - first == 1 else f"{first}-{last - 1}" for first, last in (s.layers for s in stages)
-        ]
-        several = len(stages) > 1 or stage.layers[1] - stage.layers[0] != 1
-        layers = ("layers " if several else "layer ") + ", ".join(parts)
+        held = [one.layers for one in stages if one.layers[0] < one.layers[1]]
+        parts = [f"{first}" if last - first == 1 else f"{first}-{last - 1}" for first, last in held]
+        one_layer = sum(last - first for first, last in held) == 1
+        layers = ("layer " if one_layer else "layers ") + ", ".join(parts) if held else "no layers"
         numbers = (
             "stage " + str(stage.stage) if len(stages) == 1 else f"stages {', '.join(str(s.stage) for s in stages)}"
         )
@@ -145,7 +146,10 @@ def _legend(axes: Any, run: Run, pyplot: Any) -> None:
         for kind, words in WORDS.items()
         if kind in present
     ]
-    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles), frameon=False)
+    if len(handles) > ABOVE:
+        axes.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, -0.1), ncols=len(handles), frameon=False)
+    else:
+        axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles), frameon=False)
 
 
 def _title(run: Run) -> list[str]:
