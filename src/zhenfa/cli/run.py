@@ -88,7 +88,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
         asked = settings_of(request.job.execution, wanted.steps, wanted.engine).steps
         raise RunError(
             f"stopped by SIGTERM after step {result.steps} of {asked}; the checkpoint is saved.",
-            hint=f"zhenfa run {wanted.job} --resume {folder}",
+            hint=f"zhenfa run {wanted.job} --resume {folder}" + (f" --steps {asked}" if wanted.steps else ""),
         )
 
 

@@ -120,6 +120,7 @@ class Supervisor:
             self._faults = [fault for fault in self._faults if fault.step > measured.done]
             while measured.done < steps and not self.stop():
                 measured = self._advance(measured)
+            self.driver.finish_saves()
             measured.reports = self.driver.call("report", {})
         except ZhenfaError:
             self._keep_newest()
@@ -197,8 +198,9 @@ class Supervisor:
             self.driver.prune(self.disk, execution.keep_checkpoints)
         if self.disk is not None and execution.checkpoint_every and done % execution.checkpoint_every == 0:
             self.driver.begin_save(measured, self.disk, to_disk=True)
-        elif execution.recover and execution.snapshot_every and done % execution.snapshot_every == 0:
-            self.snapshots.begin(measured)
+        elif execution.recover and done < execution.steps and execution.snapshot_every:
+            if done % execution.snapshot_every == 0:
+                self.snapshots.begin(measured)
 
     def _reconsider(self, measured: Measured) -> Measured:
         """Plan again at the end of a step if cards have come back or have turned out slow."""
