@@ -198,9 +198,10 @@ class Supervisor:
             self.driver.prune(self.disk, execution.keep_checkpoints)
         if self.disk is not None and execution.checkpoint_every and done % execution.checkpoint_every == 0:
             self.driver.begin_save(measured, self.disk, to_disk=True)
-        elif execution.recover and done < execution.steps and execution.snapshot_every:
-            if done % execution.snapshot_every == 0:
-                self.snapshots.begin(measured)
+            return
+        wanted = execution.recover and execution.snapshot_every > 0 and done < execution.steps
+        if wanted and done % execution.snapshot_every == 0:
+            self.snapshots.begin(measured)
 
     def _reconsider(self, measured: Measured) -> Measured:
         """Plan again at the end of a step if cards have come back or have turned out slow."""
