@@ -135,7 +135,7 @@ def test_the_page_says_all_of_the_run() -> None:
         " | compute | 80 % | forward 80.0% To move it: faster cards | communication | 20 % | receive 20.0%"
         " | energy | not measured | emulated cards draw none of their own"
         " | reliability | 40 % | 1 incident; down 40.0%"
-        " | Timeline of the last step | blank: waiting for another card; every other micro-batch lighter"
+        " | Timeline of the last step | blank: waiting for another card; every other micro-batch in a weaker tone"
         " | forward | backward | held up by a message | something else"
         " | card 0: maker fast, pipeline 0 stage 0, layers 0-4 | card 1: maker slow, pipeline 0 stage 1, layers 5-7"
         " | 0 s | 500 ms | 1 s | 1.5 s | 2 s"

@@ -149,7 +149,7 @@ def timeline(run: Run, formation: Formation) -> Html:
         return section("Timeline of the last step", element("p", muted("No events were recorded.")))
     found = stages_by_card(run)
     labels = [_label(card, found.get(card, []), formation) for card in range(_cards(run))]
-    aside = "blank: waiting for another card; every other micro-batch lighter"
+    aside = "blank: waiting for another card; every other micro-batch in a weaker tone"
     return section("Timeline of the last step", lanes(labels, run.events), aside=aside)
 
 
