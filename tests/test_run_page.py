@@ -137,7 +137,7 @@ def test_the_page_says_all_of_the_run() -> None:
         " | reliability | 40 % | 1 incident; down 40.0%"
         " | Timeline of the last step | blank: waiting for another card; every other micro-batch in a weaker tone"
         " | forward | backward | held up by a message | something else"
-        " | card 0: maker fast, pipeline 0 stage 0, layers 0-4 | card 1: maker slow, pipeline 0 stage 1, layers 5-7"
+        " | card 0: maker fast, pipeline 0 stage 0, layers: 0-4 | card 1: maker slow, pipeline 0 stage 1, layers: 5-7"
         " | 0 s | 500 ms | 1 s | 1.5 s | 2 s"
         " | Recovery log | 60 % of the time went into steps that stayed"
         " | no. | step | at | card | what happened | done about it | steps again | noticed after | down"
@@ -160,6 +160,10 @@ def test_the_page_says_all_of_the_run() -> None:
 
 
 def test_a_run_on_real_cards_with_nothing_in_it_says_so() -> None:
+    empty = run(stages=(stage(0, "gone", (0, 1), 0.1), stage(1, "slow", (8, 8), 0.2)))
+    text = Reader(page_of(empty, MACHINE)).text
+    assert "card 0: gone, pipeline 0 stage 0, layers: 0 | card 1: maker slow, pipeline 0 stage 1, layers: none" in text
+    assert "| 0 | gone | 0 of pipeline 0 | 0 |" in text
     bare = Run(plan=PLAN, steps=0, figures=Figures(), walls=Walls())
     text = Reader(page_of(bare, MACHINE)).text
     assert "EMULATED" not in text

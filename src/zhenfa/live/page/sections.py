@@ -160,7 +160,7 @@ def _cards(run: Run) -> int:
 def _label(card: int, stages: list[StageFigures], formation: Formation) -> str:
     if not stages:
         return f"card {card}"
-    parts = f"{_maker(stages[0].pool, formation)}, {_numbers(stages)}, layers {_layers(stages)}"
+    parts = f"{_maker(stages[0].pool, formation)}, {_numbers(stages)}, layers: {_layers(stages)}"
     return f"card {card}: {parts}"
 
 
@@ -175,9 +175,9 @@ def _numbers(stages: list[StageFigures]) -> str:
 
 
 def _layers(stages: list[StageFigures]) -> str:
-    return ", ".join(
-        str(first) if last - first == 1 else f"{first}-{last - 1}" for first, last in (one.layers for one in stages)
-    )
+    """Return the layers held, such as ``0-3, 8``; a stage of the stem or the head alone has none."""
+    held = [one.layers for one in stages if one.layers[0] < one.layers[1]]
+    return ", ".join(str(first) if last - first == 1 else f"{first}-{last - 1}" for first, last in held) or "none"
 
 
 def incidents(run: Run) -> Html:

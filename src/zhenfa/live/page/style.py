@@ -112,7 +112,11 @@ th.right, td.right {{ text-align: right; }}
   body {{ font-size: 11px; }}
   main {{ max-width: none; padding: 0; }}
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
-  h2 {{ break-after: avoid; }}
+  h1 {{ font-size: 20px; }}
+  h2 {{ font-size: 14px; }}
+  h2, .key {{ break-after: avoid; }}
+  h2 small, th, pre, .note, .caption, .key, .axis, .lane .label, .plot span {{ font-size: 10px; }}
+  section {{ margin-top: 22px; }}
   tr, .wall, .lane, .plot {{ break-inside: avoid; }}
   .plot {{ height: 170px; }}
   details::details-content {{ content-visibility: visible; block-size: auto; display: block; }}
