@@ -115,7 +115,8 @@ th.right, td.right {{ text-align: right; }}
   h1 {{ font-size: 20px; }}
   h2 {{ font-size: 14px; }}
   h2, .key {{ break-after: avoid; }}
-  h2 small, th, pre, .note, .caption, .key, .axis, .lane .label, .plot span {{ font-size: 10px; }}
+  .caption {{ break-before: avoid; }}
+  h2 small, th, pre, .note, .tag, .caption, .key, .axis, .lane .label, .plot span {{ font-size: 10px; }}
   section {{ margin-top: 22px; }}
   tr, .wall, .lane, .plot {{ break-inside: avoid; }}
   .plot {{ height: 170px; }}
