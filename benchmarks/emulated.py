@@ -1,19 +1,14 @@
-"""How near runs on four emulated cards at speeds 4:2:1:1 come to their bounds, and predictions to runs.
+"""How near runs on four emulated cards at speeds 4:2:1:1 come to the bounds of their schedules.
 
-``python benchmarks/emulated.py`` prints both parts, ``--only speed|prediction`` one. ``speed``: 16
-micro-batches through pipelines, even and uneven, and over data-parallel cards; the share of the sum of speeds (all
-cards busy all the time), and of the schedule's own bound, which the laws give for the measured operations without
-messages and optimizer.
-``prediction``: the measured step of ``--plans`` random plans over the one predicted. A run counts while the emulation
-kept its time, which it says. Leave the machine to it: the cards are processes of this host.
+``python benchmarks/emulated.py``: 16 micro-batches through pipelines, even and uneven, and over data-parallel cards;
+the share of the sum of speeds (all cards busy all the time), and of the schedule's own bound, which the laws give for the
+measured operations without messages and optimizer. A run counts while the emulation kept its time, which it says. Leave
+the machine to it: the cards are processes of this host. How near predictions come: ``benchmarks/live_plans.py``.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,14 +16,13 @@ from typing import Final
 
 import numpy as np
 
-from zhenfa.errors import ZhenfaError
 from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.laws.pipeline import pipeline_time
 from zhenfa.laws.schedules import Durations, schedule_ends
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.model import sizes_of
 from zhenfa.live.run import run_plan
-from zhenfa.plan import estimate_plan, read_request
+from zhenfa.plan import read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution
 from zhenfa.spec.plan import Pipeline, Plan, Stage
@@ -45,17 +39,9 @@ ROOM: Final = 400e6
 
 
 def main() -> None:
-    """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=["speed", "prediction"])
-    parser.add_argument("--plans", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    wanted = parser.parse_args()
+    """Print how near schedules come to their bounds and to the sum of speeds."""
     with LocalEngine() as engine:
-        if wanted.only != "prediction":
-            speed(engine)
-        if wanted.only != "speed":
-            prediction(engine, wanted.plans, random.Random(wanted.seed))  # noqa: S311 - no secret
+        speed(engine)
 
 
 def asked(length: int, batch: int) -> Request:
@@ -70,30 +56,27 @@ def asked(length: int, batch: int) -> Request:
     return replace(request, formation=replace(request.formation, pools=tuple(pools)))
 
 
-def pipeline(
-    pools: Sequence[str], split: Sequence[int], micro_batches: int, size: int, recompute: str = "none"
-) -> Pipeline:
+def pipeline(pools: Sequence[str], split: Sequence[int], micro_batches: int, size: int) -> Pipeline:
     """Return a pipeline with so many layers on each pool's next card."""
     ends = np.cumsum(split).tolist()
     stages = [
-        Stage(pool=pool, first=end - layers, last=end, recompute=recompute)
-        for pool, layers, end in zip(pools, split, ends, strict=True)
+        Stage(pool=pool, first=end - layers, last=end) for pool, layers, end in zip(pools, split, ends, strict=True)
     ]
     return Pipeline(micro_batches=micro_batches, micro_batch_size=size, stages=tuple(stages))
 
 
-def plan(length: int, schedule: str, *pipelines: Pipeline, zero: int = 0) -> Plan:
+def plan(length: int, schedule: str, *pipelines: Pipeline) -> Plan:
     """Return a plan of the benchmark."""
     return Plan(
         job="benchmark", model="tiny-byte-gpt", machine="emulated-quartet", sequence_length=length, precision="fp32",
-        schedule=schedule, zero=zero, pipelines=pipelines,
+        schedule=schedule, pipelines=pipelines,
     )  # fmt: skip
 
 
-def train(engine: LocalEngine, one: Plan, steps: int = 3) -> tuple[Run, Request]:
+def train(engine: LocalEngine, one: Plan, steps: int = 3) -> Run:
     """Run a plan for a few steps."""
     request = asked(one.sequence_length, one.global_batch)
-    return run_plan(one, request.formation, sizes_of(request.model), Execution(steps=steps), engine=engine), request
+    return run_plan(one, request.formation, sizes_of(request.model), Execution(steps=steps), engine=engine)
 
 
 def speed(engine: LocalEngine) -> None:
@@ -109,7 +92,7 @@ def speed(engine: LocalEngine) -> None:
     ]  # fmt: skip
     print(f"{'plan':<22} {'step':>8} {'of the sum of speeds':>21} {'of its own bound':>17}  emulation")
     for name, one in rows:
-        run, _ = train(engine, one)
+        run = train(engine, one)
         step = statistics.mean(run.step_times_s[1:])
         bound = "-" if len(one.pipelines) > 1 else f"{bound_of(run) / step:.1%}"
         held = "held its time" if run.fidelity["valid"] else "did NOT hold its time"
@@ -134,61 +117,5 @@ def bound_of(run: Run) -> float:
     return float(schedule_ends(durations, pipe.micro_batches, run.plan.schedule).max())
 
 
-def prediction(engine: LocalEngine, count: int, dice: random.Random) -> None:
-    """Print measured over predicted steps of random plans."""
-    ratios, invalid = [], 0
-    print(f"{'measured':>9} {'predicted':>10} {'ratio':>6}  plan")
-    while len(ratios) < count:
-        one = drawn(dice)
-        try:
-            run, request = train(engine, one)
-        except ZhenfaError as problem:
-            print(f"  refused: {problem.message}")
-            continue
-        predicted = estimate_plan(request, one).figures.step_time_s.value or 0.0
-        step = statistics.mean(run.step_times_s[1:])
-        invalid += not run.fidelity["valid"]
-        ratios.append(step / predicted)
-        print(f"{step:>7.3f} s {predicted:>8.3f} s {ratios[-1]:>6.3f}  {words(one)}", flush=True)
-    apart = sorted(abs(ratio - 1) for ratio in ratios)
-    print(
-        f"{count} random plans: apart by {statistics.median(apart):.2%} at the median, {apart[int(0.9 * count)]:.2%} "
-        f"at p90, {apart[-1]:.2%} at most; the emulation did not hold its time in {invalid}"
-    )
-
-
-def drawn(dice: random.Random) -> Plan:
-    """Draw a plan: cards in any order, layers in any split, one to four replicas."""
-    cards = list(HEAD_LAST)
-    dice.shuffle(cards)
-    lengths = dice.choice([(4,), (2, 2), (3, 1), (1, 1, 1, 1), (2, 1, 1), (3,), (2,)])
-    size, recompute = dice.choice([1, 2]), dice.choice(["none", "none", "full"])
-    schedule = dice.choice(["1f1b", "1f1b", "gpipe", "zero-bubble"]) if max(lengths) > 1 else "1f1b"
-    pipes = []
-    for stages in lengths:
-        own = [cards.pop() for _ in range(stages)]
-        pace = sum(SPEEDS[pool] for pool in own)
-        split = [1 + round((8 - stages) * SPEEDS[pool] / pace) for pool in own]
-        split[split.index(max(split))] += 8 - sum(split)
-        if dice.random() < 0.4 and stages > 1:
-            one, other = dice.sample(range(stages), 2)
-            move = dice.randint(0, split[one] - 1)
-            split[one], split[other] = split[one] - move, split[other] + move
-        least = max(stages, 2)
-        pipes.append(pipeline(own, split, max(least, round(dice.randint(6, 10) * pace / 8)), size, recompute))
-    return plan(128, schedule, *pipes, zero=dice.choice([0, 1]) if len(pipes) > 1 else 0)
-
-
-def words(one: Plan) -> str:
-    """Return a plan in a line."""
-    pipes = "; ".join(
-        f"{pipe.micro_batches} x {pipe.micro_batch_size} over "
-        + " ".join(f"{stage.pool}:{stage.layers}" for stage in pipe.stages)
-        for pipe in one.pipelines
-    )
-    again = ", recomputed" if one.pipelines[0].stages[0].recompute == "full" else ""
-    return f"{one.schedule}{', ZeRO-1' if one.zero else ''}{again}: {pipes}"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
