@@ -1,9 +1,9 @@
 """How near runs on four emulated cards at speeds 4:2:1:1 come to the bounds of their schedules.
 
 ``python benchmarks/emulated.py``: 16 micro-batches through pipelines, even and uneven, and over data-parallel cards;
-the share of the sum of speeds (all cards busy all the time), and of the schedule's own bound, which the laws give for the
-measured operations without messages and optimizer. A run counts while the emulation kept its time, which it says. Leave
-the machine to it: the cards are processes of this host. How near predictions come: ``benchmarks/live_plans.py``.
+the share of the sum of speeds (all cards busy all the time), and of the schedule's own bound, which the laws give for
+the measured operations without messages and optimizer. A run counts while the emulation kept its time, which it says.
+Leave the machine to it: the cards are processes of this host. How near predictions come: ``benchmarks/live_plans.py``.
 """
 
 from __future__ import annotations
