@@ -89,6 +89,10 @@ def test_one_fault_after_the_other(engine: LocalEngine, undisturbed: list[float]
     assert found.losses == pytest.approx(undisturbed, rel=1e-5)
     assert found.plan == PLAN
     assert 0 < (found.effective_share or 0) < 1
+    assert (found.figures.ettr.tag, found.figures.ettr.value) == ("measured", found.effective_share)
+    assert found.figures.ettr.note == (
+        "share of this run's wall-clock time in steps that stayed, faults on purpose among it"
+    )
     assert found.walls.reliability.detail.startswith("6 incidents; down ")
 
 

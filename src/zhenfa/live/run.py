@@ -22,7 +22,7 @@ from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.model import Model
 from zhenfa.spec.plan import Pipeline, Plan, Stage
-from zhenfa.spec.result import Run
+from zhenfa.spec.result import Figure, Run
 
 Phase = Callable[[str], None]
 """Called with a few words when a new phase begins."""
@@ -163,8 +163,15 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
             "effective_share": supervisor.effective_share, "gradient_norms": supervisor.gradient_norms,
             "evaluations": supervisor.evaluations,
             "walls": run.walls.model_copy(update={"reliability": wall}),
+            "figures": run.figures.model_copy(update={"ettr": _ettr(supervisor)}),
         }
     )  # fmt: skip
+
+
+def _ettr(supervisor: Supervisor) -> Figure:
+    faults = ", faults on purpose among it" if supervisor.driver.execution.faults else ""
+    note = f"share of this run's wall-clock time in steps that stayed{faults}"
+    return Figure(value=supervisor.effective_share, tag="measured", note=note)
 
 
 def _keep_log(engine: Engine, out_dir: Path | None) -> None:

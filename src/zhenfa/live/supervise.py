@@ -72,6 +72,7 @@ class Supervisor:
         self._norms: dict[int, float] = {}
         self._evaluations: dict[int, float] = {}
         self._begun = time.monotonic()
+        self._ended: float | None = None
         self._useful = self._again_s = 0.0
         self._struck: float | None = None
 
@@ -93,12 +94,16 @@ class Supervisor:
     @property
     def effective_share(self) -> float:
         """Return the share of the wall-clock time in which steps were taken that stayed: ETTR, as measured."""
-        passed = time.monotonic() - self._begun
+        passed = self._passed
         return min(self._useful / passed, 1.0) if passed > 0 else 1.0
+
+    @property
+    def _passed(self) -> float:
+        return (self._ended or time.monotonic()) - self._begun
 
     def reliability(self) -> Wall:
         """Return the reliability wall as measured: where the wall-clock time went that no lasting step took."""
-        passed = max(time.monotonic() - self._begun, 1e-9)
+        passed = max(self._passed, 1e-9)
         down = sum(one.down_s + (one.noticed_s or 0.0) for one in self.incidents)
         parts = {"down": down / passed, "done again": self._again_s / passed}
         parts["between steps"] = max(1.0 - self.effective_share - sum(parts.values()), 0.0)
@@ -120,6 +125,7 @@ class Supervisor:
             self._faults = [fault for fault in self._faults if fault.step > measured.done]
             while measured.done < steps and not self.stop():
                 measured = self._advance(measured)
+            self._ended = time.monotonic()
             self.driver.finish_saves()
             measured.reports = self.driver.call("report", {})
         except ZhenfaError:
