@@ -339,8 +339,11 @@ WORDS = st.sampled_from(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(arguments=st.lists(st.text(max_size=8) | WORDS, max_size=5))
-def test_no_arguments_make_it_fall_over(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    words = [word for word in arguments if word not in {"devices", "run"}]
+def test_no_arguments_make_it_fall_over(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in arguments if word not in {"calibrate", "devices", "run"}]
     code = invoke(words)
     shown = capsys.readouterr()
     assert code in {0, 1, 2, 3}
