@@ -80,7 +80,7 @@ def _print_notes(run: Run, output: Output) -> None:
 def _print_speeds(run: Run, output: Output) -> None:
     out = output.data
     out.head("What the run showed")
-    out.text(f"{run.losses[0]:.4f} -> {run.losses[-1]:.4f} over {run.steps} steps", first="  loss: ")
+    out.text(f"{run.losses[0]:.4f} -> {run.losses[-1]:.4f} over {len(run.losses)} steps", first="  loss: ")
     if run.evaluations:
         last = run.evaluations[-1]
         out.text(

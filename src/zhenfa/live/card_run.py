@@ -84,9 +84,9 @@ class CardRun:
 
         ``before`` are the norms of the goes at the same step before this one; with ``twice`` gradients are used only if
         they came out so before. They are used if all cards hold them to be sound: see
-        :class:`~zhenfa.live.guard.Guard`. Where the recipe
-        asks for them, the answer has the norm of the gradients of the whole model before they were clipped, and, on
-        cards with the last stage, the loss on held-out text after the step.
+        :class:`~zhenfa.live.guard.Guard`. Where the recipe asks for them, the answer has the norm of the gradients of
+        the whole model before they were clipped, and, on cards with the last stage, the loss on held-out text after
+        the step.
         """
         self._taken += 1
         if self._taken == 2:  # the first step counted FLOPs and filled caches

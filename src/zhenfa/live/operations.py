@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from zhenfa.laws import orders
-from zhenfa.laws.orders import Order, Orders
+from zhenfa.laws.orders import Orders
 from zhenfa.laws.pipeline import schedule_order
 
 
@@ -33,8 +33,3 @@ def homes(rows: Orders) -> dict[tuple[int, int], int]:
         for kind, stage, micro in moment
         if kind == "forward"
     }
-
-
-def stages_of(row: tuple[Order, ...]) -> list[int]:
-    """Return the stages that a place holds, in the order of the model."""
-    return sorted({stage for moment in row for _, stage, _ in moment})

@@ -18,7 +18,8 @@ from typing import Final
 
 from zhenfa.live.board import Activity, Board
 
-COMPUTE: Final = frozenset({"forward", "backward", "input", "weight", "optimizer"})
+COMPUTE: Final = ("forward", "backward", "input", "weight", "optimizer")
+"""Kinds of operations in which a card computes."""
 CATCH_UP: Final = 20e-3
 """Seconds that an emulated card may lag behind the host's clock and make good; beyond it a deadline is missed."""
 SPIN: Final = 2e-4

@@ -36,10 +36,8 @@ def owners(places: Sequence[CardPlace], *, tied: bool) -> list[Owners]:
 
     A tied embedding is held by the first and the last stage of every pipeline.
     """
-    layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
-    parts = ["stem", *(f"layer {index}" for index in range(layers)), "head"]
     together: dict[tuple[tuple[int, ...], bool], list[str]] = {}
-    for part in parts:
+    for part in _parts(places):
         holders = [place for place in places if _holds(place, part, tied)]
         unlike = len({place.tensors for place in holders}) > 1
         for tensor in range(1 if unlike else holders[0].tensors):
@@ -47,6 +45,12 @@ def owners(places: Sequence[CardPlace], *, tied: bool) -> list[Owners]:
             if len(ranks) > 1:
                 together.setdefault((ranks, unlike), []).append(part)
     return [Owners(tuple(names), ranks, unlike) for (ranks, unlike), names in together.items()]
+
+
+def _parts(places: Sequence[CardPlace]) -> list[str]:
+    """Return all parts of the model, in its order."""
+    layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
+    return ["stem", *(f"layer {index}" for index in range(layers)), "head"]
 
 
 def _holds(place: CardPlace, part: str, tied: bool) -> bool:
@@ -59,10 +63,8 @@ def _holds(place: CardPlace, part: str, tied: bool) -> bool:
 
 def counted(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[str]:
     """Return the parts that a card answers for where each counts once: those of which its crew is the first holder."""
-    layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
-    parts = ["stem", *(f"layer {index}" for index in range(layers)), "head"]
     own = (places[rank].pipeline, places[rank].stage)
-    crews = {part: min((p.pipeline, p.stage) for p in places if _holds(p, part, tied)) for part in parts}
+    crews = {part: min((p.pipeline, p.stage) for p in places if _holds(p, part, tied)) for part in _parts(places)}
     return frozenset(part for part, crew in crews.items() if crew == own)
 
 

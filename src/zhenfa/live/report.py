@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zhenfa.live.pace import CATCH_UP, VALID_SHARE
+from zhenfa.live.pace import CATCH_UP, COMPUTE, VALID_SHARE
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.quiet import verdict
 from zhenfa.live.train import Measured
 from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
 
-COMPUTE = ("forward", "backward", "input", "weight", "optimizer")
 COMMUNICATION = ("receive", "reduce")
 
 

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Final
 
+from zhenfa.live.pace import COMPUTE
 from zhenfa.live.placement import Card
 from zhenfa.live.train import Measured
 
@@ -17,7 +18,6 @@ COST_S: Final = 2.0
 """Seconds that it costs to go over to another plan: what is lost by a slow card in the steps left must be more."""
 USUAL: Final = 3
 """Steps, after the first of a plan, that show what is usual."""
-COMPUTES: Final = ("forward", "backward", "input", "weight")
 
 
 @dataclass
@@ -53,4 +53,4 @@ class Stragglers:
 
 
 def _computing(spans: list[tuple[str, int, float, float, int, int]]) -> float:
-    return sum(end - start for kind, _, start, end, *_ in spans if kind in COMPUTES)
+    return sum(end - start for kind, _, start, end, *_ in spans if kind in COMPUTE)

@@ -49,7 +49,7 @@ class Step:
 
 @dataclass
 class Saving:
-    """A checkpoint that the cards are writing: who has told that his share is written, and the sums of the files."""
+    """A checkpoint that the cards are writing: which ``ranks`` have told that their share is written, and all sums."""
 
     partial: Path
     facts: dict[str, Any]
