@@ -96,6 +96,15 @@ def test_one_fault_after_the_other(engine: LocalEngine, undisturbed: list[float]
     assert found.walls.reliability.detail.startswith("6 incidents; down ")
 
 
+def test_a_death_told_to_somebody_else_is_not_lost(engine: LocalEngine, undisturbed: list[float]) -> None:
+    """Two cards die before the same step: the word of the first comes while the second is being dealt with."""
+    faults = [Fault(step=3, card=0, kind="kill"), Fault(step=3, card=1, kind="slow", factor=1.0)]
+    found = run(engine, *faults, Fault(step=4, card=7, kind="kill"))
+    assert told(found) == [(3, "death", "restart")]
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+    assert "fault kill of step 4 did not happen: the plan has 3 cards, no card 7" in found.notes
+
+
 def test_two_cards_lost_in_the_same_step(engine: LocalEngine, undisturbed: list[float]) -> None:
     machine = formation(pool("a", 1), pool("b", 4))
 

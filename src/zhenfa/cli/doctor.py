@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, table
+from zhenfa.cli.words import EMULATED
 from zhenfa.errors import CapabilityError, RunError, ZhenfaError
 from zhenfa.live.discovery import devices, refuse_unreachable
 from zhenfa.live.doctor import cards, host
@@ -82,7 +83,8 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
     with output.working("planning"):
         answer = find_plans(replace(request, traits=OWN_RUNTIME))
     sizes, plan = sizes_of(request.model), answer.best.plan
-    output.say(f"plan: {answer.best.layout} on {request.formation.name}, {plan.cards} cards")
+    mark = f" [{EMULATED} cards]" if request.formation.emulated else ""
+    output.say(f"plan: {answer.best.layout} on {request.formation.name}{mark}, {plan.cards} cards")
     rows = [*host.checks(plan.cards, sizes.parameters), *software]
     if _failed(rows):
         return rows, None

@@ -131,6 +131,10 @@ def _resumed(wanted: str | None, settings: Execution, output: Output) -> Path | 
     from zhenfa.live import checkpoint
 
     folder = Path(wanted)
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no folder {wanted!r} to resume from.", hint="name the folder of a run, such as runs/NAME-1."
+        )
     if (folder / checkpoint.MANIFEST).exists():
         checkpoint.verify(folder)
         path: Path | None = folder

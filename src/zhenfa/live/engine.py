@@ -87,6 +87,7 @@ class Engine(ABC):
         self._providers: dict[Card, str] = {}
         self._orders = itertools.count(1)
         self._open: dict[int, Card] = {}
+        self._undelivered: list[Reply] = []
         self.folder = Path(tempfile.mkdtemp(prefix="zhenfa-"))
         self.board: Board | None = None
 
@@ -105,6 +106,7 @@ class Engine(ABC):
                     hint="run the plan in an engine of its own.",
                 )
         self.places = tuple(places)
+        self._undelivered.clear()
         self._ranks = {place.card: place.rank for place in places}
         if self.board is None:
             self.board = Board(self.folder / "board", MOST_CARDS, create=True)
@@ -112,13 +114,17 @@ class Engine(ABC):
     def post(self, rank: int, method: str, arguments: dict[str, Any]) -> int:
         """Give card ``rank`` an order and return its number; the reply comes through :meth:`poll`."""
         order, card = next(self._orders), self.places[rank].card
+        if not self._has(card):  # its death was told to somebody who waited for another card
+            self._undelivered.append(Reply(rank, order, death="its process is gone"))
+            return order
         self._open[order] = card
         self._send(card, order, method, arguments)
         return order
 
     def poll(self, seconds: float) -> list[Reply]:
         """Return the replies and deaths that have come in, waiting up to ``seconds`` for the first."""
-        replies = self._receive(seconds)
+        replies, self._undelivered = self._undelivered, []
+        replies = replies or self._receive(seconds)
         for reply in replies:
             self._open.pop(reply.order, None)
         return replies
@@ -143,6 +149,10 @@ class Engine(ABC):
     @abstractmethod
     def start(self) -> None:
         """Start a process for every card that has none. Returns when they all answer."""
+
+    @abstractmethod
+    def _has(self, card: Card) -> bool:
+        """Return whether a card has a process that has not ended as far as is known."""
 
     @abstractmethod
     def _send(self, card: Card, order: int, method: str, arguments: dict[str, Any]) -> None:

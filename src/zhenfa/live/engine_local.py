@@ -116,12 +116,12 @@ class LocalEngine(Engine):
         self._processes[place.card] = _Process(wire.Reader(ours))
         self._selector.register(ours, selectors.EVENT_READ, place.card)
 
+    def _has(self, card: Card) -> bool:
+        return card in self._processes
+
     def _send(self, card: Card, order: int, method: str, arguments: dict[str, Any]) -> None:
-        process = self._processes.get(card)
-        if process is None:
-            return
         try:
-            wire.send(process.reader.channel, {"id": order, "method": method, "arguments": arguments})
+            wire.send(self._processes[card].reader.channel, {"id": order, "method": method, "arguments": arguments})
         except OSError:
             return  # the card is gone; its death is told of when its socket is read
 

@@ -109,6 +109,9 @@ class RayEngine(Engine):
                 cgroup.join(self._group, self._pids[place.card])
         self._watch_processes()
 
+    def _has(self, card: Card) -> bool:
+        return card in self._actors
+
     def _send(self, card: Card, order: int, method: str, arguments: dict[str, Any]) -> None:
         self._pending[self._actors[card].obey.remote(method, arguments)] = (card, order)
 

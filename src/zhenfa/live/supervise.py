@@ -320,6 +320,8 @@ class Supervisor:
         while self._faults and self._faults[0].step <= number:
             fault = self._faults.pop(0)
             if fault.card >= len(measured.places):
+                there = f"the plan has {len(measured.places)} cards, no card {fault.card}"
+                self.driver.notes.append(f"fault {fault.kind} of step {number} did not happen: {there}")
                 continue
             self._one_fault(measured, fault, number)
 
