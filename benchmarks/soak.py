@@ -1,0 +1,216 @@
+"""Train for hours on emulated cards while faults come and go, and see whether anything grows.
+
+``python benchmarks/soak.py [HOURS] [SEED] [SAMPLES] [PAUSE]``: one run of a tiny model (2 hours unless said) with a
+fault every ``EVERY`` steps, a checkpoint on disk every ten and a copy in memory every step; ``PAUSE`` seconds between
+steps leave the processors to others. Every few seconds it is noted, into the file ``SAMPLES`` if one is given, what the
+driver and the cards hold: memory, descriptors, threads, processes, control groups, files in memory and on disk, ports.
+At the end each of them in the second tenth of the time (caches have filled by then) stands beside the last tenth, with
+its slope over the time between. Exit code 1 if the run was lost, something has grown by more than ``MORE`` of itself,
+or anything is left behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from zhenfa.errors import ZhenfaError
+from zhenfa.estimate.traits import OWN_RUNTIME
+from zhenfa.live.cgroup import PREFIX, ROOT
+from zhenfa.live.engine_local import LocalEngine
+from zhenfa.live.model import sizes_of
+from zhenfa.live.run import run_plan
+from zhenfa.live.snapshots import SHARED_MEMORY
+from zhenfa.plan import find_plans, read_request
+from zhenfa.plan.request import Request
+from zhenfa.spec.job import Execution, Fault
+from zhenfa.spec.machine import Formation
+from zhenfa.spec.plan import Plan
+from zhenfa.spec.result import Run
+
+EVERY, LOOK_S, MORE = 25, 10.0, 0.05
+KINDS = ("kill", "hang", "slow", "nan", "scale", "lose")
+SETTINGS = (
+    "workload.sequence_length=32", "workload.global_batch=16", "limits.micro_batch_size=2",
+    "execution.compare_even_steps=0",
+)  # fmt: skip
+MOST_STEPS = 1_000_000
+
+
+@dataclass
+class Watch:
+    """Looks at the driver's family of processes every few seconds until the time is over."""
+
+    engine: LocalEngine
+    disk: Path
+    seconds: float
+    samples: Path | None
+    pause: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._over.wait(LOOK_S):
+            row = {"hours": (time.monotonic() - self.begun) / 3600.0, "steps": self.steps} | held(
+                self.engine, self.disk
+            )
+            self.rows.append(row)
+            if self.samples is not None:
+                with self.samples.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+
+    def over(self) -> bool:
+        """Return whether the time is over."""
+        return time.monotonic() - self.begun > self.seconds
+
+    def end(self) -> None:
+        """Stop looking."""
+        self._over.set()
+
+    def note(self, number: int, total: int, loss: float, seconds: float) -> None:
+        """Count a step, and wait a while."""
+        del total, loss, seconds
+        self.steps = number
+        time.sleep(self.pause)
+
+
+def main() -> int:
+    """Train until the time is over, then say what has grown."""
+    given = dict(enumerate(sys.argv[1:]))
+    hours, seed = float(given.get(0, "2")), int(given.get(1, "1"))
+    request = replace(read_request("examples/mixed-pretrain.yaml", settings=SETTINGS), traits=OWN_RUNTIME)
+    with tempfile.TemporaryDirectory(prefix="zhenfa-soak-") as disk:
+        with LocalEngine() as engine:
+            watch = Watch(
+                engine, Path(disk), hours * 3600.0, Path(given[2]) if 2 in given else None, float(given.get(3, "0"))
+            )
+            looking = threading.Thread(target=watch.run, daemon=True)
+            looking.start()
+            try:
+                run = train(request, watch, faults(seed))
+            except ZhenfaError as problem:
+                print(f"lost after {watch.steps} steps: {problem.message}")
+                return 1
+            finally:
+                watch.end()
+                looking.join()
+        left = left_behind(engine)
+    told(run, watch)
+    grown = compare(watch.rows)
+    print(f"left behind: {', '.join(left) or 'nothing'}")
+    return int(bool(grown or left))
+
+
+def train(request: Request, watch: Watch, planned: Sequence[Fault]) -> Run:
+    """Train until the time is over, planning again where cards are lost."""
+
+    def replan(formation: Formation) -> Plan:
+        return find_plans(replace(request, formation=formation)).best.plan
+
+    execution = Execution(
+        steps=MOST_STEPS, learning_rate=1e-3, faults=tuple(planned), checkpoint_every=10, keep_checkpoints=3,
+        progress_timeout_s=60.0,
+    )  # fmt: skip
+    return run_plan(
+        replan(request.formation), request.formation, sizes_of(request.model), execution, engine=watch.engine,
+        replan=replan, out_dir=watch.disk, stop=watch.over, on_progress=watch.note,
+    )  # fmt: skip
+
+
+def faults(seed: int) -> list[Fault]:
+    """Draw a fault for every so many steps; a card that is lost comes back, and one that is slow gets well again."""
+    dice, row = random.Random(seed), []  # noqa: S311 - no secret
+    for step in itertools.islice(itertools.count(EVERY, EVERY), 20_000):
+        kind, card = dice.choice(KINDS), dice.randrange(4)
+        factor = {"scale": 1e3, "slow": 3.0}.get(kind, 4.0)
+        row.append(Fault(step=step, card=card, kind=kind, factor=factor, back=2 if kind == "lose" else None))
+        if kind == "slow":
+            row.append(Fault(step=step + 12, card=card, kind="slow", factor=1.0))
+    return row
+
+
+def held(engine: LocalEngine, disk: Path) -> dict[str, float]:
+    """Return what the driver and its processes hold at this moment."""
+    driver = psutil.Process()
+    family = [driver, *driver.children(recursive=True)]
+    cards = [row for row in map(_of, family[1:]) if row is not None]
+    memory = SHARED_MEMORY / engine.folder.name
+    return {
+        "MB of the driver": driver.memory_info().rss / 1e6,
+        "MB of a card, mean": statistics.mean(row[0] for row in cards) / 1e6,
+        "MB of a card, most": max(row[0] for row in cards) / 1e6,
+        "descriptors of the driver": driver.num_fds(),
+        "descriptors of a card, most": max(row[1] for row in cards),
+        "threads of the driver": driver.num_threads(),
+        "processes": len(family),
+        "control groups": float(len(groups())),
+        "listening ports": sum(one.status == psutil.CONN_LISTEN for one in driver.net_connections("tcp")),
+        "files in memory": float(sum(1 for _ in memory.rglob("*"))) if memory.exists() else 0.0,
+        "files on disk": float(sum(1 for _ in disk.rglob("*"))),
+        "files of the engine": float(sum(1 for _ in engine.folder.rglob("*"))),
+    }
+
+
+def _of(process: psutil.Process) -> tuple[int, int] | None:
+    try:
+        return process.memory_info().rss, process.num_fds()
+    except psutil.Error:
+        return None
+
+
+def groups() -> list[Path]:
+    """Return the control groups of Zhenfa's on this host."""
+    return [path for path in ROOT.glob(f"**/{PREFIX}*") if path.is_dir()]
+
+
+def left_behind(engine: LocalEngine) -> list[str]:
+    """Return what of the engine is still there after it was closed."""
+    found = [str(path) for path in (engine.folder, SHARED_MEMORY / engine.folder.name) if path.exists()]
+    found += [str(path) for path in groups() if path.name == engine.folder.name]
+    return found + [f"process {one.pid}" for one in psutil.Process().children(recursive=True)]
+
+
+def told(run: Run, watch: Watch) -> None:
+    """Print what happened."""
+    kinds = Counter(f"{one.kind}: {one.action}" for one in run.incidents)
+    print(f"{run.steps} steps in {watch.rows[-1]['hours']:.2f} h, {len(run.incidents)} incidents, none ended the run")
+    print("  " + ", ".join(f"{name} {count}" for name, count in kinds.most_common()))
+    print(
+        f"loss {run.losses[0]:.3f} to {run.losses[-1]:.3f}; {run.effective_share or 0.0:.1%} of the time in steps kept"
+    )
+
+
+def compare(rows: list[dict[str, float]]) -> list[str]:
+    """Print the second tenth of the time beside the last and the slope between; return the names of what has grown."""
+    tenth = max(len(rows) // 10, 1)
+    early, late = rows[tenth : 2 * tenth], rows[-tenth:]
+    grown = []
+    print(f"{'':<28} {'at first':>10} {'at last':>10} {'most':>10} {'per hour':>10}")
+    for name in [key for key in rows[0] if key not in {"hours", "steps"}]:
+        first, last = (statistics.median(row[name] for row in part) for part in (early, late))
+        later = rows[tenth:]
+        slope = statistics.linear_regression([row["hours"] for row in later], [row[name] for row in later]).slope
+        print(f"{name:<28} {first:>10.1f} {last:>10.1f} {max(row[name] for row in rows):>10.1f} {slope:>+10.2f}")
+        if last > first * (1.0 + MORE) and last - first >= 1.0:
+            grown.append(name)
+    print(f"grown: {', '.join(grown) or 'nothing'}")
+    return grown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
