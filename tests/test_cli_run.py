@@ -203,6 +203,12 @@ def test_one_real_step(zhenfa: Call, tmp_path: Path) -> None:
     assert (run["steps"], run["emulated"], len(run["losses"])) == (1, True, 1)
     assert run["figures"]["step_time_s"]["tag"] == "measured"
     assert {"report", "plan", "checkpoint"} <= set(run["files"])
+    found = run["attribution"]
+    assert found["measured_step_s"] == run["figures"]["step_time_s"]["value"]
+    parts = sum(row["effect_s"] for row in found["rows"]) + found["remainder_s"]
+    assert parts == pytest.approx(found["measured_step_s"] - found["predicted_step_s"], abs=1e-9)
+    assert {"compute", "optimizer", "host", "schedule"} <= {row["law"] for row in found["rows"]}
+    assert found["judged"] == run["fidelity"]["valid"]
     assert all(Path(path).exists() for path in run["files"].values())
 
 
@@ -230,6 +236,8 @@ def test_a_run_with_faults_is_stopped_and_resumed(zhenfa: Call, tmp_path: Path) 
     ]  # fmt: skip
     first = zhenfa("run", "faulty.yaml", "--steps", "4", "--out", "out")
     assert first.code == 0, first.err
+    assert re.search(r"Law by law \(seconds of a step, mean of (one step|\d steps); what being off adds", first.out)
+    assert re.search(r"\n  no law +remainder +", first.out)
     assert re.search(r"Recovery log \(2 incidents; \d+\.\d% of the time", first.out)
     second = zhenfa("run", "faulty.yaml", "--resume", "out", "--json")
     assert second.code == 0, second.err

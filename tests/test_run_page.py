@@ -14,12 +14,14 @@ from zhenfa.live.page import page_of, write_page
 from zhenfa.live.page.lanes import CELLS, bars
 from zhenfa.live.page.plot import BUCKETS, steps_shown, thinned, ticks
 from zhenfa.spec.result import (
+    Attribution,
     Estimate,
     Evaluation,
     Event,
     Figure,
     Figures,
     Incident,
+    LawRow,
     Run,
     StageFigures,
     Wall,
@@ -285,3 +287,28 @@ def test_steps_under_a_plot_are_steps_of_the_run(start: int, more: int) -> None:
     assert shown == sorted(set(shown))
     assert (shown[0], shown[-1]) == (start, start + more)
     assert len(shown) <= 10
+
+
+def test_the_page_says_which_law_was_off() -> None:
+    rows = (
+        LawRow(law="host", where="between operations", predicted_s=0.0, measured_s=0.01, effect_s=0.01),
+        LawRow(
+            law="messages", where="network", predicted_s=0.1, measured_s=0.4, ratio=4.0, within=False, effect_s=0.28,
+            named=True,
+        ),
+    )  # fmt: skip
+    found = Attribution(
+        predicted_step_s=2.0, measured_step_s=2.3, low=0.9, high=1.1, band="declared", steps=3, off=True, judged=True,
+        rows=rows, remainder_s=0.01, verdict="the step took 1.15 times as long as predicted",
+        wrong=("messages, network: four times as long",),
+    )  # fmt: skip
+    text = Reader(page_of(run(attribution=found), MACHINE)).text
+    assert (
+        "Law by law | seconds of a step, mean of 3 timed; what being off adds to the step"
+        " | the step took 1.15 times as long as predicted | messages, network: four times as long"
+        " | law | where | predicted | measured | ratio | adds to the step"
+        " | messages | network | 100 ms | 400 ms | 4 | +280 ms"
+        " | host | between operations | 0 s | 10 ms | - | +10 ms"
+        " | no law | remainder | +10 ms"
+    ) in text
+    assert "Law by law" not in page_of(run(), MACHINE)

@@ -21,11 +21,11 @@ from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
-from zhenfa.spec.result import Run
+from zhenfa.spec.result import Attribution, Run
 
 if TYPE_CHECKING:
     from zhenfa.live.run import Phase
-    from zhenfa.live.train import Progress
+    from zhenfa.live.train import Measured, Progress
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,23 @@ class Plans:
 
     request: Request
     answer: Answer
+    measured: Measured | None = None
+    """What the cards measured with the plan that they took up last."""
+
+    def learn(self, measured: Measured) -> None:
+        """Take in what the cards measured with the plan under way."""
+        self.measured = measured
+
+    def attributed(self, *, valid: bool) -> Attribution | None:
+        """Return which law was off in the plan that was measured last; None where no step of it was timed."""
+        from zhenfa.live.learn.attribute import Predicted, attribute
+
+        best, measured = self.answer.best, self.measured
+        if measured is None or not measured.timings.steps or best.plan != measured.plan:
+            return None
+        step, formation = best.estimate.figures.step_time_s, self.request.formation
+        predicted = Predicted(best.plan, self.answer.setting, best.cost, step, formation)
+        return attribute(predicted, measured.places, measured.timings, measured.step_time, valid=valid)
 
     def anew(self, formation: Formation) -> Plan:
         """Return the best plan of the job on a machine that has changed, and remember it."""
@@ -71,7 +88,8 @@ def run_job(wanted: Wanted, output: Output) -> None:
     plans = Plans(request, answer)
     result, folder, stopped = _execute(wanted, plans, output)
     answer = plans.answer
-    result = result.model_copy(update={"estimate": answer.best.estimate})
+    attribution = plans.attributed(valid=bool(result.fidelity.get("valid", True)))
+    result = result.model_copy(update={"estimate": answer.best.estimate, "attribution": attribution})
     files = write_files(result, request, folder, output)
     seconds = time.monotonic() - begun
     if output.as_json:
@@ -116,7 +134,7 @@ def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path, b
             result = run_plan(
                 plan, request.formation, request.model, settings, on_progress=stop.after(advance, training=True),
                 on_phase=stop.after(phase), out_dir=folder, replan=plans.anew, resume=resume,
-                stop=lambda: stop.preempted,
+                stop=lambda: stop.preempted, learn=plans.learn,
             )  # fmt: skip
     except BaseException:
         _remove_if_empty(folder)

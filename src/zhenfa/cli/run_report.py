@@ -9,8 +9,12 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, figure, ratio
+from zhenfa.live.learn.words import signed, weighed
 from zhenfa.plan import Answer
 from zhenfa.spec.result import Figures, Run
+
+LAWS: Final = 12
+"""Laws that are shown one by one: those that add or take most."""
 
 FIGURES: Final = {
     "step_time_s": "step time",
@@ -41,6 +45,7 @@ def print_run(run: Run, answer: Answer, files: dict[str, str], seconds: float, o
     _print_speeds(run, output)
     out.head("Four walls", f"(measured; {run.walls.binding} binds)")
     print_walls(out, run.walls, empty="not measured by a run")
+    _print_laws(run, output)
     _print_incidents(run, output)
     _print_cards(run, output)
     out.head("Files")
@@ -106,6 +111,34 @@ def _print_speeds(run: Run, output: Output) -> None:
             f"{run.fidelity.get('verdict')}; protection: {run.fidelity.get('protection')}",
             first=f"  {label}: ", style=None if run.fidelity.get("valid") else "warn",
         )  # fmt: skip
+
+
+def _print_laws(run: Run, output: Output) -> None:
+    """Say which law was off, and what each of them adds to the step; the largest first."""
+    found = run.attribution
+    if found is None:
+        return
+    steps = "one step" if found.steps == 1 else f"{found.steps} steps"
+    output.data.head("Law by law", f"(seconds of a step, mean of {steps}; what being off adds to the step)")
+    output.data.text(found.verdict, first="  ", style="warn" if found.off or not found.judged else None)
+    for words in found.wrong:
+        output.data.text(words, first="  wrong: ", style="warn")
+    columns = (
+        Column("law", style="strong"), Column("where", wrap=32), Column("predicted", right=True),
+        Column("measured", right=True), Column("ratio", right=True), Column("adds to the step", right=True),
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = [
+        (
+            one.law, one.where, units.show(one.predicted_s, "time"), units.show(one.measured_s, "time"),
+            "-" if one.ratio is None else f"{one.ratio:.3g}", signed(one.effect_s),
+        )
+        for one in weighed(found)[:LAWS]
+    ]  # fmt: skip
+    rest = sum(one.effect_s for one in weighed(found)[LAWS:])
+    if rest or len(found.rows) > LAWS:
+        rows.append(("others", f"{len(found.rows) - LAWS} more", "", "", "", signed(rest)))
+    rows.append(("no law", "remainder", "", "", "", signed(found.remainder_s)))
+    output.left_out(output.data.table(table(columns, rows), indent=2))
 
 
 def _print_incidents(run: Run, output: Output) -> None:

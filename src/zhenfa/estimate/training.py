@@ -21,7 +21,7 @@ from zhenfa.laws.arrays import Array
 from zhenfa.laws.overlap import exposed_time
 from zhenfa.spec.plan import Pipeline, Plan, Stage
 
-__all__ = ["GroupCost", "PlanCost", "StageCost", "cost", "groups_of"]
+__all__ = ["GroupCost", "PlanCost", "StageCost", "cost", "groups_of", "timed_again"]
 
 
 def groups_of(plan: Plan) -> dict[tuple[tuple[Stage, ...], int], list[Pipeline]]:
@@ -106,10 +106,33 @@ def _group_cost(
     micro_batches, virtual = max(entry.micro_batches for entry in entries), entries[0].virtual_stages
     order = [entries[0].place_of(index, plan.schedule) for index in range(len(stages))]
     found = _blocking(setting, _group_stages(plan, setting, stages, size, entries, owners), size)
+    alone = plan.cards == 1 and owners == 1
+    return _joined(plan, setting, found, order, (micro_batches, virtual), alone=alone)
+
+
+def timed_again(plan: Plan, setting: Setting, cost: PlanCost, number: int, stages: Sequence[StageCost]) -> GroupCost:
+    """Return group ``number`` of a costed plan with other seconds for its stages, such as measured ones.
+
+    With the group's own stages it is the group as it was costed.
+    """
+    setting = setting.for_plan(plan)
+    entry = list(groups_of(plan).values())[number][0]
+    order = [entry.place_of(index, plan.schedule) for index in range(len(stages))]
+    alone = plan.cards == 1 and len(cost.groups) == 1
+    runs = (cost.groups[number].micro_batches, entry.virtual_stages)
+    return _joined(plan, setting, tuple(stages), order, runs, alone=alone)
+
+
+def _joined(
+    plan: Plan, setting: Setting, found: tuple[StageCost, ...], order: Sequence[int], runs: tuple[int, int],
+    *, alone: bool,
+) -> GroupCost:  # fmt: skip
+    """Return stages as a group: their schedule's time for so many micro-batches and virtual stages, and its tail."""
+    micro_batches, virtual = runs
     held = found if plan.schedule in SIMPLE else _merged(plan, found, order)
     ends = costs.ends(found, micro_batches, plan.schedule, virtual)
     parts = _tail(setting, Terms.of(plan), held, ends)
-    parts["host"] += _lockstep(setting, stages, alone=plan.cards == 1 and owners == 1) * float(ends.max())
+    parts["host"] += _lockstep(setting, tuple(one.stage for one in found), alone=alone) * float(ends.max())
     return GroupCost(found, held, micro_batches, plan.schedule, float(ends.max()), sum(parts.values()), parts)
 
 

@@ -115,7 +115,7 @@ class Pacer:
         done = time.monotonic()
         self.now = done
         if self.paced and running.seconds is not None:
-            seconds = running.seconds * self.slower
+            seconds = running.seconds * (self.slower if kind in COMPUTE else 1.0)
             self.now = start + seconds
             late = wait_until(self.now)
             self.fidelity.count(late, done - began, seconds)

@@ -15,7 +15,7 @@ from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import place
 from zhenfa.live.report import run_of
 from zhenfa.live.sizes import Sizes
-from zhenfa.live.supervise import Replan, Supervisor
+from zhenfa.live.supervise import Learn, Replan, Supervisor
 from zhenfa.live.train import CardFullError, Driver, Measured, Progress
 from zhenfa.live.weights import sizes_with
 from zhenfa.spec.job import Execution
@@ -44,6 +44,7 @@ def run_plan(
     replan: Replan | None = None,
     resume: Path | None = None,
     stop: Callable[[], bool] | None = None,
+    learn: Learn | None = None,
 ) -> Run:
     """Execute a plan and return what happened.
 
@@ -51,6 +52,7 @@ def run_plan(
     ``steps`` and ``engine`` may be overridden here (an engine that is passed in is left running); ``out_dir`` takes
     the checkpoint, none is written without it. If ``execution.compare_even_steps`` is not 0 and the plan is not even,
     the same cards first train with the :func:`even_split` of it for that many steps.
+    ``learn`` is told what the cards measured with a plan, before they take up another one and at the end.
     Returns: the run; its mean step time leaves the first step out.
     Raises :class:`InputError` or :class:`CapabilityError` before anything starts, :class:`RunError` afterwards; no
     process, port or temporary folder is left in either case.
@@ -70,7 +72,7 @@ def run_plan(
         driver = Driver(carrier, formation, sizes, execution)
         supervisor = Supervisor(
             driver, plan, replan=replan, resume=resume, disk=out_dir, on_step=on_progress, say=say,
-            stop=stop or (lambda: False),
+            stop=stop or (lambda: False), learn=learn or (lambda _: None),
         )  # fmt: skip
         return _phases(supervisor, say)
     except RunError:

@@ -35,6 +35,9 @@ from zhenfa.spec.result import Evaluation, Incident, Kind, Wall
 Replan = Callable[[Formation], Plan]
 """Called with the machine that is left; returns the best plan of the same job on it, or raises."""
 
+Learn = Callable[[Measured], None]
+"""Called with what the cards measured with a plan, before another one is made and at the end."""
+
 GOES: Final = 4
 """How often a step is taken whose gradients are not sound, before the card or the training is at fault."""
 
@@ -48,7 +51,8 @@ class Supervisor:
     """Takes a plan through ``steps`` steps on a driver's cards, whatever happens to them.
 
     ``replan`` makes plans for what is left of the machine (None: the run stops where it would be needed); ``resume`` is
-    a checkpoint to begin from; ``disk`` takes checkpoints; ``stop`` is asked after every step whether to end there.
+    a checkpoint to begin from; ``disk`` takes checkpoints; ``stop`` is asked after every step whether to end there;
+    ``learn`` is told what a plan was measured at before the next one is made.
     """
 
     driver: Driver
@@ -59,6 +63,7 @@ class Supervisor:
     on_step: Progress | None = None
     say: Callable[[str], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
+    learn: Learn = lambda _: None
     incidents: list[Incident] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -128,6 +133,7 @@ class Supervisor:
             self._ended = time.monotonic()
             self.driver.finish_saves()
             measured.reports = self.driver.call("report", {})
+            self.learn(measured)
         except ZhenfaError:
             self._keep_newest()
             raise
@@ -230,6 +236,7 @@ class Supervisor:
         if self.replan is None:
             return measured
         begun = time.monotonic()
+        self.learn(measured)
         try:
             self.plan = self.replan(self.roster.formation())
         except ZhenfaError as problem:
@@ -255,7 +262,7 @@ class Supervisor:
             blame = failure.blamed[0] if failure.blamed else None
             if blame is None:
                 raise failure
-            rung = self._climb(blame, failure, number)
+            rung = self._climb(blame, failure, measured)
             if rung == "stop":
                 raise failure
             self.say(f"{failure.message} {_PLAINLY[rung]}")
@@ -272,9 +279,9 @@ class Supervisor:
             self._note(number, trouble, blame.label, blame.words, rung, max(lost, 0), down, noticed)
             return formed
 
-    def _climb(self, blame: Blame, failure: CardError, number: int) -> Rung:
+    def _climb(self, blame: Blame, failure: CardError, measured: Measured) -> Rung:
         """Decide, and make ready: kill what must go, choose a spare, plan again."""
-        engine = self.driver.engine
+        engine, number = self.driver.engine, measured.done + 1
         used = {place.card for place in engine.places}
         trouble: Trouble = "poison" if blame.doing == POISON else blame.kind
         if blame.card in self.roster.lost:
@@ -289,6 +296,7 @@ class Supervisor:
         if rung in ("replace", "re-form", "stop"):
             self.roster.lost.add(blame.card)
         if rung == "re-form" and self.replan is not None:
+            self.learn(measured)
             try:
                 self.plan = self.replan(self.roster.formation())
             except ZhenfaError as problem:

@@ -21,6 +21,7 @@ from zhenfa.live import checkpoint
 from zhenfa.live.engine import Engine, call_all
 from zhenfa.live.guard import HISTORY, LEAST, total
 from zhenfa.live.host import processors
+from zhenfa.live.learn.timings import Timings, sharing
 from zhenfa.live.orders import Orders
 from zhenfa.live.placement import Card, CardPlace, links_of, place
 from zhenfa.live.recipe import Recipe
@@ -68,7 +69,8 @@ class Measured:
     """What the cards did with one plan. ``spans`` are of the last step, by rank; times in s from its start.
 
     ``gradient_norm`` and ``evaluation`` (the loss on held-out text) are of the last step as
-    well. ``begun`` counts the steps that were taken before the cards took up this plan.
+    well. ``begun`` counts the steps that were taken before the cards took up this plan. ``timings``
+    are of the steps that ``step_time`` is the mean of.
     """
 
     plan: Plan
@@ -80,6 +82,7 @@ class Measured:
     gradient_norm: float | None = None
     evaluation: float | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
 
     @property
     def done(self) -> int:
@@ -160,6 +163,7 @@ class Driver:
                 [(kind, batch, start - at, end - at, *rest) for kind, batch, start, end, *rest in answer["spans"]]
                 for answer in answers
             ]
+            self._time(measured)
             measured.gradient_norm = answers[0]["gradient_norm"]
             parts = [answer["evaluation"] for answer in answers if answer["evaluation"] is not None]
             measured.evaluation = sum(parts) if parts else None
@@ -233,6 +237,13 @@ class Driver:
             replies = self.engine.poll(0.5)
             if any(reply.order == order or (reply.rank == rank and reply.death) for reply in replies):
                 return
+
+    def _time(self, measured: Measured) -> None:
+        """Take the last step into the timings, which leave the first one out as soon as there is another."""
+        if len(measured.step_times) <= 2:
+            clipped = self.execution.clip_gradient_norm is not None
+            measured.timings = Timings(sharing(measured.places, tied=self.sizes.tied), clipped)
+        measured.timings.add(measured.spans, measured.step_times[-1])
 
     def _told(self, rank: int, told: Sequence[Mapping[str, Any]]) -> None:
         """Note what a card has written; the last card's word makes a checkpoint of it."""

@@ -153,6 +153,55 @@ class Incident(Part):
     down_s: float = 0.0
 
 
+Law = Literal["compute", "tensor sums", "messages", "gradient sum", "optimizer", "host", "schedule"]
+"""What a step's prediction rests on: seconds of forwards and backwards on a card, sums inside tensor parallelism,
+messages between stages, sums of gradients (and weights sent after ZeRO's update), the optimizer's update, what the host
+adds between operations, and the order of all of these with the waits that it makes."""
+
+
+class LawRow(Part):
+    """One law at one place: what it predicted and what was measured, in seconds of a step.
+
+    ``ratio``: measured over predicted; ``within``: whether it lies in the band (empty without a prediction).
+    ``effect_s``: what the law being off adds to the step (below zero: takes off it). ``named``: whether the run says
+    that this law is wrong. ``cards`` are ranks.
+    """
+
+    law: Law
+    where: str
+    pool: str | None = None
+    cards: tuple[int, ...] = ()
+    predicted_s: float
+    measured_s: float
+    ratio: float | None = None
+    within: bool | None = None
+    effect_s: float = 0.0
+    named: bool = False
+
+
+class Attribution(Part):
+    """Which law makes a measured step differ from the predicted one.
+
+    ``measured_step_s`` less ``predicted_step_s`` is the sum of all ``effect_s`` and of ``remainder_s``, which no law
+    explains. ``low`` and ``high`` bound the ratios that are as good as predicted, of which ``band`` says where they are
+    from. ``off``: the step lies outside. ``judged``: whether the timing is good for a verdict; ``verdict`` in words.
+    ``steps``: how many were timed.
+    """
+
+    predicted_step_s: float
+    measured_step_s: float
+    low: float
+    high: float
+    band: str
+    steps: int
+    off: bool
+    judged: bool
+    rows: tuple[LawRow, ...] = ()
+    remainder_s: float = 0.0
+    verdict: str = ""
+    wrong: tuple[str, ...] = ()
+
+
 class Estimate(Document):
     """What the laws say of a plan on a machine."""
 
@@ -173,7 +222,8 @@ class Run(Document):
     whether the timing is valid. ``incidents``: what happened to cards; ``effective_share``: of the wall-clock
     time in which steps were taken that stayed (ETTR as measured). ``step_times_s`` are those of the plan that the run
     ended with. ``gradient_norms``: of all gradients before they were clipped, step by step, where the job clips
-    them. ``evaluations``: losses on held-out text, where the job asks for them."""
+    them. ``evaluations``: losses on held-out text, where the job asks for them. ``attribution``: which law makes the
+    measured step differ from the predicted one."""
 
     schema_name: ClassVar[str] = "zhenfa.run/1"
 
@@ -196,4 +246,5 @@ class Run(Document):
     engine: str = "local"
     incidents: tuple[Incident, ...] = ()
     effective_share: float | None = None
+    attribution: Attribution | None = None
     notes: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ def page_of(run: Run, formation: Formation) -> Html:
         sections.speeds(run),
         sections.curves(run),
         sections.walls(run),
+        sections.laws(run),
         sections.timeline(run, formation),
         sections.incidents(run),
         sections.cards(run, formation),

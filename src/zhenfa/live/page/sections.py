@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from zhenfa import units
+from zhenfa.live.learn.words import signed, weighed
 from zhenfa.live.page.lanes import lanes
 from zhenfa.live.page.markup import Column, Html, bar, element, folded, join, listed, muted, safe, section, table
 from zhenfa.live.page.plot import Curve, Mark, caption, legend, plot
@@ -178,6 +179,30 @@ def _layers(stages: list[StageFigures]) -> str:
     """Return the layers held, such as ``0-3, 8``; a stage of the stem or the head alone has none."""
     held = [one.layers for one in stages if one.layers[0] < one.layers[1]]
     return ", ".join(str(first) if last - first == 1 else f"{first}-{last - 1}" for first, last in held) or "none"
+
+
+def laws(run: Run) -> Html:
+    """Return which law was off, and what each of them adds to the step."""
+    found = run.attribution
+    if found is None:
+        return Html()
+    columns = (
+        Column("law"), Column("where"), Column("predicted", right=True), Column("measured", right=True),
+        Column("ratio", right=True), Column("adds to the step", right=True),
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = [
+        (
+            element("b", one.law, class_="mark") if one.named else one.law, one.where,
+            units.show(one.predicted_s, "time"), units.show(one.measured_s, "time"),
+            "-" if one.ratio is None else f"{one.ratio:.3g}", signed(one.effect_s),
+        )
+        for one in weighed(found)
+    ]  # fmt: skip
+    rows.append(("no law", "remainder", "", "", "", signed(found.remainder_s)))
+    off = {"class_": "warn"} if found.off or not found.judged else {}
+    said = element("p", found.verdict, **off)
+    aside = f"seconds of a step, mean of {found.steps:,} timed; what being off adds to the step"
+    return section("Law by law", said, listed(found.wrong), table(columns, rows), aside=aside)
 
 
 def incidents(run: Run) -> Html:

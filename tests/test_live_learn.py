@@ -1,0 +1,167 @@
+"""Which law was off: parts that add up, and the one law that was made wrong on purpose is the one that is named."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from live_pools import formation, pipeline, plan, pool
+from zhenfa import catalog
+from zhenfa.estimate.report import report
+from zhenfa.estimate.setting import look_up
+from zhenfa.estimate.training import cost
+from zhenfa.estimate.traits import OWN_RUNTIME
+from zhenfa.live.learn.attribute import Predicted, attribute
+from zhenfa.live.learn.model import StepModel
+from zhenfa.live.learn.timings import Sum, Timings
+from zhenfa.live.model import sizes_of
+from zhenfa.live.placement import place
+from zhenfa.live.run import run_plan
+from zhenfa.spec.job import Execution, Fault, Workload
+from zhenfa.spec.machine import Formation, Tier
+from zhenfa.spec.plan import Plan
+from zhenfa.spec.result import Attribution
+
+MODEL = catalog.model("tiny-byte-gpt")
+LAYERS = len(MODEL.graph().layers)
+LENGTH = 64
+
+
+def machine(fast: float = 1e10, slow: float = 5e9, mega_bytes: float = 20.0) -> Formation:
+    """One fast card and three slow ones; the network's latency follows its bandwidth."""
+    tiers = [Tier(name="board", size=4, bandwidth="20 MB/s", latency="2 ms")]
+    pools = (pool("a", 1, fast, capacity="2 GB"), pool("b", 3, slow, tiers, capacity="2 GB"))
+    return formation(*pools, bandwidth=f"{mega_bytes} MB/s", latency=f"{20 / mega_bytes} ms")
+
+
+IN_LINE = plan(pipeline([LAYERS - 4, 2, 2], "abb", 8, size=2), length=LENGTH)
+HALVES = plan(pipeline([LAYERS - 4, 2, 2], "abb", 8, size=2), length=LENGTH, schedule="zero-bubble")
+REPLICAS = plan(*(pipeline([LAYERS], name, 2, size=2) for name in "ab"), length=LENGTH)
+ALIKE = plan(pipeline([LAYERS], "b", 2, size=2).model_copy(update={"count": 2}), length=LENGTH)
+
+
+def predicted(planned: Plan, said: Formation) -> Predicted:
+    planned = planned.model_copy(update={"model": MODEL.name})
+    workload = Workload(sequence_length=LENGTH, global_batch=planned.global_batch, precision="fp32")
+    setting = look_up(MODEL.graph(), workload, said, OWN_RUNTIME)
+    costed = cost(planned, setting)
+    return Predicted(planned, setting, costed, report(planned, setting, costed).figures.step_time_s, said)
+
+
+def adds_up(found: Attribution) -> None:
+    parts = sum(row.effect_s for row in found.rows) + found.remainder_s
+    assert parts == pytest.approx(found.measured_step_s - found.predicted_step_s, abs=1e-9)
+
+
+def as_predicted(what: Predicted, factors: dict[str, float]) -> tuple[StepModel, Timings, float]:
+    """What the cards would be timed at if the laws were right but for a factor for each kind of law, and the step."""
+    sizes = sizes_of(MODEL)
+    model = StepModel(what.plan, what.setting, what.cost, place(what.plan, what.formation, sizes))
+    timings = Timings(steps=1)
+    for home in model.homes:
+        for stage in home.stages:
+            one, rank = model.stages(home.replica)[stage], home.ranks[0]
+            count, work = what.plan.pipelines[home.replica].micro_batches, factors["compute"]
+            timings.work[rank, stage, "forward"] = Sum(count * one.forward * work, count)
+            timings.work[rank, stage, "backward"] = Sum(count * one.backward * work, count)
+            timings.optimizer[rank] = Sum(one.optimizer * factors["optimizer"], 1)
+            if one.transfer:
+                timings.messages[rank, rank + 1] = Sum(one.transfer * factors["messages"], 1)
+    step = model.step()
+    timings.pipeline = model.pipeline()
+    return model, timings, step
+
+
+LAWS = ("compute", "optimizer", "messages")
+
+
+@given(
+    st.fixed_dictionaries({law: st.floats(0.2, 5.0) for law in LAWS}), st.floats(0.5, 3.0),
+    st.sampled_from([IN_LINE, HALVES, REPLICAS]),
+)  # fmt: skip
+def test_the_parts_add_up_whatever_was_measured(factors: dict[str, float], times: float, planned: Plan) -> None:
+    what = predicted(planned, machine())
+    model, timings, step = as_predicted(what, factors)
+    found = attribute(what, model.places, timings, times * step, valid=True)
+    adds_up(found)
+    assert found.predicted_step_s == pytest.approx(what.cost.step)
+    assert {row.law for row in found.rows if row.effect_s and row.law in LAWS} <= {
+        law for law, factor in factors.items() if factor != 1
+    }
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("planned", [IN_LINE, HALVES])
+def test_a_law_that_is_right_adds_nothing(law: str, planned: Plan) -> None:
+    what = predicted(planned, machine())
+    model, timings, step = as_predicted(what, dict.fromkeys(LAWS, 1.0) | {law: 4.0})
+    found = attribute(what, model.places, timings, step, valid=True)
+    assert {row.law for row in found.rows if abs(row.effect_s) > 1e-9} - {"schedule"} == {law}
+    assert {row.law for row in found.rows if row.within is False} - {"schedule"} == {law}
+    assert not found.off
+    assert found.wrong == ()
+    assert found.verdict.startswith("the step took 1 times as long as predicted, within the band (emulated cards ")
+
+
+def test_a_message_between_real_cards_takes_from_when_it_was_sent_to_the_end_of_the_wait() -> None:
+    """The first was waited for, the second was there before anybody asked."""
+    timings = Timings()
+    first = [("forward", 0, 0.0, 1.0, -1, 0), ("send", 0, 1.0, 1.0, 1, -1), ("forward", 1, 1.5, 2.5, -1, 0),
+             ("send", 1, 2.5, 2.5, 1, -1), ("optimizer", -1, 6.0, 6.5, -1, -1)]  # fmt: skip
+    second = [("wait", 0, 0.0, 1.25, 0, -1), ("forward", 0, 1.25, 3.25, -1, 1), ("wait", 1, 3.25, 3.26, 0, -1),
+              ("forward", 1, 3.26, 5.0, -1, 1), ("optimizer", -1, 6.0, 6.25, -1, -1)]  # fmt: skip
+    timings.add([first, second], 7.0)
+    assert timings.messages == {(0, 1): Sum(0.25, 1)}
+    assert timings.gaps == {0: 0.5, 1: 0.0}
+    assert timings.pipeline == 5.0
+    assert timings.optimizer == {0: Sum(0.5, 1), 1: Sum(0.25, 1)}
+    assert timings.tail == 1.5, "7 s, less the last backward at 5 s and the longest update"
+
+
+def test_a_sum_counts_from_when_the_last_card_was_there() -> None:
+    timings = Timings(together=((0, 1),))
+    rows = [
+        [("backward", 0, 0.0, end, -1, 0), ("reduce", -1, end, 5.0, -1, -1), ("optimizer", -1, 5.0, 5.5, -1, -1),
+         ("reduce", -1, 5.5, 6.0, -1, -1)]
+        for end in (2.0, 4.0)
+    ]  # fmt: skip
+    timings.add(rows, 6.0)
+    assert timings.sums == {(0, 1): 1.5}, "1 s of gradients, half a second of weights"
+    assert timings.tail == 0.0
+
+
+CASES = {
+    "link": (IN_LINE, machine(), machine(mega_bytes=1.25), (), [("messages", "network")]),
+    "sum": (REPLICAS, machine(), machine(mega_bytes=5.0), (), [("gradient sum", "network")]),
+    "rate": (IN_LINE, machine(slow=2e10), machine(), (), [("compute", "pool b")]),
+    "rate in replicas": (ALIKE, machine(slow=2e10), machine(), (), [("compute", "pool b")]),
+    "slow card": (IN_LINE, machine(), machine(), (Fault(step=1, card=1, kind="slow", factor=6.0),),
+                  [("compute", "card 1 of pool b")]),
+    "nothing": (IN_LINE, machine(), machine(), (), []),
+}  # fmt: skip
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("case", CASES)
+def test_the_law_that_was_made_wrong_is_the_one_that_is_named(case: str) -> None:
+    """The plan is predicted on the machine that is said to be, and runs on another one."""
+    planned, said, true, faults, laws = CASES[case]
+    what = predicted(planned, said)
+    for _ in range(4):  # while other work on this host keeps the emulation from holding its time
+        told = []
+        execution = Execution(steps=3, faults=faults, recover=False)
+        run = run_plan(what.plan, true, MODEL, execution, learn=told.append)
+        if run.fidelity["valid"]:
+            break
+    else:
+        pytest.skip("the emulation did not hold its time: nothing is judged")
+    (measured,) = told
+    assert measured.timings.steps == 2, "the first step is left out"
+    found = attribute(what, measured.places, measured.timings, measured.step_time, valid=True)
+    adds_up(found)
+    assert found.off == bool(laws)
+    assert [words.partition(":")[0].partition(" (")[0] for words in found.wrong] == [", ".join(one) for one in laws]
+    unjudged = attribute(what, measured.places, measured.timings, measured.step_time, valid=False)
+    assert (unjudged.judged, unjudged.wrong) == (False, ())
+    assert unjudged.verdict.endswith("not judged, because the timing is not valid")
