@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,15 +178,15 @@ def test_unknown_data_are_refused(tmp_path: Path) -> None:
 def test_owners_follow_the_splits_of_every_replica() -> None:
     machine = formation(pool("a", 8))
     places = place(plan(pipeline([6, 2], "aa", 4), pipeline([3, 5], "aa", 2)), machine, TINY)
-    assert [(shared.parts, shared.ranks) for shared in owners(places, tied=False)] == [
+    assert [(shared.parts, shared.ranks) for shared in owners(places, TINY)] == [
         (("stem", "layer 0", "layer 1", "layer 2"), (0, 2)),
         (("layer 3", "layer 4", "layer 5"), (0, 3)),
         (("layer 6", "layer 7", "head"), (1, 3)),
     ]
-    tied = owners(places, tied=True)
+    tied = owners(places, replace(TINY, tied=True))
     assert (("stem",), (0, 1, 2, 3)) in [(shared.parts, shared.ranks) for shared in tied]
     alone = place(plan(pipeline([6, 2], "aa", 4)), machine, TINY)
-    assert owners(alone, tied=False) == []
+    assert owners(alone, TINY) == []
 
 
 def test_cards_are_given_out_in_the_order_of_the_plan() -> None:

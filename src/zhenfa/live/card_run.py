@@ -18,6 +18,7 @@ from zhenfa.live import checkpoint, data
 from zhenfa.live.board import Board
 from zhenfa.live.crew import Crew, crew_of
 from zhenfa.live.decoder import Decoder, loss_of
+from zhenfa.live.exchange import group_of
 from zhenfa.live.faults import Faults
 from zhenfa.live.guard import Guard, gather, norm_of
 from zhenfa.live.orders import Orders
@@ -47,11 +48,12 @@ class CardRun:
             timeout=timeout,
         )  # fmt: skip
         self.crew = crew_of(orders.places, rank, orders.links, timeout)
+        self.group = group_of(orders.places, rank, orders.links, timeout)
         self.module = self._decoder(self.crew).to(device)
         if orders.weights is not None:
             load_weights(self.module, Path(orders.weights))
         self.sum = GradientSum(
-            orders.places, self.pacer, orders.links, timeout, tied=sizes.tied,
+            orders.places, self.pacer, orders.links, timeout, sizes=sizes,
             weights=dict(self.module.named_parameters()), crew=self.crew, zero=orders.zero,
         )  # fmt: skip
         self.update = Update(self.module, orders.recipe, place.precision, self.sum.updates)
@@ -70,7 +72,7 @@ class CardRun:
         self.guard = Guard(len(orders.places), orders.usual_norm)
         self.faults = Faults()
         self._taken = 0
-        self._left_out = answers_for(orders.places, rank, tied=orders.sizes.tied)
+        self._left_out = answers_for(orders.places, rank, orders.sizes)
 
     @property
     def parameter_count(self) -> int:
@@ -187,9 +189,12 @@ class CardRun:
 
     def _decoder(self, crew: Crew) -> Decoder:
         place = self.place
-        return Decoder(
-            self.orders.sizes, place.layers, stem=place.is_first, head=place.is_last, seed=self.orders.seed, crew=crew
-        )
+        decoder = Decoder(
+            self.orders.sizes, place.layers, stem=place.is_first, head=place.is_last, seed=self.orders.seed, crew=crew,
+            group=self.group,
+        )  # fmt: skip
+        decoder.balance = self.orders.recipe.auxiliary_loss_coefficient / self.orders.global_batch
+        return decoder
 
     def _batch(self, number: int, *, held_out: bool = False) -> tuple[Any, Any]:
         if self.text is None:

@@ -31,27 +31,43 @@ def cut_of(name: str) -> int | None:
     return 0 if matrix in BY_RESULT else 1 if matrix in BY_INPUT else None
 
 
+def of_expert(name: str) -> bool:
+    """Return whether a weight belongs to one of the experts that tokens are sent to.
+
+    >>> of_expert("layers.0.mlp.experts.3.up.weight"), of_expert("layers.0.mlp.shared.up.weight")
+    (True, False)
+    """
+    return ".experts." in name
+
+
 class Crew:
     """The cards that share a stage's matrices, this card among them: number ``index`` of ``size``.
 
-    ``seconds`` adds up what sums take on emulated links, for the operation under way.
+    ``experts``: they split the matrices of experts too. ``seconds`` adds up what sums take on emulated links, for the
+    operation under way.
     """
 
-    def __init__(self, index: int = 0, size: int = 1, group: Any = None, ring: Sequence[Link] = ()) -> None:
-        self.index, self.size, self.group, self.ring = index, size, group, list(ring)
+    def __init__(
+        self, index: int = 0, size: int = 1, group: Any = None, ring: Sequence[Link] = (), *, experts: bool = False
+    ) -> None:
+        self.index, self.size, self.group, self.ring, self.experts = index, size, group, list(ring), experts
         self.seconds = 0.0
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Crew:
         return self
 
+    def axis(self, name: str) -> int | None:
+        """Return the axis along which this crew splits a weight, None for one that is whole."""
+        return cut_of(name) if self.experts or not of_expert(name) else None
+
     def part(self, name: str, whole: Any) -> Any:
         """Return this card's part of a whole weight, or of whatever has its shape."""
-        axis = cut_of(name)
+        axis = self.axis(name)
         return whole if axis is None or self.size == 1 else whole.chunk(self.size, axis)[self.index]
 
     def whole(self, name: str, part: Any) -> Any:
         """Return the whole of which each card holds a part; all cards of the crew call it together."""
-        axis = cut_of(name)
+        axis = self.axis(name)
         if axis is None or self.size == 1:
             return part
         host = part.detach().to("cpu").contiguous()
@@ -94,7 +110,8 @@ def crew_of(
         if len(ranks) > 1:
             group = dist.new_group(ranks, backend="gloo", timeout=timeout)
             if rank in ranks:
-                own = Crew(ranks.index(rank), len(ranks), group, ring_of(tuple(ranks), links))
+                experts = places[rank].expert_tensors > 1
+                own = Crew(ranks.index(rank), len(ranks), group, ring_of(tuple(ranks), links), experts=experts)
     return own
 
 
@@ -157,3 +174,13 @@ class SplitLoss(torch.autograd.Function):  # type: ignore[misc]
         """Return the gradient of this card's logits."""
         (shares,) = ctx.saved_tensors
         return (shares * gradients[0]).view(ctx.shape).to(ctx.kind), None, None
+
+
+def shared(features: Any, crew: Crew) -> Any:
+    """Return features that every card of a crew works on."""
+    return features if crew.size == 1 else Shared.apply(features, crew)
+
+
+def summed(features: Any, crew: Crew) -> Any:
+    """Return the sum of what the cards of a crew have."""
+    return features if crew.size == 1 else Summed.apply(features, crew)

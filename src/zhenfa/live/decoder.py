@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -18,94 +17,16 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from zhenfa.live.crew import Crew, Shared, SplitLoss, Summed, cut_of
-from zhenfa.live.fused import GatedSilu, RmsNorm
+from zhenfa.live.crew import Crew, SplitLoss, shared, summed
+from zhenfa.live.exchange import ExpertGroup
+from zhenfa.live.feed_forward import MixtureOfExperts, Mlp
+from zhenfa.live.fused import RmsNorm
+from zhenfa.live.linear import Delayed, Linear, Routed, product
 from zhenfa.live.placement import Chunk
 from zhenfa.live.sizes import Sizes
 
 SPREAD: Final = 0.02
 """Standard deviation of the initial weights, as in GPT-2; residual outputs are divided by sqrt(2 layers)."""
-
-
-@dataclass(frozen=True)
-class Delayed:
-    """What the gradient of one weight needs, kept until it is time to compute it."""
-
-    weight: Any
-    features: Any
-    gradient: Any
-    collect: Callable[[Any], None] | None
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def add(self) -> None:
-        """Compute the gradient and add it to the weight's, as the backward pass would have done."""
-        found = self.gradient.flatten(0, -2).t() @ self.features.flatten(0, -2)
-        self.weight.grad = found if self.weight.grad is None else self.weight.grad.add_(found)
-        if self.collect is not None:
-            self.collect(self.weight)
-
-
-class Kept(torch.autograd.Function):  # type: ignore[misc]
-    """Keeps the features that the product after it needs in its backward pass; they pass through as they are.
-
-    Apart from the product, so that a layer that is computed again stops before its last one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Any, holder: list[Any]) -> Any:
-        """Return the features, and put into ``holder`` where they are kept."""
-        ctx.save_for_backward(features)
-        holder.append(ctx)
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None]:
-        """Return the gradient as it is."""
-        return gradients[0], None
-
-
-class Product(torch.autograd.Function):  # type: ignore[misc]
-    """``features @ weight.T``, whose weight gradient can be left for later. Source: Qi et al. 2024, section 2.
-
-    ``holder`` is where :class:`Kept` put the features.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Any, weight: Any, decoder: Any, holder: list[Any]) -> Any:
-        """Return the product."""
-        ctx.weight, ctx.decoder, ctx.holder = weight, decoder, holder  # the parameter itself, not one like it
-        return functional.linear(features, weight)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any, None, None]:
-        """Return the gradients of features and weight."""
-        (features,), weight = ctx.holder.pop().saved_tensors, ctx.weight
-        (gradient,) = gradients
-        of_features = gradient @ weight if ctx.needs_input_grad[0] else None
-        decoder = ctx.decoder
-        if decoder.delayed is not None:
-            decoder.delayed.append(Delayed(weight, features, gradient, decoder.collect))
-            return of_features, None, None, None
-        return of_features, gradient.flatten(0, -2).t() @ features.flatten(0, -2), None, None
-
-
-def product(features: Any, weight: Any, decoder: Any) -> Any:
-    """Return ``features @ weight.T``; torch's own operator unless the decoder may leave weight gradients for later."""
-    if decoder is None or not decoder.splits:
-        return functional.linear(features, weight)
-    holder: list[Any] = []
-    return Product.apply(Kept.apply(features, holder), weight, decoder, holder)
-
-
-class Linear(nn.Linear):  # type: ignore[misc]
-    """A matrix without bias whose weight gradient can be left for later."""
-
-    def __init__(self, features: int, results: int) -> None:
-        super().__init__(features, results, bias=False)
-
-    def forward(self, features: Any) -> Any:
-        """Return the product of features and matrix."""
-        return product(features, self.weight, self.__dict__.get("decoder"))
 
 
 class Attention(nn.Module):  # type: ignore[misc]
@@ -134,24 +55,6 @@ class Attention(nn.Module):  # type: ignore[misc]
         return summed(self.output(mixed.transpose(1, 2).reshape(batch, length, -1)), self.crew)
 
 
-class Mlp(nn.Module):  # type: ignore[misc]
-    """Two matrices with GELU, or three with a SiLU gate."""
-
-    def __init__(self, sizes: Sizes, crew: Crew) -> None:
-        super().__init__()
-        self.crew, inner = crew, sizes.intermediate // crew.size
-        self.gate = Linear(sizes.hidden, inner) if sizes.gated else None
-        self.up = Linear(sizes.hidden, inner)
-        self.down = Linear(inner, sizes.hidden)
-
-    def forward(self, hidden: Any) -> Any:
-        """Return the features, shape ``[batch, sequence, hidden]``."""
-        hidden = shared(hidden, self.crew)
-        if self.gate is None:
-            return summed(self.down(functional.gelu(self.up(hidden))), self.crew)
-        return summed(self.down(GatedSilu.apply(self.gate(hidden), self.up(hidden))), self.crew)
-
-
 class Norm(nn.Module):  # type: ignore[misc]
     """RMS norm with one weight for each feature."""
 
@@ -166,14 +69,17 @@ class Norm(nn.Module):  # type: ignore[misc]
 
 
 class Layer(nn.Module):  # type: ignore[misc]
-    """One layer: normed attention and normed MLP, each added to the residual."""
+    """One layer: normed attention and normed MLP (or mixture of experts), each added to the residual."""
 
-    def __init__(self, sizes: Sizes, crew: Crew) -> None:
+    def __init__(self, sizes: Sizes, index: int, crew: Crew, group: ExpertGroup) -> None:
         super().__init__()
         self.attention_norm = Norm(sizes)
         self.attention = Attention(sizes, crew)
         self.mlp_norm = Norm(sizes)
-        self.mlp = Mlp(sizes, crew)
+        if sizes.mixture is not None and sizes.experts(index):
+            self.mlp: nn.Module = MixtureOfExperts(sizes, sizes.mixture, index, crew, group)
+        else:
+            self.mlp = Mlp(sizes.hidden, sizes.intermediate, crew, gated=sizes.gated)
 
     def forward(self, hidden: Any, turn: tuple[Any, Any]) -> Any:
         """Return the residual after the layer."""
@@ -186,28 +92,32 @@ class Decoder(nn.Module):  # type: ignore[misc]
 
     Where backward passes may be split in two (``splits``), they put what gradients of weights need into ``delayed`` and
     leave those out, while it is a list.
-    ``collect`` is called with each weight whose gradient such a list has given.
+    ``collect`` is called with each weight whose gradient such a list has given. ``group`` shares out the experts, of
+    which ``routed`` tells what they did; ``balance`` times :func:`~zhenfa.live.feed_forward.balance_loss` of every
+    micro-batch and layer is added to the loss.
     """
 
     def __init__(
-        self, sizes: Sizes, layers: Iterable[int], *, stem: bool, head: bool, seed: int, crew: Crew | None = None
-    ) -> None:
+        self, sizes: Sizes, layers: Iterable[int], *, stem: bool, head: bool, seed: int, crew: Crew | None = None,
+        group: ExpertGroup | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.sizes, self.crew = sizes, crew or Crew()
+        self.sizes, self.crew, self.group = sizes, crew or Crew(), group or ExpertGroup()
+        self.routed, self.balance = Routed(), 0.0
         words = sizes.vocabulary // self.crew.size
         self.splits = False
         self.delayed: list[Delayed] | None = None
         self.collect: Callable[[Any], None] | None = None
         if stem or (head and sizes.tied):
             self.embedding = nn.Embedding(words, sizes.hidden)
-        self.layers = nn.ModuleDict({str(index): Layer(sizes, self.crew) for index in layers})
+        self.layers = nn.ModuleDict({str(index): Layer(sizes, index, self.crew, self.group) for index in layers})
         if head:
             self.norm = Norm(sizes)
             if not sizes.tied:
                 self.head = Linear(sizes.hidden, words)
         initialise(self, sizes, seed, self.crew)
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, Linear | MixtureOfExperts):
                 module.__dict__["decoder"] = self  # not a part of it: no module of its own
 
     def run(self, batch: Any, chunk: Chunk, count: Callable[[], Any] | None = None) -> Any:
@@ -240,16 +150,6 @@ class Decoder(nn.Module):  # type: ignore[misc]
         return summed(self.embedding(own.clamp(0, words - 1)) * here.unsqueeze(-1), self.crew)
 
 
-def shared(features: Any, crew: Crew) -> Any:
-    """Return features that every card of a crew works on."""
-    return features if crew.size == 1 else Shared.apply(features, crew)
-
-
-def summed(features: Any, crew: Crew) -> Any:
-    """Return the sum of what the cards of a crew have."""
-    return features if crew.size == 1 else Summed.apply(features, crew)
-
-
 class StageModule(Decoder):
     """Layers ``first`` up to but not including ``last`` as one stage, with stem and head where it holds them.
 
@@ -279,16 +179,17 @@ def initialise(module: nn.Module, sizes: Sizes, seed: int, crew: Crew) -> None:
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
             spread = residual if name.endswith(("output.weight", "down.weight")) else SPREAD
-            shape, axis = list(parameter.shape), cut_of(name)
+            shape, axis = list(parameter.shape), crew.axis(name)
             if axis is not None:
                 shape[axis] *= crew.size
             parameter.copy_(crew.part(name, torch.empty(shape).normal_(0.0, spread, generator=generator)))
 
 
 def part_of(name: str) -> str:
-    """Return which part of the model a parameter belongs to: ``stem``, ``layer 3`` or ``head``."""
+    """Return which part of the model a parameter belongs to: ``stem``, ``layer 3``, ``layer 3 expert 5`` or ``head``."""
     if name.startswith("layers."):
-        return f"layer {name.split('.')[1]}"
+        _, layer, block, *rest = name.split(".")
+        return f"layer {layer} expert {rest[1]}" if (block, rest[0]) == ("mlp", "experts") else f"layer {layer}"
     return "stem" if name.startswith("embedding.") else "head"
 
 

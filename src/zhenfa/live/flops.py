@@ -38,19 +38,45 @@ class FlopCount(TorchDispatchMode):  # type: ignore[misc]
 
 
 class FlopMeter:
-    """Count each kind of operation once and remember it: micro-batches of a stage are all of one shape."""
+    """Count each kind of operation once and remember it: micro-batches of a stage are all of one shape.
 
-    def __init__(self) -> None:
+    But for experts, whose work differs: ``routed`` tells their FLOPs so far, which are counted every time.
+    """
+
+    def __init__(self, routed: Callable[[], float] = lambda: 0.0) -> None:
         self.counted: dict[str, float] = {}
+        self.spent: dict[str, float] = {}
+        self.last = 0.0
+        self._routed, self._before = routed, 0.0
+        self._marks: dict[str, list[float]] = {}
+        self._under_way: tuple[str, FlopCount | None, int] = ("", None, 0)
 
     def run(self, kind: str, work: Callable[[], T]) -> T:
-        """Run ``work``, counting it if ``kind`` has not been counted."""
+        """Run ``work``, counting it if ``kind`` has not been counted; ``last`` is then what it took."""
+        self._before = self._routed()
         if kind in self.counted:
-            return work()
-        with FlopCount() as count:
+            self._under_way = (kind, None, 0)
             result = work()
-        self.counted[kind] = count.total
+        else:
+            self._marks[kind] = []
+            with FlopCount() as count:
+                self._under_way = (kind, count, 0)
+                result = work()
+            self.counted[kind] = count.total - self._own()
+        self.last = self.counted[kind] + self._own()
+        self.spent[kind] = self.spent.get(kind, 0.0) + self.last
         return result
+
+    def so_far(self) -> float:
+        """Return the FLOPs of the operation under way until now; it asks at the same places every time."""
+        kind, count, asked = self._under_way
+        self._under_way = (kind, count, asked + 1)
+        if count is not None:
+            self._marks[kind].append(count.total - self._own())
+        return self._marks[kind][asked] + self._own()
+
+    def _own(self) -> float:
+        return self._routed() - self._before
 
 
 def _pairs(query: Any, key: Any, causal: bool) -> float:

@@ -60,3 +60,23 @@ class GatedSilu(torch.autograd.Function):  # type: ignore[misc]
         (gradient,) = gradients
         of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
         return of_gate, gradient * functional.silu(gate)
+
+
+class WeighedSilu(torch.autograd.Function):  # type: ignore[misc]
+    """``silu(gate) * up * weight``, one weight for each row; keeps its three inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Any, up: Any, weights: Any) -> Any:
+        """Return the gated and weighed features."""
+        ctx.save_for_backward(gate, up, weights)
+        return functional.silu(gate) * up * weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, Any, Any]:
+        """Return the gradients of gate, up and weights."""
+        gate, up, weights = ctx.saved_tensors
+        (gradient,) = gradients
+        active, weighed = functional.silu(gate), gradient * weights
+        of_gate = torch.ops.aten.silu_backward(weighed * up, gate)
+        of_weights = (widened(gradient) * active * up).sum(-1, keepdim=True).to(weights.dtype)
+        return of_gate, weighed * active, of_weights

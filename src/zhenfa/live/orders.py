@@ -57,7 +57,13 @@ class Orders:
             int(one): {int(other): Link(**link) for other, link in row.items()} for one, row in data["links"].items()
         }
         places = tuple(
-            CardPlace(**place | {"chunks": tuple(Chunk(**chunk) for chunk in place["chunks"])})
+            CardPlace(
+                **place
+                | {
+                    "chunks": tuple(Chunk(**chunk) for chunk in place["chunks"]),
+                    "expert_ranks": tuple(place["expert_ranks"]),
+                }
+            )
             for place in data["places"]
         )
         sizes, recipe = Sizes(**data["sizes"]), Recipe(**data["recipe"])

@@ -30,8 +30,9 @@ VALID_SHARE: Final = 0.02
 
 @dataclass
 class Operation:
-    """One operation under way. Set ``seconds`` (of the emulated card) before it ends."""
+    """One operation under way since ``start`` (s). Set ``seconds`` (of the emulated card) before it ends."""
 
+    start: float = 0.0
     seconds: float | None = None
 
 
@@ -109,7 +110,7 @@ class Pacer:
         began = time.monotonic()
         self.micro_batch = micro_batch
         self.board.write(self.rank, kind, micro_batch=micro_batch, step=self.step)
-        running = Operation()
+        running = Operation(start)
         yield running
         self.synchronize()
         done = time.monotonic()

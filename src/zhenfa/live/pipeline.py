@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from zhenfa.laws.orders import Operation
-from zhenfa.live.decoder import Decoder, Delayed
+from zhenfa.live.decoder import Decoder
 from zhenfa.live.flops import FlopCount, FlopMeter
+from zhenfa.live.linear import Delayed
 from zhenfa.live.operations import homes, operations
 from zhenfa.live.pace import Pacer
 from zhenfa.live.placement import CardPlace, Chunk
 from zhenfa.live.transport import Messages, Received
+
+EMPTY: Final = " of nothing"
+"""How an operation on a micro-batch without sequences is told apart."""
 
 Loss = Callable[[Any, Any], Any]
 """Takes logits and targets of a micro-batch; its result is already divided by the tokens of the step."""
@@ -32,19 +36,25 @@ class StageRun:
     module: Decoder
     chunk: Chunk
     loss: Loss
-    meter: FlopMeter = field(default_factory=FlopMeter)
+    meter: FlopMeter = field(init=False)
     saved_bytes: int = 0
+    weighed: set[int] = field(default_factory=set)
     recomputed: list[FlopCount] = field(default_factory=list)
     kept: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     late: dict[int, list[Delayed]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Count what the experts of the module do apart."""
+        self.meter = FlopMeter(lambda: self.module.routed.flops)
 
     def forward(self, micro_batch: int, given: Any, targets: Any) -> Any:
         """Return the features for the next stage, or the micro-batch's loss on the last."""
         keeps = torch.is_grad_enabled()
         if keeps and given.is_floating_point():
             given = given.detach().requires_grad_()
-        work = self._weighed if keeps and self.saved_bytes == 0 else self.module.run
-        output = work(given, self.chunk)
+        self.module.routed.counting = keeps
+        output = self._weighed(micro_batch, given) if keeps else self.module.run(given, self.chunk)
+        self.module.routed.counting = False
         result = self.loss(output, targets) if self.chunk.head else output
         if keeps:
             self.kept[micro_batch] = (given, result)
@@ -69,22 +79,31 @@ class StageRun:
         for one in self.late.pop(micro_batch):
             one.add()
 
-    def _weighed(self, given: Any, chunk: Chunk) -> Any:
-        """Run a forward and count the bytes that it keeps for its backward, each storage once.
+    def _weighed(self, micro_batch: int, given: Any) -> Any:
+        """Run a forward and count the bytes that it keeps for its backward, each storage once: of the first
+        micro-batch, and where cards share experts out the most of any in the first step.
 
         Parameters and what was received, which are kept anyway, are left out.
         """
-        own = {tensor.untyped_storage().data_ptr() for tensor in (*self.module.parameters(), given)}
+        known = self.weighed if self.module.group.size == 1 else micro_batch in self.weighed
+        if known or not len(given):
+            return self.module.run(given, self.chunk)
+        first = not self.weighed
+        self.weighed.add(micro_batch)
+        held, own = 0, {tensor.untyped_storage().data_ptr() for tensor in (*self.module.parameters(), given)}
 
         def pack(tensor: Any) -> Any:
+            nonlocal held
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 own.add(storage.data_ptr())
-                self.saved_bytes += storage.nbytes()
+                held += storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            return self.module.run(given, chunk, count=self._counter)
+            output = self.module.run(given, self.chunk, count=self._counter if first else None)
+        self.saved_bytes = max(self.saved_bytes, held)
+        return output
 
     def _counter(self) -> FlopCount:
         self.recomputed.append(FlopCount())
@@ -103,9 +122,11 @@ class Runner:
         self, module: Decoder, place: CardPlace, schedule: str, peers: Sequence[Sequence[int]], *, messages: Messages,
         pacer: Pacer, loss: Loss, features: Any,
     ) -> None:  # fmt: skip
-        rows = operations(schedule, place.stages, place.virtual_stages, place.micro_batches)
+        rows = operations(schedule, place.stages, place.virtual_stages, place.rounds)
         self.order, self._homes, self._peers = rows[place.stage], homes(rows), peers
         self.place, self.messages, self.pacer = place, messages, pacer
+        self._module, self._nothing = module, features[:0]
+        self._spent: dict[str, float] = {}
         self.stages = {chunk.stage: StageRun(module, chunk, loss) for chunk in place.chunks}
         self._last = max(stage for stage, _ in self._homes)
         module.splits = any(kind == "weight" for kind, _, _ in self._all())
@@ -123,7 +144,16 @@ class Runner:
 
         ``inputs`` and ``targets``: tokens ``[sequences, length]``, used on the first and the last stage alone.
         """
-        return self._run(self.order, inputs, targets)
+        self._module.routed.chosen.clear()
+        self._module.routed.loads.clear()
+        for run in self.stages.values():
+            run.meter.spent.clear()
+        loss = self._run(self.order, inputs, targets)
+        self._spent = {}
+        for run in self.stages.values():
+            for kind, flops in run.meter.spent.items():
+                self._spent[kind.removesuffix(EMPTY)] = self._spent.get(kind.removesuffix(EMPTY), 0.0) + flops
+        return loss
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def evaluate(self, inputs: Any, targets: Any) -> float | None:
@@ -140,19 +170,17 @@ class Runner:
     def kept_bytes(self) -> int:
         """Return the most bytes of activations that the card's forwards keep at any moment of the step."""
         held = most = 0
-        for kind, stage, _ in self._all():
+        for kind, stage, micro_batch in self._all():
+            if self._is_empty(micro_batch):
+                continue
             held += {"forward": 1, "input": 0}.get(kind, -1) * self.stages[stage].saved_bytes
             most = max(most, held)
         return most
 
     def flops(self) -> dict[str, float]:
-        """Return the FLOPs of one step as counted, by kind of operation; ``again``: those of them that recompute."""
-        found: dict[str, float] = {}
-        for kind, stage, _ in self._all():
-            found[kind] = found.get(kind, 0.0) + self.stages[stage].meter.counted.get(kind, 0.0)
-            if kind == "forward":
-                found["again"] = found.get("again", 0.0) + self.stages[stage].again
-        return found
+        """Return the FLOPs of the last step as counted, by kind of operation; ``again``: those that recompute."""
+        forwards = (stage for kind, stage, micro in self._all() if kind == "forward" and not self._is_empty(micro))
+        return self._spent | {"again": sum(self.stages[stage].again for stage in forwards)}
 
     def _all(self) -> Iterator[Operation]:
         return (operation for moment in self.order for operation in moment)
@@ -162,7 +190,7 @@ class Runner:
         for operation in self._all():
             key = _needs(operation)
             neighbour = operation[1] + (-1 if operation[0] == "forward" else 1)
-            if key is not None and 0 <= neighbour <= self._last:
+            if key is not None and 0 <= neighbour <= self._last and not self._is_empty(operation[2]):
                 yield key, self._homes[neighbour, operation[2]]
 
     def _run(self, order: Sequence[Sequence[Operation]], inputs: Any, targets: Any) -> float | None:
@@ -193,16 +221,27 @@ class Runner:
             return self._coming.pop(key).wait()
         if key in self._here:
             return self._here.pop(key)
-        return self._rows(self._tokens[0], key[2]) if operation[0] == "forward" else None
+        if operation[0] == "forward" and operation[1] == 0:
+            return self._rows(self._tokens[0], key[2])
+        return self._nothing if operation[0] == "forward" or operation[1] < self._last else None
+
+    def _is_empty(self, micro_batch: int) -> bool:
+        """Return whether a micro-batch has no sequences: it is run because replicas share experts, which have it."""
+        return micro_batch >= self.place.micro_batches
 
     def _operate(self, operation: Operation, given: Any) -> None:
         """Run one operation on the card's clock, and hand its result on."""
         kind, stage, micro_batch = operation
+        empty = self._is_empty(micro_batch)
         run, result = self.stages[stage], None
+        if empty and run.module.group.size == 1:
+            return
         with self.pacer.operation(kind, micro_batch, stage) as running:  # type: ignore[arg-type]
-            result = run.meter.run(kind, lambda: self._work(run, operation, given))
+            self._set_clock(run, running.start)
+            result = run.meter.run(kind + EMPTY * empty, lambda: self._work(run, operation, given))
             if self.place.rate is not None:
-                running.seconds = run.meter.counted[kind] / self.place.rate + run.module.crew.taken()
+                crew, group = run.module.crew, run.module.group
+                running.seconds = run.meter.last / self.place.rate + crew.taken() + group.taken()
         if kind == "forward" and stage == self._last:
             self._losses.append(result.detach())
             return
@@ -213,10 +252,22 @@ class Runner:
         home = self._homes[target, micro_batch]
         if home == self.place.stage:
             self._here[key] = result.detach()
-        else:
+        elif not empty:
             for number, peer in enumerate(self._peers[home]):
                 if number % self.place.tensors == self.place.tensor:
                     self.messages.send(result, peer, self._tag(key), micro_batch)
+
+    def _set_clock(self, run: StageRun, start: float) -> None:
+        """Let an emulated card tell, inside an operation, what time it is there: others wait for its experts."""
+        rate, crew, group = self.place.rate, run.module.crew, run.module.group
+        if rate is None or group.size == 1:
+            return
+        group.slower = slower = self.pacer.slower
+
+        def clock() -> float:
+            return start + slower * (run.meter.so_far() / rate + crew.seconds + group.seconds)
+
+        group.clock = clock
 
     def _work(self, run: StageRun, operation: Operation, given: Any) -> Any:
         kind, _, micro_batch = operation
@@ -233,7 +284,7 @@ class Runner:
 
     def _tag(self, key: Key) -> int:
         direction, stage, micro_batch = key
-        return ((direction == "backward") * (self._last + 1) + stage) * self.place.micro_batches + micro_batch
+        return ((direction == "backward") * (self._last + 1) + stage) * self.place.rounds + micro_batch
 
 
 def _needs(operation: Operation) -> Key | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.links import Link, link_between
 from zhenfa.live.makers import maker_for
 from zhenfa.live.operations import homes, operations
-from zhenfa.live.sizes import Sizes
+from zhenfa.live.sizes import Mixture, Sizes
 from zhenfa.spec.machine import CardPool, Formation, Precision
 from zhenfa.spec.plan import Pipeline, Plan, Schedule, Stage
 
@@ -41,7 +42,10 @@ class CardPlace:
 
     ``stage`` is the card's place in its pipeline of ``stages`` places. ``chunks`` are the stages of the model that
     stand there, ``virtual_stages`` as many as the schedule counts (DualPipe holds two, one for each direction).
-    ``tensor`` of ``tensors`` is the card's number among those that split the matrices of its stages.
+    ``tensor`` of ``tensors`` is the card's number among those that split the matrices of its stages, of experts too
+    where ``expert_tensors`` is as many. ``expert_ranks`` are the cards, this one among them, that share the experts of
+    its stages out, each the next of them; none or one where it holds all. ``rounds`` are the micro-batches that the
+    schedule goes through: as many as any replica has with which the pipeline shares experts, empty ones at the end.
     ``rate`` (FLOP/s) and ``memory_rate`` (B/s) pace an emulated card and are None on a real one. ``capacity`` is in
     bytes, None where undisclosed. ``first_sequence`` is where the pipeline's share of the global batch starts.
     """
@@ -66,6 +70,9 @@ class CardPlace:
     rate: float | None
     memory_rate: float | None
     capacity: float | None
+    rounds: int = 1
+    expert_tensors: int = 1
+    expert_ranks: tuple[int, ...] = ()
 
     @property
     def card(self) -> Card:
@@ -93,6 +100,12 @@ class CardPlace:
     def layers(self) -> tuple[int, ...]:
         """Return the layers that the card holds."""
         return tuple(sorted({layer for chunk in self.chunks for layer in range(chunk.first, chunk.last)}))
+
+    def experts(self, count: int) -> range:
+        """Return which of the ``count`` experts of a layer the card holds."""
+        each = count // max(len(self.expert_ranks), 1)
+        first = self.expert_ranks.index(self.rank) * each if self.expert_ranks else 0
+        return range(first, first + each)
 
     @property
     def sequences(self) -> int:
@@ -126,7 +139,42 @@ def place(
                     places.append(_card(ids, split, pipeline, held, pool, stage.precision or plan.precision))
             pipeline_index += 1
             sequence += pipeline.micro_batches * pipeline.micro_batch_size
-    return tuple(places)
+    return tuple(_with_experts(places, plan)) if sizes.mixture is not None else tuple(places)
+
+
+def _with_experts(places: list[CardPlace], plan: Plan) -> list[CardPlace]:
+    """Give every card those that it shares experts out with: cards of the same stage of replicas cut alike."""
+    alike = alike_pipelines(plan)
+    found = list(places)
+    for numbers, pipeline in alike:
+        together = any(stage.tensor_parallel % _sharing(stage) for stage in pipeline.stages)  # replicas in one group
+        most = max(one.micro_batches for one in places if one.pipeline in numbers)
+        for index, stage in enumerate(pipeline.stages[: pipeline.places]):
+            field = [one.rank for one in places if one.pipeline in numbers and one.stage == index]
+            split, held = stage.expert_tensor_parallel, _sharing(stage)
+            for number, rank in enumerate(field):
+                first = number // held * held + number % split
+                found[rank] = replace(
+                    found[rank], expert_tensors=split, expert_ranks=tuple(field[first : first + held : split]),
+                    rounds=most if together else found[rank].micro_batches,
+                )  # fmt: skip
+    return found
+
+
+def _sharing(stage: Stage) -> int:
+    """Return how many cards hold each expert of a stage once."""
+    return stage.expert_parallel * stage.expert_tensor_parallel
+
+
+def alike_pipelines(plan: Plan) -> list[tuple[frozenset[int], Pipeline]]:
+    """Return the numbers of the pipelines whose stages are the same, each with one of them."""
+    groups: dict[tuple[Stage, ...], tuple[set[int], Pipeline]] = {}
+    number = 0
+    for pipeline in plan.pipelines:
+        for _ in range(pipeline.count):
+            groups.setdefault(pipeline.stages, (set(), pipeline))[0].add(number)
+            number += 1
+    return [(frozenset(numbers), pipeline) for numbers, pipeline in groups.values()]
 
 
 def chunks_of(pipeline: Pipeline, schedule: Schedule) -> list[tuple[Chunk, ...]]:
@@ -162,6 +210,40 @@ def check(plan: Plan, sizes: Sizes) -> None:
         for stage in pipeline.stages:
             _check_cut(stage)
     _check_split(plan, sizes)
+    _check_experts(plan, sizes.mixture)
+
+
+def _check_experts(plan: Plan, mixture: Mixture | None) -> None:
+    """Refuse groups that do not share the experts out evenly."""
+    for numbers, pipeline in alike_pipelines(plan):
+        for stage in pipeline.stages:
+            degree, split = stage.expert_parallel, stage.expert_tensor_parallel
+            if mixture is None:
+                if _sharing(stage) > 1:
+                    raise _refusal(f"expert parallelism of {_sharing(stage)}", "a dense model has no experts to share",
+                                   "expert_parallel: 1")  # fmt: skip
+                continue
+            if mixture.experts % degree:
+                words = f"{mixture.experts} experts over {degree} cards do not go evenly"
+                raise _refusal(f"expert parallelism of {degree}", words, "expert_parallel: 1")
+            if split not in (1, stage.tensor_parallel):
+                words = "an expert is split over the tensor-parallel cards of its stage or not at all"
+                raise _refusal(f"expert tensor parallelism of {split}", words,
+                               f"expert_tensor_parallel: 1 or {stage.tensor_parallel}")  # fmt: skip
+            for what, size, cards in (
+                ("the features of an expert", mixture.size, split),
+                ("the features of the shared expert", mixture.shared, stage.tensor_parallel),
+            ):
+                if size % cards:
+                    raise _refusal(f"tensor parallelism of {cards}", f"{size} {what[4:]} do not split evenly",
+                                   "tensor_parallel: 1")  # fmt: skip
+            cards = len(numbers) * stage.tensor_parallel
+            if cards % _sharing(stage):
+                raise InputError(
+                    f"{cards} cards of the replicas cut alike hold stage {stage.first}-{stage.last}, which are no whole "
+                    f"groups of {_sharing(stage)} that share its experts out.",
+                    hint=f"write expert_parallel {math.gcd(cards // split, degree)}, or other replicas.",
+                )
 
 
 def _check_split(plan: Plan, sizes: Sizes) -> None:
@@ -180,7 +262,7 @@ def _check_split(plan: Plan, sizes: Sizes) -> None:
 
 
 def _check_cut(stage: Stage) -> None:
-    for field in ("context_parallel", "data_parallel", "expert_parallel", "expert_tensor_parallel"):
+    for field in ("context_parallel", "data_parallel"):
         degree = getattr(stage, field)
         if degree > 1:
             words = field.replace("_parallel", "").replace("_", " ")
@@ -260,6 +342,7 @@ def _card(
         rank, pipeline_index, place_index, pipeline.places, pool.name, index, accelerator.maker, accelerator.name,
         provider.id, *split, precision, chunks, pipeline.virtual_stages, pipeline.micro_batches,
         pipeline.micro_batch_size, sequence, rate, memory_rate, accelerator.memory.capacity.value,
+        rounds=pipeline.micro_batches,
     )  # fmt: skip
 
 

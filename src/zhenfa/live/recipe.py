@@ -28,6 +28,7 @@ class Recipe:
     clip_gradient_norm: float | None = None
     evaluate_every: int = 0
     evaluate_batches: int = 1
+    auxiliary_loss_coefficient: float = 0.01
 
     @classmethod
     def of(cls, execution: Execution) -> Recipe:

@@ -15,57 +15,88 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zhenfa.live.crew import Crew, cut_of
+from zhenfa.live.crew import Crew, of_expert
 from zhenfa.live.decoder import part_of
 from zhenfa.live.links import Link, ring_of, ring_seconds
 from zhenfa.live.pace import Pacer
 from zhenfa.live.placement import CardPlace
+from zhenfa.live.sizes import Sizes
 
 
 @dataclass(frozen=True)
 class Owners:
-    """Parts of the model (``stem``, ``layer 3``, ``head``) and the ranks that each hold all of them."""
+    """Parts of the model (``stem``, ``layer 3``, ``layer 3 expert 5``, ``head``) and the ranks that each hold all of
+    them; ``unlike``: parts of their matrices, split over different numbers of cards."""
 
     parts: tuple[str, ...]
     ranks: tuple[int, ...]
     unlike: bool = False
 
 
-def owners(places: Sequence[CardPlace], *, tied: bool) -> list[Owners]:
+def owners(places: Sequence[CardPlace], sizes: Sizes) -> list[Owners]:
     """Return the parts that more than one card holds, those with the same holders together, in the model's order.
 
     A tied embedding is held by the first and the last stage of every pipeline.
     """
     together: dict[tuple[tuple[int, ...], bool], list[str]] = {}
-    for part in _parts(places):
-        holders = [place for place in places if _holds(place, part, tied)]
-        unlike = len({place.tensors for place in holders}) > 1
-        for tensor in range(1 if unlike else holders[0].tensors):
-            ranks = tuple(place.rank for place in holders if unlike or place.tensor == tensor)
+    for part, holders in _holders(places, sizes).items():
+        unlike = len({_split(place, part)[1] for place in holders}) > 1
+        for number in range(1 if unlike else _split(holders[0], part)[1]):
+            ranks = tuple(place.rank for place in holders if unlike or _split(place, part)[0] == number)
             if len(ranks) > 1:
                 together.setdefault((ranks, unlike), []).append(part)
     return [Owners(tuple(names), ranks, unlike) for (ranks, unlike), names in together.items()]
 
 
-def _parts(places: Sequence[CardPlace]) -> list[str]:
-    """Return all parts of the model, in its order."""
-    layers = 1 + max((layer for place in places for layer in place.layers), default=-1)
-    return ["stem", *(f"layer {index}" for index in range(layers)), "head"]
+def _split(place: CardPlace, part: str) -> tuple[int, int]:
+    """Return which part of its matrices a card has, of how many."""
+    whole = place.expert_tensors == 1 and "expert" in part
+    return (0, 1) if whole else (place.tensor, place.tensors)
 
 
-def _holds(place: CardPlace, part: str, tied: bool) -> bool:
-    if part == "stem":
-        return place.is_first or (tied and place.is_last)
-    if part == "head":
-        return place.is_last
-    return int(part.split()[1]) in place.layers
+def _holders(places: Sequence[CardPlace], sizes: Sizes) -> dict[str, list[CardPlace]]:
+    """Return all parts of the model, in its order, each with the cards that hold it."""
+    found: dict[str, list[CardPlace]] = {part: [] for part in parts(sizes)}
+    for place in places:
+        for part in _held(place, sizes):
+            found[part].append(place)
+    return {part: holders for part, holders in found.items() if holders}
 
 
-def counted(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[str]:
-    """Return the parts that a card answers for where each counts once: those of which its crew is the first holder."""
-    own = (places[rank].pipeline, places[rank].stage)
-    crews = {part: min((p.pipeline, p.stage) for p in places if _holds(p, part, tied)) for part in _parts(places)}
-    return frozenset(part for part, crew in crews.items() if crew == own)
+def parts(sizes: Sizes) -> list[str]:
+    """Return all parts of a model, in its order.
+
+    >>> from zhenfa.live.sizes import Mixture
+    >>> parts(Sizes(8, 1, 1, 1, 8, 0, 9, mixture=Mixture(experts=2, active=1, size=4, layers=(0,))))
+    ['stem', 'layer 0', 'layer 0 expert 0', 'layer 0 expert 1', 'head']
+    """
+    found = ["stem"]
+    for layer in range(sizes.layers):
+        found += [f"layer {layer}", *(f"layer {layer} expert {expert}" for expert in range(sizes.experts(layer)))]
+    return [*found, "head"]
+
+
+def _held(place: CardPlace, sizes: Sizes) -> list[str]:
+    """Return the parts that a card holds."""
+    found = ["stem"] if place.is_first or (sizes.tied and place.is_last) else []
+    for layer in place.layers:
+        found.append(f"layer {layer}")
+        found += [f"layer {layer} expert {expert}" for expert in place.experts(sizes.experts(layer))]
+    return [*found, "head"] if place.is_last else found
+
+
+def counted(places: Sequence[CardPlace], rank: int, sizes: Sizes) -> frozenset[str]:
+    """Return the parts that a card answers for where each counts once: those of which it is the first holder, or one of
+    the cards of a pipeline's place that split them between them."""
+    return frozenset(part for part, holders in _holders(places, sizes).items() if rank in _first(holders, part))
+
+
+def _first(holders: Sequence[CardPlace], part: str) -> list[int]:
+    first = min(holders, key=lambda place: (place.pipeline, place.stage, place.tensor))
+    if "expert" in part and first.expert_tensors == 1:
+        return [first.rank]
+    here = (first.pipeline, first.stage)
+    return [place.rank for place in holders if (place.pipeline, place.stage) == here]
 
 
 def shares(weights: Sequence[tuple[str, int]], ranks: Sequence[int]) -> dict[int, list[str]]:
@@ -107,20 +138,26 @@ class GradientSum:
 
     def __init__(
         self, places: Sequence[CardPlace], pacer: Pacer, links: dict[int, dict[int, Link]], timeout: timedelta,
-        *, tied: bool, weights: dict[str, Any], crew: Crew, zero: int = 0,
+        *, sizes: Sizes, weights: dict[str, Any], crew: Crew, zero: int = 0,
     ) -> None:  # fmt: skip
         self._pacer, self._links, self._cards, self._crew = pacer, links, len(places), crew
         self._groups: list[Group] = []
-        first = counted(places, pacer.rank, tied=tied)
-        whole = places[pacer.rank].tensor == 0  # what is not split counts once
-        counts = {name for name in weights if part_of(name) in first and (whole or cut_of(name) is not None)}
+        first = counted(places, pacer.rank, sizes)
+        # what a crew does not split counts once, but for experts that its cards hold whole: each has others
+        ours = {
+            name
+            for name in weights
+            if crew.index == 0 or crew.axis(name) is not None or (of_expert(name) and not crew.experts)
+        }
+        counts = {name for name in ours if part_of(name) in first}
         updates = set(weights)
-        for shared in owners(places, tied=tied):
+        for shared in owners(places, sizes):
             # Every process opens every group, in the same order, as torch.distributed demands.
             process_group = dist.new_group(list(shared.ranks), backend="gloo", timeout=timeout)
             if pacer.rank not in shared.ranks:
                 continue
-            names = tuple(name for name in weights if part_of(name) in shared.parts)
+            here = frozenset(shared.parts)
+            names = tuple(name for name in weights if part_of(name) in here)
             split = (
                 shares([(name, weights[name].numel()) for name in names], shared.ranks)
                 if zero and not shared.unlike
@@ -128,8 +165,7 @@ class GradientSum:
             )
             if split is not None:
                 updates -= {*names} - {*split[pacer.rank]}
-                own = {name for name in split[pacer.rank] if whole or cut_of(name) is not None}
-                counts = (counts - {*names}) | own
+                counts = (counts - {*names}) | (ours & {*split[pacer.rank]})
             self._groups.append(
                 Group(shared.ranks, names, process_group, ring_of(shared.ranks, links), split, shared.unlike)
             )
@@ -208,7 +244,7 @@ class GradientSum:
 
     def _whole(self, name: str, gradient: Any) -> Any:
         """Return a gradient of the whole weight that is this card's where it has a part, and zero elsewhere."""
-        shape, axis = list(gradient.shape), cut_of(name)
+        shape, axis = list(gradient.shape), self._crew.axis(name)
         if axis is not None:
             shape[axis] *= self._crew.size
         whole = gradient.new_zeros(shape)

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from zhenfa.live.checkpoint import RECORDS, SUMS, file_of, load, sha256, state_of
+from zhenfa.live.crew import of_expert
 from zhenfa.live.decoder import part_of
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.replicas import counted, owners
+from zhenfa.live.sizes import Sizes
 
 
-def answers_for(places: Sequence[CardPlace], rank: int, *, tied: bool) -> frozenset[str]:
+def answers_for(places: Sequence[CardPlace], rank: int, sizes: Sizes) -> frozenset[str]:
     """Return the parts that ``rank`` holds and does not write, because another card does."""
-    held = {part for one in owners(places, tied=tied) if rank in one.ranks for part in one.parts}
-    return frozenset(held - counted(places, rank, tied=tied))
+    held = {part for one in owners(places, sizes) if rank in one.ranks for part in one.parts}
+    return frozenset(held - counted(places, rank, sizes))
 
 
 def share_of(
@@ -51,18 +53,26 @@ def share_of(
 def whole_share(
     module: Any, optimizer: Any, left_out: frozenset[str], updates: frozenset[str] | None
 ) -> dict[str, Any]:  # fmt: skip
-    """Return what :func:`share_of` does where a crew splits the matrices: whole ones, on its first card alone.
+    """Return what :func:`share_of` does where a crew splits the matrices: whole ones, on its first card alone, and on
+    each card the experts that it holds whole.
 
     All cards of the crew call it together.
     """
     crew, state = module.crew, share_of(module, optimizer, left_out, updates)
-    for name, value in state["model"].items():
-        state["model"][name] = crew.whole(name, value)
-    for name, value in state["optimizer"].items():
-        weight = name.split(".", 1)[1].rsplit(".", 1)[0]
-        if getattr(value, "ndim", 0):
-            state["optimizer"][name] = crew.whole(weight, value)
-    return state if crew.index == 0 else {"model": {}, "optimizer": {}}
+
+    def kept(name: str) -> bool:
+        return crew.index == 0 or (of_expert(name) and not crew.experts)
+
+    model = {name: crew.whole(name, value) for name, value in state["model"].items()}
+    moments = {name: (name.split(".", 1)[1].rsplit(".", 1)[0], value) for name, value in state["optimizer"].items()}
+    whole = {
+        name: (weight, crew.whole(weight, value) if getattr(value, "ndim", 0) else value)
+        for name, (weight, value) in moments.items()
+    }
+    return {
+        "model": {name: value for name, value in model.items() if kept(name)},
+        "optimizer": {name: value for name, (weight, value) in whole.items() if kept(weight)},
+    }
 
 
 def load_parts(path: Path, module: Any, optimizer: Any, whole: Any) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -181,7 +181,7 @@ class Driver:
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
         facts = {
-            "step": measured.done, "plan": measured.plan.to_data(), "sizes": vars(self.sizes),
+            "step": measured.done, "plan": measured.plan.to_data(), "sizes": asdict(self.sizes),
             "seed": self.execution.seed,
         }  # fmt: skip
         self._saving[str(partial)] = Saving(partial, facts, len(measured.places), to_disk)

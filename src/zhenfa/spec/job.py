@@ -142,6 +142,8 @@ class Execution(Part):
     ``learning_rate`` is reached after ``warmup_steps`` and then stays (``constant``) or falls in half a cosine to
     ``minimum_learning_rate`` in the last step. ``beta1``, ``beta2``, ``epsilon`` and ``weight_decay`` are AdamW's.
     ``clip_gradient_norm``: gradients whose norm over the whole model is larger are scaled down to it.
+    ``auxiliary_loss_coefficient``: of the loss that spreads tokens over experts, taken for each sequence and layer
+    (Fedus et al. 2022, arXiv:2101.03961, equation 4; 0: none); losses are shown without it.
     ``evaluate_every`` so many steps (0: never) the loss on ``evaluate_batches`` global batches of held-out text is
     taken; training then leaves out the last 5 % of the data.
 
@@ -165,6 +167,7 @@ class Execution(Part):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
     clip_gradient_norm: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    auxiliary_loss_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.01
     evaluate_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
     evaluate_batches: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] = 0

@@ -223,6 +223,8 @@ class SharedExpert(Part):
 class Experts(Block):
     """A mixture of experts: each token passes through ``active`` of ``count`` feed-forwards of ``size``.
 
+    The router's ``score`` of an expert is its share of a softmax over all of them or a sigmoid of its own; results are
+    weighed by the scores of the active ones, divided by their sum if they are ``normalized``.
     ``router_outputs`` counts more outputs than experts where some choices cost nothing (zero experts), and
     ``router_parameters`` what the router holds beside its matrix (a selection bias).
     """
@@ -237,6 +239,8 @@ class Experts(Block):
     router_bias: bool = False
     router_outputs: Size | None = None
     router_parameters: Whole = 0
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    normalized: bool = True
     shared: SharedExpert | None = None
     extra: tuple[Piece, ...] = ()
 

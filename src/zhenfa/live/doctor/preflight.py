@@ -70,7 +70,7 @@ def exchanges(plan: Plan, places: Sequence[CardPlace], sizes: Sizes) -> list[Exc
             wide = BYTES[BETWEEN[one.precision]]
             size = round(one.micro_batch_size * plan.sequence_length * sizes.hidden * wide)
             found.append(Exchange("message", "activations of a micro-batch", (one.rank, other.rank), size))
-    for shared in owners(places, tied=sizes.tied):
+    for shared in owners(places, sizes):
         size = 4 * sum(_parameters(part, sizes) for part in shared.parts)
         found.append(Exchange("sum", f"gradients of {_parts(shared.parts)}", shared.ranks, size))
     return list(dict.fromkeys(found))
@@ -81,13 +81,18 @@ def _parameters(part: str, sizes: Sizes) -> int:
         return sizes.vocabulary * sizes.hidden
     if part == "head":
         return sizes.hidden + (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
-    return sizes.layer_parameters
+    layer = int(part.split()[1])
+    routed, mixture = sizes.experts(layer), sizes.mixture
+    expert = mixture.expert_parameters(sizes.hidden) if routed and mixture is not None else 0
+    return expert if "expert" in part else sizes.parameters_of(layer) - routed * expert
 
 
 def _parts(parts: Sequence[str]) -> str:
-    layers = [part for part in parts if part.startswith("layer ")]
-    others = [part for part in parts if part not in layers]
+    experts = [part for part in parts if "expert" in part]
+    layers = [part for part in parts if part.startswith("layer ") and part not in experts]
+    others = [part for part in parts if part not in {*layers, *experts}]
     said = [f"{len(layers)} layers" if len(layers) > 1 else layers[0]] if layers else []
+    said += [f"{len(experts)} experts" if len(experts) > 1 else experts[0]] if experts else []
     return " and ".join([*said, *others])
 
 
