@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,36 @@ PLANS = {
     "recomputing": plan(pipeline([2, 2], "ab", 3, size=2, recompute="full")),
     "unequal replicas": plan(pipeline([3, 1], "ab", 4), pipeline([1, 3], "ab", 2)),
 }
+SHARED = {
+    "EP2 over two replicas": plan(cut(pipeline([4], "a", 3), EP2, count=2)),
+    "EP4, two stages, uneven micro-batches": plan(
+        cut(pipeline([1, 3], "ab", 2), {"expert_parallel": 4}, EP2, count=2),
+        cut(pipeline([1, 3], "ab", 1), {"expert_parallel": 4}, EP2, count=2),
+    ),
+    "EP2 on one of two stages, zero bubble, ZeRO-1": plan(
+        cut(pipeline([2, 2], "ab", 2), EP2, {}, count=2), cut(pipeline([2, 2], "ab", 1), EP2, {}, count=2),
+        schedule="zero-bubble", zero=1,
+    ),
+    "EP2 beside a replica that holds all, recomputing": plan(
+        cut(pipeline([4], "a", 2, recompute="full"), EP2, count=2), pipeline([1, 3], "bb", 2)
+    ),
+    "two stages to a card": plan(
+        cut(pipeline([1, 1, 1, 1], "abba", 3), EP2, EP2, EP2, EP2, count=2).model_copy(update={"virtual_stages": 2}),
+        schedule="zero-bubble-v",
+    ),
+    "experts over tensor-parallel cards": plan(cut(pipeline([4], "a", 6), {"tensor_parallel": 2} | EP2)),
+    "tensor-parallel cards that hold all experts": plan(cut(pipeline([4], "a", 3), {"tensor_parallel": 2}, count=2)),
+    "split experts over replicas": plan(
+        cut(pipeline([2, 2], "ab", 3), {"tensor_parallel": 2, "expert_tensor_parallel": 2} | EP2, {}, count=2)
+    ),
+    "EP4 over tensor-parallel cards of replicas, ZeRO-1": plan(
+        cut(pipeline([4], "a", 3), {"tensor_parallel": 2, "expert_parallel": 4}, count=2), zero=1
+    ),
+    "both ends": plan(
+        cut(pipeline([2, 2], "ab", 6), EP2, EP2), cut(pipeline([2, 2], "ab", 4), EP2, EP2), schedule="dualpipe"
+    ),
+}
+"""Plans that share experts out."""
 SHAPES = {
     "shared": MIXTURE,
     "not normalized, shared by a gate": replace(MIXTURE, normalized=False, shared_gate=True, layers=(0, 1, 2, 3)),
@@ -132,21 +163,21 @@ def sizes_with(mixture: Mixture) -> Sizes:
     return replace(ROUTED, mixture=mixture)
 
 
-@pytest.fixture(scope="module")
-def expected() -> dict[str, tuple[list[float], list[float], float]]:
+@cache
+def expected(shape: str, batch: int) -> tuple[list[float], list[float], float]:
     torch.set_num_threads(1)
-    return {name: Plain(sizes_with(mixture), 7).train(EXECUTION, 6) for name, mixture in SHAPES.items()}
+    return Plain(sizes_with(SHAPES[shape]), 7).train(EXECUTION, batch)
 
 
 @pytest.mark.live
 @pytest.mark.parametrize(
-    ("name", "shape"), [*((name, "shared") for name in PLANS), *(("unequal replicas", shape) for shape in SHAPES)]
+    ("name", "shape"),
+    [*((name, "shared") for name in PLANS | SHARED), *(("unequal replicas", shape) for shape in SHAPES)],
 )
-def test_losses_equal_one_process(
-    engine: LocalEngine, expected: dict[str, tuple[list[float], list[float], float]], name: str, shape: str
-) -> None:
-    run = run_plan(PLANS[name], MACHINE, sizes_with(SHAPES[shape]), EXECUTION, engine=engine)
-    losses, norms, held_out = expected[shape]
+def test_losses_equal_one_process(engine: LocalEngine, name: str, shape: str) -> None:
+    chosen = (PLANS | SHARED)[name]
+    run = run_plan(chosen, MACHINE, sizes_with(SHAPES[shape]), EXECUTION, engine=engine)
+    losses, norms, held_out = expected(shape, chosen.global_batch)
     assert run.losses == pytest.approx(losses, rel=1e-5)
     assert run.gradient_norms == pytest.approx(norms, rel=1e-5)
     assert [one.loss for one in run.evaluations] == pytest.approx([held_out], rel=1e-5)

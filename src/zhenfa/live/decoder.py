@@ -43,16 +43,17 @@ class Attention(nn.Module):  # type: ignore[misc]
 
     def forward(self, hidden: Any, turn: tuple[Any, Any]) -> Any:
         """Return the attended features, shape ``[batch, sequence, hidden]``."""
-        batch, length, _ = hidden.shape
         hidden = shared(hidden, self.crew)
-        shape = (batch, length, -1, self.sizes.head_dim)
-        query, key, value = (layer(hidden).view(shape) for layer in (self.query, self.key, self.value))
+        query, key, value = (
+            layer(hidden).unflatten(-1, (layer.out_features // self.sizes.head_dim, self.sizes.head_dim))
+            for layer in (self.query, self.key, self.value)
+        )
         # Turned before the heads are moved forward: the attention then leaves its result as the output matrix reads it.
         mixed = functional.scaled_dot_product_attention(
             rotate(query, turn).transpose(1, 2), rotate(key, turn).transpose(1, 2), value.transpose(1, 2),
             is_causal=True, enable_gqa=self.sizes.heads != self.sizes.kv_heads,
         )  # fmt: skip
-        return summed(self.output(mixed.transpose(1, 2).reshape(batch, length, -1)), self.crew)
+        return summed(self.output(mixed.transpose(1, 2).flatten(2)), self.crew)
 
 
 class Norm(nn.Module):  # type: ignore[misc]

@@ -106,8 +106,8 @@ class MixtureOfExperts(nn.Module):  # type: ignore[misc]
                 besides = besides * torch.sigmoid(self.shared_gate(hidden))
             result = result + besides
         if decoder.balance and torch.is_grad_enabled():
-            rows = (*hidden.shape[:2], -1)
-            result = Balanced.apply(result, decoder.balance * balance_loss(shares.view(rows), chosen.view(rows)))
+            both = (one.unflatten(0, hidden.shape[:2]) for one in (shares, chosen))
+            result = Balanced.apply(result, decoder.balance * balance_loss(*both))
         return result
 
     def _routed(self, flat: Any, chosen: Any, weights: Any) -> Any:
