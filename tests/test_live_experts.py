@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -24,6 +25,9 @@ from zhenfa.live.flops import FlopCount
 from zhenfa.live.model import sizes_of
 from zhenfa.live.run import run_plan
 from zhenfa.live.sizes import Mixture, Sizes
+from zhenfa.live.weights import load_weights
+from zhenfa.live.weights import sizes_with as with_weights
+from zhenfa.spec.huggingface import from_huggingface
 from zhenfa.spec.job import Execution
 from zhenfa.spec.plan import Pipeline, Plan
 
@@ -129,8 +133,10 @@ SHARED = {
         cut(pipeline([1, 3], "ab", 1), {"expert_parallel": 4}, EP2, count=2),
     ),
     "EP2 on one of two stages, zero bubble, ZeRO-1": plan(
-        cut(pipeline([2, 2], "ab", 2), EP2, {}, count=2), cut(pipeline([2, 2], "ab", 1), EP2, {}, count=2),
-        schedule="zero-bubble", zero=1,
+        cut(pipeline([2, 2], "ab", 2), EP2, {}, count=2),
+        cut(pipeline([2, 2], "ab", 1), EP2, {}, count=2),
+        schedule="zero-bubble",
+        zero=1,
     ),
     "EP2 beside a replica that holds all, recomputing": plan(
         cut(pipeline([4], "a", 2, recompute="full"), EP2, count=2), pipeline([1, 3], "bb", 2)
@@ -181,3 +187,160 @@ def test_losses_equal_one_process(engine: LocalEngine, name: str, shape: str) ->
     assert run.losses == pytest.approx(losses, rel=1e-5)
     assert run.gradient_norms == pytest.approx(norms, rel=1e-5)
     assert [one.loss for one in run.evaluations] == pytest.approx([held_out], rel=1e-5)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", ["EP4, two stages, uneven micro-batches", "split experts over replicas",
+                                  "EP4 over tensor-parallel cards of replicas, ZeRO-1"])  # fmt: skip
+def test_checkpoints_hold_every_expert_and_go_on_at_any_layout(engine: LocalEngine, name: str, tmp_path: Path) -> None:
+    chosen: Plan = SHARED[name]
+    execution = EXECUTION.model_copy(update={"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 5})
+    whole = run_plan(chosen, MACHINE, ROUTED, execution, engine=engine, out_dir=tmp_path / "whole")
+    half = tmp_path / "whole" / "checkpoint-000002"
+    module = StageModule(ROUTED, 0, 4, stem=True, head=True, seed=99)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    checkpoint.load(half, module, optimizer)
+    assert "layers.1.mlp.experts.3.up.weight" in dict(module.named_parameters())
+    assert all(int(optimizer.state[weight]["step"]) == 2 for weight in module.parameters())
+    same = run_plan(chosen, MACHINE, ROUTED, execution, engine=engine, out_dir=tmp_path / "same", resume=half)
+    assert same.losses == whole.losses[2:]
+    assert same.gradient_norms == whole.gradient_norms[2:]
+    for other in (PLANS["pipeline"], SHARED["EP2 over two replicas"], SHARED["split experts over replicas"]):
+        rest = run_plan(other, MACHINE, ROUTED, execution, engine=engine, out_dir=tmp_path / "o", resume=half)
+        assert rest.losses == pytest.approx(whole.losses[2:], rel=1e-5)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("left", [EP2, {}], ids=["the same layout", "one card for all experts"])
+def test_a_run_goes_on_when_a_card_with_experts_dies(left: dict[str, int], tmp_path: Path) -> None:
+    chosen = plan(cut(pipeline([4], "a", 3), EP2, count=2))
+    kind = "kill" if left else "lose"
+    execution = Execution(**EXECUTION.model_dump() | {"steps": 4, "faults": ({"kind": kind, "step": 3, "card": 1},)})
+    run = run_plan(
+        chosen, formation(pool("a", 2)), ROUTED, execution, out_dir=tmp_path,
+        replan=lambda _: plan(cut(pipeline([4], "a", 6), left)),
+    )  # fmt: skip
+    assert [incident.action for incident in run.incidents] == ["restart" if left else "re-form"]
+    plain = Plain(ROUTED, 7)
+    assert run.losses == pytest.approx(plain.train(EXECUTION.model_copy(update={"steps": 4}), 6)[0], rel=1e-5)
+
+
+@pytest.mark.live
+def test_bf16_is_near_on_every_layout(engine: LocalEngine) -> None:
+    one = PLANS["one card"].model_copy(update={"precision": "bf16"})
+    alone = run_plan(one, MACHINE, ROUTED, EXECUTION, engine=engine)
+    for name in ("pipeline", "EP2 over two replicas", "two stages to a card"):
+        run = run_plan(
+            SHARED.get(name, PLANS["pipeline"]).model_copy(update={"precision": "bf16"}), MACHINE, ROUTED, EXECUTION,
+            engine=engine,
+        )  # fmt: skip
+        if name == "pipeline":
+            assert run.losses == alone.losses, "micro-batches in one order give the same to the bit"
+        assert run.losses == pytest.approx(alone.losses, rel=1e-3)
+    assert alone.losses == pytest.approx(expected("shared", 6)[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe"])
+def test_decoder_is_the_published_one(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    common = {
+        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 256, "num_experts_per_tok": 2, "tie_word_embeddings": False,
+    }  # fmt: skip
+    if kind == "mixtral":
+        config = transformers.MixtralConfig(**common, intermediate_size=24, num_local_experts=4)
+        theirs = transformers.MixtralForCausalLM(config).eval()
+    else:
+        config = transformers.Qwen2MoeConfig(
+            **common, intermediate_size=48, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+            num_experts=4, mlp_only_layers=[0], qkv_bias=False,
+        )  # fmt: skip
+        theirs = transformers.Qwen2MoeForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path)
+    sizes = with_weights(tmp_path, sizes_of(from_huggingface(json.loads((tmp_path / "config.json").read_text()))))
+    ours = StageModule(sizes, 0, 3, stem=True, head=True, seed=3)
+    load_weights(ours, tmp_path)
+    tokens = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_of_experts_alike_the_lower_number_is_taken() -> None:
+    module = StageModule(
+        replace(ROUTED, layers=2, mixture=replace(MIXTURE, layers=(1,))), 0, 2, stem=True, head=True, seed=1
+    )
+    block = module.layers["1"].mlp
+    with torch.no_grad():
+        block.router.weight.zero_()
+    module.routed.counting = True
+    module(torch.zeros((1, 8), dtype=torch.int64))
+    assert module.routed.chosen[1].tolist() == [8, 8, 0, 0]
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(2, 8), st.data())
+def test_balance_is_one_where_tokens_are_spread_evenly_and_never_above_the_experts(
+    batch: int, length: int, experts: int, draw: st.DataObject
+) -> None:
+    active = draw.draw(st.integers(1, experts))
+    logits = torch.randn(
+        (batch, length, experts), generator=torch.Generator().manual_seed(draw.draw(st.integers(0, 9)))
+    )
+    shares = torch.softmax(3 * logits, -1)
+    chosen = shares.topk(active).indices
+    found = float(balance_loss(shares, chosen))
+    assert 0 < found <= batch * experts / active * (1 + 1e-6)
+    alone = sum(float(balance_loss(shares[row : row + 1], chosen[row : row + 1])) for row in range(batch))
+    assert found == pytest.approx(alone, rel=1e-5), "sequences count apart, whatever micro-batch they fall into"
+    even = torch.full_like(shares, 1 / experts)
+    assert float(balance_loss(even, chosen)) == pytest.approx(batch, rel=1e-5)
+
+
+def test_flops_are_those_of_the_active_experts() -> None:
+    module = StageModule(ROUTED, 0, 4, stem=True, head=True, seed=0)
+    tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
+    with FlopCount() as forward:
+        module(tokens)
+    hidden, rows = ROUTED.hidden, 32
+    attention = sum(p.numel() for name, p in module.named_parameters() if "attention." in name)
+    dense = 3 * hidden * ROUTED.intermediate + hidden * 256
+    experts = 3 * hidden * MIXTURE.size * MIXTURE.active
+    routed = 3 * (hidden * MIXTURE.experts + 3 * hidden * MIXTURE.shared + experts)
+    scores = 4 * (2 * 4 * 16 * 17 / 2) * 4 * 8
+    assert forward.total == pytest.approx(2 * rows * (attention + dense + routed) + scores)
+    assert module.routed.flops == 2 * rows * 3 * experts
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (plan(cut(pipeline([4], "a", 1), {"expert_parallel": 3}, count=3)), "4 experts over 3 cards do not go evenly"),
+        (plan(cut(pipeline([4], "a", 1), {"tensor_parallel": 2, "expert_tensor_parallel": 4})),
+         "split over the tensor-parallel cards of its stage or not at all"),
+    ],
+)  # fmt: skip
+def test_groups_that_do_not_run_are_refused(chosen: Plan, words: str) -> None:
+    with pytest.raises(CapabilityError, match=words):
+        run_plan(chosen, MACHINE, ROUTED)
+
+
+def test_groups_that_are_not_whole_are_refused() -> None:
+    with pytest.raises(
+        InputError, match="3 cards of the replicas cut alike hold stage 0-4, which are no whole groups of 2"
+    ):
+        run_plan(plan(cut(pipeline([4], "a", 1), EP2, count=3)), MACHINE, ROUTED)
+    with pytest.raises(CapabilityError, match="a dense model has no experts to share"):
+        run_plan(plan(cut(pipeline([8], "a", 1), EP2, count=2)), MACHINE, TINY)
+
+
+def test_catalog_models_are_read_or_refused_by_name() -> None:
+    sizes = sizes_of(find_model("tiny-byte-moe"))
+    assert (sizes.mixture.layers, sizes.intermediate) == ((1, 2, 3, 4, 5), 384)
+    assert sizes.parameters == find_model("tiny-byte-moe").graph().parameters
+    assert sizes_of(find_model("mixtral-8x7b")).parameters == 46_702_792_704
+    for name, words in {
+        "qwen3-30b-a3b": "attention with qk_norm",
+        "deepseek-v3": "latent-attention layers|mtp",
+    }.items():
+        with pytest.raises(CapabilityError, match=words):
+            sizes_of(find_model(name))

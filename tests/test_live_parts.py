@@ -81,14 +81,17 @@ def test_parameters_are_those_of_the_model_document(tied: bool) -> None:
     assert sum(parameter.numel() for parameter in module.parameters()) == model.graph().parameters == sizes.parameters
 
 
+EXPERTS = {"kind": "experts", "count": 4, "active": 2, "size": 32}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"norm": "layer"}, "layer norms"),
         ({"embedding": {"positions": 128}}, "an embedding with positions"),
         ({"head": {"bias": True}}, "a head with bias"),
-        ({"layers": [MODEL["layers"][0] | {"feed_forward": {"kind": "experts", "count": 4, "active": 2, "size": 32}}]},
-         "experts layers"),
+        ({"layers": [MODEL["layers"][0] | {"feed_forward": EXPERTS | {"score": "sigmoid"}}]},
+         "experts with score"),
         ({"layers": [MODEL["layers"][0] | {"mixer": {"kind": "attention", "heads": 4, "head_dim": 16, "window": 64}}]},
          "attention with window"),
         ({"layers": [MODEL["layers"][0], MODEL["layers"][0] | {"feed_forward": {"kind": "dense", "size": 32}}]},

@@ -187,7 +187,11 @@ def initialise(module: nn.Module, sizes: Sizes, seed: int, crew: Crew) -> None:
 
 
 def part_of(name: str) -> str:
-    """Return which part of the model a parameter belongs to: ``stem``, ``layer 3``, ``layer 3 expert 5`` or ``head``."""
+    """Return the part of the model that a parameter belongs to.
+
+    >>> part_of("layers.3.mlp.experts.5.up.weight"), part_of("layers.3.mlp.router.weight"), part_of("norm.weight")
+    ('layer 3 expert 5', 'layer 3', 'head')
+    """
     if name.startswith("layers."):
         _, layer, block, *rest = name.split(".")
         return f"layer {layer} expert {rest[1]}" if (block, rest[0]) == ("mlp", "experts") else f"layer {layer}"

@@ -112,7 +112,9 @@ class ExpertGroup:
     card, which is ``slower`` than it should be by a factor.
     """
 
-    def __init__(self, index: int = 0, size: int = 1, group: Any = None, links: Sequence[tuple[Link, Link]] = ()) -> None:
+    def __init__(
+        self, index: int = 0, size: int = 1, group: Any = None, links: Sequence[tuple[Link, Link]] = ()
+    ) -> None:
         self.index, self.size, self.group, self.links = index, size, group, list(links)
         self.seconds, self.slower = 0.0, 1.0
         self.clock: Callable[[], float] | None = None

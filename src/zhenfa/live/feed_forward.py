@@ -145,8 +145,7 @@ class MixtureOfExperts(nn.Module):  # type: ignore[misc]
         """
         held = list(self.experts.values())
         kept = [
-            expert.inside(*both)
-            for expert, *both in zip(held, copies.split(rows), weights.split(rows), strict=True)
+            expert.inside(*both) for expert, *both in zip(held, copies.split(rows), weights.split(rows), strict=True)
         ]
         return torch.cat([expert.down.multiply(*one) for expert, one in zip(held, kept, strict=True)])
 

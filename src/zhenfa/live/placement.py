@@ -240,8 +240,8 @@ def _check_experts(plan: Plan, mixture: Mixture | None) -> None:
             cards = len(numbers) * stage.tensor_parallel
             if cards % _sharing(stage):
                 raise InputError(
-                    f"{cards} cards of the replicas cut alike hold stage {stage.first}-{stage.last}, which are no whole "
-                    f"groups of {_sharing(stage)} that share its experts out.",
+                    f"{cards} cards of the replicas cut alike hold stage {stage.first}-{stage.last}, which are no "
+                    f"whole groups of {_sharing(stage)} that share its experts out.",
                     hint=f"write expert_parallel {math.gcd(cards // split, degree)}, or other replicas.",
                 )
 

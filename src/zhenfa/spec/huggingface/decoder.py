@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from zhenfa.spec.huggingface.reader import Config
 from zhenfa.spec.model_blocks import (
@@ -210,6 +210,21 @@ def first_of(c: Config, keys: Sequence[str]) -> str:
     return next((key for key in keys if c.get(key) is not None), keys[0])
 
 
+SIGMOID: Final = frozenset(
+    {
+        "afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "deepseek_v3", "deepseek_v32", "dots1", "dots3_note",
+        "exaone_moe", "flint", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next", "glm_moe_dsa", "hy_v3", "hy_v4",
+        "inkling", "kimi_k2", "kimi_k25", "kimi_linear", "laguna", "lfm2_moe", "llama4", "llama4_text",
+        "mimo_v2_flash", "minimax_m2", "minimax_m3_vl", "nemotron_h", "solar_open", "step3p7",
+    }
+)  # fmt: skip
+"""Types whose routers take a sigmoid for each expert (transformers 5.23, modeling files), whatever ``scoring_func``."""
+NOT_NORMALIZED: Final = frozenset(
+    {"deepseek_v2", "doge", "dots1", "flex_olmo", "kolibri1", "olmoe", "qwen2_moe", "qwen3_moe"}
+)
+"""Types that leave weights as the softmax gives them where ``norm_topk_prob`` is not said (transformers 5.23)."""
+
+
 def experts(c: Config, moe: MoE) -> Experts:
     """Return the mixture of experts described by ``moe``."""
     count, active = c.count(first_of(c, moe.count)), c.count(first_of(c, moe.active))
@@ -224,6 +239,8 @@ def experts(c: Config, moe: MoE) -> Experts:
     return Experts(
         count=count, active=active, size=size, gated=moe.gated, bias=moe.bias, router_bias=moe.router_bias,
         router_parameters=count if moe.selection_bias else 0,
+        score="sigmoid" if c.model_type in SIGMOID or c.get("scoring_func") == "sigmoid" else "softmax",
+        normalized=bool(c.get("norm_topk_prob", c.model_type not in NOT_NORMALIZED)),
         shared=SharedExpert(size=shared, gated=moe.gated, gate=moe.shared_gate, bias=on(c, moe.shared_bias))
         if shared
         else None,
