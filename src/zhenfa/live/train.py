@@ -242,7 +242,7 @@ class Driver:
         """Take the last step into the timings, which leave the first one out as soon as there is another."""
         if len(measured.step_times) <= 2:
             clipped = self.execution.clip_gradient_norm is not None
-            measured.timings = Timings(sharing(measured.places, tied=self.sizes.tied), clipped)
+            measured.timings = Timings(sharing(measured.places, self.sizes), clipped)
         measured.timings.add(measured.spans, measured.step_times[-1])
 
     def _told(self, rank: int, told: Sequence[Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from zhenfa.live.pace import COMPUTE
 from zhenfa.live.placement import CardPlace
+from zhenfa.live.sizes import Sizes
 
 Spans = Sequence[tuple[str, int, float, float, int, int]]
 """What a card did in a step: kind, micro-batch, start and end in s from the step's start, peer, stage."""
@@ -118,12 +119,12 @@ def _gap(row: Spans, until: float) -> float:
     return gap
 
 
-def sharing(places: Sequence[CardPlace], *, tied: bool) -> tuple[tuple[int, ...], ...]:
+def sharing(places: Sequence[CardPlace], sizes: Sizes) -> tuple[tuple[int, ...], ...]:
     """Return the ranks that sum gradients with each other, directly or through a third, in groups of two and more."""
     from zhenfa.live.replicas import owners
 
     home: Mapping[int, set[int]] = {place.rank: {place.rank} for place in places}
-    for shared in owners(places, tied=tied):
+    for shared in owners(places, sizes):
         joined = set().union(*(home[rank] for rank in shared.ranks))
         home = {**home, **dict.fromkeys(joined, joined)}
     groups = {tuple(sorted(ranks)) for ranks in home.values() if len(ranks) > 1}
