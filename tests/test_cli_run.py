@@ -212,6 +212,29 @@ def test_one_real_step(zhenfa: Call, tmp_path: Path) -> None:
     assert all(Path(path).exists() for path in run["files"].values())
 
 
+@pytest.mark.live
+def test_a_run_teaches_the_next_plan(zhenfa: Call, tmp_path: Path) -> None:
+    """A card is four times slower than its file says: the run says so, and the machine file that it leaves knows it."""
+    slow = "{steps: 2, recover: false, faults: [{step: 1, card: 0, kind: slow, factor: 4.0}]}"
+    (tmp_path / "slow.yaml").write_text(QUICK.replace("{steps: 1}", slow), encoding="utf-8")
+    for _ in range(4):  # while other work on this host keeps the emulation from holding its time
+        shown = zhenfa("run", "slow.yaml", "--json", "--out", "out")
+        assert shown.code == 0, shown.err
+        run = json.loads(shown.out)
+        if run["attribution"]["judged"]:
+            break
+    else:
+        pytest.skip("the emulation did not hold its time: nothing is learned")
+    assert run["files"]["machine"] == "out/machine.yaml"
+    odd = next(row for row in run["attribution"]["rows"] if row["law"] == "compute" and row["cards"] == [0])
+    assert odd["ratio"] == pytest.approx(4.0, rel=0.01)
+    known = zhenfa("plan", "slow.yaml", "--on", "out/machine.yaml", columns=200)
+    assert known.code == 0, known.err
+    assert f"{odd['pool']}.learned.compute = 4 (zhenfa run of quick, 1 step, " in known.out
+    plain = zhenfa("plan", "slow.yaml")
+    assert "learned" not in plain.out
+
+
 def test_sigterm_in_training_is_noted_once_and_ends_it_the_second_time() -> None:
     stop = _Stop()
     stop.after(None, training=True)(1)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from zhenfa.catalog import entries, files
-from zhenfa.errors import InputError, MissingFactError
+from zhenfa.errors import InputError, MissingFactError, UnknownNameError
 from zhenfa.spec.fact import Fact
-from zhenfa.spec.machine import Accelerator, Machine, Network, Pool, System, Tier
+from zhenfa.spec.machine import Accelerator, Learned, Machine, Network, Pool, System, Tier
 from zhenfa.spec.upkeep import Facility, FailureTimes, MachineFailures, Storage
 
 
@@ -23,6 +23,7 @@ class DraftPool:
     system: System | None
     power_per_card: Fact
     failures: FailureTimes
+    learned: Learned
 
 
 @dataclass
@@ -63,7 +64,13 @@ def _pool(pool: Pool) -> DraftPool:
             f"pool {pool.name!r} does not say how many cards it has.", hint="give count, or name a system."
         )
     tiers = _tiers(pool.name, count, pool.tiers or (system.tiers if system else ()))
-    return DraftPool(pool.name, _accelerator(pool, system), count, tiers, system, pool.power_per_card, pool.failures)
+    known = {tier.name for tier in tiers}
+    for name in pool.learned.links:
+        if name not in known:
+            raise UnknownNameError("tier", name, sorted(known), hint=f"pool {pool.name!r}: learned.links names tiers.")
+    return DraftPool(
+        pool.name, _accelerator(pool, system), count, tiers, system, pool.power_per_card, pool.failures, pool.learned
+    )
 
 
 def _accelerator(pool: Pool, system: System | None) -> Accelerator:

@@ -19,13 +19,13 @@ from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.plan import Answer, find_plans, read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution
-from zhenfa.spec.machine import Formation
-from zhenfa.spec.plan import Plan
-from zhenfa.spec.result import Attribution, Run
+from zhenfa.spec.machine import Machine
+from zhenfa.spec.result import Run
 
 if TYPE_CHECKING:
+    from zhenfa.live.learn.learner import Learner
     from zhenfa.live.run import Phase
-    from zhenfa.live.train import Measured, Progress
+    from zhenfa.live.train import Progress
 
 
 @dataclass(frozen=True)
@@ -42,36 +42,6 @@ class Wanted:
     out: str | None = None
 
 
-@dataclass
-class Plans:
-    """The answer that a run goes by: the first one, or the newest one made for what was left of the machine."""
-
-    request: Request
-    answer: Answer
-    measured: Measured | None = None
-    """What the cards measured with the plan that they took up last."""
-
-    def learn(self, measured: Measured) -> None:
-        """Take in what the cards measured with the plan under way."""
-        self.measured = measured
-
-    def attributed(self, *, valid: bool) -> Attribution | None:
-        """Return which law was off in the plan that was measured last; None where no step of it was timed."""
-        from zhenfa.live.learn.attribute import Predicted, attribute
-
-        best, measured = self.answer.best, self.measured
-        if measured is None or not measured.timings.steps or best.plan != measured.plan:
-            return None
-        step, formation = best.estimate.figures.step_time_s, self.request.formation
-        predicted = Predicted(best.plan, self.answer.setting, best.cost, step, formation)
-        return attribute(predicted, measured.places, measured.timings, measured.step_time, valid=valid)
-
-    def anew(self, formation: Formation) -> Plan:
-        """Return the best plan of the job on a machine that has changed, and remember it."""
-        self.answer = find_plans(replace(self.request, formation=formation))
-        return self.answer.best.plan
-
-
 def run_job(wanted: Wanted, output: Output) -> None:
     """Plan a job, run it and report. Everything that was started is gone when this returns, however it returns."""
     begun = time.monotonic()
@@ -85,12 +55,14 @@ def run_job(wanted: Wanted, output: Output) -> None:
                 hint=f"plan it with `zhenfa plan {wanted.job}`; the engine named in the plan runs it.",
             )
         answer = find_plans(request)
-    plans = Plans(request, answer)
+    from zhenfa.live.learn.learner import Learner
+
+    plans = Learner(request, answer)
     result, folder, stopped = _execute(wanted, plans, output)
     answer = plans.answer
     attribution = plans.attributed(valid=bool(result.fidelity.get("valid", True)))
     result = result.model_copy(update={"estimate": answer.best.estimate, "attribution": attribution})
-    files = write_files(result, request, folder, output)
+    files = write_files(result, request, folder, output, machine=plans.machine(attribution))
     seconds = time.monotonic() - begun
     if output.as_json:
         from zhenfa.cli.documents import RunReport
@@ -110,7 +82,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
         )
 
 
-def _execute(wanted: Wanted, plans: Plans, output: Output) -> tuple[Run, Path, bool]:
+def _execute(wanted: Wanted, plans: Learner, output: Output) -> tuple[Run, Path, bool]:
     """Run the best plan; return what happened, the folder for its files, and whether a signal ended it."""
     from zhenfa.live.discovery import refuse_unreachable
     from zhenfa.live.makers import maker
@@ -296,8 +268,10 @@ def announce(answer: Answer, output: Output) -> None:
         )
 
 
-def write_files(run: Run, request: Request, folder: Path, output: Output) -> dict[str, str]:
-    """Write report, page, plan, picture and trace; what an extra is missing for is said, not failed."""
+def write_files(
+    run: Run, request: Request, folder: Path, output: Output, *, machine: Machine | None = None
+) -> dict[str, str]:
+    """Write report, page, plan, machine, picture and trace; what an extra is missing for is said, not failed."""
     from zhenfa.live import timeline
     from zhenfa.live.page import write_page
 
@@ -306,9 +280,13 @@ def write_files(run: Run, request: Request, folder: Path, output: Output) -> dic
         report.write_text(json.dumps(run.to_data(), indent=1, ensure_ascii=False), encoding="utf-8")
         plan.write_text(run.plan.to_yaml(), encoding="utf-8")
         write_page(run, request.formation, page)
+        if machine is not None:
+            (folder / "machine.yaml").write_text(machine.to_yaml(), encoding="utf-8")
     except OSError as problem:
         raise RunError(f"{str(folder)!r} cannot be written: {os.strerror(problem.errno or 0)}.") from None
     files = {"report": str(report), "page": str(page), "plan": str(plan)}
+    if machine is not None:
+        files["machine"] = str(folder / "machine.yaml")
     if run.checkpoint:
         files["checkpoint"] = run.checkpoint
     for name, file, write in (

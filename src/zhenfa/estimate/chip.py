@@ -73,6 +73,10 @@ class Chip:
     """Seconds of work that cards do together over those of one card, where that was measured."""
     room: float = 1.0
     """Bytes that a job may fill over ``capacity``."""
+    learned: float = 1.0
+    """Seconds of training's forwards and backwards, as runs measured them, over those of the laws."""
+    learned_update: float = 1.0
+    """The same of the optimizer's update."""
 
     @property
     def usable(self) -> float:
@@ -210,6 +214,8 @@ def chip(
         (tile[0], tile[1]), found.kernels, _processor(accelerator, precision, peak, bandwidth, found),
         accelerator.achievable.lockstep.value or 1.0,
         share,
+        pool.learned.compute.value or 1.0,
+        pool.learned.optimizer.value or 1.0,
     )  # fmt: skip
 
 

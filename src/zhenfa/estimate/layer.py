@@ -6,7 +6,7 @@ Every function takes a :class:`Shape` whose fields are floats or arrays over can
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -69,6 +69,16 @@ def _last(parts: Sequence[tuple[Operator, Cost]]) -> Array:
 
 def operator_cost(operator: Operator, shape: Shape, card: Card) -> Cost:
     """Return the cost of one operator; what experts exchange belongs to the layer."""
+    found = _lawful(operator, shape, card)
+    times = card.chip.learned
+    return found if times == 1 else found.but(**{name: times * getattr(found, name) for name in LEARNED})
+
+
+LEARNED: Final = ("forward", "backward", "light_forward", "weight", "host_forward", "host_backward")
+"""Seconds that what runs have taught of a card's passes multiplies."""
+
+
+def _lawful(operator: Operator, shape: Shape, card: Card) -> Cost:
     match operator.kind:
         case "matmul":
             return _matmul(operator, shape, card)

@@ -358,6 +358,19 @@ def _slower(said: Mapping[str, Any], slow: float) -> dict[str, Any]:
     return {key: value / slow if key in _SPEEDS and value else value for key, value in said.items()}
 
 
+def learned_words(formation: Formation) -> list[str]:
+    """Say what runs have taught of a machine, which its training plans count with."""
+    found = []
+    for pool in formation.pools:
+        taught = pool.learned
+        links = {f"links.{name}": one for name, one in taught.links.items()}
+        named = {"compute": taught.compute, "optimizer": taught.optimizer, **links}
+        found += [(f"{pool.name}.learned.{name}", one) for name, one in named.items()]
+    if formation.network is not None:
+        found.append((f"{formation.name}.network.learned", formation.network.learned))
+    return [f"{name} = {one.value:.3g} ({one.source})" for name, one in found if one.value not in {None, 1.0}]
+
+
 def look_up(
     graph: Graph,
     workload: Workload,
@@ -387,6 +400,7 @@ def look_up(
     if traits is not None and traits.eager:
         issued = {pool.name: {"host_s_per_kernel": host} for pool in formation.pools if (host := _issuing(pool))}
     notes: list[str] = [f"{name} = {value} (yours)" for name, value in formation.assumed.items()]
+    notes.extend(learned_words(formation))
     for ways in every.values():
         for one in ways.values():
             notes.extend(one.assumptions)

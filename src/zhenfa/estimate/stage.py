@@ -262,7 +262,7 @@ def update_rate(setting: Setting, pool: str, elements: Array = 1.0) -> Array:
     chip = setting.chips[pool]
     counted = OPTIMIZER_BYTES_FP32 if chip.precision in {"fp32", "tf32"} else OPTIMIZER_BYTES
     moved = setting.traits.optimizer_bytes_moved or counted
-    return compute.optimizer_time(
+    return chip.learned_update * compute.optimizer_time(
         elements, bytes_per_parameter=moved, bandwidth=chip.bandwidth, memory_share=chip.memory_share
     )
 

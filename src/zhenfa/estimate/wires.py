@@ -185,7 +185,20 @@ def fabric(pool: CardPool) -> tuple[Fabric, tuple[str, ...]]:
         wires.append(Wire(float(tier.size), bandwidth, latency, mesh, tier.in_network_reduction, found))
         if not exact and tier.bandwidth.value is not None:
             notes[_share_note(pool.name, tier, found)] = None
-    return (_ideal(wires) if exact else assemble(wires)), tuple(notes)
+    return _as_learned(_ideal(wires) if exact else assemble(wires), pool), tuple(notes)
+
+
+def _as_learned(found: Fabric, pool: CardPool) -> Fabric:
+    """Return a fabric whose tiers take as many times as long as runs have taught."""
+    times = np.array([_value(pool.learned.links[tier.name], 1.0) if tier.name in pool.learned.links else 1.0
+                      for tier in pool.tiers])  # fmt: skip
+    if np.all(times == 1):
+        return found
+    fills = None if found.fills is None else found.fills * times
+    return replace(
+        found, bandwidths=found.bandwidths / times, latencies=found.latencies * times, fills=fills,
+        start=found.start * float(times[0]),
+    )  # fmt: skip
 
 
 def _share_note(pool: str, tier: Tier, found: LinkFamily) -> str:
@@ -288,7 +301,10 @@ def bridge(network: Network | None, *, machine: str, emulated: bool) -> Bridge |
     latency = network.latency.value
     if latency is None:
         latency = priors.tier_latency(1).value
-    return Bridge(rate, latency, network.host_staged and not emulated, _direct(network, emulated))
+    times = _value(network.learned, 1.0)
+    direct = _direct(network, emulated)
+    slower = None if direct is None else replace(direct, bandwidth=direct.bandwidth / times)
+    return Bridge(rate / times, latency * times, network.host_staged and not emulated, slower)
 
 
 def _direct(network: Network, emulated: bool) -> Bridge | None:

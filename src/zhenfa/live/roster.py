@@ -45,6 +45,12 @@ class Roster:
         return replace(self.machine, pools=tuple(pools))
 
 
+def slow_pools(machine: Formation, left: Formation) -> set[str]:
+    """Return the pools of a machine of which a card stands apart, as a slow one, in what is left of it."""
+    names = {one.name for one in left.pools}
+    return {pool.name for pool in machine.pools for index in range(pool.count) if _apart((pool.name, index)) in names}
+
+
 def _apart(card: Card) -> str:
     return f"{card[0]}-slow-{card[1]}"
 

@@ -34,6 +34,8 @@ class Request:
     formation: Formation
     traits: Traits | None = None
     """What the software does that will run the plan; None: what is usual for the machine."""
+    machine: Machine | None = None
+    """The machine as a document, before anything was looked up."""
 
     @property
     def serves(self) -> bool:
@@ -168,7 +170,7 @@ def make_request(
         )
     machine = wanted if isinstance(wanted, Machine) else find_machine(wanted, None if on is not None else folder)
     formation = catalog.resolve(machine, {**job.assume, **(assume or {})})
-    return Request(job, model, model.graph(), formation)
+    return Request(job, model, model.graph(), formation, machine=machine)
 
 
 def find_model(name: str, folder: Path | None = None) -> Model:

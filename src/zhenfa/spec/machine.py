@@ -250,12 +250,24 @@ class Link(Part):
     note: str | None = None
 
 
+class Learned(Part):
+    """What training steps measured over what the laws say without this: ratios of seconds, above 1 where it is slower.
+
+    ``compute``: of forwards and backwards; ``optimizer``: of updates; ``links``: of what goes over a tier, by its name.
+    They multiply the seconds of training plans; what a data sheet says, and what serving is planned by, stays.
+    """
+
+    compute: fact.Ratio = fact.empty("ratio")
+    optimizer: fact.Ratio = fact.empty("ratio")
+    links: dict[str, fact.Ratio] = {}
+
+
 class Pool(Part):
     """Cards of one kind inside a machine.
 
     Either ``system`` names catalog supernodes (``count`` cards of them, by default one whole system), or
     ``accelerator`` and ``tiers`` say it all. What is given here overrides the system. ``failures`` of these cards come
-    before those of the machine.
+    before those of the machine. ``learned``: what runs on them have taught.
     """
 
     name: Name
@@ -265,6 +277,7 @@ class Pool(Part):
     tiers: tuple[Tier, ...] = ()
     power_per_card: fact.Power = fact.empty("power")
     failures: FailureTimes = FailureTimes()
+    learned: Learned = Learned()
 
 
 class DirectLink(Part):
@@ -280,7 +293,8 @@ class Network(Part):
 
     ``bandwidth`` is per card and direction. ``link`` names a link of the catalog that supplies what is not given here.
     ``direct``: a second way, past the hosts; each message takes the quicker of the two. Cards whose collective backends
-    differ can take it only where ``joined_by`` names a library for both, such as FlagCX.
+    differ can take it only where ``joined_by`` names a library for both, such as FlagCX. ``learned``: seconds of what
+    went over it in runs, over what the laws say (:class:`Learned`).
     """
 
     name: str = "network"
@@ -290,6 +304,7 @@ class Network(Part):
     host_staged: bool = True
     direct: DirectLink | None = None
     joined_by: str | None = None
+    learned: fact.Ratio = fact.empty("ratio")
 
 
 class Machine(Document):
@@ -329,6 +344,7 @@ class CardPool:
     power_per_card: Fact
     system: str | None = None
     failures: FailureTimes = field(default_factory=FailureTimes)
+    learned: Learned = field(default_factory=Learned)
 
     @property
     def maker(self) -> str:

@@ -25,6 +25,8 @@ from zhenfa.spec.result import Attribution, Figure, LawRow
 EMULATED: Final = 1.1
 """A step on emulated cards is as declared, within what the host's lateness makes of it: the measured step was 5.6 %
 from the predicted one at most over thirty random plans (``benchmarks/live_plans.py``)."""
+ON_CARDS: Final = frozenset({"compute", "optimizer"})
+"""Laws that are a card's own."""
 LEAST: Final = 0.1
 """Share of the step's difference that a law must make up to be named."""
 
@@ -110,7 +112,7 @@ def _sentences(rows: Sequence[LawRow]) -> tuple[str, ...]:
     together: dict[tuple[str, str], list[LawRow]] = {}
     for row in rows:
         if row.named:
-            whole = row.pool is not None and all(one.named for one in rows if _same(one, row))
+            whole = row.law in ON_CARDS and row.pool is not None and all(one.named for one in rows if _same(one, row))
             together.setdefault((row.law, f"pool {row.pool}" if whole else row.where), []).append(row)
     found = sorted(together.items(), key=lambda item: -abs(sum(row.effect_s for row in item[1])))
     return tuple(_sentence(law, where, mine) for (law, where), mine in found)

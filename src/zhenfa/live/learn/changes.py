@@ -33,15 +33,16 @@ def cards_in_words(ranks: Sequence[int]) -> str:
     return ("card " if len(ranks) == 1 else "cards ") + ", ".join(map(str, ranks))
 
 
-def link_name(formation: Formation, cards: Sequence[tuple[str, int]]) -> str:
-    """Return the link that joins cards, each a pool's name and the card's index there: its tier, or the network."""
+def link_of(formation: Formation, cards: Sequence[tuple[str, int]]) -> tuple[str | None, str]:
+    """Return the link that joins cards, each a pool's name and the card's index there: a pool and its tier, or the
+    network, which is of no pool."""
     pools = {pool for pool, _ in cards}
     if len(pools) == 1:
         pool = formation.pool(next(iter(pools)))
         for tier in pool.tiers:
             if len({index // tier.size for _, index in cards}) == 1:
-                return f"{pool.name}.{tier.name}"
-    return "network" if formation.network is None else formation.network.name
+                return pool.name, f"{pool.name}.{tier.name}"
+    return None, "network" if formation.network is None else formation.network.name
 
 
 def _compute(model: StepModel, timings: Timings, home: Home) -> Change:
@@ -92,8 +93,8 @@ def _count(timings: Timings, home: Home, stage: int) -> float:
 
 def _messages(model: StepModel, timings: Timings, formation: Formation) -> Iterator[Change]:
     """Yield a change for every link between stages that messages were timed on."""
-    found: dict[str, dict[tuple[int, int], tuple[float, float]]] = {}
-    cards: dict[str, set[int]] = {}
+    found: dict[tuple[str | None, str], dict[tuple[int, int], tuple[float, float]]] = {}
+    cards: dict[tuple[str | None, str], set[int]] = {}
     for home, after, stage in _hops(model):
         pairs = [(one, other) for one in home.ranks for other in after.ranks]
         timed = [timings.messages[way] for pair in pairs for way in (pair, pair[::-1]) if way in timings.messages]
@@ -101,7 +102,7 @@ def _messages(model: StepModel, timings: Timings, formation: Formation) -> Itera
             continue
         ends = [model.places[rank].card for rank in (home.ranks[0], after.ranks[0])]
         mean = sum(one.seconds for one in timed) / sum(one.count for one in timed)
-        name = link_name(formation, ends)
+        name = link_of(formation, ends)
         found.setdefault(name, {})[home.replica, stage] = (mean, 2 * _count(timings, home, stage))
         cards.setdefault(name, set()).update((*home.ranks, *after.ranks))
     for name, hops in found.items():
@@ -113,9 +114,10 @@ def _messages(model: StepModel, timings: Timings, formation: Formation) -> Itera
                     stages[stage] = replace(stages[stage], transfer=seconds)
 
         yield Change(
-            "messages", name, tuple(sorted(cards[name])),
+            "messages", name[1], tuple(sorted(cards[name])),
             sum(times * costed[key] for key, (_, times) in hops.items()),
             sum(times * seconds for seconds, times in hops.values()), frozenset(mine for mine, _ in hops), apply,
+            pool=name[0],
         )  # fmt: skip
 
 
@@ -144,9 +146,10 @@ def _sums(model: StepModel, timings: Timings, formation: Formation) -> Iterator[
                 if home.replica == replica:
                     _scale(stages, home, SUMS, predicted, measured)
 
-        name = link_name(formation, [model.places[rank].card for rank in ranks])
+        pool, name = link_of(formation, [model.places[rank].card for rank in ranks])
         yield Change(
-            "gradient sum", name, ranks, predicted, measured, frozenset(home.replica for home in homes), apply
+            "gradient sum", name, ranks, predicted, measured, frozenset(home.replica for home in homes), apply,
+            pool=pool,
         )  # fmt: skip
 
 
