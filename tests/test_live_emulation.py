@@ -41,7 +41,7 @@ def paced() -> Run:
     chosen = plan(
         pipeline([3, 1], ["fast", "slow"], 4), pipeline([2, 2], ["fast", "slow"], 2), length=LENGTH, schedule="1f1b"
     )
-    return run_plan(chosen, machine, SIZES, Execution(steps=3, seed=3))
+    return run_plan(chosen, machine, SIZES, Execution(steps=3, seed=3, overlap_gradient_sum=False))
 
 
 @pytest.mark.live
@@ -78,7 +78,8 @@ def test_gradient_sum_takes_a_ring(paced: Run) -> None:
     for event in paced.events:
         if event.kind == "reduce":
             sums[event.card].append(event)
-    groups = [(shared[0], sums[0][0], sums[2][0]), (shared[1], sums[0][1], sums[3][0])]
+    # The last parts of the model first: cards 1 and 3, then 0 and 3, then 0 and 2.
+    groups = [(shared[0], sums[0][1], sums[2][0]), (shared[1], sums[0][0], sums[3][1])]
     for size, one, other in groups:
         assert one.end_s == pytest.approx(other.end_s, abs=CATCH_UP)
         shorter = min(one.end_s - one.start_s, other.end_s - other.start_s)

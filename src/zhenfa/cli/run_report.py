@@ -11,7 +11,7 @@ from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, figure, ratio
 from zhenfa.live.learn.words import signed, weighed
 from zhenfa.plan import Answer
-from zhenfa.spec.result import Figures, Run
+from zhenfa.spec.result import BridgeTraffic, Figures, Run
 
 LAWS: Final = 12
 """Laws that are shown one by one: those that add or take most."""
@@ -105,6 +105,8 @@ def _print_speeds(run: Run, output: Output) -> None:
             f"{run.even_split['speed_up']:.2f} times as fast",
             first="  the same cards with an even split: ",
         )
+    if run.bridge is not None:
+        _print_bridge(run.bridge, output)
     if run.fidelity:
         label = "fidelity of the emulation" if run.emulated else "left alone"
         out.text(
@@ -139,6 +141,31 @@ def _print_laws(run: Run, output: Output) -> None:
         rows.append(("others", f"{len(found.rows) - LAWS} more", "", "", "", signed(rest)))
     rows.append(("no law", "remainder", "", "", "", signed(found.remainder_s)))
     output.left_out(output.data.table(table(columns, rows), indent=2))
+
+
+def _print_bridge(bridge: BridgeTraffic, output: Output) -> None:
+    """Say what went between makers, what compression saved of it, and what it did to the loss."""
+    out = output.data
+    raw, sent = sum(bridge.bytes_raw.values()), sum(bridge.bytes_sent.values())
+    kinds = ", ".join(f"{what} {units.show(size, 'data')}" for what, size in bridge.bytes_sent.items() if size)
+    link = "" if bridge.link_s is None else f"; {units.show(bridge.link_s, 'time')} on the busiest card's links"
+    out.text(
+        f"{units.show(sent, 'data')} a step ({kinds or 'nothing'}){link}; cards were held up for "
+        f"{units.show(bridge.held_s, 'time')} at most",
+        first="  bridge between makers: ",
+    )
+    if raw > sent > 0:
+        out.text(
+            f"activations {bridge.activations}, gradients {bridge.gradients}: {raw / sent:.2f} times fewer bytes",
+            first="  compressed: ",
+        )
+    if (plain := bridge.uncompressed) is not None:
+        out.text(
+            f"{units.show(plain.step_time_s, 'time')} a step, and the run is {plain.speed_up:.2f} times as fast; "
+            f"over {plain.steps} steps the loss differs by {plain.loss_difference:.2g} of it at most, and by "
+            f"{plain.last_loss_difference:+.2g} in the last of them",
+            first="  the same steps uncompressed: ",
+        )
 
 
 def _print_incidents(run: Run, output: Output) -> None:

@@ -9,27 +9,32 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 
 from zhenfa.live import checkpoint, data
 from zhenfa.live.board import Board
+from zhenfa.live.bridge import Crossing, Tally, across
+from zhenfa.live.collective import Opener
 from zhenfa.live.crew import Crew, crew_of
 from zhenfa.live.decoder import Decoder, loss_of
 from zhenfa.live.exchange import group_of
 from zhenfa.live.faults import Faults
+from zhenfa.live.gradient_sum import GradientSum
 from zhenfa.live.guard import Guard, gather, norm_of
 from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import Runner
 from zhenfa.live.quiet import Watch
-from zhenfa.live.replicas import GradientSum
 from zhenfa.live.saving import Saver, answers_for, load_parts, share_of, whole_share
 from zhenfa.live.transport import Messages
 from zhenfa.live.update import DTYPES, Update
 from zhenfa.live.weights import load_weights
+
+CUT_OFF: Final = "cut_off"
+"""Where a checkpoint has what packing for the bridge has cut off of gradients."""
 
 
 class CardRun:
@@ -47,14 +52,16 @@ class CardRun:
             "gloo", store=dist.PrefixStore(orders.generation, store), rank=rank, world_size=len(orders.places),
             timeout=timeout,
         )  # fmt: skip
-        self.crew = crew_of(orders.places, rank, orders.links, timeout)
+        self.opener = Opener(orders.places, rank, timeout)
+        self.crew = crew_of(self.opener, orders.links)
         self.group = group_of(orders.places, rank, orders.links, timeout)
         self.module = self._decoder(self.crew).to(device)
         if orders.weights is not None:
             load_weights(self.module, Path(orders.weights))
+        self.tally = Tally()
         self.sum = GradientSum(
-            orders.places, self.pacer, orders.links, timeout, sizes=sizes,
-            weights=dict(self.module.named_parameters()), crew=self.crew, zero=orders.zero,
+            self.opener, self.pacer, orders.links, sizes=sizes, weights=dict(self.module.named_parameters()),
+            crew=self.crew, zero=orders.zero, kind=orders.gradients, overlap=orders.overlap, tally=self.tally,
         )  # fmt: skip
         self.update = Update(self.module, orders.recipe, place.precision, self.sum.updates)
         self.optimizer = self.update.optimizer
@@ -62,8 +69,9 @@ class CardRun:
         rows = (place.micro_batch_size, orders.length, sizes.hidden)
         self.runner = Runner(
             self.update.narrow, place, orders.schedule, orders.crews(place.pipeline),
-            messages=Messages(self.pacer, orders.links.get(rank, {}), provider.to_host), pacer=self.pacer, loss=loss,
-            features=torch.empty(rows, dtype=DTYPES[place.precision], device=device),
+            messages=Messages(self.pacer, orders.links.get(rank, {}), provider.to_host, self._crossing()),
+            pacer=self.pacer, loss=loss, features=torch.empty(rows, dtype=DTYPES[place.precision], device=device),
+            told=self.sum if orders.overlap else None,
         )  # fmt: skip
         self.text = data.corpus(orders.data, sizes.vocabulary) if place.is_first or place.is_last else None
         self.sums: dict[tuple[str, int], list[float]] = {}
@@ -94,19 +102,22 @@ class CardRun:
         if self._taken == 2:  # the first step counted FLOPs and filled caches
             self.pacer.fidelity, self.watch = Fidelity(), Watch.now()
             self.sums.clear()
+            self.tally.reset()
         update = self.update
         inputs, targets = self._batch(number)
         self.pacer.begin(number, at)
         update.begin()
+        self.sum.begin(early=not self.faults.pending)
         loss = self.runner.step(inputs, targets)
         gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
         self.faults.poison(gradients)
         norm = norm_of(gradients)
-        self.sum.run(update.weights)
+        self.sum.finish()
         norms, latest = gather(norm, self.pacer.time(), self.guard.cards)
         self.pacer.meet(latest)
         verdict, bad = self.guard.judge(norms, before, twice=twice)
         used = verdict == "sound"
+        self.tally.steps += 1
         whole = self._apply(number, norms) if used else None
         ended = time.monotonic()
         spans = list(self.pacer.spans)
@@ -130,7 +141,8 @@ class CardRun:
             self.update.step(number)
             if self.place.memory_rate is not None:
                 operation.seconds = self.update.bytes_moved() / self.place.memory_rate
-        self.sum.spread(self.update.weights)
+        self.sum.spread()
+        self.sum.keep()
         self.guard.used(norms)
         return whole
 
@@ -156,6 +168,8 @@ class CardRun:
             "device_bytes": capacity,
             "fidelity": asdict(self.pacer.fidelity),
             "waited": self.watch.share(Watch.now()),
+            "bridge": self.tally.step(),
+            "notes": list(self.opener.notes),
             "means": {kind: seconds for (kind, stage), seconds in means.items() if stage < 0},
             "stages": [
                 {kind: seconds for (kind, stage), seconds in means.items() if stage == chunk.stage}
@@ -171,6 +185,7 @@ class CardRun:
             load_parts(path, self.module, self.optimizer, whole)
         else:
             checkpoint.load(path, self.module, self.optimizer, verified=True)
+        self.sum.take_up(lambda wanted: checkpoint.load_tensors(path, CUT_OFF, wanted))
         self.board.write(self.place.rank, "idle")
 
     def save(self, path: Path, *, to_disk: bool) -> None:
@@ -178,14 +193,20 @@ class CardRun:
         self.board.write(self.place.rank, "save")
         share = share_of if self.crew.size == 1 else whole_share
         updates = self.sum.updates if self.orders.zero else None
-        self.saver.begin(path, share(self.module, self.optimizer, self._left_out, updates), to_disk=to_disk)
+        state = share(self.module, self.optimizer, self._left_out, updates)
+        self.saver.begin(path, state | {CUT_OFF: self.sum.kept()}, to_disk=to_disk)
         self.board.write(self.place.rank, "idle")
 
     def close(self) -> None:
         """Leave the group of cards."""
+        self.sum.close()
         dist.destroy_process_group()
         self.saver.wait()
         self.board.close()
+
+    def _crossing(self) -> Crossing:
+        orders, place = self.orders, self.place
+        return Crossing(across(orders.places, place.rank), orders.activations, place.memory_rate, self.tally)
 
     def _decoder(self, crew: Crew) -> Decoder:
         place = self.place
@@ -210,4 +231,5 @@ class CardRun:
     def _memory(self) -> dict[str, int]:
         """Return the bytes of the tensors that the card holds at its peak, by kind."""
         kept = {"activations": self.runner.kept_bytes, "buffers": self.runner.buffer_bytes}
-        return self.update.memory() | kept
+        cut_off = self.sum.kept_bytes()
+        return self.update.memory() | kept | ({"cut off": cut_off} if cut_off else {})

@@ -182,6 +182,26 @@ def load(path: Path, module: Any, optimizer: Any = None, *, verified: bool = Fal
     return manifest
 
 
+def load_tensors(path: Path, branch: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Fill those of the tensors ``wanted`` that a checkpoint has under ``branch`` in their shape, and return them.
+
+    The files must have been checked (:func:`verify`). No card waits for another.
+    """
+    from torch.distributed import checkpoint
+
+    there = _read_records(path / ".metadata").state_dict_metadata
+    found = {
+        name: tensor
+        for name, tensor in wanted.items()
+        if getattr(there.get(f"{branch}.{name}"), "size", None) == tensor.shape
+    }
+    if found:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that it loads without the other cards, which is meant
+            checkpoint.load({branch: found}, storage_reader=_reader(path), planner=_planner(), no_dist=True)
+    return found
+
+
 def state_of(module: Any, optimizer: Any) -> dict[str, Any]:
     """Return the tensors and numbers of a stage and its optimizer under their global names."""
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict

@@ -8,14 +8,12 @@ section 3; the loss on split logits: section 3, "output embedding".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any, Final
 
 import torch
-import torch.distributed as dist
 
+from zhenfa.live.collective import Collective, Opener
 from zhenfa.live.links import Link, ring_of, ring_seconds
-from zhenfa.live.placement import CardPlace
 
 BY_RESULT: Final = ("query", "key", "value", "gate", "up", "embedding", "head")
 BY_INPUT: Final = ("output", "down")
@@ -48,9 +46,10 @@ class Crew:
     """
 
     def __init__(
-        self, index: int = 0, size: int = 1, group: Any = None, ring: Sequence[Link] = (), *, experts: bool = False
-    ) -> None:
-        self.index, self.size, self.group, self.ring, self.experts = index, size, group, list(ring), experts
+        self, index: int = 0, size: int = 1, together: Collective | None = None, ring: Sequence[Link] = (), *,
+        experts: bool = False,
+    ) -> None:  # fmt: skip
+        self.index, self.size, self._together, self.ring, self.experts = index, size, together, list(ring), experts
         self.seconds = 0.0
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Crew:
@@ -68,29 +67,25 @@ class Crew:
     def whole(self, name: str, part: Any) -> Any:
         """Return the whole of which each card holds a part; all cards of the crew call it together."""
         axis = self.axis(name)
-        if axis is None or self.size == 1:
+        if axis is None or self._together is None:
             return part
-        host = part.detach().to("cpu").contiguous()
-        parts = [torch.empty_like(host) for _ in range(self.size)]
-        dist.all_gather(parts, host, group=self.group)
-        return torch.cat(parts, axis)
+        return torch.cat(self._together.all_gather(part), axis)
 
     def gather(self, tensor: Any) -> Any:
         """Return what every card of the crew has, one after the other along a new first axis."""
-        host = tensor.detach().to("cpu").contiguous()
-        rows = [torch.empty_like(host) for _ in range(self.size)]
-        dist.all_gather(rows, host, group=self.group)
+        if self._together is None:
+            return tensor.detach()[None]
         if self.ring:
-            self.seconds += ring_seconds(host.nbytes * self.size, self.ring) / 2
-        return torch.stack(rows).to(tensor.device)
+            self.seconds += ring_seconds(tensor.nbytes * self.size, self.ring) / 2
+        return torch.stack(self._together.all_gather(tensor))
 
     def reduce(self, tensor: Any) -> Any:
         """Return the sum over the crew."""
-        host = tensor.detach().to("cpu", copy=True).contiguous()
-        dist.all_reduce(host, group=self.group)
+        if self._together is None:
+            return tensor.detach()
         if self.ring:
-            self.seconds += ring_seconds(host.nbytes, self.ring)
-        return host.to(tensor.device)
+            self.seconds += ring_seconds(tensor.nbytes, self.ring)
+        return self._together.all_reduce(tensor.detach().clone())
 
     def taken(self) -> float:
         """Return the seconds of all sums since the last call."""
@@ -98,20 +93,18 @@ class Crew:
         return seconds
 
 
-def crew_of(
-    places: Sequence[CardPlace], rank: int, links: dict[int, dict[int, Link]], timeout: timedelta
-) -> Crew:  # fmt: skip
+def crew_of(opener: Opener, links: dict[int, dict[int, Link]]) -> Crew:
     """Return the crew of a card. Every card must call it, for every group is opened by all, in one order."""
-    together: dict[tuple[int, int], list[int]] = {}
-    for place in places:
-        together.setdefault((place.pipeline, place.stage), []).append(place.rank)
+    crews: dict[tuple[int, int], list[int]] = {}
+    for place in opener.places:
+        crews.setdefault((place.pipeline, place.stage), []).append(place.rank)
     own = Crew()
-    for ranks in together.values():
-        if len(ranks) > 1:
-            group = dist.new_group(ranks, backend="gloo", timeout=timeout)
-            if rank in ranks:
-                experts = places[rank].expert_tensors > 1
-                own = Crew(ranks.index(rank), len(ranks), group, ring_of(tuple(ranks), links), experts=experts)
+    for ranks in crews.values():
+        together = opener.open(ranks) if len(ranks) > 1 else None
+        if together is not None:
+            experts = opener.places[opener.rank].expert_tensors > 1
+            ring = ring_of(tuple(ranks), links)
+            own = Crew(ranks.index(opener.rank), len(ranks), together, ring, experts=experts)
     return own
 
 

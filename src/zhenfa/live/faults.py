@@ -24,6 +24,11 @@ class Faults:
         """Have the next step's gradients poisoned: ``nan``, or ``scale`` by ``factor``."""
         self._kind, self._factor = kind, factor
 
+    @property
+    def pending(self) -> bool:
+        """Return whether the next step's gradients are to be poisoned."""
+        return self._kind is not None
+
     def poison(self, gradients: Sequence[Any]) -> None:
         """Do to the gradients what is to happen to them, once."""
         kind, self._kind = self._kind, None

@@ -67,6 +67,11 @@ class FlopMeter:
         self.spent[kind] = self.spent.get(kind, 0.0) + self.last
         return result
 
+    @property
+    def counting(self) -> FlopCount | None:
+        """Return the count of the operation under way, None where it has been counted before."""
+        return self._under_way[1]
+
     def so_far(self) -> float:
         """Return the FLOPs of the operation under way until now; it asks at the same places every time."""
         kind, count, asked = self._under_way

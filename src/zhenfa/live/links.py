@@ -56,9 +56,35 @@ def ring_seconds(size: int, links: list[Link]) -> float:
     count = len(links)
     if count < 2:
         return 0.0
-    slowest = min(link.bandwidth for link in links)
-    latency = max(link.latency for link in links)
-    return 2 * (count - 1) * (size / count / slowest + latency)
+    return 2 * (count - 1) * (size / count / _slowest(links) + _latest(links))
+
+
+def gather_seconds(size: int, links: list[Link]) -> float:
+    """Return the seconds in which every member of a ring gets the ``size`` bytes that each of the others has.
+
+    Counts n - 1 rounds over the slowest link. Source: Chan et al. 2007, section 5.1 (bucket algorithm).
+    """
+    if len(links) < 2:
+        return 0.0
+    return (len(links) - 1) * (size / _slowest(links) + _latest(links))
+
+
+def chain_seconds(size: int, links: list[Link]) -> float:
+    """Return the seconds in which ``size`` bytes of one member reach all others, handed on piece by piece.
+
+    Counts the bytes once over the slowest link and n - 1 latencies: pieces small enough to follow close on each other.
+    """
+    if len(links) < 2:
+        return 0.0
+    return size / _slowest(links) + (len(links) - 1) * _latest(links)
+
+
+def _slowest(links: list[Link]) -> float:
+    return min(link.bandwidth for link in links)
+
+
+def _latest(links: list[Link]) -> float:
+    return max(link.latency for link in links)
 
 
 def ring_of(ranks: tuple[int, ...], links: dict[int, dict[int, Link]]) -> list[Link]:

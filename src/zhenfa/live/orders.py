@@ -9,6 +9,7 @@ from zhenfa.live.links import Link
 from zhenfa.live.placement import CardPlace, Chunk
 from zhenfa.live.recipe import Recipe
 from zhenfa.live.sizes import Sizes
+from zhenfa.spec.job import BridgeFormat
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Orders:
 
     ``port`` is that of the driver's store on the loopback interface and ``generation`` a name there that no other run
     uses; ``board`` is the path of the activity board; ``length`` counts tokens; ``threads`` is for torch in each card;
-    ``timeout_s`` bounds every wait for another card; ``usual_norm`` is what gradients were like under plans before.
+    ``timeout_s`` bounds every wait for another card; ``usual_norm`` is what gradients were like under plans before;
+    ``activations`` and ``gradients`` cross the bridge between makers in these formats; with ``overlap`` gradients are
+    summed while backward passes still run.
     """
 
     places: tuple[CardPlace, ...]
@@ -37,6 +40,9 @@ class Orders:
     threads: int
     timeout_s: float
     usual_norm: float | None = None
+    activations: BridgeFormat = "none"
+    gradients: BridgeFormat = "none"
+    overlap: bool = True
 
     def crews(self, pipeline: int) -> list[list[int]]:
         """Return the ranks at each place of a pipeline: those that split a stage's matrices stand at one."""

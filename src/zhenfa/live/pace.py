@@ -125,6 +125,14 @@ class Pacer:
             self.now = time.monotonic()
         self.spans.append(Span(kind, micro_batch, start, self.now, stage=stage))
 
+    @contextmanager
+    def packing(self, micro_batch: int, moved: float, rate: float | None) -> Iterator[None]:
+        """Pack or unpack a message, which moves so many bytes of the card's memory at ``rate`` (B/s) if emulated."""
+        start = self.time()
+        yield
+        self.now = start + moved / rate * self.slower if self.paced and rate else time.monotonic()
+        self.spans.append(Span("packing", micro_batch, start, self.now))
+
     def arrive(self, at: float, transfer: float, peer: int, called: float, micro_batch: int) -> None:
         """Hold the card until a message that arrives ``at`` is there; ``transfer`` s of it were spent on the link.
 

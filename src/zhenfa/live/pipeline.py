@@ -8,6 +8,7 @@ of a stage are counted in its first micro-batch; the receives of a whole step ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from zhenfa.live.linear import Delayed
 from zhenfa.live.operations import homes, operations
 from zhenfa.live.pace import Pacer
 from zhenfa.live.placement import CardPlace, Chunk
+from zhenfa.live.readiness import Readiness, Told
 from zhenfa.live.transport import Messages, Received
 
 EMPTY: Final = " of nothing"
@@ -74,9 +76,10 @@ class StageRun:
         """Return the FLOPs of one micro-batch that are computed a second time."""
         return float(sum(count.total for count in self.recomputed))
 
-    def weights(self, micro_batch: int) -> None:
+    def weights(self, micro_batch: int, watch: Readiness | None = None) -> None:
         """Add the gradients of weights that were kept for later."""
-        for one in self.late.pop(micro_batch):
+        late = self.late.pop(micro_batch)
+        for one in late if watch is None else watch.later(late):
             one.add()
 
     def _weighed(self, micro_batch: int, given: Any) -> Any:
@@ -116,11 +119,12 @@ Key = tuple[str, int, int]
 
 class Runner:
     """A card's stages with their schedule. ``peers`` are the ranks at the pipeline's places, ``features`` is an example
-    of what goes from stage to stage for one micro-batch."""
+    of what goes from stage to stage for one micro-batch; ``told`` hears which gradients of a step are whole (None:
+    nobody)."""
 
     def __init__(
         self, module: Decoder, place: CardPlace, schedule: str, peers: Sequence[Sequence[int]], *, messages: Messages,
-        pacer: Pacer, loss: Loss, features: Any,
+        pacer: Pacer, loss: Loss, features: Any, told: Told | None = None,
     ) -> None:  # fmt: skip
         rows = operations(schedule, place.stages, place.virtual_stages, place.rounds)
         self.order, self._homes, self._peers = rows[place.stage], homes(rows), peers
@@ -130,6 +134,9 @@ class Runner:
         self.stages = {chunk.stage: StageRun(module, chunk, loss) for chunk in place.chunks}
         self._last = max(stage for stage, _ in self._homes)
         module.splits = any(kind == "weight" for kind, _, _ in self._all())
+        alone = module.group.size == 1  # then micro-batches of nothing are not run
+        done = [one for one in self._all() if not (alone and self._is_empty(one[2]))]
+        self._watch = None if told is None else Readiness(module, place.chunks, done, told)
         self._buffers: dict[Key, Any] = {}
         for key, sender in self._arriving():
             if sender != place.stage:
@@ -233,15 +240,9 @@ class Runner:
         """Run one operation on the card's clock, and hand its result on."""
         kind, stage, micro_batch = operation
         empty = self._is_empty(micro_batch)
-        run, result = self.stages[stage], None
-        if empty and run.module.group.size == 1:
+        if empty and self._module.group.size == 1:
             return
-        with self.pacer.operation(kind, micro_batch, stage) as running:  # type: ignore[arg-type]
-            self._set_clock(run, running.start)
-            result = run.meter.run(kind + EMPTY * empty, lambda: self._work(run, operation, given))
-            if self.place.rate is not None:
-                crew, group = run.module.crew, run.module.group
-                running.seconds = run.meter.last / self.place.rate + crew.taken() + group.taken()
+        result = self._computed(operation, given)
         if kind == "forward" and stage == self._last:
             self._losses.append(result.detach())
             return
@@ -256,6 +257,23 @@ class Runner:
             for number, peer in enumerate(self._peers[home]):
                 if number % self.place.tensors == self.place.tensor:
                     self.messages.send(result, peer, self._tag(key), micro_batch)
+
+    def _computed(self, operation: Operation, given: Any) -> Any:
+        """Return the result of an operation when it has ended on the card's clock."""
+        kind, stage, micro_batch = operation
+        run, result, ended = self.stages[stage], None, None
+        with self.pacer.operation(kind, micro_batch, stage) as running:  # type: ignore[arg-type]
+            self._set_clock(run, running.start)
+            watched = nullcontext() if self._watch is None else self._watch.during(operation, run.meter)
+            with watched as ended:
+                name = kind + EMPTY * self._is_empty(micro_batch)
+                result = run.meter.run(name, lambda: self._work(run, operation, given))
+            if self.place.rate is not None:
+                crew, group = run.module.crew, run.module.group
+                running.seconds = run.meter.last / self.place.rate + crew.taken() + group.taken()
+        if ended is not None:
+            ended(self.pacer.spans[-1].start, self.pacer.spans[-1].end)
+        return result
 
     def _set_clock(self, run: StageRun, start: float) -> None:
         """Let an emulated card tell, inside an operation, what time it is there: others wait for its experts."""
@@ -275,7 +293,7 @@ class Runner:
             targets = self._rows(self._tokens[1], micro_batch) if run.chunk.head else None
             return run.forward(micro_batch, given, targets)
         if kind == "weight":
-            return run.weights(micro_batch)
+            return run.weights(micro_batch, self._watch)
         return run.backward(micro_batch, given, split=kind == "input")
 
     def _rows(self, tokens: Any, micro_batch: int) -> Any:

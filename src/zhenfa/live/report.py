@@ -12,7 +12,7 @@ from zhenfa.live.quiet import verdict
 from zhenfa.live.train import Measured
 from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
 
-COMMUNICATION = ("receive", "reduce")
+COMMUNICATION = ("receive", "reduce", "packing")
 
 
 def run_of(

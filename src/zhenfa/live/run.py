@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from zhenfa.errors import CapabilityError, RunError
+from zhenfa.live.compared import crosses, traffic, uncompressed
 from zhenfa.live.data import located
 from zhenfa.live.engine import CardError, Engine
 from zhenfa.live.model import sizes_of
@@ -51,7 +52,8 @@ def run_plan(
     Arguments: ``model`` as a document, or the sizes read from one; ``execution`` settings, of which
     ``steps`` and ``engine`` may be overridden here (an engine that is passed in is left running); ``out_dir`` takes
     the checkpoint, none is written without it. If ``execution.compare_even_steps`` is not 0 and the plan is not even,
-    the same cards first train with the :func:`even_split` of it for that many steps.
+    the same cards first train with the :func:`even_split` of it for that many steps; if ``execution.bridge`` compresses
+    anything between makers and has ``compare_steps``, they take that many steps uncompressed.
     ``learn`` is told what the cards measured with a plan, before they take up another one and at the end.
     Returns: the run; its mean step time leaves the first step out.
     Raises :class:`InputError` or :class:`CapabilityError` before anything starts, :class:`RunError` afterwards; no
@@ -131,20 +133,16 @@ def _even_layers(pipeline: Pipeline) -> Pipeline:
 def _phases(supervisor: Supervisor, say: Phase) -> Run:
     driver, plan, out_dir = supervisor.driver, supervisor.plan, supervisor.disk
     execution, engine = driver.execution, driver.engine
-    even: Measured | None = None
+    even = plain = None
     notes: list[str] = []
     try:
         if execution.compare_even_steps and even_split(plan) != plan:
             say(f"even split, {execution.compare_even_steps} steps")
-            try:
-                even = driver.train(even_split(plan), execution.compare_even_steps)
-            except CardFullError as problem:
-                notes.append(f"the even split does not fit: {problem.message}")
-            except CardError as problem:
-                notes.append(f"the even split was not measured: {problem.message}")
-                for one in problem.blamed:
-                    engine.discard(one.card)
-                engine.settle()
+            steps = execution.compare_even_steps
+            even = _aside(engine, notes, "the even split", lambda: driver.train(even_split(plan), steps))
+        if execution.bridge.compresses and execution.bridge.compare_steps and crosses(plan, driver.formation):
+            say(f"uncompressed, {execution.bridge.compare_steps} steps")
+            plain = _aside(engine, notes, "the uncompressed run", lambda: uncompressed(driver, plan, supervisor.resume))
         say(f"training, {execution.steps} steps")
         measured = supervisor.run()
         wall = supervisor.reliability()
@@ -164,10 +162,25 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
             "steps": measured.done, "losses": supervisor.losses, "incidents": tuple(supervisor.incidents),
             "effective_share": supervisor.effective_share, "gradient_norms": supervisor.gradient_norms,
             "evaluations": supervisor.evaluations,
+            "bridge": traffic(measured, execution.bridge, supervisor.losses, plain),
             "walls": run.walls.model_copy(update={"reliability": wall}),
             "figures": run.figures.model_copy(update={"ettr": _ettr(supervisor)}),
         }
     )  # fmt: skip
+
+
+def _aside(engine: Engine, notes: list[str], what: str, train: Callable[[], Measured]) -> Measured | None:
+    """Train something to compare with; where that fails, note it and make the cards ready for the run itself."""
+    try:
+        return train()
+    except CardFullError as problem:
+        notes.append(f"{what} does not fit: {problem.message}")
+    except CardError as problem:
+        notes.append(f"{what} was not measured: {problem.message}")
+        for one in problem.blamed:
+            engine.discard(one.card)
+        engine.settle()
+    return None
 
 
 def _ettr(supervisor: Supervisor) -> Figure:

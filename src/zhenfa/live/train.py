@@ -99,8 +99,8 @@ class Measured:
 class Driver:
     """Runs plans of one model on the cards of one engine, one after the other.
 
-    ``written`` are the checkpoints made so far that are still there, each with its step; ``notes`` what went wrong
-    without ending anything.
+    ``bridge``: what cards of different makers compress. ``written`` are the checkpoints made so far that are still
+    there, each with its step; ``notes`` what went wrong without ending anything.
     """
 
     def __init__(self, engine: Engine, formation: Formation, sizes: Sizes, execution: Execution) -> None:
@@ -110,16 +110,21 @@ class Driver:
         self._generation = 0
         self._totals: deque[float] = deque(maxlen=HISTORY)
         self._saving: dict[str, Saving] = {}
+        self.bridge = execution.bridge
         self.written: list[tuple[int, Path]] = []
         self.notes: list[str] = []
 
-    def train(self, plan: Plan, steps: int, on_step: Progress | None = None) -> Measured:
+    def train(
+        self, plan: Plan, steps: int, on_step: Progress | None = None, *, load: Path | None = None, done: int = 0
+    ) -> Measured:
         """Build the model on the cards as ``plan`` says and take ``steps`` steps; whatever fails ends it.
+
+        ``load`` is a checkpoint made after ``done`` steps to begin from.
 
         Raises :class:`RunError`, :class:`CardFullError` after the first step if an emulated card's memory is too small.
         """
-        measured = self.form(plan)
-        for number in range(1, steps + 1):
+        measured = self.form(plan, load=load, done=done)
+        for number in range(done + 1, done + steps + 1):
             step = self.step(measured)
             if not step.used and not self.step(measured, before=[step.norms]).used:
                 raise RunError(
@@ -294,7 +299,8 @@ class Driver:
             weights=execution.weights,
             port=self._port, generation=f"generation-{self._generation}", board=str(self.engine.folder / "board"),
             threads=1 if emulated else threads_of(self.formation),
-            timeout_s=execution.step_timeout_s + 60.0,
+            timeout_s=execution.step_timeout_s + 60.0, activations=self.bridge.activations,
+            gradients=self.bridge.gradients, overlap=execution.overlap_gradient_sum,
             usual_norm=statistics.median(self._totals) if len(self._totals) >= LEAST else None,
         )  # fmt: skip
 

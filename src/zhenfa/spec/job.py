@@ -136,6 +136,30 @@ class Fault(Part):
     back: Annotated[int, Field(ge=1, strict=True)] | None = None
 
 
+BridgeFormat = Literal["none", "bf16", "int8"]
+"""How numbers cross the bridge: as they are, rounded to bf16, or as 8-bit integers with a scale for each block."""
+
+
+class Bridge(Part):
+    """How data crosses the bridge: the links between cards of different makers. Inside a maker nothing is compressed.
+
+    ``activations``: features between pipeline stages and their gradients. ``gradients``: those of weights, where cards
+    of several makers sum them; what the format cuts off is added to the next step's gradient (error feedback). With
+    ``none`` numbers go as they are; ``bf16`` halves those of 32 bits; ``int8`` sends a byte for each, and a scale in 32
+    bits for each block. ``compare_steps``: so many steps are taken uncompressed first, from the same state, and the
+    losses compared (0: none).
+    """
+
+    activations: BridgeFormat = "none"
+    gradients: BridgeFormat = "none"
+    compare_steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
+
+    @property
+    def compresses(self) -> bool:
+        """Return whether anything is compressed."""
+        return (self.activations, self.gradients) != ("none", "none")
+
+
 class Execution(Part):
     """How ``zhenfa run`` executes the job.
 
@@ -154,9 +178,13 @@ class Execution(Part):
     whether the run goes on when a card fails. Every ``snapshot_every`` steps the cards keep a copy in host memory,
     every ``checkpoint_every`` steps on disk (0: only at the end), of which the newest ``keep_checkpoints`` stay. Every
     ``replay_every`` steps a step's gradients are computed twice and compared (0: never). ``faults`` happen on purpose.
+    ``bridge``: what is compressed between cards of different makers. ``overlap_gradient_sum``: replicas sum the
+    gradients of layers that are through while the backward passes of others still run.
     """
 
     steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 6
+    bridge: Bridge = Bridge()
+    overlap_gradient_sum: bool = True
     compare_even_steps: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
     learning_rate_schedule: Literal["constant", "cosine"] = "constant"

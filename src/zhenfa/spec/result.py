@@ -8,6 +8,7 @@ from pydantic import Field
 
 from zhenfa.spec.document import Document, Part
 from zhenfa.spec.fact import Tag
+from zhenfa.spec.job import BridgeFormat
 from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Plan
 
@@ -202,6 +203,37 @@ class Attribution(Part):
     wrong: tuple[str, ...] = ()
 
 
+class BridgeCompared(Part):
+    """The same cards and steps with nothing compressed, from the same state. ``speed_up``: its step time over the
+    compressed run's; ``loss_difference``: the greatest of any step, relative; ``last_loss_difference``: that of the
+    last step compared, with its sign."""
+
+    steps: int
+    step_time_s: float
+    speed_up: float
+    bytes_sent: float
+    loss_difference: float
+    last_loss_difference: float
+
+
+class BridgeTraffic(Part):
+    """What crossed the bridge between makers in a step, in which format, on the mean.
+
+    ``bytes_raw`` are the numbers as they were computed and ``bytes_sent`` as they went, all cards together, by what
+    they are (``activations`` with their gradients, ``gradients`` of weights, ``weights`` that ZeRO-1 sends back).
+    ``link_s``: seconds that messages of the busiest card held its emulated links (None on real cards); ``held_s``:
+    seconds that the card was held up which waited longest for messages and sums over the bridge.
+    """
+
+    activations: BridgeFormat
+    gradients: BridgeFormat
+    bytes_raw: dict[str, float] = {}
+    bytes_sent: dict[str, float] = {}
+    link_s: float | None = None
+    held_s: float = 0.0
+    uncompressed: BridgeCompared | None = None
+
+
 class Estimate(Document):
     """What the laws say of a plan on a machine."""
 
@@ -222,8 +254,9 @@ class Run(Document):
     whether the timing is valid. ``incidents``: what happened to cards; ``effective_share``: of the wall-clock
     time in which steps were taken that stayed (ETTR as measured). ``step_times_s`` are those of the plan that the run
     ended with. ``gradient_norms``: of all gradients before they were clipped, step by step, where the job clips
-    them. ``evaluations``: losses on held-out text, where the job asks for them. ``attribution``: which law makes the
-    measured step differ from the predicted one."""
+    them. ``evaluations``: losses on held-out text, where the job asks for them. ``bridge``: what went between makers,
+    null where all cards are of one. ``attribution``: which law makes the measured step differ from the predicted one.
+    """
 
     schema_name: ClassVar[str] = "zhenfa.run/1"
 
@@ -242,6 +275,7 @@ class Run(Document):
     fidelity: dict[str, float | str | bool] = {}
     share_of_sum_of_speeds: float | None = None
     even_split: dict[str, float] = {}
+    bridge: BridgeTraffic | None = None
     checkpoint: str | None = None
     engine: str = "local"
     incidents: tuple[Incident, ...] = ()
