@@ -19,7 +19,18 @@ from zhenfa.cli.run import _Stop, claim_folder, settings_of
 from zhenfa.errors import InputError, RunError
 from zhenfa.spec.job import Execution
 from zhenfa.spec.plan import Plan
-from zhenfa.spec.result import Evaluation, Event, Figure, Figures, Run, StageFigures, Wall, Walls
+from zhenfa.spec.result import (
+    BridgeCompared,
+    BridgeTraffic,
+    Evaluation,
+    Event,
+    Figure,
+    Figures,
+    Run,
+    StageFigures,
+    Wall,
+    Walls,
+)
 
 QUICK = """\
 schema: zhenfa.job/1
@@ -61,6 +72,13 @@ def measured(plan: Plan, *, valid: bool = True) -> Run:
         walls=Walls(compute=Wall(share=0.8, detail="forward 80.0%"), communication=Wall(share=0.2, detail="receive")),
         emulated=True, fidelity={"valid": valid, "verdict": "0 of 9 operations were late", "protection": "none"},
         share_of_sum_of_speeds=0.75, even_split={"step_time_s": 3.0, "speed_up": 1.5, "share_of_sum_of_speeds": 0.5},
+        bridge=BridgeTraffic(
+            activations="none", gradients="int8", bytes_raw={"activations": 1e6, "gradients": 4e6},
+            bytes_sent={"activations": 1e6, "gradients": 1e6}, link_s=0.25, held_s=0.5,
+            uncompressed=BridgeCompared(
+                steps=2, step_time_s=3.0, speed_up=1.5, bytes_sent=5e6, loss_difference=2e-4, last_loss_difference=-1e-4
+            ),
+        ),
         notes=("one thing to know",), evaluations=(Evaluation(step=1, loss=5.75), Evaluation(step=2, loss=5.625)),
     )  # fmt: skip
 
@@ -104,6 +122,15 @@ def test_the_report_lays_what_was_predicted_beside_what_was_measured(
     assert "note: one thing to know" in words
     assert "loss: 5.5000 -> 5.2500 over 2 steps" in words
     assert "loss on held-out data: 5.7500 -> 5.6250, after steps 1 and 2" in words
+    assert (
+        "bridge between makers: 2 MB a step (activations 1 MB, gradients 1 MB); 250 ms on the busiest card's links; "
+        "cards were held up for 500 ms at most" in words
+    )
+    assert "compressed: activations none, gradients int8: 2.50 times fewer bytes" in words
+    assert (
+        "the same steps uncompressed: 3 s a step, and the run is 1.50 times as fast; over 2 steps the loss differs by "
+        "0.0002 of it at most, and by -0.0001 in the last of them" in words
+    )
     assert "the same cards with an even split: 3 s a step, 50.0% of the sum of speeds; the plan is 1.50 times" in words
     assert "\nFour walls (measured; compute binds)\n>" in shown.out
     assert len(re.findall(r"not measured by a run", words)) == 2

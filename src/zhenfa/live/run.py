@@ -154,9 +154,8 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
     finally:
         supervisor.snapshots.close()
         driver.close()
-    run = run_of(
-        measured, even, protection=engine.protection, engine=engine.name, checkpoint=saved, notes=notes + driver.notes
-    )
+    notes += driver.notes + sorted({note for report in measured.reports for note in report["notes"]})
+    run = run_of(measured, even, protection=engine.protection, engine=engine.name, checkpoint=saved, notes=notes)
     return run.model_copy(
         update={
             "steps": measured.done, "losses": supervisor.losses, "incidents": tuple(supervisor.incidents),
