@@ -87,7 +87,7 @@ def ways(rank: int) -> dict[str, Any]:
     assert opener.open(range(5), host=True) is mixed, "opened once"
     for name, one in (("own", own), ("mixed", mixed)):
         if one is not None:
-            found[name] = (one.way.library, one.way.staged, *_used(one, rank))
+            found[name] = (one.way.backend, one.way.staged, *_used(one, rank))
             staged = Collective(one.ranks, Way(HOST, staged=True), one.group)
             assert _used(staged, rank) == _used(one, rank)
     return found

@@ -120,6 +120,6 @@ def test_cards_use_their_maker_s_library_where_torch_has_it(monkeypatch: pytest.
     monkeypatch.setattr(torch.distributed, "is_backend_available", lambda name: name in ("gloo", "nccl"))
     assert way_of(["nvidia", "nvidia"]) == Way("nccl", staged=False)
     missing = way_of(["ascend", "ascend"])
-    assert (missing.library, missing.staged) == ("gloo", True)
+    assert (missing.backend, missing.staged) == ("gloo", True)
     assert "torch here has no hccl" in missing.note
     assert maker("ascend").name in missing.note

@@ -24,12 +24,12 @@ HOST: Final = "gloo"
 
 @dataclass(frozen=True)
 class Way:
-    """How some cards do collectives: in which ``library`` of torch, on tensors on the card or (``staged``) on the host.
+    """How some cards do collectives: in which ``backend`` of torch, on tensors on the card or (``staged``) on the host.
 
     ``note`` says why their maker's own library is not used, empty where it is or where there are several makers.
     """
 
-    library: str
+    backend: str
     staged: bool
     note: str = ""
 
@@ -133,7 +133,7 @@ class Opener:
             member = self.rank in ranks
             way = way_of([self.places[rank].provider for rank in ranks]) if member and not host else STAGED
             # Who is no member may be of another maker, whose torch does not know the library, and need not.
-            group = dist.new_group(list(ranks), backend=way.library, timeout=self.timeout)
+            group = dist.new_group(list(ranks), backend=way.backend, timeout=self.timeout)
             self._open[key] = Collective(tuple(ranks), way, group) if member else None
             if way.note and way.note not in self.notes:
                 self.notes.append(way.note)
