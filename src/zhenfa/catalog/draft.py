@@ -24,6 +24,7 @@ class DraftPool:
     power_per_card: Fact
     failures: FailureTimes
     learned: Learned
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -69,8 +70,9 @@ def _pool(pool: Pool) -> DraftPool:
         if name not in known:
             raise UnknownNameError("tier", name, sorted(known), hint=f"pool {pool.name!r}: learned.links names tiers.")
     return DraftPool(
-        pool.name, _accelerator(pool, system), count, tiers, system, pool.power_per_card, pool.failures, pool.learned
-    )
+        pool.name, _accelerator(pool, system), count, tiers, system, pool.power_per_card, pool.failures, pool.learned,
+        pool.hosts,
+    )  # fmt: skip
 
 
 def _accelerator(pool: Pool, system: System | None) -> Accelerator:

@@ -305,7 +305,7 @@ def emit(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
 @click.argument("job", metavar="JOB")
 @machine_options
 @click.option("--steps", type=Whole(1, 1_000_000), help="Training steps, instead of the job's own.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), help="Where the cards' processes run.")
+@click.option("--engine", type=click.Choice(["local", "ray", "slurm"]), help="Where the cards' processes run.")
 @click.option("--resume", metavar="FOLDER", help="Go on from the newest whole checkpoint of a run's folder.")
 @click.option("--out", type=click.Path(), help="Folder for checkpoint, pictures and reports.")
 @output_options

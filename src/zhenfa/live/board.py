@@ -70,6 +70,15 @@ class Board:
         code, micro_batch, peer, step, since = SLOT.unpack_from(self._map, rank * SLOT_BYTES)
         return Doing(ACTIVITIES[code], micro_batch, peer, step, since)
 
+    def raw(self) -> bytes:
+        """Return the whole of it."""
+        return self._map[:]
+
+    def put(self, rank: int, slot: bytes, ahead: float) -> None:
+        """Take over what a card of another host has said, whose clock this host's is ``ahead`` of (s)."""
+        *rest, since = SLOT.unpack_from(slot)
+        SLOT.pack_into(self._map, rank * SLOT_BYTES, *rest, since + ahead)
+
     def close(self) -> None:
         """Unmap the file."""
         self._map.close()

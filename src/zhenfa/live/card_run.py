@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -40,14 +39,14 @@ CUT_OFF: Final = "cut_off"
 class CardRun:
     """A card at work on one plan."""
 
-    def __init__(self, rank: int, orders: Orders, provider: Any, device: Any) -> None:
+    def __init__(self, rank: int, orders: Orders, provider: Any, device: Any, board: Path) -> None:
         self.orders, self.place, self.provider, self.device = orders, orders.places[rank], provider, device
-        self.board = Board(Path(orders.board), len(orders.places))
+        self.board = Board(board, len(orders.places))
         self.board.write(rank, "start")
         place, sizes = self.place, orders.sizes
         self.pacer = Pacer(rank, self.board, place.rate is not None, provider.synchronize)
         timeout = timedelta(seconds=orders.timeout_s)
-        store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
+        store = dist.TCPStore(orders.address, orders.port, is_master=False, timeout=timeout)
         dist.init_process_group(
             "gloo", store=dist.PrefixStore(orders.generation, store), rank=rank, world_size=len(orders.places),
             timeout=timeout,
@@ -90,7 +89,7 @@ class CardRun:
     def step(
         self, number: int, at: float, *, before: Sequence[Sequence[float]] = (), twice: bool = False
     ) -> dict[str, Any]:
-        """Take training step ``number``, starting ``at`` (s, monotonic); return loss, end, and what was done when.
+        """Take training step ``number``, starting ``at`` (s, the driver's clock); return loss, end, and what was done.
 
         ``before`` are the norms of the goes at the same step before this one; with ``twice`` gradients are used only if
         they came out so before. They are used if all cards hold them to be sound: see
@@ -119,7 +118,7 @@ class CardRun:
         used = verdict == "sound"
         self.tally.steps += 1
         whole = self._apply(number, norms) if used else None
-        ended = time.monotonic()
+        ended = self.pacer.clock()
         spans = list(self.pacer.spans)
         for span in spans:
             self.sums.setdefault((span.kind, span.stage), []).append(span.end - span.start)

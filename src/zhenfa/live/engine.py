@@ -20,11 +20,13 @@ from typing import Any, Final, Literal, Self
 
 from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live.board import Board
+from zhenfa.live.makers import maker_for
 from zhenfa.live.placement import Card, CardPlace
 from zhenfa.live.watchdog import Watchdog
+from zhenfa.spec.machine import Formation
 
 MOST_CARDS: Final = 256
-"""Cards of one engine: all are processes of this host."""
+"""Cards of one host: all are processes of it."""
 SETTLE_S: Final = 0.4
 """Seconds to wait after a first failure: when a card dies its neighbours fail too, and the dead one is the cause."""
 QUIET_S: Final = 5.0
@@ -75,14 +77,19 @@ class CardError(RunError):
 class Engine(ABC):
     """Carries cards. Use it as a context manager: leaving it ends every process that it started.
 
-    ``pools`` are the machine's cards by pool, said before the first start.
+    ``address`` is the one at which the driver's host is reached by all cards. The machine's cards are said before the
+    first start, see :meth:`carry`.
     """
 
     name: str
+    address = "127.0.0.1"
+    most_cards = MOST_CARDS
 
     def __init__(self) -> None:
         self.places: tuple[CardPlace, ...] = ()
         self.pools: Counter[str] = Counter()
+        self.providers: dict[str, str] = {}
+        self.hosts_of: dict[str, tuple[str, ...]] = {}
         self._ranks: dict[Card, int] = {}
         self._providers: dict[Card, str] = {}
         self._orders = itertools.count(1)
@@ -91,13 +98,22 @@ class Engine(ABC):
         self.folder = Path(tempfile.mkdtemp(prefix="zhenfa-"))
         self.board: Board | None = None
 
+    def carry(self, formation: Formation) -> None:
+        """Say what machine the cards are of: how many each pool has, of which kind, and on which hosts."""
+        for pool in formation.pools:
+            self.pools[pool.name] = max(self.pools[pool.name], pool.count)
+            self.providers[pool.name] = maker_for(pool.accelerator).id
+            self.hosts_of[pool.name] = pool.hosts
+
     def place(self, places: Sequence[CardPlace]) -> None:
         """Say which cards are needed from now on, by rank. Cards that have started are used again.
 
         Raises :class:`CapabilityError` if there are too many, or if one has started as another kind of card.
         """
-        if len(places) > MOST_CARDS:
-            raise CapabilityError(f"one host carries {MOST_CARDS} cards at most; this plan needs {len(places)}.")
+        if len(places) > self.most_cards:
+            raise CapabilityError(
+                f"engine {self.name} carries {self.most_cards} cards at most; this plan needs {len(places)}."
+            )
         for new in places:
             if self._providers.setdefault(new.card, new.provider) != new.provider:
                 raise CapabilityError(
@@ -109,7 +125,7 @@ class Engine(ABC):
         self._undelivered.clear()
         self._ranks = {place.card: place.rank for place in places}
         if self.board is None:
-            self.board = Board(self.folder / "board", MOST_CARDS, create=True)
+            self.board = Board(self.folder / "board", self.most_cards, create=True)
 
     def post(self, rank: int, method: str, arguments: dict[str, Any]) -> int:
         """Give card ``rank`` an order and return its number; the reply comes through :meth:`poll`."""
@@ -176,7 +192,34 @@ class Engine(ABC):
 
     @abstractmethod
     def process(self, rank: int) -> int | None:
-        """Return the process id of a card on this host, None before it has started."""
+        """Return the process id of a card on its host, None before it has started."""
+
+    @abstractmethod
+    def stop(self, rank: int) -> None:
+        """Stop one card as a signal does from which it does not come back: SIGSTOP."""
+
+    @abstractmethod
+    def is_stopped(self, rank: int) -> bool:
+        """Return whether a card's process was stopped by a signal."""
+
+    def ahead(self, rank: int) -> float:
+        """Return how far the driver's clock is ahead of that of a card's host (s)."""
+        del rank
+        return 0.0
+
+    def unreachable(self) -> set[Card]:
+        """Return the cards whose host is gone: they cannot be started again."""
+        return set()
+
+    def blind(self, folder: Path) -> list[str]:
+        """Return the hosts that do not see what lies in ``folder`` on the driver's."""
+        del folder
+        return []
+
+    @property
+    def one_host(self) -> bool:
+        """Return whether all cards are on the driver's own host."""
+        return True
 
     @abstractmethod
     def close(self) -> None:
@@ -214,7 +257,7 @@ def call_all(
     """
     orders = {engine.post(rank, method, row): rank for rank, row in enumerate(arguments)}
     values: dict[int, Any] = {}
-    watchdog = Watchdog(engine.board, [engine.process(rank) for rank in range(len(arguments))], progress)
+    watchdog = Watchdog(engine.board, engine.is_stopped, progress)
     deadline = time.monotonic() + seconds
     while len(values) < len(orders):
         left = deadline - time.monotonic()

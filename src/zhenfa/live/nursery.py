@@ -31,6 +31,8 @@ PRELOAD: Final = (
     "zhenfa.live.worker",
 )
 CLEAN_UP_S: Final = 20.0
+GRACE_S: Final = 5.0
+"""Seconds that the other processes have to end, and clean up, by themselves."""
 TEMPORARY: Final = ("zhenfa-", ".partial")
 """What a folder's name starts or ends with if it is the nursery's to remove."""
 
@@ -45,14 +47,15 @@ class Nursery:
         self.others: dict[int, int] = {}
         self.folders: set[str] = set()
         self.groups: set[str] = set()
+        self.board: str | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
         """Work until the driver closes its socket, then clean up."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        while self.reader.open:
-            ready = select.select([self.driver.fileno(), self._wake_read], [], [])[0]
+        while self.reader.open and not self._over():
+            ready = select.select([self.driver.fileno(), self._wake_read], [], [], self._look_every())[0]
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
                 self._report_ended()
@@ -61,29 +64,49 @@ class Nursery:
                     self._obey(message)
         self._clean_up()
 
+    def _over(self) -> bool:
+        """Return whether to end though the driver's socket is open; looks after whatever else there is to do."""
+        return False
+
+    def _look_every(self) -> float | None:
+        """Return the seconds after which :meth:`_over` is to be asked again though nothing came."""
+        return None
+
     def _obey(self, message: dict[str, Any]) -> None:
         if message["do"] == "fork":
             self._fork(message["number"], message["environment"])
+        elif message["do"] == "board":
+            self.board = message["path"]
         elif message["do"] == "remember":
             self.folders |= set(message.get("folders", ()))
             self.groups |= set(message.get("groups", ()))
             self.others |= {int(pid): start for pid, start in message.get("processes", ())}
         elif message["do"] == "forget":
             self.folders -= set(message["folders"])
+        elif message["do"] == "signal" and message["process"] in self.children:
+            os.kill(message["process"], message["number"])
 
     def _fork(self, number: int, environment: dict[str, str]) -> None:
-        file = self.reader.files.pop(0)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_card(parent, file, environment)
-        os.close(file)
+            self._become_card(parent, number, environment)
+        self._forked()
         self.children.add(pid)
         for group in self.groups:
             cgroup.join(Path(group), pid)
         self._tell({"forked": pid, "number": number})
 
-    def _become_card(self, parent: int, file: int, environment: dict[str, str]) -> None:
+    def _forked(self) -> None:
+        """Let go of what only the card needs."""
+        os.close(self.reader.files.pop(0))
+
+    def _channel(self, number: int) -> socket.socket:
+        """Return, in the card's process, its socket to the driver."""
+        del number
+        return socket.socket(fileno=self.reader.files.pop(0))
+
+    def _become_card(self, parent: int, number: int, environment: dict[str, str]) -> None:
         code = 1
         try:
             linux.die_with_parent(parent)
@@ -91,8 +114,9 @@ class Nursery:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.driver.close()
             os.environ.update(environment)
+            channel = self._channel(number)
             worker = importlib.import_module("zhenfa.live.worker")
-            worker.serve(socket.socket(fileno=file))
+            worker.serve(channel, self.board)
             code = 0
         finally:
             os._exit(code)
@@ -118,9 +142,10 @@ class Nursery:
 
     def _clean_up(self) -> None:
         """Kill what is left, wait for it, remove folders and groups."""
-        deadline = time.monotonic() + CLEAN_UP_S
-        while (self.children or self._others_left()) and time.monotonic() < deadline:
-            for pid in [*self.children, *self._others_left()]:
+        begun = time.monotonic()
+        while (self.children or self._others_left()) and time.monotonic() < begun + CLEAN_UP_S:
+            late = time.monotonic() > begun + GRACE_S
+            for pid in [*self.children, *(self._others_left() if late else ())]:
                 _kill(pid)
             self._reap()
             time.sleep(0.01)
@@ -151,9 +176,14 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if "--preload" in sys.argv:
-        for name in PRELOAD:
-            importlib.import_module(name)
+        preload()
     Nursery(driver).serve()
+
+
+def preload() -> None:
+    """Import what every card needs, once for all of them."""
+    for name in PRELOAD:
+        importlib.import_module(name)
 
 
 if __name__ == "__main__":

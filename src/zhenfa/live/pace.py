@@ -4,8 +4,8 @@ An emulated card computes for real on the CPU and then waits until the moment at
 would have finished. It keeps its own time: an operation starts when the one before it ended and its message arrived
 *on the emulated card*, so that late wake-ups and short stalls of the host do not pile up. It may lag behind the
 host's clock by :data:`CATCH_UP` at most, which it makes good because it computes faster than it pretends to; more
-than that is lost for good, counts as a missed deadline and shows in the measured step, which is taken from the host's
-monotonic clock. All processes share that clock.
+than that is lost for good, counts as a missed deadline and shows in the measured step, which is taken from the
+driver's monotonic clock. Processes on one host share it; those on another add how far it is ahead of their own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Span:
-    """What the card did, in s on the monotonic clock. ``peer`` is the other card of a message, ``stage`` that of an
+    """What the card did, in s on the driver's clock. ``peer`` is the other card of a message, ``stage`` that of an
     operation, or -1."""
 
     kind: str
@@ -73,6 +73,7 @@ class Pacer:
     """The clock of one card. ``paced`` is False on a real card: everything then takes the time that it takes.
 
     ``slower``: how many times as long a card of which a fault makes a slow one takes for an operation.
+    ``ahead``: how far the driver's clock is ahead of this host's (s).
     """
 
     rank: int
@@ -83,18 +84,27 @@ class Pacer:
     step: int = 0
     micro_batch: int = -1
     slower: float = 1.0
+    ahead: float = 0.0
     spans: list[Span] = field(default_factory=list)
     fidelity: Fidelity = field(default_factory=Fidelity)
 
+    def clock(self) -> float:
+        """Return the time on the driver's clock (s)."""
+        return time.monotonic() + self.ahead
+
+    def wait_until(self, deadline: float) -> float:
+        """Return at ``deadline`` (s, the driver's clock); return how late it is, in s."""
+        return wait_until(deadline - self.ahead)
+
     def begin(self, step: int, at: float) -> None:
-        """Start a step at time ``at`` (s, monotonic), for which all cards wait."""
+        """Start a step at time ``at`` (s, the driver's clock), for which all cards wait."""
         self.step, self.now = step, at
         self.spans.clear()
-        wait_until(at)
+        self.wait_until(at)
 
     def time(self) -> float:
         """Return the card's time: on a real card the host's, on an emulated one its own, never far behind."""
-        host = time.monotonic()
+        host = self.clock()
         self.now = max(self.now, host - CATCH_UP) if self.paced else host
         return self.now
 
@@ -107,22 +117,22 @@ class Pacer:
     def operation(self, kind: Activity, micro_batch: int = -1, stage: int = -1) -> Iterator[Operation]:
         """Run one operation on the card; on an emulated card return when ``seconds`` have passed there."""
         start = self.time()
-        began = time.monotonic()
+        began = self.clock()
         self.micro_batch = micro_batch
         self.board.write(self.rank, kind, micro_batch=micro_batch, step=self.step)
         running = Operation(start)
         yield running
         self.synchronize()
-        done = time.monotonic()
+        done = self.clock()
         self.now = done
         if self.paced and running.seconds is not None:
             seconds = running.seconds * (self.slower if kind in COMPUTE else 1.0)
             self.now = start + seconds
-            late = wait_until(self.now)
+            late = self.wait_until(self.now)
             self.fidelity.count(late, done - began, seconds)
         elif self.slower > 1 and kind in COMPUTE:
-            wait_until(done + (self.slower - 1) * (done - began))
-            self.now = time.monotonic()
+            self.wait_until(done + (self.slower - 1) * (done - began))
+            self.now = self.clock()
         self.spans.append(Span(kind, micro_batch, start, self.now, stage=stage))
 
     @contextmanager
@@ -139,12 +149,12 @@ class Pacer:
         ``called`` is the card's time at which it began to wait for it.
         """
         if self.paced:
-            late = wait_until(at)
+            late = self.wait_until(at)
             if at > called:
                 self.fidelity.count(late, 0.0, 0.0)
             self.now = max(called, at)
         else:
-            self.now = time.monotonic()
+            self.now = self.clock()
         begun = min(max(called, self.now - transfer), self.now)
         if begun > called:
             self.spans.append(Span("wait", micro_batch, called, begun, peer))

@@ -28,7 +28,7 @@ from zhenfa.spec.result import Figure, Run
 Phase = Callable[[str], None]
 """Called with a few words when a new phase begins."""
 
-EngineName = Literal["local", "ray"]
+EngineName = Literal["local", "ray", "slurm"]
 
 
 def run_plan(
@@ -97,7 +97,11 @@ def open_engine(name: str) -> Engine:
         from zhenfa.live.engine_ray import RayEngine
 
         return RayEngine()
-    raise CapabilityError(f"there is no engine {name!r}.", hint="engines: local, ray.")
+    if name == "slurm":
+        from zhenfa.live.engine_slurm import SlurmEngine
+
+        return SlurmEngine()
+    raise CapabilityError(f"there is no engine {name!r}.", hint="engines: local, ray, slurm.")
 
 
 def even_split(plan: Plan) -> Plan:

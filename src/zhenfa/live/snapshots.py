@@ -2,7 +2,7 @@
 
 They have the form of checkpoints on disk and lie in a folder that the host keeps in memory, where they outlive the
 process that wrote them, though not the host. Where there is no such folder or too little room in it, they lie in the
-engine's temporary folder, on disk.
+engine's temporary folder, on disk. Over several hosts they lie in the run's folder, which all of them see.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from zhenfa.live import checkpoint
 from zhenfa.live.train import Driver, Measured
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
@@ -22,14 +23,21 @@ BYTES_PER_PARAMETER: Final = 12
 
 
 class Snapshots:
-    """The copies of one run."""
+    """The copies of one run. ``disk`` is the folder of the run, None if it has none."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, driver: Driver, disk: Path | None = None) -> None:
+        self._driver, self._disk = driver, disk
         self.folder: Path | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Return whether there is a place for copies: over several hosts that is the run's folder alone."""
+        return self._driver.engine.one_host or self._disk is not None
 
     def begin(self, measured: Measured) -> None:
         """Have the cards copy their state; it counts once they have all told that it is written."""
+        if not self.possible:
+            return
         if self.folder is None:
             self.folder = self._made()
             self._driver.engine.remember(self.folder)
@@ -43,6 +51,10 @@ class Snapshots:
             self.folder = None
 
     def _made(self) -> Path:
+        if not self._driver.engine.one_host and self._disk is not None:
+            folder = self._disk / f".copies-{self._driver.engine.folder.name}{checkpoint.PARTIAL}"
+            folder.mkdir(parents=True, mode=0o700)
+            return folder
         needed = ROOM * BYTES_PER_PARAMETER * self._driver.sizes.parameters
         try:
             if shutil.disk_usage(SHARED_MEMORY).free > needed:

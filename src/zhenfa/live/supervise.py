@@ -9,16 +9,14 @@ done again comes out as it was.
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from zhenfa.errors import InputError, RunError, ZhenfaError
+from zhenfa.errors import CapabilityError, InputError, RunError, ZhenfaError
 from zhenfa.live import checkpoint
 from zhenfa.live.engine import Blame, CardError
 from zhenfa.live.ladder import Ladder, Rung, Trouble
@@ -69,7 +67,7 @@ class Supervisor:
     def __post_init__(self) -> None:
         self.roster = Roster(self.driver.formation)
         self.ladder = Ladder(can_plan=self.replan is not None)
-        self.snapshots = Snapshots(self.driver)
+        self.snapshots = Snapshots(self.driver, self.disk)
         self.stragglers = Stragglers()
         self._faults = sorted(self.driver.execution.faults, key=lambda fault: fault.step)
         self._back: list[tuple[int, Card]] = []
@@ -126,6 +124,7 @@ class Supervisor:
         steps = self.driver.execution.steps
         try:
             measured = self._form()
+            self._see()
             self._begun = time.monotonic()
             self._faults = [fault for fault in self._faults if fault.step > measured.done]
             while measured.done < steps and not self.stop():
@@ -138,6 +137,18 @@ class Supervisor:
             self._keep_newest()
             raise
         return measured
+
+    def _see(self) -> None:
+        """Hold all hosts to seeing the run's folder. Raises :class:`CapabilityError`."""
+        engine, disk = self.driver.engine, self.disk
+        if not self.snapshots.possible:
+            self.driver.notes.append("no copies of the state were kept: the run has no folder that all hosts see")
+        blind = engine.blind(disk) if disk is not None and not engine.one_host else []
+        if blind:
+            raise CapabilityError(
+                f"the run's folder {str(disk)!r} is not seen by {', '.join(blind)}.",
+                hint="write the run to a file system that all hosts share: --output-dir, or start it in such a folder.",
+            )
 
     def _advance(self, measured: Measured) -> Measured:
         """Take a step and what follows it; come back with the plan under way, another one after a failure."""
@@ -284,6 +295,7 @@ class Supervisor:
         engine, number = self.driver.engine, measured.done + 1
         used = {place.card for place in engine.places}
         trouble: Trouble = "poison" if blame.doing == POISON else blame.kind
+        self.roster.lost |= engine.unreachable()
         if blame.card in self.roster.lost:
             trouble = "lost"
         spares = self.roster.spares(used, blame.card[0])
@@ -337,9 +349,8 @@ class Supervisor:
         engine, card = self.driver.engine, measured.places[fault.card].card
         if fault.kind in ("kill", "hang", "lose"):
             self._struck = time.monotonic()
-        pid = engine.process(fault.card)
-        if fault.kind == "hang" and pid is not None:
-            os.kill(pid, signal.SIGSTOP)
+        if fault.kind == "hang":
+            engine.stop(fault.card)
         elif fault.kind in ("kill", "lose"):
             if fault.kind == "lose":
                 self.roster.lost.add(card)

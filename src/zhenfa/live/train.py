@@ -8,7 +8,7 @@ import socket
 import statistics
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -105,8 +105,8 @@ class Driver:
 
     def __init__(self, engine: Engine, formation: Formation, sizes: Sizes, execution: Execution) -> None:
         self.engine, self.formation, self.sizes, self.execution = engine, formation, sizes, execution
-        engine.pools |= Counter({pool.name: pool.count for pool in formation.pools})
-        self._store, self._port = open_store()
+        engine.carry(formation)
+        self._store, self._port = open_store(engine.address)
         self._generation = 0
         self._totals: deque[float] = deque(maxlen=HISTORY)
         self._saving: dict[str, Saving] = {}
@@ -144,7 +144,10 @@ class Driver:
         self.engine.start()
         orders = self._orders(plan, places).to_data()
         source = None if load is None else str(load)
-        arguments = [{"rank": item.rank, "orders": orders, "load": source} for item in places]
+        ahead = self.engine.ahead
+        arguments = [
+            {"rank": item.rank, "orders": orders, "load": source, "ahead": ahead(item.rank)} for item in places
+        ]
         call_all(self.engine, "open", arguments, OPEN_S)
         return Measured(plan, places, begun=done)
 
@@ -153,9 +156,9 @@ class Driver:
         number, at = measured.done + 1, time.monotonic() + LEAD_S
         order = {"number": number, "at": at, "before": [list(row) for row in before], "twice": twice}
         execution = self.execution
+        orders = [order | {"ahead": self.engine.ahead(rank)} for rank in range(len(measured.places))]
         answers = call_all(
-            self.engine, "step", [order] * len(measured.places), execution.step_timeout_s,
-            progress=execution.progress_timeout_s,
+            self.engine, "step", orders, execution.step_timeout_s, progress=execution.progress_timeout_s
         )  # fmt: skip
         for rank, answer in enumerate(answers):
             self._told(rank, answer["saved"])
@@ -297,7 +300,7 @@ class Driver:
             length=plan.sequence_length, global_batch=plan.global_batch, seed=execution.seed,
             recipe=Recipe.of(execution), data=execution.data,
             weights=execution.weights,
-            port=self._port, generation=f"generation-{self._generation}", board=str(self.engine.folder / "board"),
+            address=self.engine.address, port=self._port, generation=f"generation-{self._generation}",
             threads=1 if emulated else threads_of(self.formation),
             timeout_s=execution.step_timeout_s + 60.0, activations=self.bridge.activations,
             gradients=self.bridge.gradients, overlap=execution.overlap_gradient_sum,
@@ -310,15 +313,15 @@ def threads_of(formation: Formation) -> int:
     return max(1, processors() // max(formation.cards, 1))
 
 
-def open_store() -> tuple[Any, int]:
-    """Open the store where cards find each other, on the loopback interface alone; return it and its port."""
+def open_store(address: str = "127.0.0.1") -> tuple[Any, int]:
+    """Open the store where cards find each other, at this address alone; return it and its port."""
     with _interrupts_later():
         from torch.distributed import TCPStore
 
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener = socket.create_server((address, 0), backlog=128)
     port = int(listener.getsockname()[1])
     store = TCPStore(
-        "127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=OPEN_S),
+        address, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=OPEN_S),
         master_listen_fd=listener.detach(),
     )  # fmt: skip
     return store, port

@@ -8,10 +8,9 @@ to the card that everybody waits for.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from zhenfa.live import linux
 from zhenfa.live.board import Board
 
 WAITING: Final = frozenset({"receive", "reduce", "idle"})
@@ -22,13 +21,13 @@ STOPPED_S: Final = 0.5
 
 
 class Watchdog:
-    """Watches cards by rank. ``processes`` are their ids, None where they are not on this host.
+    """Watches cards by rank. ``stopped`` tells whether a card's process was stopped by a signal.
 
     ``progress`` is the seconds in which some card must begin something, None for no such limit.
     """
 
-    def __init__(self, board: Board | None, processes: Sequence[int | None], progress: float | None) -> None:
-        self._board, self._processes, self._progress = board, processes, progress
+    def __init__(self, board: Board | None, stopped: Callable[[int], bool], progress: float | None) -> None:
+        self._board, self._is_stopped, self._progress = board, stopped, progress
         self._begun = self._looked = time.monotonic()
         self._stopped: dict[int, float] = {}
 
@@ -79,7 +78,3 @@ class Watchdog:
             ends.append((len(seen), seen[-1]))
         longest, end = max(ends, default=(0, -1))
         return [end] if longest > 1 else []
-
-    def _is_stopped(self, rank: int) -> bool:
-        pid = self._processes[rank]
-        return pid is not None and linux.state_of(pid) in {"T", "t"}

@@ -1,4 +1,4 @@
-"""Orders and answers between the driver and its processes: JSON with its length before it, over a local socket."""
+"""Orders and answers between the driver and its processes: JSON with its length before it, over a socket."""
 
 from __future__ import annotations
 
@@ -25,6 +25,26 @@ def send(channel: socket.socket, message: dict[str, Any], files: list[int] | Non
         sent = socket.send_fds(channel, [data], files)
         data = data[sent:]
     channel.sendall(data)
+
+
+def receive_one(channel: socket.socket) -> dict[str, Any]:
+    """Return one message, and take nothing of what follows it. Raises :class:`OSError` if the channel ends."""
+    (size,) = HEAD.unpack(exactly(channel, HEAD.size))
+    if size > MOST:
+        raise ValueError(f"a message of {size} bytes is longer than {MOST}")
+    message: dict[str, Any] = json.loads(exactly(channel, size))
+    return message
+
+
+def exactly(channel: socket.socket, size: int) -> bytes:
+    """Return so many bytes. Raises :class:`OSError` if the channel ends before."""
+    data = bytearray()
+    while len(data) < size:
+        more = channel.recv(size - len(data))
+        if not more:
+            raise ConnectionResetError("the channel ended in the middle of a message")
+        data += more
+    return bytes(data)
 
 
 class Reader:

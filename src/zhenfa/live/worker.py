@@ -29,7 +29,8 @@ class AbandonedError(RuntimeError):
 class CardWorker:
     """One card. Methods take and return plain data, so that any engine can carry them."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: str | None = None) -> None:
+        self._board = board
         self._run: CardRun | None = None
         self._device: Any = None
         self._bench: Any = None
@@ -40,8 +41,13 @@ class CardWorker:
         """Return who answers."""
         return {"pid": os.getpid(), "torch": torch.__version__}
 
-    def open(self, rank: int, orders: dict[str, Any], load: str | None = None) -> dict[str, Any]:
-        """Join the other cards and build this card's stage of the model; ``load`` is a checkpoint to begin from."""
+    def open(
+        self, rank: int, orders: dict[str, Any], load: str | None = None, ahead: float = 0.0
+    ) -> dict[str, Any]:  # fmt: skip
+        """Join the other cards and build this card's stage of the model.
+
+        ``load`` is a checkpoint to begin from; ``ahead`` how far the driver's clock is ahead of this host's (s).
+        """
         self.close()
         read = Orders.from_data(orders)
         provider = maker(read.places[rank].provider)
@@ -50,8 +56,8 @@ class CardWorker:
         torch.set_num_threads(read.threads)
         linux.sharp_timers()
         try:
-            self._run = CardRun(rank, read, provider, self._device)
-            self._run.pacer.slower = self._slower
+            self._run = CardRun(rank, read, provider, self._device, Path(self._board or ""))
+            self._run.pacer.slower, self._run.pacer.ahead = self._slower, ahead
             if load is not None:
                 self._run.load(Path(load))
         except BaseException:
@@ -60,14 +66,15 @@ class CardWorker:
         return {"parameters": self._run.parameter_count, "device": str(self._device)}
 
     def step(
-        self, number: int, at: float, before: Sequence[Sequence[float]] = (), twice: bool = False
+        self, number: int, at: float, ahead: float, before: Sequence[Sequence[float]] = (), twice: bool = False
     ) -> dict[str, Any]:
-        """Take training step ``number``, starting ``at`` (s, monotonic clock of the host).
+        """Take training step ``number``, starting ``at`` (s, the driver's clock, ``ahead`` of this host's).
 
         A card that fails leaves the group at once, so that those who wait for it need not wait on.
         """
         self._in_step = True
         try:
+            self._opened().pacer.ahead = ahead
             return self._opened().step(number, at, before=before, twice=twice)
         except BaseException:
             self._in_step = False
@@ -155,10 +162,10 @@ class CardWorker:
         return self._run
 
 
-def serve(channel: socket.socket) -> None:
-    """Obey the driver until it closes the socket."""
+def serve(channel: socket.socket, board: str | None = None) -> None:
+    """Obey the driver until it closes the socket; ``board`` is the path of this host's board."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker = CardWorker()
+    worker = CardWorker(board)
     signal.signal(ABANDON, worker.abandon)
     reader = wire.Reader(channel)
     while reader.open:

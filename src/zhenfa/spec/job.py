@@ -201,7 +201,7 @@ class Execution(Part):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] = 0
     data: str = "python-stdlib"
     weights: str | None = None
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "ray", "slurm"] = "local"
     step_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
     progress_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 30.0
     recover: bool = True

@@ -13,6 +13,7 @@ from zhenfa.spec.fact import Fact
 from zhenfa.spec.upkeep import Facility, FailureTimes, Grid, MachineFailures, Storage
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")]
 Cards = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 
 Precision = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4"]
@@ -267,13 +268,19 @@ class Pool(Part):
 
     Either ``system`` names catalog supernodes (``count`` cards of them, by default one whole system), or
     ``accelerator`` and ``tiers`` say it all. What is given here overrides the system. ``failures`` of these cards come
+<<<<<<< HEAD
     before those of the machine. ``learned``: what runs on them have taught.
+=======
+    before those of the machine. ``hosts``: those that carry the cards, as many each, in this order (empty: all hosts of
+    a run).
+>>>>>>> 0c5f7df (Cards on several hosts: outposts that come to the driver's door, Slurm by srun, Ray by a keeper of its own)
     """
 
     name: Name
     system: Name | None = None
     accelerator: Name | Accelerator | None = None
     count: Cards | None = None
+    hosts: tuple[HostName, ...] = ()
     tiers: tuple[Tier, ...] = ()
     power_per_card: fact.Power = fact.empty("power")
     failures: FailureTimes = FailureTimes()
@@ -344,7 +351,11 @@ class CardPool:
     power_per_card: Fact
     system: str | None = None
     failures: FailureTimes = field(default_factory=FailureTimes)
+<<<<<<< HEAD
     learned: Learned = field(default_factory=Learned)
+=======
+    hosts: tuple[str, ...] = ()
+>>>>>>> 0c5f7df (Cards on several hosts: outposts that come to the driver's door, Slurm by srun, Ray by a keeper of its own)
 
     @property
     def maker(self) -> str:

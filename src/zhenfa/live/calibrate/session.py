@@ -208,9 +208,10 @@ def formation_of(device: DeviceRecord, cards: int) -> Formation:
 def _wired(engine: Engine, rounds: int) -> Wires:
     from zhenfa.live.train import open_store
 
-    store, port = open_store()
+    store, port = open_store(engine.address)
     world = len(engine.places)
-    common = {"world": world, "port": port, "generation": "wires", "sizes": list(WIRE_SIZES), "rounds": rounds}
+    there = {"world": world, "address": engine.address, "port": port, "generation": "wires"}
+    common = there | {"sizes": list(WIRE_SIZES), "rounds": rounds}
     rows = call_all(engine, "measure_wires", [{"rank": rank, **common} for rank in range(world)], PATIENCE_S)
     del store
     return Wires(WIRE_SIZES, _slowest(rows, "messages"), _slowest(rows, "sums"))

@@ -93,7 +93,7 @@ def _prepared(
 
 
 def measure_wires(
-    rank: int, world: int, port: int, generation: str, sizes: Sequence[int], rounds: int
+    rank: int, world: int, address: str, port: int, generation: str, sizes: Sequence[int], rounds: int
 ) -> dict[str, list[list[float]]]:
     """Time messages to the next card and back, and sums over all cards, of ``sizes`` bytes, as a run does: over gloo,
     a sum of :data:`PIECES` tensors that are laid out in one and copied back.
@@ -101,7 +101,7 @@ def measure_wires(
     Returns, per size, the seconds of each message (half of there and back) and of each sum.
     """
     timeout = timedelta(seconds=60)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timeout)
+    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
     dist.init_process_group(
         "gloo", store=dist.PrefixStore(generation, store), rank=rank, world_size=world, timeout=timeout
     )

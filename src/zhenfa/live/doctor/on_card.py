@@ -14,7 +14,8 @@ from zhenfa.live.makers import Maker
 
 
 def preflight(
-    maker: Maker, device: Any, *, rank: int, world: int, port: int, generation: str, rounds: Sequence[int], wait: float,
+    maker: Maker, device: Any, *, rank: int, world: int, address: str, port: int, generation: str,
+    rounds: Sequence[int], wait: float,
     exchanges: Sequence[tuple[str, list[int], int]], labels: Sequence[str],
 ) -> list[list[float] | None]:  # fmt: skip
     """Return the seconds of each round of each exchange, None for those that this card takes no part in.
@@ -22,7 +23,7 @@ def preflight(
     Raises ``RuntimeError`` that names the exchange which failed.
     """
     timeout = timedelta(seconds=wait)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timeout)
+    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
     dist.init_process_group(
         "gloo", store=dist.PrefixStore(generation, store), rank=rank, world_size=world, timeout=timeout
     )

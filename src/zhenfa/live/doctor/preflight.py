@@ -110,12 +110,12 @@ def preflight(
     say(f"starting {len(places)} cards")
     engine.place(places)
     engine.start()
-    store, port = open_store()
+    store, port = open_store(engine.address)
     rounds = [max(1, min(ROUNDS, MOST_BYTES // max(one.size, 1))) for one in wanted]
     moved = sum(2 * (count + 1) * one.size for count, one in zip(rounds, wanted, strict=True))
     say(f"{len(wanted)} kinds of messages and sums, up to {ROUNDS} times each")
     common = {
-        "world": len(places), "port": port, "generation": "preflight", "rounds": rounds,
+        "world": len(places), "address": engine.address, "port": port, "generation": "preflight", "rounds": rounds,
         "wait": WAIT_S + max((one.size for one in wanted), default=0) / SLOWEST,
         "exchanges": [[one.kind, list(one.ranks), one.size] for one in wanted],
         "labels": [_label(one, places) for one in wanted],
