@@ -204,9 +204,8 @@ def test_cards_are_given_out_in_the_order_of_the_plan() -> None:
     assert places[1].label == "card 1 (b card, pool b, stage 1 of pipeline 0)"
     orders = Orders(
         places=places, links=links_of(places, machine), sizes=TINY, schedule="1f1b", zero=1, length=16,
-        global_batch=14, seed=0,
-        recipe=Recipe(6, 1e-3), data="python-stdlib", weights=None, port=1, generation="g", board="b", threads=1,
-        timeout_s=1.0,
+        global_batch=14, seed=0, recipe=Recipe(6, 1e-3), data="python-stdlib", weights=None,
+        address="127.0.0.1", port=1, generation="g", threads=1, timeout_s=1.0,
     )  # fmt: skip
     assert [orders.crews(number) for number in range(3)] == [[[0], [1]], [[2], [3]], [[4]]]
     assert Orders.from_data(_over_the_wire(orders.to_data())) == orders

@@ -54,7 +54,7 @@ def test_same_losses_and_a_killed_actor_is_named(tmp_path: Path, capsys: pytest.
                 killed.append(time.monotonic())
                 os.kill(engine.process(1) or 0, signal.SIGKILL)
 
-        with pytest.raises(RunError, match=r"card 1 .* died \(its actor died\)"):
+        with pytest.raises(RunError, match=r"card 1 .* died \(signal SIGKILL\)"):
             run_plan(PLAN, PAIR, TINY, Execution(steps=1000, recover=False), engine=engine, on_progress=kill)
         assert time.monotonic() - killed[0] < 10.0
         family = psutil.Process().children(recursive=True)
