@@ -65,8 +65,10 @@ class RayEngine(SpreadEngine):
         try:
             nodes = self._ask("begin", address=self._joined, resources={}, folder=f"/zhenfa-{os.getpid()}")["nodes"]
             return own_address([node["address"] for node in nodes])
-        except BaseException:
+        except BaseException as problem:
             self._end_launch()
+            if isinstance(problem, RunError):
+                raise CapabilityError(f"no Ray answers at {self._joined}.", hint="is its head up?") from None
             raise
 
     def _launch(self, cards: Sequence[Card]) -> None:

@@ -47,7 +47,7 @@ class Keeper:
 
     def begin(self, address: str | None, resources: dict[str, float], folder: str) -> dict[str, Any]:
         """Join the Ray at ``address``, or start one of this host alone with these resources (None)."""
-        if address is None:
+        if address is None or address.startswith("127."):
             _alone()
         import ray
 
@@ -128,7 +128,7 @@ class Keeper:
             if missing:
                 raise RefusedError(
                     f"pool {pool!r} is on host {missing[0]!r}, which Ray does not have.",
-                    f"its nodes: {', '.join(nodes)}; `ray start --node-name {missing[0]}` names one.",
+                    f"its nodes: {', '.join(sorted(nodes))}; `ray start --node-name {missing[0]}` names one.",
                 )
             there = ray.cluster_resources().get(f"zhenfa-{pool}", 0.0)
             if not row and there < count:
