@@ -73,7 +73,14 @@ def _check(work: Draft) -> None:
 def _card_pool(pool: DraftPool) -> CardPool:
     system = pool.system.id if pool.system else None
     return CardPool(
-        pool.name, pool.accelerator, pool.count, pool.tiers, _power_per_card(pool), system, pool.failures, pool.learned,
+        pool.name,
+        pool.accelerator,
+        pool.count,
+        pool.tiers,
+        _power_per_card(pool),
+        system,
+        pool.failures,
+        pool.learned,
         pool.hosts,
     )
 

@@ -16,17 +16,10 @@ from zhenfa.spec.job import BridgeFormat
 class Orders:
     """The run as all cards see it.
 
-<<<<<<< HEAD
-    ``port`` is that of the driver's store on the loopback interface and ``generation`` a name there that no other run
-    uses; ``board`` is the path of the activity board; ``length`` counts tokens; ``threads`` is for torch in each card;
-    ``timeout_s`` bounds every wait for another card; ``usual_norm`` is what gradients were like under plans before;
-    ``activations`` and ``gradients`` cross the bridge between makers in these formats; with ``overlap`` gradients are
-    summed while backward passes still run.
-=======
     ``address`` and ``port`` are those of the driver's store and ``generation`` a name there that no other run uses;
     ``length`` counts tokens; ``threads`` is for torch in each card; ``timeout_s`` bounds every wait for another card;
-    ``usual_norm`` is what gradients were like under plans before.
->>>>>>> 0c5f7df (Cards on several hosts: outposts that come to the driver's door, Slurm by srun, Ray by a keeper of its own)
+    ``usual_norm`` is what gradients were like under plans before; ``activations`` and ``gradients`` cross the bridge
+    between makers in these formats; with ``overlap`` gradients are summed while backward passes still run.
     """
 
     places: tuple[CardPlace, ...]

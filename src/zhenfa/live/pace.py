@@ -140,7 +140,7 @@ class Pacer:
         """Pack or unpack a message, which moves so many bytes of the card's memory at ``rate`` (B/s) if emulated."""
         start = self.time()
         yield
-        self.now = start + moved / rate * self.slower if self.paced and rate else time.monotonic()
+        self.now = start + moved / rate * self.slower if self.paced and rate else self.clock()
         self.spans.append(Span("packing", micro_batch, start, self.now))
 
     def arrive(self, at: float, transfer: float, peer: int, called: float, micro_batch: int) -> None:

@@ -268,12 +268,8 @@ class Pool(Part):
 
     Either ``system`` names catalog supernodes (``count`` cards of them, by default one whole system), or
     ``accelerator`` and ``tiers`` say it all. What is given here overrides the system. ``failures`` of these cards come
-<<<<<<< HEAD
-    before those of the machine. ``learned``: what runs on them have taught.
-=======
-    before those of the machine. ``hosts``: those that carry the cards, as many each, in this order (empty: all hosts of
-    a run).
->>>>>>> 0c5f7df (Cards on several hosts: outposts that come to the driver's door, Slurm by srun, Ray by a keeper of its own)
+    before those of the machine. ``learned``: what runs on them have taught. ``hosts``: those that carry the cards, as
+    many each, in this order (empty: all hosts of a run).
     """
 
     name: Name
@@ -351,11 +347,8 @@ class CardPool:
     power_per_card: Fact
     system: str | None = None
     failures: FailureTimes = field(default_factory=FailureTimes)
-<<<<<<< HEAD
     learned: Learned = field(default_factory=Learned)
-=======
     hosts: tuple[str, ...] = ()
->>>>>>> 0c5f7df (Cards on several hosts: outposts that come to the driver's door, Slurm by srun, Ray by a keeper of its own)
 
     @property
     def maker(self) -> str:
