@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import time
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,9 +62,9 @@ class ProcessEngine(Engine):
     def _make_ready(self, places: list[CardPlace]) -> None:
         """Have the hosts there that carry these cards."""
 
+    @abstractmethod
     def _host_of(self, place: CardPlace) -> Host:
         """Return the host that carries a card."""
-        raise NotImplementedError
 
     def _seat(self, card: Card) -> int:
         """Return a card's number among those of its maker's kind on its host, in the order of the machine's pools."""

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -104,13 +105,13 @@ class SpreadEngine(ProcessEngine):
         self._end_launch()
         self._guard.close()
 
+    @abstractmethod
     def _launch(self, cards: Sequence[Card]) -> None:
         """Begin to start the outposts that these cards need and that have not been started."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _still_launching(self) -> bool:
         """Return whether hosts may still come. Raises :class:`RunError` if what starts them has failed."""
-        raise NotImplementedError
 
     def _end_launch(self) -> None:
         """Wait for what started the outposts, or end it."""
