@@ -306,6 +306,9 @@ def emit(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
 @machine_options
 @click.option("--steps", type=Whole(1, 1_000_000), help="Training steps, instead of the job's own.")
 @click.option("--engine", type=click.Choice(["local", "ray", "slurm"]), help="Where the cards' processes run.")
+@click.option("--calibrate", is_flag=True, help="Measure the machine first, and plan on what was measured.")
+@click.option("--calibrate-within", metavar="TIME", help="The same, for about so long: 30 s if not given.")
+@click.option("--calibrate-anew", is_flag=True, help="The same, though it was measured within a day.")
 @click.option("--resume", metavar="FOLDER", help="Go on from the newest whole checkpoint of a run's folder.")
 @click.option("--out", type=click.Path(), help="Folder for checkpoint, pictures and reports.")
 @output_options
@@ -313,7 +316,7 @@ def run(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     """Plan a JOB file, run it for real with PyTorch, and lay what was predicted beside what happened.
 
     When a card fails the run goes on: execution.recover and the keys after it say how. SIGTERM ends it after the step
-    under way, with a checkpoint to --resume from.
+    under way, with a checkpoint to --resume from. The run's folder keeps the machine with what the run has taught.
     """
     from zhenfa.cli.run import Wanted, run_job
 

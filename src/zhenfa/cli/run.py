@@ -40,24 +40,25 @@ class Wanted:
     engine: str | None = None
     resume: str | None = None
     out: str | None = None
+    calibrate: bool = False
+    calibrate_within: str | None = None
+    calibrate_anew: bool = False
+
+    @property
+    def calibrates(self) -> bool:
+        """Return whether the machine is measured first."""
+        return self.calibrate or self.calibrate_anew or self.calibrate_within is not None
 
 
 def run_job(wanted: Wanted, output: Output) -> None:
     """Plan a job, run it and report. Everything that was started is gone when this returns, however it returns."""
     begun = time.monotonic()
+    request = asked_for(wanted, output)
     with output.working("planning"):
-        request = replace(
-            read_request(wanted.job, on=wanted.on, assume=wanted.assume, settings=wanted.settings), traits=OWN_RUNTIME
-        )
-        if request.serves:
-            raise CapabilityError(
-                f"job {request.job.name!r} serves, and `zhenfa run` executes training only.",
-                hint=f"plan it with `zhenfa plan {wanted.job}`; the engine named in the plan runs it.",
-            )
         answer = find_plans(request)
     from zhenfa.live.learn.learner import Learner
 
-    plans = Learner(request, answer)
+    plans = Learner(request, answer, measured_before=wanted.calibrates)
     result, folder, stopped = _execute(wanted, plans, output)
     answer = plans.answer
     attribution = plans.attributed(valid=bool(result.fidelity.get("valid", True)))
@@ -82,6 +83,28 @@ def run_job(wanted: Wanted, output: Output) -> None:
         )
 
 
+def asked_for(wanted: Wanted, output: Output) -> Request:
+    """Return what is to be run, on a machine that is measured first where that was asked for."""
+    if wanted.calibrates:
+        from zhenfa.cli.run_calibrated import measured_first
+
+        found = measured_first(wanted, output)
+    else:
+        with output.working("planning"):
+            found = read_request(wanted.job, on=wanted.on, assume=wanted.assume, settings=wanted.settings)
+    refuse_serving(found, wanted.job)
+    return replace(found, traits=OWN_RUNTIME)
+
+
+def refuse_serving(request: Request, job: str) -> None:
+    """Raise :class:`CapabilityError` for a job that serves."""
+    if request.serves:
+        raise CapabilityError(
+            f"job {request.job.name!r} serves, and `zhenfa run` executes training only.",
+            hint=f"plan it with `zhenfa plan {job}`; the engine named in the plan runs it.",
+        )
+
+
 def _execute(wanted: Wanted, plans: Learner, output: Output) -> tuple[Run, Path, bool]:
     """Run the best plan; return what happened, the folder for its files, and whether a signal ended it."""
     from zhenfa.live.discovery import refuse_unreachable
@@ -100,6 +123,8 @@ def _execute(wanted: Wanted, plans: Learner, output: Output) -> tuple[Run, Path,
                 output.say(f"{mine.name}: {mine.mark}")
     resume = _resumed(wanted.resume, settings, output)
     folder = claim_folder(wanted.out or wanted.resume, request.job.name)
+    if plans.measured_before and request.machine is not None:
+        write_machine(request.machine, folder)
     announce(plans.answer, output)
     try:
         with _interruptible() as stop, _progress(output, settings) as (advance, phase):
@@ -268,6 +293,11 @@ def announce(answer: Answer, output: Output) -> None:
         )
 
 
+def write_machine(machine: Machine, folder: Path) -> None:
+    """Keep the machine of a run beside it. Raises :class:`OSError`."""
+    (folder / "machine.yaml").write_text(machine.to_yaml(), encoding="utf-8")
+
+
 def write_files(
     run: Run, request: Request, folder: Path, output: Output, *, machine: Machine | None = None
 ) -> dict[str, str]:
@@ -281,7 +311,7 @@ def write_files(
         plan.write_text(run.plan.to_yaml(), encoding="utf-8")
         write_page(run, request.formation, page)
         if machine is not None:
-            (folder / "machine.yaml").write_text(machine.to_yaml(), encoding="utf-8")
+            write_machine(machine, folder)
     except OSError as problem:
         raise RunError(f"{str(folder)!r} cannot be written: {os.strerror(problem.errno or 0)}.") from None
     files = {"report": str(report), "page": str(page), "plan": str(plan)}

@@ -136,6 +136,7 @@ def measure(
     cards: int,
     *,
     quick: bool = False,
+    seconds: float | None = None,
     say: Say | None = None,
     trials: Sequence[Mapping[str, Any]] = (),
     joint: Sequence[Joint] = (),
@@ -143,7 +144,8 @@ def measure(
     """Time every task on ``cards`` cards at once, and messages between them.
 
     ``trials``, whole models as :func:`zhenfa.live.calibrate.trial.trial_of` reads them, take turns with the tasks, so
-    that both meet the same state of the device; so do a few steps of each plan of ``joint``.
+    that both meet the same state of the device; so do a few steps of each plan of ``joint``. ``seconds``: of the
+    timings, instead of the usual.
     On a processor each card is a process with its share of the cores. Raises :class:`RunError`, and
     :class:`CapabilityError` where there are fewer cards than asked for.
     """
@@ -156,7 +158,7 @@ def measure(
     talk(f"starting {cards} {'card' if cards == 1 else 'cards'}")
     steps: list[list[float]] = [[] for _ in joint]
     with LocalEngine() as engine:
-        turns, seconds = TURNS if joint else 1, SECONDS[quick] * (WITH_TRIALS if trials else 1.0)
+        turns, seconds = TURNS if joint else 1, (seconds or SECONDS[quick]) * (WITH_TRIALS if trials else 1.0)
         talk(f"timing {len(tasks)} tasks for about {seconds:.0f} s" + (f", in {turns} parts" * bool(joint)))
         rows, wires = [], None
         for turn in range(turns):

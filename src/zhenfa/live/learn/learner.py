@@ -24,6 +24,7 @@ class Learner:
 
     ``lessons``: what the plans before the one under way have taught. ``measured``: what the cards measured with the
     plan that they took up last. ``odd``: pools of which a card turned slow, from which nothing is learned.
+    ``measured_before``: whether the machine was measured before it was planned on.
     """
 
     request: Request
@@ -31,6 +32,7 @@ class Learner:
     lessons: list[Lesson] = field(default_factory=list)
     measured: Measured | None = None
     odd: set[str] = field(default_factory=set)
+    measured_before: bool = False
 
     def learn(self, measured: Measured) -> None:
         """Take in what the cards measured with the plan under way."""
