@@ -67,8 +67,8 @@ def probed(request: Request, within: float, say: Say) -> tuple[Machine, str, boo
     if not told and not left_out:
         raise InputError("no plan uses all cards of this machine.", hint="leave --calibrate out.")
     words = f"measured {' and '.join(told)}" if told else "nothing was measured"
-    left = f"; left out: {', '.join(left_out)}" if left_out else ""
-    return machine, words + left, not left_out
+    missing = f"; left out: {', '.join(left_out)}" if left_out else ""
+    return machine, words + missing, not left_out
 
 
 def _predicted(request: Request, plan: Plan) -> Predicted:
