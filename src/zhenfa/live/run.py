@@ -156,6 +156,7 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
             saved = driver.save(measured, out_dir)
             driver.prune(out_dir, execution.keep_checkpoints)
     finally:
+        supervisor.watch.close()
         supervisor.snapshots.close()
         driver.close()
     notes += driver.notes + sorted({note for report in measured.reports for note in report["notes"]})
@@ -164,7 +165,8 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
         update={
             "steps": measured.done, "losses": supervisor.losses, "incidents": tuple(supervisor.incidents),
             "effective_share": supervisor.effective_share, "gradient_norms": supervisor.gradient_norms,
-            "evaluations": supervisor.evaluations,
+            "evaluations": supervisor.evaluations, "telemetry": supervisor.watch.telemetry(),
+            "training_s": supervisor.passed,
             "bridge": traffic(measured, execution.bridge, supervisor.losses, plain),
             "walls": run.walls.model_copy(update={"reliability": wall}),
             "figures": run.figures.model_copy(update={"ettr": _ettr(supervisor)}),

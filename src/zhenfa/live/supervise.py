@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from zhenfa.errors import CapabilityError, InputError, RunError, ZhenfaError
 from zhenfa.live import checkpoint
 from zhenfa.live.engine import Blame, CardError
+from zhenfa.live.health import Finding, HealthWatch
 from zhenfa.live.ladder import Ladder, Rung, Trouble
 from zhenfa.live.placement import Card
 from zhenfa.live.roster import Roster
@@ -69,6 +71,7 @@ class Supervisor:
         self.ladder = Ladder(can_plan=self.replan is not None)
         self.snapshots = Snapshots(self.driver, self.disk)
         self.stragglers = Stragglers()
+        self.watch = HealthWatch(self.driver.execution.health_every_s)
         self._faults = sorted(self.driver.execution.faults, key=lambda fault: fault.step)
         self._back: list[tuple[int, Card]] = []
         self._losses: dict[int, float] = {}
@@ -97,16 +100,17 @@ class Supervisor:
     @property
     def effective_share(self) -> float:
         """Return the share of the wall-clock time in which steps were taken that stayed: ETTR, as measured."""
-        passed = self._passed
+        passed = self.passed
         return min(self._useful / passed, 1.0) if passed > 0 else 1.0
 
     @property
-    def _passed(self) -> float:
+    def passed(self) -> float:
+        """Return the wall-clock seconds of training so far."""
         return (self._ended or time.monotonic()) - self._begun
 
     def reliability(self) -> Wall:
         """Return the reliability wall as measured: where the wall-clock time went that no lasting step took."""
-        passed = max(self._passed, 1e-9)
+        passed = max(self.passed, 1e-9)
         down = sum(one.down_s + (one.noticed_s or 0.0) for one in self.incidents)
         parts = {"down": down / passed, "done again": self._again_s / passed}
         parts["between steps"] = max(1.0 - self.effective_share - sum(parts.values()), 0.0)
@@ -158,7 +162,8 @@ class Supervisor:
             self._take(measured, number)
             self._save(measured)
             self.ladder.progressed()
-            return self._reconsider(measured)
+            failing = self._failing(measured)
+            return self._evict(measured, failing) if failing else self._reconsider(measured)
         except CardError as failure:
             if not self.driver.execution.recover:
                 raise
@@ -242,26 +247,58 @@ class Supervisor:
         self.roster.slower[card] = self.roster.slower.get(card, 1.0) * factor
         return self._change(measured, card, "re-balance", f"takes {factor:.1f} times as long as before")
 
-    def _change(self, measured: Measured, card: Card, rung: Rung, words: str) -> Measured:
-        """Go over to a new plan between two steps; nothing is lost."""
-        if self.replan is None:
-            return measured
-        begun = time.monotonic()
-        self.learn(measured)
-        try:
-            self.plan = self.replan(self.roster.formation())
-        except ZhenfaError as problem:
-            self.say(f"no other plan: {problem.message}")
-            self.stragglers.begin()
+    def _failing(self, measured: Measured) -> list[Finding]:
+        """Ask what is wrong with the cards, note warnings, and return what makes a card unfit for another step."""
+        found = self.watch.findings(measured.places)
+        recover = self.driver.execution.recover
+        for one in found:
+            if not (one.fatal and recover):
+                self.say(f"{one.place.label}: {one.words}")
+                label = f"card {one.place.index} of pool {one.place.pool}"
+                self._note(measured.done, "health", label, one.words, "none", 0, 0.0)
+        left = self.driver.execution.steps - measured.done
+        return [one for one in found if one.fatal and recover and left > 0]
+
+    def _evict(self, measured: Measured, failing: Sequence[Finding]) -> Measured:
+        """Take cards out that are about to fail: spare cards take their places, else what is left plans anew."""
+        lost = {one.place.card for one in failing}
+        self.roster.lost |= lost
+        used = {place.card for place in measured.places}
+        wanted = Counter(pool for pool, _ in lost)
+        spare = all(len(self.roster.spares(used, pool)) >= count for pool, count in wanted.items())
+        first = failing[0]
+        self.say(f"{first.place.label}: {first.words}. {_PLAINLY['replace' if spare else 're-form']}")
+        words = f"{first.words}; taken out before it failed"
+        return self._change(measured, first.place.card, "replace" if spare else "re-form", words, lost)
+
+    def _change(
+        self, measured: Measured, card: Card, rung: Rung | Literal["none"], words: str, lost: Collection[Card] = ()
+    ) -> Measured:
+        """Go over to a new plan, or to spare cards, between two steps; nothing is lost but the cards named so."""
+        begun, done, label = time.monotonic(), measured.done, f"card {card[1]} of pool {card[0]}"
+        kind: Kind = "health" if lost else "back" if rung == "grow" else "slow"
+        if rung != "replace" and self.replan is not None:
+            self.learn(measured)
+            try:
+                self.plan = self.replan(self.roster.formation())
+            except ZhenfaError as problem:
+                self.say(f"no other plan: {problem.message}")
+                self.stragglers.begin()
+                rung = "none"
+        elif rung != "replace":
+            rung = "none"
+        if rung == "none":
+            if lost:
+                self._note(done, kind, label, f"{words.partition(';')[0]}; nothing stands in for it", rung, 0, 0.0)
             return measured
         self.driver.finish_saves()
         self.snapshots.begin(measured)
         self.driver.finish_saves()
-        done = measured.done
+        for one in lost:
+            self.driver.engine.discard(one)
         formed = self._form()
-        kind: Kind = "back" if rung == "grow" else "slow"
         down = time.monotonic() - begun
-        self._note(done, kind, f"card {card[1]} of pool {card[0]}", words, rung, done - formed.done, down)
+        self._note(done, kind, label, words, rung, done - formed.done, down)
         return formed
 
     def _recover(self, measured: Measured, failure: CardError) -> Measured:
@@ -361,8 +398,8 @@ class Supervisor:
             self.driver.call_one(fault.card, "fault", {"kind": fault.kind, "factor": fault.factor})
 
     def _note(
-        self, number: int, kind: Kind, card: str, words: str, rung: Rung, lost: int, down: float,
-        noticed: float | None = None,
+        self, number: int, kind: Kind, card: str, words: str, rung: Rung | Literal["none"], lost: int,
+        down: float, noticed: float | None = None,
     ) -> None:  # fmt: skip
         self.incidents.append(
             Incident(

@@ -178,6 +178,8 @@ class Execution(Part):
     whether the run goes on when a card fails. Every ``snapshot_every`` steps the cards keep a copy in host memory,
     every ``checkpoint_every`` steps on disk (0: only at the end), of which the newest ``keep_checkpoints`` stay. Every
     ``replay_every`` steps a step's gradients are computed twice and compared (0: never). ``faults`` happen on purpose.
+    At most every ``health_every_s`` seconds the cards' makers are asked between steps what is wrong with them (0:
+    never).
     ``bridge``: what is compressed between cards of different makers. ``overlap_gradient_sum``: replicas sum the
     gradients of layers that are through while the backward passes of others still run.
     """
@@ -209,6 +211,7 @@ class Execution(Part):
     checkpoint_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
     keep_checkpoints: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 2
     replay_every: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
+    health_every_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
     faults: tuple[Fault, ...] = ()
 
     @model_validator(mode="after")

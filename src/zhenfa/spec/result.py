@@ -132,7 +132,7 @@ class Event(Part):
     stage: int | None = None
 
 
-Kind = Literal["death", "hang", "error", "poison", "slow", "back"]
+Kind = Literal["death", "hang", "error", "poison", "slow", "back", "health"]
 """What happened to a card."""
 
 
@@ -148,7 +148,7 @@ class Incident(Part):
     kind: Kind
     card: str
     words: str
-    action: Literal["retry", "restart", "replace", "re-form", "re-balance", "grow", "stop"]
+    action: Literal["retry", "restart", "replace", "re-form", "re-balance", "grow", "stop", "none"]
     steps_lost: int = 0
     noticed_s: float | None = None
     down_s: float = 0.0
@@ -234,6 +234,18 @@ class BridgeTraffic(Part):
     uncompressed: BridgeCompared | None = None
 
 
+class Telemetry(Part):
+    """What a card told of itself while a run went on: mean power and highest temperature over ``samples`` questions.
+
+    ``pool`` and ``index`` are those of the machine."""
+
+    pool: str
+    index: int
+    samples: int
+    power_w: float | None = None
+    hottest_c: float | None = None
+
+
 class Estimate(Document):
     """What the laws say of a plan on a machine."""
 
@@ -256,6 +268,7 @@ class Run(Document):
     ended with. ``gradient_norms``: of all gradients before they were clipped, step by step, where the job clips
     them. ``evaluations``: losses on held-out text, where the job asks for them. ``bridge``: what went between makers,
     null where all cards are of one. ``attribution``: which law makes the measured step differ from the predicted one.
+    ``telemetry``: what cards told of themselves. ``training_s``: the wall-clock seconds of training.
     """
 
     schema_name: ClassVar[str] = "zhenfa.run/1"
@@ -281,4 +294,6 @@ class Run(Document):
     incidents: tuple[Incident, ...] = ()
     effective_share: float | None = None
     attribution: Attribution | None = None
+    telemetry: tuple[Telemetry, ...] = ()
+    training_s: float | None = None
     notes: tuple[str, ...] = ()

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Final
+
 from zhenfa.live.makers.cpu import Cpu
 from zhenfa.live.makers.record import DeviceRecord
+
+FILE: Final = "ZHENFA_EMULATED_HEALTH"
+"""Names a document of ``zhenfa devices --json`` with what emulated cards are to say of themselves, to rehearse what a
+run does about it: each card's ``name`` is its pool, and ``index`` counts there."""
 
 
 class Emulated(Cpu):
@@ -20,6 +28,13 @@ class Emulated(Cpu):
         "health": "there is no silicon that could fail.",
     }
 
+    def able(self, name: str) -> bool:
+        """Return whether the plug-in has a capability; health and telemetry where a file pretends them."""
+        return super().able(name) or (name in {"health", "telemetry"} and FILE in os.environ)
+
     def look(self) -> list[DeviceRecord]:
-        """Return nothing: emulated cards need no device."""
-        return []
+        """Return nothing, for emulated cards need no device: or what the file says that :data:`FILE` names."""
+        from zhenfa.live.makers import recorded
+
+        named = os.environ.get(FILE)
+        return [] if named is None or not Path(named).exists() else recorded.cards(Path(named), {self.id: self})
