@@ -14,22 +14,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from cli_runner import ROOT, Call, caller
 from live_pools import LENGTH, TINY, formation, pipeline, plan, pool
 from zhenfa.catalog import find_model
 from zhenfa.errors import CapabilityError, InputError
+from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.live import checkpoint, data
 from zhenfa.live.decoder import StageModule
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.feed_forward import balance_loss
 from zhenfa.live.flops import FlopCount
 from zhenfa.live.model import sizes_of
+from zhenfa.live.placement import place
 from zhenfa.live.run import run_plan
 from zhenfa.live.sizes import Mixture, Sizes
 from zhenfa.live.weights import load_weights
 from zhenfa.live.weights import sizes_with as with_weights
+from zhenfa.plan import find_plans, read_request
 from zhenfa.spec.huggingface import from_huggingface
 from zhenfa.spec.job import Execution
-from zhenfa.spec.plan import Pipeline, Plan
+from zhenfa.spec.machine import Tier
+from zhenfa.spec.plan import Pipeline, Plan, Stage
 
 MIXTURE = Mixture(experts=4, active=2, size=24, layers=(1, 2, 3), shared=16)
 ROUTED = replace(TINY, layers=4, mixture=MIXTURE)
@@ -39,6 +44,11 @@ MACHINE = formation(pool("a", 4), pool("b", 4))
 EXECUTION = Execution(
     steps=3, learning_rate=3e-3, clip_gradient_norm=0.5, evaluate_every=3, auxiliary_loss_coefficient=0.1, seed=7
 )
+
+
+@pytest.fixture
+def zhenfa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    return caller(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -344,3 +354,74 @@ def test_catalog_models_are_read_or_refused_by_name() -> None:
     }.items():
         with pytest.raises(CapabilityError, match=words):
             sizes_of(find_model(name))
+
+
+BOARD = Tier(name="board", size=4, bandwidth="1 GB/s", latency="100 us")
+PACED = formation(pool("a", 4, speed=2e9, tiers=[BOARD]), pool("b", 2, speed=1e9, tiers=[BOARD]))
+
+
+@pytest.mark.live
+def test_cards_are_paced_by_the_tokens_that_they_get() -> None:
+    """Whatever is shared out, all cards together do the same work, and none of it twice."""
+    steady = EXECUTION.model_copy(update={"steps": 2, "evaluate_every": 0, "snapshot_every": 0})
+    done = {}
+    for degree in (1, 2, 4):
+        with LocalEngine(protect=False) as emulated:
+            chosen = plan(cut(pipeline([4], "a", 2, size=2), {"expert_parallel": degree}, count=4))
+            run = run_plan(chosen, PACED, ROUTED, steady, engine=emulated)
+        done[degree] = run.share_of_sum_of_speeds * run.figures.step_time_s.value
+        routing = run.routing
+        assert routing.experts == 12
+        assert 1 <= routing.busiest_expert.value <= 4 / MIXTURE.active
+        assert (routing.busiest_card.value is None) == (degree == 1)
+        held = {stage.memory_parts["parameters"] for stage in run.stages}
+        assert held == {4.0 * (ROUTED.parameters - 3 * (4 - 4 // degree) * MIXTURE.expert_parameters(ROUTED.hidden))}
+        if degree > 1:
+            assert 1 <= routing.busiest_card.value <= degree
+    assert done[2] == pytest.approx(done[1], rel=1e-9)
+    assert done[4] == pytest.approx(done[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {},
+        {"limits": "{micro_batch_size: 2}"},
+        {"limits": "{max_pipeline_parallel: 1}", "workload.global_batch": 20},
+        {"limits": "{schedules: all}", "workload.global_batch": 24},
+        {"machine": "emulated-quartet", "limits": "{micro_batch_size: 4}", "workload.precision": "fp32"},
+    ],
+    ids=str,
+)
+def test_every_plan_of_the_planner_has_a_place(job: dict[str, object]) -> None:
+    model = find_model("tiny-byte-moe")
+    settings = [f"{key}={value}" for key, value in job.items()]
+    request = replace(read_request(str(ROOT / "examples/moe-pretrain.yaml"), settings=settings), traits=OWN_RUNTIME)
+    found = [one.plan for one in find_plans(request).plans]
+    for chosen in found:
+        places = place(chosen, request.formation, sizes_of(model))
+        for number, index in {(one.pipeline, one.stage) for one in places}:
+            here = [one for one in places if (one.pipeline, one.stage) == (number, index)]
+            stage = chosen_stage(chosen, number, index)
+            for one in here:
+                assert one.rank in one.expert_ranks
+                assert len(one.expert_ranks) == stage.expert_parallel
+                everyone = [expert for rank in one.expert_ranks for expert in places[rank].experts(8)]
+                assert everyone == list(range(8)), "a group holds every expert once"
+    assert any(stage.expert_parallel > 1 for one in found for row in one.pipelines for stage in row.stages)
+
+
+def chosen_stage(chosen: Plan, number: int, index: int) -> Stage:
+    rows = [row for row in chosen.pipelines for _ in range(row.count)]
+    return rows[number].stages[index]
+
+
+@pytest.mark.live
+def test_the_example_trains(zhenfa: Call, tmp_path: Path) -> None:
+    outcome = zhenfa("run", str(ROOT / "examples/moe-pretrain.yaml"), "--steps", "2", "--json", "--out", str(tmp_path))
+    run = json.loads(outcome.out)
+    assert {stage["expert_parallel"] for row in run["plan"]["pipelines"] for stage in row["stages"]} == {2}
+    shares = {row["stages"][0]["pool"]: row["micro_batches"] for row in run["plan"]["pipelines"]}
+    assert shares["hygon"] > shares["cambricon"], "the faster pair takes more of the batch"
+    assert run["losses"][1] < run["losses"][0]
+    assert run["routing"]["busiest_card"]["value"] >= 1

@@ -11,7 +11,7 @@ from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, figure, ratio
 from zhenfa.live.learn.words import signed, weighed
 from zhenfa.plan import Answer
-from zhenfa.spec.result import BridgeTraffic, Figures, Run
+from zhenfa.spec.result import BridgeTraffic, Figures, Routing, Run
 
 LAWS: Final = 12
 """Laws that are shown one by one: those that add or take most."""
@@ -92,6 +92,8 @@ def _print_speeds(run: Run, output: Output) -> None:
             f"{run.evaluations[0].loss:.4f} -> {last.loss:.4f}, after steps {run.evaluations[0].step} and {last.step}",
             first="  loss on held-out data: ",
         )
+    if run.routing is not None:
+        out.text(_routing(run.routing), first="  tokens over experts: ")
     if run.share_of_sum_of_speeds is not None:
         out.text(
             f"{run.share_of_sum_of_speeds:.1%}, the ideal step with every card busy all the time over the measured one",
@@ -113,6 +115,16 @@ def _print_speeds(run: Run, output: Output) -> None:
             f"{run.fidelity.get('verdict')}; protection: {run.fidelity.get('protection')}",
             first=f"  {label}: ", style=None if run.fidelity.get("valid") else "warn",
         )  # fmt: skip
+
+
+def _routing(routing: Routing) -> str:
+    """Say how evenly tokens fell on experts in the last step."""
+    words = [f"the busiest expert of a layer had {routing.busiest_expert.value:.2f} times the mean"]
+    if routing.busiest_card.value is not None:
+        words.append(f"the busiest of the cards that share them out {routing.busiest_card.value:.2f} times")
+    if routing.unused_experts:
+        words.append(f"{routing.unused_experts} of {routing.experts} had none")
+    return ", ".join(words) + " (last step)"
 
 
 def _print_laws(run: Run, output: Output) -> None:

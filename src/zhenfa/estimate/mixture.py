@@ -63,13 +63,16 @@ def exchange(routed: Sequence[Operator], shape: Shape, chip: Chip, fabric: Fabri
     for part in (chain, picked):
         out, back = part.seconds(chip)
         forward, backward = forward + out, backward + back
-    wire = _wire(first, last, shape, fabric, traits) / traits.expert_pace
+    wire = _wire(first, last, shape, fabric, traits, streams.width(chip)) / traits.expert_pace
     wait = traits.expert_wait_s * (1 - traits.graphed)
     hidden = {"share": traits.expert_overlap, "contention": traits.contention}
     each = traits.host_s_per_kernel * (1 - traits.graphed)
+    summed = _summed(first, shape, fabric, traits, streams.width(chip))
     return Cost(
         forward,
         backward,
+        tensor_forward=summed,
+        tensor_backward=summed,
         expert_forward=wait + (exposed_time(wire, layer.forward, **hidden) if traits.expert_overlap else wire),
         expert_backward=wait + (exposed_time(wire, layer.backward, **hidden) if traits.expert_overlap else wire),
         host_forward=each * (chain.kernels_forward + picked.kernels_forward + 2),
@@ -77,28 +80,41 @@ def exchange(routed: Sequence[Operator], shape: Shape, chip: Chip, fabric: Fabri
     )
 
 
-def _wire(first: Operator, last: Operator, shape: Shape, fabric: Fabric, traits: Traits) -> Array:
-    """Return the seconds of one dispatch and one combine, whether hidden or not."""
+def _summed(first: Operator, shape: Shape, fabric: Fabric, traits: Traits, width: float) -> Array:
+    """Return the seconds, each way, of a sum over the tensor-parallel cards that each hold all tokens: experts get a
+    part of them from each card, or have a part of their features on each. Under sequence parallelism there is none."""
+    if traits.sequence_parallel or alone(shape.tensor):
+        return 0.0
+    return communication.all_reduce_time(shape.tokens * first.inputs * width, shape.tensor, 1.0, fabric)
+
+
+def _wire(first: Operator, last: Operator, shape: Shape, fabric: Fabric, traits: Traits, width: float) -> Array:
+    """Return the seconds of one dispatch and one combine of activations of ``width`` bytes, whether hidden or not."""
     if alone(shape.expert) and alone(shape.expert_tensor):
         return 0.0
     busiest = traits.expert_imbalance
     stride = np.asarray(shape.expert_tensor, float)
+    dispatched = traits.dispatch_bytes * width / kernels.ACTIVATION_BYTES
     if traits.expert_exchange == "forwarding":
         tokens = shape.tokens / shape.tensor * busiest
         count = float(first.experts)
         sent = dispatch_time(
             tokens, first.inputs, first.active_experts, shape.expert, stride, fabric,
-            bytes_per_element=traits.dispatch_bytes, experts=count,
+            bytes_per_element=dispatched, experts=count,
         )  # fmt: skip
-        back = combine_time(tokens, last.outputs, first.active_experts, shape.expert, stride, fabric, experts=count)
+        back = combine_time(
+            tokens, last.outputs, first.active_experts, shape.expert, stride, fabric, bytes_per_element=width,
+            experts=count,
+        )  # fmt: skip
         seconds = sent + back
     else:
-        volume = copies(first, shape) * busiest
+        whole = 1.0 if traits.sequence_parallel else shape.expert_tensor  # cards that split experts send all tokens
+        volume = copies(first, shape) * busiest * whole
         seconds = communication.all_to_all_time(
-            volume * first.inputs * traits.dispatch_bytes, shape.expert, stride, fabric
-        ) + communication.all_to_all_time(volume * last.outputs * 2.0, shape.expert, stride, fabric)
-    if np.any(np.greater(shape.expert_tensor, 1)):
-        whole = copies(first, shape) * busiest * shape.expert_tensor * 2.0
+            volume * first.inputs * dispatched, shape.expert, stride, fabric
+        ) + communication.all_to_all_time(volume * last.outputs * width, shape.expert, stride, fabric)
+    if traits.sequence_parallel and np.any(np.greater(shape.expert_tensor, 1)):
+        whole = copies(first, shape) * busiest * shape.expert_tensor * width
         seconds = (
             seconds
             + communication.all_gather_time(whole * first.inputs, shape.expert_tensor, 1.0, fabric)

@@ -107,9 +107,10 @@ class Traits:
     ``accumulates``: a batch is split into micro-batches of one sequence where a run does not say how it is split.
     ``rotary``: positions are rotary (not where the model holds a table of them). ``expert_exchange``: ``all-to-all``
     sends a copy to every expert, ``forwarding`` one to every card (or node) that holds some of the token's;
-    ``dispatch_bytes`` per element sent. ``expert_pace``: speed of the engine's dispatch and combine over what the
-    fabric's law says. ``expert_wait_s``: seconds of a layer and pass that the card waits for the host, which has to
-    know how many tokens each expert got before it issues the experts' kernels (not from a graph of all kernels).
+    ``dispatch_bytes`` per element sent where activations have 16 bits. ``expert_pace``: speed of the engine's dispatch
+    and combine over what the fabric's law says. ``expert_wait_s``: seconds of a layer and pass that the card waits for
+    the host, which has to know how many tokens each expert got before it issues the experts' kernels (not from a graph
+    of all kernels).
     ``receives_apart``: a buffer for every message of a step, instead of
     one at a time.
     """
@@ -206,7 +207,6 @@ OWN_RUNTIME: Final = Traits(
     fused=frozenset(),
     eager=True,
     sequence_parallel=False,
-    expert_parallel=False,
     context_parallel=False,
     zero_stages=(0, 1),
     recompute=(0, 2),

@@ -169,6 +169,7 @@ class CardRun:
             "waited": self.watch.share(Watch.now()),
             "bridge": self.tally.step(),
             "notes": list(self.opener.notes),
+            "routing": self.update.narrow.routed.told(),
             "means": {kind: seconds for (kind, stage), seconds in means.items() if stage < 0},
             "stages": [
                 {kind: seconds for (kind, stage), seconds in means.items() if stage == chunk.stage}

@@ -33,6 +33,10 @@ class Routed:
         if self.counting:
             self.chosen[layer] = self.chosen[layer] + counts if layer in self.chosen else counts
 
+    def told(self) -> dict[str, Any]:
+        """Return what was counted as plain data."""
+        return {"chosen": {str(layer): counts.tolist() for layer, counts in self.chosen.items()}, "loads": self.loads}
+
     def load(self, copies: Any) -> None:
         """Note the copies on each card of a group."""
         if self.counting and int(copies.sum()):

@@ -9,6 +9,7 @@ from typing import Any
 from zhenfa.live.pace import CATCH_UP, COMPUTE, VALID_SHARE
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.quiet import verdict
+from zhenfa.live.routing import routing_of
 from zhenfa.live.train import Measured
 from zhenfa.spec.result import Event, Figure, Figures, Run, StageFigures, Wall, Walls
 
@@ -33,6 +34,7 @@ def run_of(
         emulated=emulated,
         fidelity=fidelity(measured, protection) if emulated else left_alone(measured, protection),
         share_of_sum_of_speeds=share_of_sum_of_speeds(measured),
+        routing=routing_of(measured.reports),
         even_split=_even(measured, even),
         checkpoint=None if checkpoint is None else str(checkpoint),
         engine=engine,

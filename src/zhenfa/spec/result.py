@@ -114,6 +114,17 @@ class StageFigures(Part):
     card: int | None = None
 
 
+class Routing(Part):
+    """How evenly the tokens of the last step fell on experts. Ratios are over the mean: 1 is even. ``busiest_expert``:
+    of a layer; ``busiest_card``: of those that share experts out, empty where each holds all (what a plan calls its
+    ``expert_imbalance``). ``unused_experts`` of all ``experts`` of all layers got no token."""
+
+    busiest_expert: Figure = Figure()
+    busiest_card: Figure = Figure()
+    unused_experts: int = 0
+    experts: int = 0
+
+
 class Evaluation(Part):
     """The mean loss on held-out text after a training step."""
 
@@ -287,6 +298,7 @@ class Run(Document):
     emulated: bool = False
     fidelity: dict[str, float | str | bool] = {}
     share_of_sum_of_speeds: float | None = None
+    routing: Routing | None = None
     even_split: dict[str, float] = {}
     bridge: BridgeTraffic | None = None
     checkpoint: str | None = None
