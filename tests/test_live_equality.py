@@ -13,6 +13,7 @@ from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
 from zhenfa.errors import CapabilityError
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.overheads import measure_overheads
+from zhenfa.live.pace import BESIDE
 from zhenfa.live.run import even_split, run_plan
 from zhenfa.spec.job import Execution
 from zhenfa.spec.plan import Plan
@@ -92,7 +93,7 @@ def test_run_reports_what_happened(engine: LocalEngine) -> None:
 def test_events_are_consistent(engine: LocalEngine, schedule: str) -> None:
     chosen = plan(pipeline([4, 2, 1, 1], "abcc", 6), schedule=schedule)
     run = run_plan(chosen, QUARTET, TINY, EXECUTION, steps=2, engine=engine)
-    by_card = [[event for event in run.events if event.card == card and event.kind != "send"] for card in range(4)]
+    by_card = [[event for event in run.events if event.card == card and event.kind not in BESIDE] for card in range(4)]
     for events in by_card:
         assert all(one.end_s <= two.start_s for one, two in itertools.pairwise(events))
         assert all(0 <= event.start_s <= event.end_s <= run.step_times_s[-1] for event in events)

@@ -128,8 +128,8 @@ def test_a_message_between_real_cards_takes_from_when_it_was_sent_to_the_end_of_
 def test_a_sum_counts_from_when_the_last_card_was_there() -> None:
     timings = Timings(together=((0, 1),))
     rows = [
-        [("backward", 0, 0.0, end, -1, 0), ("reduce", -1, end, 5.0, -1, -1), ("optimizer", -1, 5.0, 5.5, -1, -1),
-         ("reduce", -1, 5.5, 6.0, -1, -1)]
+        [("backward", 0, 0.0, end, -1, 0), ("reduce", -1, end, 5.0, -1, -1), ("sum", 3, end, 5.0, 0, -1),
+         ("optimizer", -1, 5.0, 5.5, -1, -1), ("reduce", -1, 5.5, 6.0, -1, -1)]
         for end in (2.0, 4.0)
     ]  # fmt: skip
     timings.add(rows, 6.0)

@@ -72,7 +72,7 @@ def _failed(rows: Sequence[Check]) -> list[Check]:
 
 def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[list[Check], list[Timed] | None]:
     """Plan the job, look at the host again for its size, and try its messages."""
-    from zhenfa.estimate.traits import OWN_RUNTIME
+    from zhenfa.estimate.traits import own_runtime
     from zhenfa.live.doctor.preflight import check_of, preflight
     from zhenfa.live.model import sizes_of
     from zhenfa.live.placement import place
@@ -81,7 +81,7 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
 
     request = read_request(str(wanted.job), on=wanted.on, assume=wanted.assume, settings=wanted.settings)
     with output.working("planning"):
-        answer = find_plans(replace(request, traits=OWN_RUNTIME))
+        answer = find_plans(replace(request, traits=own_runtime(request.job.execution, request.formation)))
     sizes, plan = sizes_of(request.model), answer.best.plan
     mark = f" [{EMULATED} cards]" if request.formation.emulated else ""
     output.say(f"plan: {answer.best.layout} on {request.formation.name}{mark}, {plan.cards} cards")

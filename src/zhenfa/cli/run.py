@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zhenfa.cli.console import Output
 from zhenfa.cli.words import EMULATED
 from zhenfa.errors import CapabilityError, InputError, RunError
-from zhenfa.estimate.traits import OWN_RUNTIME
+from zhenfa.estimate.traits import own_runtime
 from zhenfa.plan import Answer, find_plans, read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution
@@ -93,7 +93,7 @@ def asked_for(wanted: Wanted, output: Output) -> Request:
         with output.working("planning"):
             found = read_request(wanted.job, on=wanted.on, assume=wanted.assume, settings=wanted.settings)
     refuse_serving(found, wanted.job)
-    return replace(found, traits=OWN_RUNTIME)
+    return replace(found, traits=own_runtime(found.job.execution, found.formation))
 
 
 def refuse_serving(request: Request, job: str) -> None:

@@ -137,12 +137,13 @@ def exchange(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Hold
         reduce = reduce + np.where(there, expert.reduce(held.trained_routed * size, scatter, fabric), 0.0)
         gather = gather + np.where(there, expert.gather(spread[1] * weight, terms.zero, fabric), 0.0)
     across: Array = 0.0 * reduce
+    sent = size if traits.bridge_gradient_bytes is None else traits.bridge_gradient_bytes
     if owners > 1 and traits.one_ring and setting.bridge is not None:
         reduce = 0.0 * reduce
-        across = _ring(setting, size * (held.trained + held.trained_routed), terms.replicas)
+        across = _ring(setting, sent * (held.trained + held.trained_routed), terms.replicas)
     elif owners > 1:
         mine = held.trained / whole.peers + held.trained_routed / expert.peers
-        across = _between(setting, pool, size * mine, owners)
+        across = _between(setting, pool, (size if setting.bridge is None else sent) * mine, owners)
     return Exchange(reduce, gather, across)
 
 

@@ -25,12 +25,18 @@ def activation_bytes(setting: Setting, size: int) -> float:
     return size * setting.workload.sequence_length * setting.graph.hidden * wide(setting.between)
 
 
+def bridge_bytes(setting: Setting, size: int) -> float:
+    """Return the bytes of the activations of a micro-batch of ``size`` sequences as they go from a pool to another."""
+    sent, whole = setting.traits.bridge_activation_bytes, activation_bytes(setting, size)
+    return whole if sent is None else min(whole * sent / wide(setting.between), whole)
+
+
 def crossing(setting: Setting, size: int, here: Array, there: Array) -> Any:
     """Return the seconds of one activation from a pool to another with these tensor-parallel degrees.
 
     NaN where no network joins the pools.
     """
-    volume = activation_bytes(setting, size) / np.minimum(here, there)
+    volume = bridge_bytes(setting, size) / np.minimum(here, there)
     return (setting.bridge.time(volume) if setting.bridge else math.nan) + setting.traits.message_overhead_s
 
 

@@ -276,12 +276,12 @@ def _tail(
     """
     last, latest = places[0], -1.0
     for place, end in zip(places, ends.tolist(), strict=True):
-        finish = end + _exposed_sum(setting, terms, place) + place.across + place.optimizer
+        finish = end + sum(_exposed_sums(setting, terms, place)) + place.optimizer
         if finish > latest or math.isnan(finish):
             last, latest = place, finish
     beyond = latest - float(ends.max())
     optimizer = min(last.optimizer, beyond)
-    bridge = min(last.across, beyond - optimizer)
+    bridge = min(_exposed_sums(setting, terms, last)[1], beyond - optimizer)
     start = _late_start(setting, terms, places)
     return {
         "data": beyond - optimizer - bridge + start, "bridge": bridge, "optimizer": optimizer,
@@ -296,10 +296,26 @@ def _lockstep(setting: Setting, stages: tuple[Stage, ...], *, alone: bool) -> fl
     return max(setting.chips[stage.pool].lockstep for stage in stages) - 1.0
 
 
-def _exposed_sum(setting: Setting, terms: Terms, place: StageCost) -> float:
-    """Return the seconds of a place's gradient sum that no arithmetic hides."""
+def _exposed_sums(setting: Setting, terms: Terms, place: StageCost) -> tuple[float, float]:
+    """Return the seconds of a place's gradient sums, inside its pool and across, that no arithmetic hides."""
     parts, _ = terms.parts(place.stage.layers)
-    return float(at_an_end(setting, place.reduce, place.backward, parts, setting.traits.gradient_overlap))
+    behind, across = exposed_sums(setting, place.reduce, place.across, place.backward, parts)
+    return float(behind), float(across)
+
+
+def exposed_sums(
+    setting: Setting, reduce: Array, across: Array, backward: Array, parts: Array
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return the seconds of gradient sums, inside a pool and across pools, that no arithmetic hides: floats or arrays.
+
+    What goes across comes behind what goes inside, and hides behind the rest of the same backward pass.
+    """
+    traits = setting.traits
+    behind = at_an_end(setting, reduce, backward, parts, traits.gradient_overlap)
+    if traits.bridge_overlap == 0:
+        return behind, across
+    both = at_an_end(setting, reduce + across, backward, parts, traits.bridge_overlap)
+    return behind, np.maximum(both - behind, 0.0)
 
 
 def _late_start(setting: Setting, terms: Terms, places: Sequence[StageCost]) -> float:

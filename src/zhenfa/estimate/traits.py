@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
+from zhenfa.spec.job import BRIDGE_BYTES, Execution
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import ContextExchange, Offload, RecomputeModule, Schedule
 
@@ -52,6 +53,7 @@ class Traits:
     another micro-batch or the shared expert. ``context_overlap``: keys and values of context parallelism, behind
     attention. ``pipeline_overlap``: messages between stages: 1: neither end waits for the wire; 0: both do, but for
     messages of ``buffer_bytes`` at most, which leave the sender as soon as they lie in the library's buffer.
+    ``bridge_overlap``: the sum of gradients across pools, behind what the sum inside leaves of the backward pass.
     ``one_ring``: replicas on unlike cards sum their gradients in one ring over all of them, not pool by pool first.
     ``contention``: share of the matmul speed that a collective running beside takes away (cores that copy).
     ``summed_whole``: ZeRO stages under which gradients are summed by an all-reduce of which each card keeps its part,
@@ -74,7 +76,8 @@ class Traits:
     its host's memory, where state or activations lie there (None: PCIe 5).
 
     *Numbers.* ``gradient_bytes``: per gradient element held and accumulated; ``reduced_bytes``: on the wire (None: the
-    same). ``gathered_bytes``: per weight gathered (None: as the precision says).
+    same). ``bridge_gradient_bytes`` and ``bridge_activation_bytes``: on the wire between pools (None: as inside them).
+    ``gathered_bytes``: per weight gathered (None: as the precision says).
     ``optimizer_bytes_moved``: read and written per parameter in the update (None: counted from the formats).
     ``autocast``: weights are held in 32 bits and brought to 16 at every use, and the residual stream stays in 32.
     ``low_precision``: scaling; ``low_precision_weights``: a copy of the weights is kept in the low format;
@@ -118,6 +121,7 @@ class Traits:
     name: str
     gradient_overlap: float = 1.0
     gather_overlap: float = 1.0
+    bridge_overlap: float = 0.0
     tensor_overlap: float = 0.0
     expert_overlap: float = 0.0
     context_overlap: float = 1.0
@@ -146,6 +150,8 @@ class Traits:
     gradient_bytes: float = 4.0
     reduced_bytes: float | None = None
     gathered_bytes: float | None = None
+    bridge_gradient_bytes: float | None = None
+    bridge_activation_bytes: float | None = None
     optimizer_bytes_moved: float | None = None
     autocast: bool = False
     low_precision: LowPrecision = "delayed"
@@ -201,8 +207,8 @@ class Traits:
 
 MEGATRON_LIKE: Final = Traits("Megatron-like: gradient sum overlapped, sequence parallel, flash attention")
 OWN_RUNTIME: Final = Traits(
-    "zhenfa run: gradients summed after the last backward",
-    gradient_overlap=0.0,
+    "zhenfa run: gradients summed beside the last backward",
+    bridge_overlap=1.0,
     gather_overlap=0.0,
     fused=frozenset(),
     eager=True,
@@ -221,6 +227,20 @@ OWN_RUNTIME: Final = Traits(
     passing=False,
     receives_apart=True,
 )
+
+
+def own_runtime(execution: Execution, formation: Formation) -> Traits:
+    """Return what ``zhenfa run`` does under a job's settings: whether sums of gradients run beside backward passes, and
+    the bytes that cross the bridge, where each pool is of another maker (only between makers is anything compressed).
+    """
+    overlap = 1.0 if execution.overlap_gradient_sum else 0.0
+    traits = OWN_RUNTIME.but(gradient_overlap=overlap, bridge_overlap=overlap)
+    if len({pool.accelerator.maker for pool in formation.pools}) < len(formation.pools):
+        return traits
+    return traits.but(
+        bridge_gradient_bytes=BRIDGE_BYTES[execution.bridge.gradients],
+        bridge_activation_bytes=BRIDGE_BYTES[execution.bridge.activations],
+    )
 
 
 def on_processors(formation: Formation) -> bool:

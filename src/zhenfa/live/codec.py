@@ -16,10 +16,9 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 
-from zhenfa.spec.job import BridgeFormat
+from zhenfa.spec.job import BRIDGE_BLOCK, BridgeFormat
 
-BLOCK: Final = 128
-"""Numbers that share a scale of 32 bits, which adds 3 % to a byte for each."""
+BLOCK: Final = BRIDGE_BLOCK
 STEPS: Final = 127
 """Multiples of the scale on either side of zero."""
 SMALLEST: Final = float(torch.finfo(torch.float32).tiny)

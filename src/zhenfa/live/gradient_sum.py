@@ -11,6 +11,7 @@ are whole is summed beside the backward passes that still run (Li et al. 2020, a
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from zhenfa.live.collective import Opener
 from zhenfa.live.crew import Crew, of_expert
 from zhenfa.live.decoder import part_of
 from zhenfa.live.links import Link
-from zhenfa.live.pace import Pacer
+from zhenfa.live.pace import Pacer, Span
 from zhenfa.live.replicas import counted, owners, parts, shares
 from zhenfa.live.sizes import Sizes
 from zhenfa.live.sums import WIDTH, Exchange
@@ -46,7 +47,7 @@ class Bucket:
 
     ``split``: the weights that each card updates, where the optimizer's state is shared out (None: all update all).
     ``unlike``: the cards split the matrices over different numbers of cards. ``gradients`` are in it, ``count`` numbers
-    with what aligns them.
+    with what aligns them. ``last``: the number of its last part in the model.
     """
 
     exchange: Exchange
@@ -56,6 +57,7 @@ class Bucket:
     unlike: bool
     gradients: int
     count: int
+    last: int
 
 
 class GradientSum:
@@ -120,12 +122,15 @@ class GradientSum:
                 start = self._pacer.now
                 if results is None or not self._early:
                     results = (results or []) + self._results(number)
+                result, begun, ended = results[number]
                 if bucket.exchange.ring:
                     ready = max(self._at.get(part, start) for part in bucket.parts) if self._early else start
-                    free = bucket.exchange.whole.latest(max(ready, free)) + self._seconds(bucket)
+                    begun = bucket.exchange.whole.latest(max(ready, free))
+                    ended = free = begun + self._seconds(bucket)
                     operation.seconds = max(free - start, 0.0)
-                self._put_back(bucket, results[number])
+                self._put_back(bucket, result)
             self._count(bucket)
+            self._pacer.spans.append(Span("sum", bucket.last, begun, ended, bucket.exchange.ranks[0]))
 
     def spread(self) -> None:
         """Send each weight from the card that has updated it to the others that hold it."""
@@ -258,8 +263,11 @@ class GradientSum:
                 split = shares(elements, shared.ranks) if zero and not shared.unlike else None
                 gradients = sum(count for _, count in elements)
                 count = sum(_aligned(count, exchange.align) for _, count in elements)
-                key = (-max(order[part] for part in held), shared.ranks)
-                found.append((key, Bucket(exchange, frozenset(held), names, split, shared.unlike, gradients, count)))
+                last = max(order[part] for part in held)
+                key = (-last, shared.ranks)
+                found.append(
+                    (key, Bucket(exchange, frozenset(held), names, split, shared.unlike, gradients, count, last))
+                )
         return [bucket for _, bucket in sorted(found, key=lambda one: one[0])]
 
     def _cut(self, parts: Sequence[str], unlike: bool, least: float) -> Iterator[tuple[str, ...]]:
@@ -286,21 +294,23 @@ class GradientSum:
             rank: sum(_aligned(self._weights[name].numel(), align) for name in names) for rank, names in split.items()
         }
 
-    def _work(self, bucket: Bucket) -> Any:
-        """Return what sums a bucket's gradients as they are now, with the result that :meth:`_put_back` takes."""
+    def _work(self, bucket: Bucket) -> Callable[[], tuple[Any, float, float]]:
+        """Return what sums a bucket's gradients as they are now, with the result that :meth:`_put_back` takes, and the
+        host's time when it began and ended."""
         gradients = {name: self._weights[name].grad for name in bucket.names}
         if bucket.split is not None:
             flats = {
                 rank: _flat([gradients[name] for name in names], bucket.exchange.align)
                 for rank, names in bucket.split.items() if names
             }  # fmt: skip
-            return partial(_sum_apart, bucket.exchange, flats, bucket.split)
+            return partial(_timed, partial(_sum_apart, bucket.exchange, flats, bucket.split))
         if bucket.unlike:
             gradients = {name: self._whole(name, gradient) for name, gradient in gradients.items()}
-        return partial(bucket.exchange.sum, _flat(list(gradients.values()), bucket.exchange.align), bucket.names)
+        flat = _flat(list(gradients.values()), bucket.exchange.align)
+        return partial(_timed, partial(bucket.exchange.sum, flat, bucket.names))
 
-    def _results(self, number: int) -> list[Any]:
-        """Return what came of the sums under way or, where none is, of sum ``number``, now."""
+    def _results(self, number: int) -> list[tuple[Any, float, float]]:
+        """Return what came of the sums under way or, where none is, of sum ``number``, now; with begin and end."""
         if self._early:
             self._under_way += [self._beside.give(self._work(one)) for one in self._buckets[len(self._under_way) :]]
             return [one.result() for one in self._under_way]
@@ -346,8 +356,13 @@ class GradientSum:
         else:
             size = exchange.volume_apart(self._counts(split, exchange.align), self._counts(split))
         self._tally.count("gradients", size.raw, size.sent, size.seconds)
-        span = self._pacer.spans[-1]
+        span = self._pacer.spans[-1]  # of the operation that waited for it
         self._tally.held_s += span.end - span.start
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    begun = time.monotonic()
+    return work(), begun, time.monotonic()
 
 
 def _sum_apart(exchange: Exchange, flats: dict[int, Any], split: dict[int, list[str]]) -> dict[int, Any]:

@@ -20,6 +20,8 @@ from zhenfa.live.board import Activity, Board
 
 COMPUTE: Final = ("forward", "backward", "input", "weight", "optimizer")
 """Kinds of operations in which a card computes."""
+BESIDE: Final = ("send", "sum")
+"""What goes on beside a card's own work: messages and sums of gradients under way."""
 CATCH_UP: Final = 20e-3
 """Seconds that an emulated card may lag behind the host's clock and make good; beyond it a deadline is missed."""
 SPIN: Final = 2e-4

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zhenfa.live.pace import CATCH_UP, COMPUTE, VALID_SHARE
+from zhenfa.live.pace import BESIDE, CATCH_UP, COMPUTE, VALID_SHARE
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.quiet import verdict
 from zhenfa.live.routing import routing_of
@@ -119,7 +119,7 @@ def _walls(measured: Measured, emulated: bool) -> Walls:
     whole = max(span[3] for row in measured.spans for span in row) * len(measured.spans)
     parts: dict[str, float] = {}
     for kind, _, start, end, *_ in (span for row in measured.spans for span in row):
-        if kind != "send":
+        if kind not in BESIDE:
             parts[kind] = parts.get(kind, 0.0) + (end - start) / whole
     work = {kind: parts[kind] for kind in COMPUTE if kind in parts}
     talk = {kind: parts[kind] for kind in COMMUNICATION if kind in parts}

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from zhenfa import units
 from zhenfa.errors import CapabilityError, InputError
+from zhenfa.live.pace import BESIDE
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.result import Event, Run, StageFigures
 
@@ -107,7 +108,7 @@ def write_trace(run: Run, formation: Formation, path: Path) -> Path:
         lanes = {"": [], " messages": []}  # type: dict[str, list[Event]]
         for event in run.events:
             if event.card == card:
-                lanes[" messages" if event.kind == "send" else ""].append(event)
+                lanes[" messages" if event.kind in BESIDE else ""].append(event)
         for lane, (suffix, events) in enumerate(lanes.items()):
             track = PROCESS_TRACK + 1 + 2 * card + lane
             _track(builder, track, name=label.replace("\n", ", ") + suffix)

@@ -12,6 +12,7 @@ from zhenfa.estimate import traffic
 from zhenfa.estimate.costs import GroupCost, PlanCost
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.training import groups_of
+from zhenfa.spec.job import BRIDGE_BYTES
 from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Pipeline, Plan
 
@@ -98,14 +99,17 @@ def bridge_of(plan: Plan, setting: Setting, cost: PlanCost) -> BridgeUse | None:
     crossings = [one for entries, group in groups for one in _activations(setting, entries, group)]
     if len(groups) > 1:
         crossings.append(_gradients(plan, setting, cost))
-    worst, sent = cost.worst, setting.traits.reduced_bytes
+    worst, traits = cost.worst, setting.traits
+    sent = traits.reduced_bytes if traits.bridge_gradient_bytes is None else traits.bridge_gradient_bytes
+    passed = traits.bridge_activation_bytes
     exposed = worst.pipeline - worst.without_bridges + worst.tail_parts["bridge"]
     beside = ""
     if bridge.direct is not None and network.direct is not None:
         beside = f"; beside it {network.direct.name}, {units.show(bridge.direct.bandwidth, 'rate')} past the hosts"
     return BridgeUse(
         network.name, bridge.bandwidth, bridge.latency, bridge.host_staged, tuple(crossings), exposed, cost.step,
-        setting.between, _format_of(setting.traits.gradient_bytes if sent is None else sent), beside,
+        {None: setting.between, BRIDGE_BYTES["bf16"]: "bf16"}.get(passed, "int8"),
+        _format_of(traits.gradient_bytes if sent is None else sent), beside,
     )  # fmt: skip
 
 
@@ -116,7 +120,7 @@ def _format_of(size: float) -> str:
 
 def _activations(setting: Setting, entries: list[Pipeline], group: GroupCost) -> Iterator[Crossing]:
     first = entries[0]
-    whole = traffic.activation_bytes(setting, first.micro_batch_size)
+    whole = traffic.bridge_bytes(setting, first.micro_batch_size)
     replicas = sum(entry.count for entry in entries)
     times = sum(entry.count * entry.micro_batches for entry in entries)
     for index, (here, there) in enumerate(itertools.pairwise(group.stages)):

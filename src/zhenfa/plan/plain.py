@@ -9,7 +9,7 @@ import numpy as np
 from zhenfa.estimate.reduction import Terms
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.stage import Blocks, parts_of
-from zhenfa.estimate.training import at_an_end
+from zhenfa.estimate.training import at_an_end, exposed_sums
 from zhenfa.laws.arrays import values_of
 from zhenfa.plan import bounds
 from zhenfa.plan.blocks import block_costs, costs_of
@@ -54,11 +54,11 @@ def _at_zero(setting: Setting, pool: str, found: Candidates, zero: int, owners: 
     terms = Terms.usual(plan.precision, zero)
     part = parts_of(terms, setting, Blocks.made(pool, shape, blocks, layers, head=True), owners)
     traits, chip, parts = setting.traits, setting.chips[pool], terms.parts(layers)
-    behind = at_an_end(setting, part.reduce, part.backward, parts[0], traits.gradient_overlap)
+    behind, across = exposed_sums(setting, part.reduce, part.across, part.backward, parts[0])
     ahead = at_an_end(setting, part.gather, part.forward, parts[1], traits.gather_overlap)
     held = {**part.memory, "activations": part.activation + part.working}
     each = (part.forward + part.backward) * np.where((found.cards > 1) | (owners > 1), chip.lockstep, 1.0)
-    beside = behind + ahead + part.across + part.optimizer + traits.step_overhead_s
+    beside = behind + ahead + across + part.optimizer + traits.step_overhead_s
     like = np.zeros(len(found))
     needed: Floats = sum((np.asarray(one) for one in held.values()), start=like)
     return Plain(each + like, beside + like, needed <= chip.usable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from zhenfa.live.pace import COMPUTE
+from zhenfa.live.pace import BESIDE, COMPUTE
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.sizes import Sizes
 
@@ -100,8 +100,9 @@ class Timings:
             after.append(max([update[1], *(one[3] for one in reduces if one[2] >= update[0])]))
             updates.append(update)
         known = 0.0
+        taken = _sums(rows)
         for ranks in self.together:
-            first = max(before[rank] for rank in ranks) - max(ends[rank] for rank in ranks)
+            first = max(taken[rank] for rank in ranks)
             second = max(after[rank] for rank in ranks) - max(updates[rank][1] for rank in ranks)
             self.sums[ranks] = self.sums.get(ranks, 0.0) + first + second
             known = max(known, second)
@@ -109,9 +110,21 @@ class Timings:
         self.tail += max(seconds - max(before) - longest - known, 0.0)
 
 
+def _sums(rows: Sequence[Spans]) -> list[float]:
+    """Return the seconds of each card's sums of gradients, each from when the last of its cards was there: they go on
+    beside backward passes."""
+    times: dict[tuple[int, int], tuple[float, float]] = {}
+    for row in rows:
+        for kind, number, start, end, first, _ in row:
+            if kind == "sum":
+                begun, ended = times.get((first, number), (start, end))
+                times[first, number] = max(begun, start), max(ended, end)
+    return [sum(times[one[4], one[1]][1] - times[one[4], one[1]][0] for one in row if one[0] == "sum") for row in rows]
+
+
 def _gap(row: Spans, until: float) -> float:
     """Return the seconds up to ``until`` in which a card neither worked nor waited: its spans follow each other."""
-    known = sorted((start, min(end, until)) for kind, _, start, end, *_ in row if kind != "send" and start < until)
+    known = sorted((start, min(end, until)) for kind, _, start, end, *_ in row if kind not in BESIDE and start < until)
     reached, gap = 0.0, 0.0
     for start, end in known:
         gap += max(start - reached, 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from zhenfa import units
+from zhenfa.live.pace import BESIDE
 from zhenfa.live.page.markup import Html, element, join
 from zhenfa.live.page.plot import key
 from zhenfa.live.timeline import WORDS
@@ -16,8 +17,8 @@ PIXELS: Final = 1600
 CELLS: Final = 3 * PIXELS
 """Units across a lane, each a third of a pixel there: what is narrower is merged with what else is in its unit."""
 TALL: Final = 10
-UNSEEN: Final = ("send", "wait")
-"""A message under way holds up nobody; a card that waits does nothing."""
+UNSEEN: Final = (*BESIDE, "wait")
+"""A message or a sum under way holds up nobody; a card that waits does nothing."""
 OTHER: Final = "other"
 
 Bar = tuple[int, int, str]
