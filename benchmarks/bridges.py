@@ -26,9 +26,9 @@ from zhenfa.spec.result import Run
 
 LENGTH: Final = 128
 SPEEDS: Final = {"fast": 12e9, "slow": 6e9}
-SUMS: Final = "5 MB/s"
+SUMS: Final = 5e6
 """A bridge on which a sum of all gradients takes about as long as a step's arithmetic."""
-FEATURES: Final = "1 MB/s"
+FEATURES: Final = 1e6
 """A bridge on which the features of a micro-batch take about as long as its arithmetic."""
 WAYS: Final[dict[str, dict[str, Any]]] = {
     "nothing": {"overlap_gradient_sum": False},
@@ -44,26 +44,30 @@ def main() -> None:
     """Print what each way of using the bridge takes, and how far it moves the loss."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=3, help="steps of each timed run (the first is left out)")
-    parser.add_argument("--loss-steps", type=int, default=200, help="steps of the runs for the loss")
+    parser.add_argument("--loss-steps", type=int, default=200, help="steps of the runs for the loss (0: none)")
+    parser.add_argument("--slower", type=float, default=1.0, help="cards and bridges so many times slower")
     wanted = parser.parse_args()
     sizes = sizes_of(catalog.model("tiny-byte-gpt"))
-    time(sizes, "two replicas", replicas(), SUMS, list(WAYS), wanted.steps)
-    time(sizes, "a pipeline", pipeline(), FEATURES, ["overlap", "bf16, overlap", "int8, overlap"], wanted.steps)
-    loss(sizes, wanted.loss_steps)
+    ways, some, slower = list(WAYS), ["overlap", "bf16, overlap", "int8, overlap"], wanted.slower
+    time(sizes, "two replicas", replicas(), machine(SUMS / slower, slower), ways, wanted.steps)
+    time(sizes, "a pipeline", pipeline(), machine(FEATURES / slower, slower), some, wanted.steps)
+    if wanted.loss_steps:
+        loss(sizes, wanted.loss_steps)
 
 
-def machine(bandwidth: str, *, emulated: bool = True) -> Formation:
-    """Return two pools of one card each, of two makers, joined by a network of that bandwidth."""
+def machine(bandwidth: float, slower: float = 1.0, *, emulated: bool = True) -> Formation:
+    """Return two pools of one card each, of two makers, joined by a network of that bandwidth (B/s)."""
     software = Software(torch_device="cpu", collective_backend="gloo")
     pools = []
-    for name, speed in SPEEDS.items():
+    for name, full in SPEEDS.items():
+        speed = full / slower
         paced: dict[str, Any] = {}
         if emulated:
             memory = Memory(capacity="4 GB", bandwidth=f"{speed / 6:.0f} B/s")
             paced = {"emulated": True, "peak": {"fp32": speed}, "memory": memory}
         card = Accelerator(id=f"{name}-card", maker=f"maker {name}", name=f"{name} card", software=software, **paced)
         pools.append(CardPool(name, card, 1, (), fact.undisclosed("power")))
-    network = Network(bandwidth=bandwidth, latency="1 ms")
+    network = Network(bandwidth=f"{bandwidth} B/s", latency="1 ms")
     return Formation("bridge", "bridge", tuple(pools), network, fact.undisclosed("ratio"))
 
 
@@ -89,14 +93,14 @@ def plan(*pipelines: Pipeline) -> Plan:
     )  # fmt: skip
 
 
-def time(sizes: Sizes, title: str, one: Plan, bandwidth: str, ways: list[str], steps: int) -> None:
+def time(sizes: Sizes, title: str, one: Plan, on: Formation, ways: list[str], steps: int) -> None:
     """Print the step time and the bytes of each way of using the bridge."""
-    print(f"\n{title} over {bandwidth}")
+    print(f"\n{title} over {on.network.bandwidth.show() if on.network else 'nothing'}")
     print(f"{'bridge':<16} {'step':>9} {'speed-up':>9} {'sent a step':>12} {'held up':>9}  emulation")
     first: float | None = None
     with LocalEngine() as engine:
         for way in ways:
-            run = run_plan(one, machine(bandwidth), sizes, Execution(steps=steps, **WAYS[way]), engine=engine)
+            run = run_plan(one, on, sizes, Execution(steps=steps, **WAYS[way]), engine=engine)
             seconds = statistics.mean(run.step_times_s[1:])
             first = first or seconds
             sent, held = crossed(run)
@@ -115,7 +119,7 @@ def loss(sizes: Sizes, steps: int) -> None:
     """Print how far each format moves the loss of the same steps."""
     print(f"\nloss over {steps} steps, relative to the uncompressed run's")
     print(f"{'plan':<14} {'format':<8} {'most':>9} {'mean of the last tenth':>23}  last loss")
-    plain = machine("1 GB/s", emulated=False)
+    plain = machine(1e9, emulated=False)
     with LocalEngine() as engine:
         for title, one in (("two replicas", replicas()), ("a pipeline", pipeline())):
             base: tuple[float, ...] = ()
