@@ -2,9 +2,10 @@
 
 Run ``python benchmarks/experts.py [WORDS]``. tiny-byte-moe is trained on four emulated cards alike, with its experts
 shared out in every way (EP), over tensor-parallel cards, whole or split, with stages, recomputed, in bf16; ``WORDS``
-picks the layouts whose name has them. Four steps are taken of each, the first left out. The prediction takes tokens to
-fall evenly on cards; the second one takes the imbalance that the run measured. The cards need to be left alone: where
-the emulation missed its deadlines the line says so.
+picks the layouts whose name has them. Four steps are taken of each, the first left out; gradients are summed after the
+backward passes, as the prediction has it. The first prediction takes tokens to fall evenly on cards, the second one
+takes the imbalance that the run measured. The cards need to be left alone: where the emulation missed its deadlines the
+line says so.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def main() -> None:
         for name, chosen in PLANS.items():
             if words not in name:
                 continue
-            run = run_plan(chosen, formation, MODEL, Execution(steps=4, snapshot_every=0), engine=engine)
+            run = run_plan(chosen, formation, MODEL, Execution(steps=4, snapshot_every=0, overlap_gradient_sum=False), engine=engine)
             busiest = (run.routing and run.routing.busiest_card.value) or 1.0
             step, held = run.figures.step_time_s.value or 1.0, run.figures.memory_bytes_per_card.value or 1.0
             (even, memory), (uneven, _) = (predicted(chosen, formation, one) for one in (1.0, busiest))
