@@ -86,7 +86,13 @@ def main() -> None:
         for name, chosen in PLANS.items():
             if words not in name:
                 continue
-            run = run_plan(chosen, formation, MODEL, Execution(steps=4, snapshot_every=0, overlap_gradient_sum=False), engine=engine)
+            run = run_plan(
+                chosen,
+                formation,
+                MODEL,
+                Execution(steps=4, snapshot_every=0, overlap_gradient_sum=False),
+                engine=engine,
+            )
             busiest = (run.routing and run.routing.busiest_card.value) or 1.0
             step, held = run.figures.step_time_s.value or 1.0, run.figures.memory_bytes_per_card.value or 1.0
             (even, memory), (uneven, _) = (predicted(chosen, formation, one) for one in (1.0, busiest))
