@@ -62,7 +62,9 @@ def run_job(wanted: Wanted, output: Output) -> None:
     result, folder, stopped = _execute(wanted, plans, output)
     answer = plans.answer
     attribution = plans.attributed(valid=bool(result.fidelity.get("valid", True)))
-    result = result.model_copy(update={"estimate": answer.best.estimate, "attribution": attribution})
+    result = plans.with_energy(
+        result.model_copy(update={"estimate": answer.best.estimate, "attribution": attribution})
+    )  # fmt: skip
     files = write_files(result, request, folder, output, machine=plans.machine(attribution))
     seconds = time.monotonic() - begun
     if output.as_json:

@@ -23,6 +23,8 @@ FIGURES: Final = {
     "mfu": "MFU",
     "memory_bytes_per_card": "memory, fullest card",
 }
+WHERE_KNOWN: Final = {"energy_j_per_token": "energy per token"}
+"""Figures that are shown where the run has them."""
 
 
 def print_run(run: Run, answer: Answer, files: dict[str, str], seconds: float, output: Output) -> None:
@@ -64,7 +66,8 @@ def _columns(first: str) -> tuple[Column, ...]:
 def _rows(run: Run) -> list[tuple[str, ...]]:
     predicted = run.estimate.figures if run.estimate else Figures()
     rows: list[tuple[str, ...]] = []
-    for field, label in FIGURES.items():
+    known = {field: label for field, label in WHERE_KNOWN.items() if getattr(run.figures, field).value is not None}
+    for field, label in (FIGURES | known).items():
         before, after = getattr(predicted, field), getattr(run.figures, field)
         rows.append((label, figure(before), figure(after), ratio(after.value, before.value)))
     return rows

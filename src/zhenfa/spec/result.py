@@ -257,6 +257,31 @@ class Telemetry(Part):
     hottest_c: float | None = None
 
 
+class CardEnergy(Part):
+    """What one card (by rank) drew, in W: on average, and, where it is modelled, while it computed and while it waited.
+
+    ``busy_share``: of a step in which it computed. ``words``: what the power rests on.
+    """
+
+    card: int
+    pool: str
+    busy_share: float
+    busy_w: float | None = None
+    waiting_w: float | None = None
+    mean_w: float
+    tag: Tag
+    words: str = ""
+
+
+class RunEnergy(Part):
+    """The energy of a run at the meter. ``missing``: which cards' power nobody has published or given."""
+
+    cards: tuple[CardEnergy, ...] = ()
+    energy_j: Figure = Figure(unit="J")
+    pue: float | None = None
+    missing: tuple[str, ...] = ()
+
+
 class Estimate(Document):
     """What the laws say of a plan on a machine."""
 
@@ -280,6 +305,7 @@ class Run(Document):
     them. ``evaluations``: losses on held-out text, where the job asks for them. ``bridge``: what went between makers,
     null where all cards are of one. ``attribution``: which law makes the measured step differ from the predicted one.
     ``telemetry``: what cards told of themselves. ``training_s``: the wall-clock seconds of training.
+    ``energy``: that of its cards.
     """
 
     schema_name: ClassVar[str] = "zhenfa.run/1"
@@ -308,4 +334,5 @@ class Run(Document):
     attribution: Attribution | None = None
     telemetry: tuple[Telemetry, ...] = ()
     training_s: float | None = None
+    energy: RunEnergy | None = None
     notes: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from zhenfa.plan import Answer, find_plans
 from zhenfa.plan.request import Request
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.plan import Plan
-from zhenfa.spec.result import Attribution
+from zhenfa.spec.result import Attribution, Run
 
 if TYPE_CHECKING:
     from zhenfa.live.train import Measured
@@ -68,6 +68,15 @@ class Learner:
         for taught in (*self.lessons, self._lesson(found)):
             document = with_lesson(document, taught)
         return document
+
+    def with_energy(self, run: Run) -> Run:
+        """Return a run with the energy of its cards, where anything was measured of the plan that it ended with."""
+        from zhenfa.live.energy import with_energy
+
+        measured = self.measured
+        if measured is None or not measured.timings.steps or self.answer.best.plan != measured.plan:
+            return run
+        return with_energy(run, measured, self.answer.setting, self.request.formation)
 
     def _lesson(self, found: Attribution) -> Lesson:
         plan = self.answer.best.plan
