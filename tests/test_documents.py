@@ -251,7 +251,7 @@ WHOLE = [
     ("name: x\npools: a\n", f"f:2:8: pools is 'a': a list is wanted.\nhint: {BEGIN_ITEMS}"),
     ("name: x\npools: [a]\n", "f:2:9: pools.0 is 'a': a mapping is wanted."),
     ('{"name": "x",\n "pools": [{"nam": "a"}]}', "f:2:13: 'pools.0.nam' is not a key here. Did you mean 'name'? "
-     "(1 more problem in this document.)\nhint: known here: accelerator, count, failures, learned, name, "
+     "(1 more problem in this document.)\nhint: known here: accelerator, count, failures, hosts, learned, name, "
      "power_per_card, system, tiers."),
 ]  # fmt: skip
 
