@@ -11,10 +11,11 @@ import pytest
 
 from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
 from zhenfa.errors import InfeasibleError
-from zhenfa.live.health import FATAL_XIDS, Finding, HealthWatch
+from zhenfa.live.health import Finding, HealthWatch
 from zhenfa.live.makers import DeviceRecord
 from zhenfa.live.makers.emulated import FILE
-from zhenfa.live.makers.nvml import Fault
+from zhenfa.live.makers.maker import Heard
+from zhenfa.live.makers.nvml import FATAL_XIDS, Fault
 from zhenfa.live.placement import CardPlace, place
 from zhenfa.live.run import run_plan
 from zhenfa.spec.job import Execution
@@ -61,11 +62,11 @@ class Told:
 class Driver:
     """A driver that has heard of some Xid errors."""
 
-    heard: list[Fault] = field(default_factory=list)
+    told: list[Fault] = field(default_factory=list)
 
-    def faults(self) -> list[Fault]:
-        found, self.heard = self.heard, []
-        return found
+    def heard(self) -> list[Heard]:
+        found, self.told = self.told, []
+        return [fault.heard() for fault in found]
 
     def close(self) -> None:
         pass
@@ -92,7 +93,7 @@ def test_what_is_wrong_is_told_once_and_the_fatal_first() -> None:
         record(2, "failed", "3 uncorrected memory errors since the driver was loaded", "a row is replaced at reset"),
     ])  # fmt: skip
     watch = told.watch()
-    watch._xids = Driver()
+    watch._ears["nvidia"] = Driver()
     assert said(watch.findings(places())) == [
         (2, True, "3 uncorrected memory errors since the driver was loaded"),
         (0, False, "its clocks are held down by heat"),
@@ -110,7 +111,7 @@ def test_what_is_wrong_is_told_once_and_the_fatal_first() -> None:
 def test_an_xid_error_is_of_the_card_that_has_its_uuid(xid: int) -> None:
     told = Told([record(index, "ok", uuid=f"GPU-{index}") for index in range(3)])
     watch = told.watch()
-    watch._xids = Driver([Fault("GPU-1", xid), Fault("GPU-9", 79), Fault(None, 79)])
+    watch._ears["nvidia"] = Driver([Fault("GPU-1", xid), Fault("GPU-9", 79), Fault(None, 79)])
     (found,) = watch.findings(places())
     assert (found.place.rank, found.fatal) == (1, xid in {46, 48, 64, 79, 95})
     assert found.words.startswith(f"Xid {xid}")
@@ -119,7 +120,7 @@ def test_an_xid_error_is_of_the_card_that_has_its_uuid(xid: int) -> None:
 def test_telemetry_is_a_mean_over_what_was_told() -> None:
     told = Told([record(0, "ok", power_w=100.0, temperature_c=50.0), record(1, "ok", temperature_c=41.0)])
     watch = told.watch()
-    watch._xids = Driver()
+    watch._ears["nvidia"] = Driver()
     watch.findings(places())
     told.now, told.records = 10.0, [record(0, "ok", power_w=200.0, temperature_c=45.0)]
     watch.findings(places())

@@ -6,23 +6,14 @@ A card whose maker says that it has failed is taken out before it fails in a ste
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
 
 from zhenfa.live.makers import DeviceRecord, maker
 from zhenfa.live.makers.emulated import Emulated
+from zhenfa.live.makers.maker import Ear
 from zhenfa.live.placement import Card, CardPlace
 from zhenfa.spec.result import Telemetry
-
-FATAL_XIDS: Final[Mapping[int, str]] = {
-    46: "the card stopped processing", 48: "an uncorrectable memory error",
-    64: "a bad row of memory could not be recorded for replacement", 79: "the card has fallen off the bus",
-    95: "an uncontained memory error",
-}  # fmt: skip
-"""Xid errors after which a card is not to be used. Sources: NVIDIA, GPU memory error management, user-visible
-statistics (48, 64, 95; 63 and 94 are a row that was recorded and an error that was contained: warnings); NVIDIA Health
-Validation, Xid checks (46, 48: critical, drain); NVIDIA, GPU operational events (79)."""
 
 Look = Callable[[str], Sequence[DeviceRecord]]
 """Given a maker's id, returns its cards of this host with telemetry and health."""
@@ -58,7 +49,7 @@ class HealthWatch:
     _asked: float | None = None
     _known: set[tuple[Card, str]] = field(default_factory=set)
     _seen: dict[Card, _Seen] = field(default_factory=dict)
-    _xids: Any = None
+    _ears: dict[str, Ear | None] = field(default_factory=dict)
 
     def findings(self, places: Sequence[CardPlace]) -> list[Finding]:
         """Return what is newly wrong with the cards of a plan, if it is time to ask; the fatal first."""
@@ -93,9 +84,10 @@ class HealthWatch:
 
     def close(self) -> None:
         """Stop listening to drivers."""
-        if self._xids is not None:
-            self._xids.close()
-            self._xids = None
+        for ear in self._ears.values():
+            if ear is not None:
+                ear.close()
+        self._ears.clear()
 
     def _measure(self, card: Card, record: DeviceRecord) -> None:
         seen = self._seen.setdefault(card, _Seen())
@@ -116,21 +108,16 @@ class HealthWatch:
     def _heard(
         self, provider: str, places: Sequence[CardPlace], records: Sequence[DeviceRecord]
     ) -> list[Finding]:  # fmt: skip
-        """Return the Xid errors since the last call, where the cards' driver tells of any."""
-        if provider != "nvidia":
-            return []
-        from zhenfa.live.makers.nvml import XidWatch
-
-        if self._xids is None:
-            self._xids = XidWatch()
+        """Return the faults since the last call, where the cards' driver tells of them as they come."""
+        if provider not in self._ears:
+            self._ears[provider] = maker(provider).listen()
+        ear = self._ears[provider]
         found = []
-        for fault in self._xids.faults():
+        for fault in ear.heard() if ear is not None else ():
             record = next((one for one in records if one.uuid is not None and one.uuid == fault.uuid), None)
             place = next((one for one in places if record is not None and _is(record, one)), None)
             if place is not None:
-                why = FATAL_XIDS.get(fault.xid)
-                words = f"Xid {fault.xid}" + (f": {why}" if why else "")
-                found.append(Finding(place, why is not None, words))
+                found.append(Finding(place, fault.fatal, fault.words))
         return found
 
 

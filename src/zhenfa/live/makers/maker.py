@@ -6,8 +6,9 @@ import importlib
 import importlib.util
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from zhenfa.errors import CapabilityError
 from zhenfa.live.makers.capability import CAPABILITIES, UNTRIED, Capability
@@ -17,6 +18,25 @@ from zhenfa.live.makers.timeouts import TimeOut, TimeOutInForce
 from zhenfa.spec.machine import Precision
 
 Known = TypeVar("Known")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A fault that a driver told of: the card's UUID, whether the card is not to be used any more, and what it was."""
+
+    uuid: str | None
+    fatal: bool
+    words: str
+
+
+class Ear(Protocol):
+    """What listens to a driver. ``heard``: the faults since the last call, without waiting."""
+
+    def heard(self) -> Sequence[Heard]:
+        """Return the faults since the last call."""
+
+    def close(self) -> None:
+        """Stop listening."""
 
 
 class Maker(ABC):
@@ -170,6 +190,10 @@ class Maker(ABC):
         from zhenfa.live.makers.tools import cards_of
 
         return cards_of(self)
+
+    def listen(self) -> Ear | None:
+        """Return what hears of the cards' faults as the driver tells them, None where it tells of none."""
+        return None
 
     def record(self, index: int, name: str, **facts: Any) -> DeviceRecord:
         """Return a record of one of the maker's cards; ``maker_from`` says that its own tool told, if not given."""

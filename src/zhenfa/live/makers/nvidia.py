@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from zhenfa.live.makers.maker import CudaMaker
+from zhenfa.live.makers.maker import CudaMaker, Ear
 from zhenfa.live.makers.output import number, share, size, values
 from zhenfa.live.makers.record import DeviceRecord, pci_address
 from zhenfa.live.makers.timeouts import TimeOut, infiniband
@@ -50,6 +50,12 @@ class Nvidia(CudaMaker):
         from zhenfa.live.makers import nvml
 
         return nvml.cards(self) if nvml.usable() else super().look()
+
+    def listen(self) -> Ear | None:
+        """Return what hears of Xid errors, None without NVML."""
+        from zhenfa.live.makers import nvml
+
+        return nvml.XidWatch() if nvml.usable() else None
 
     def read_smi(self, text: str) -> list[DeviceRecord]:
         """Return the cards of a table of comma-separated values of ``nvidia-smi --query-gpu=... --format=csv``."""

@@ -7,11 +7,12 @@ field empty.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from zhenfa.live.makers.maker import Heard
 from zhenfa.live.makers.record import DeviceRecord, Health, pci_address, told
 
 if TYPE_CHECKING:
@@ -123,6 +124,16 @@ def condition(module: Any, handle: Any) -> tuple[Health | None, tuple[str, ...]]
     return health, (*failed, *warned)
 
 
+FATAL_XIDS: Final[Mapping[int, str]] = {
+    46: "the card stopped processing", 48: "an uncorrectable memory error",
+    64: "a bad row of memory could not be recorded for replacement", 79: "the card has fallen off the bus",
+    95: "an uncontained memory error",
+}  # fmt: skip
+"""Xid errors after which a card is not to be used. Sources: NVIDIA, GPU memory error management, user-visible
+statistics (48, 64, 95; 63 and 94 are a row that was recorded and an error that was contained: warnings); NVIDIA Health
+Validation, Xid checks (46, 48: critical, drain); NVIDIA, GPU operational events (79)."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """An Xid error that the driver told of: the card's UUID and the code."""
@@ -133,6 +144,11 @@ class Fault:
     def words(self) -> str:
         """Return it in words."""
         return f"Xid {self.xid} on {self.uuid or 'a card'}"
+
+    def heard(self) -> Heard:
+        """Return it as a run takes it: fatal or not, with what it means where it is fatal."""
+        why = FATAL_XIDS.get(self.xid)
+        return Heard(self.uuid, why is not None, f"Xid {self.xid}" + (f": {why}" if why else ""))
 
 
 class XidWatch:
@@ -171,6 +187,10 @@ class XidWatch:
             uuid = _ask(module, module.nvmlDeviceGetUUID, event.device)
             found.append(Fault(_text(uuid), int(event.eventData)))
         return found
+
+    def heard(self) -> list[Heard]:
+        """Return the errors since the last call, without waiting."""
+        return [fault.heard() for fault in self.faults()]
 
     def close(self) -> None:
         """Stop listening."""
