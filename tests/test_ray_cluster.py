@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from zhenfa.spec.machine import CardPool
 
 pytestmark = [pytest.mark.ray, pytest.mark.live]
 
+ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 40.0
 
 
@@ -133,6 +137,21 @@ def test_a_head_that_dies_does_not_disturb_the_cards(tmp_path: Path) -> None:
     assert told(found) == []
     assert found.losses == pytest.approx(reference_losses(TINY, execution, steps=STEPS, global_batch=4), rel=1e-5)
     assert Path(found.checkpoint or "").name == f"checkpoint-{STEPS:06d}"
+
+
+def test_the_command_of_the_guide(tmp_path: Path) -> None:
+    page = (ROOT / "docs/guide/hosts.md").read_text(encoding="utf-8")
+    assert "RAY_ADDRESS=HEAD:6379 zhenfa run JOB --engine ray" in page
+    quartet = ({"zhenfa-ascend": 1}, {"zhenfa-hygon": 1}, {"zhenfa-cambricon": 2})
+    with cluster(*quartet) as (made, _):
+        command = [str(Path(sys.executable).parent / "zhenfa"), "run", str(ROOT / "examples/mixed-pretrain.yaml")]
+        found = subprocess.run(
+            [*command, "--engine", "ray", "--steps", "2", "--json"], env=os.environ | {"RAY_ADDRESS": made.address},
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    answer = json.loads(found.stdout)
+    assert (answer["run"]["engine"], len(answer["run"]["losses"])) == ("ray", 2)
 
 
 def test_a_ray_that_is_not_there_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from zhenfa.spec.job import Execution
 
 pytestmark = [pytest.mark.live, pytest.mark.slurm]
 
+ROOT = Path(__file__).resolve().parents[1]
 NODES = ("node1", "node2", "node3")
 STEPS = 100
 PATIENCE_S = 60.0
@@ -89,6 +91,22 @@ def test_a_node_that_dies_and_a_job_that_is_cancelled(cluster: dict[str, str], t
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert alive == []
     _until(lambda: not list(tmp_path.glob("out/.copies*")), log)
+
+
+def test_the_command_of_the_guide(cluster: dict[str, str], tmp_path: Path) -> None:
+    page = (ROOT / "docs/guide/hosts.md").read_text(encoding="utf-8")
+    (command,) = [line[2:] for line in page.splitlines() if line.startswith("$ sbatch")]
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    environment = cluster | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster['PATH']}"}
+    found = subprocess.run(
+        shlex.split(command), env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )  # fmt: skip
+    (log,) = tmp_path.glob("slurm-*.out")
+    assert found.returncode == 0, log.read_text()
+    assert "engine slurm" in log.read_text()
+    run = json.loads((tmp_path / "runs/rehearsal-1/run.json").read_text())
+    assert [one["action"] for one in run["incidents"]] == ["restart", "retry", "restart", "re-form", "grow"]
+    assert len(run["losses"]) == run["steps"] == 14
 
 
 def test_outside_an_allocation_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
