@@ -28,6 +28,7 @@ from zhenfa.live.engine_processes import START_S, ProcessEngine
 from zhenfa.live.hosts import END_S, Host, LocalHost, deal, environment
 from zhenfa.live.outpost import MOST_RANKS
 from zhenfa.live.placement import Card, CardPlace
+from zhenfa.spec.machine import Formation
 
 BEAT_S: Final = 2.0
 LOOK_S: Final = 10.0
@@ -49,6 +50,7 @@ class SpreadEngine(ProcessEngine):
         self._door = Door(address)
         self._selector.register(self._door.bell, 1, "door")
         self._gone: set[str] = set()
+        self._deal: dict[Card, str] = {}
         self._protected: dict[str, bool] = {}
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
@@ -131,8 +133,14 @@ class SpreadEngine(ProcessEngine):
         wanted = {self._name_of(place.card) for place in places}
         return [name for name in self.names if name in wanted and name not in self._hosts and name not in self._gone]
 
+    def carry(self, formation: Formation) -> None:
+        """Say what machine the cards are of, and deal them out."""
+        super().carry(formation)
+        self._deal = deal(self.pools, self.names, self.hosts_of) if self.names else {}
+
     def _dealt(self) -> dict[Card, str]:
-        return deal(self.pools, self.names, self.hosts_of)
+        """Return which host carries each card."""
+        return self._deal
 
     def _name_of(self, card: Card) -> str:
         return self._dealt().get(card, self.names[0])
