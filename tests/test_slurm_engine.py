@@ -107,6 +107,9 @@ def test_the_command_of_the_guide(cluster: dict[str, str], tmp_path: Path) -> No
     run = json.loads((tmp_path / "runs/rehearsal-1/run.json").read_text())
     assert [one["action"] for one in run["incidents"]] == ["restart", "retry", "restart", "re-form", "grow"]
     assert len(run["losses"]) == run["steps"] == 14
+    assert {(stage["card"], stage["pool"], stage["host"]) for stage in run["stages"]} == {
+        (0, "ascend", "node1"), (1, "hygon", "node1"), (2, "cambricon", "node2"), (3, "cambricon", "node3"),
+    }  # fmt: skip
 
 
 def test_outside_an_allocation_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,16 +207,20 @@ def _print_incidents(run: Run, output: Output) -> None:
 def _print_cards(run: Run, output: Output) -> None:
     output.data.head("Cards", "(seconds per micro-batch, predicted / measured; memory measured)")
     predicted = {(stage.pool, stage.layers): stage for stage in run.estimate.stages} if run.estimate else {}
-    rows = []
+    spread = any(stage.host is not None for stage in run.stages)
+    rows: list[tuple[str, ...]] = []
     for number, stage in enumerate(run.stages):
         twin = predicted.get((stage.pool, stage.layers))
+        host = (stage.host or "-",) if spread else ()
         rows.append((
-            str(number if stage.card is None else stage.card), stage.pool, f"{stage.layers[0]}-{stage.layers[1] - 1}",
+            str(number if stage.card is None else stage.card), *host, stage.pool,
+            f"{stage.layers[0]}-{stage.layers[1] - 1}",
             _pair(twin.forward_s if twin else None, stage.forward_s),
             _pair(twin.backward_s if twin else None, stage.backward_s), units.show(stage.memory_bytes, "data"),
         ))  # fmt: skip
     columns = (
-        Column("card", right=True), Column("pool", style="strong"), Column("layers"), Column("forward", right=True),
+        Column("card", right=True), *((Column("host"),) if spread else ()), Column("pool", style="strong"),
+        Column("layers"), Column("forward", right=True),
         Column("backward", right=True), Column("memory", right=True),
     )  # fmt: skip
     output.left_out(output.data.table(table(columns, rows), indent=2))

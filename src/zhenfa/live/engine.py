@@ -202,6 +202,11 @@ class Engine(ABC):
     def is_stopped(self, rank: int) -> bool:
         """Return whether a card's process was stopped by a signal."""
 
+    def host_name(self, rank: int) -> str | None:
+        """Return the name of a card's host, None where all are on the driver's own."""
+        del rank
+        return None
+
     def ahead(self, rank: int) -> float:
         """Return how far the driver's clock is ahead of that of a card's host (s)."""
         del rank

@@ -70,6 +70,10 @@ class SpreadEngine(ProcessEngine):
         """Return a host that is there. Raises :class:`KeyError`."""
         return self._hosts[name]
 
+    def host_name(self, rank: int) -> str | None:
+        """Return the name of a card's host."""
+        return self._name_of(self.places[rank].card)
+
     def unreachable(self) -> set[Card]:
         """Return the cards whose host is gone."""
         return {card for card, name in self._dealt().items() if name in self._gone}

@@ -23,7 +23,7 @@ from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.model import Model
 from zhenfa.spec.plan import Pipeline, Plan, Stage
-from zhenfa.spec.result import Figure, Run
+from zhenfa.spec.result import Figure, Run, StageFigures
 
 Phase = Callable[[str], None]
 """Called with a few words when a new phase begins."""
@@ -167,11 +167,17 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
             "effective_share": supervisor.effective_share, "gradient_norms": supervisor.gradient_norms,
             "evaluations": supervisor.evaluations, "telemetry": supervisor.watch.telemetry(),
             "training_s": supervisor.passed,
+            "stages": tuple(_on_host(engine, stage) for stage in run.stages),
             "bridge": traffic(measured, execution.bridge, supervisor.losses, plain),
             "walls": run.walls.model_copy(update={"reliability": wall}),
             "figures": run.figures.model_copy(update={"ettr": _ettr(supervisor)}),
         }
     )  # fmt: skip
+
+
+def _on_host(engine: Engine, stage: StageFigures) -> StageFigures:
+    name = None if stage.card is None else engine.host_name(stage.card)
+    return stage if name is None else stage.model_copy(update={"host": name})
 
 
 def _aside(engine: Engine, notes: list[str], what: str, train: Callable[[], Measured]) -> Measured | None:

@@ -98,7 +98,7 @@ class Walls(Part):
 
 class StageFigures(Part):
     """One stage of one pipeline: seconds per micro-batch, bytes per card, the precision of its matmuls, and in a run
-    the card that it stood on."""
+    the card that it stood on, and that card's host where there are several."""
 
     pipeline: int
     stage: int
@@ -112,6 +112,7 @@ class StageFigures(Part):
     capacity_bytes: float | None = None
     precision: Precision | None = None
     card: int | None = None
+    host: str | None = None
 
 
 class Routing(Part):
