@@ -67,9 +67,8 @@ def undisturbed() -> list[float]:
 
 def left(machine: Formation) -> Plan:
     """The plan for what is left of the three cards."""
-    pools = {one.name: one.count for one in machine.pools}
-    split = {1: [8], 2: [5, 3], 3: [4, 3, 1]}[sum(pools.values())]
-    return plan(pipeline(split, "".join(name * count for name, count in pools.items()), 4))
+    names = [one.name for one in machine.pools for _ in range(one.count)]
+    return plan(pipeline({1: [8], 2: [5, 3], 3: [4, 3, 1]}[len(names)], names, 4))
 
 
 def run(engine: CommandEngine, out: Path, *faults: Fault, on_progress: object = None, **more: object) -> Run:
