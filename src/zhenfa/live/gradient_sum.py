@@ -120,7 +120,7 @@ class GradientSum:
         for number, bucket in enumerate(self._buckets):
             with self._pacer.operation("reduce") as operation:
                 start = self._pacer.now
-                if results is None or not self._early:
+                if results is None or not self._overlap:
                     results = (results or []) + self._results(number)
                 result, begun, ended = results[number]
                 if bucket.exchange.ring:
@@ -310,8 +310,12 @@ class GradientSum:
         return partial(_timed, partial(bucket.exchange.sum, flat, bucket.names))
 
     def _results(self, number: int) -> list[tuple[Any, float, float]]:
-        """Return what came of the sums under way or, where none is, of sum ``number``, now; with begin and end."""
-        if self._early:
+        """Return what came of all sums or, without overlap, of sum ``number``, now; with begin and end.
+
+        With overlap all of them come before whatever else the cards tell each other: on a card that began none early
+        as well, for all keep one order.
+        """
+        if self._overlap:
             self._under_way += [self._beside.give(self._work(one)) for one in self._buckets[len(self._under_way) :]]
             return [one.result() for one in self._under_way]
         return [self._work(self._buckets[number])()]
