@@ -46,7 +46,8 @@ class Received:
         self.pacer.arrive(at, transfer, self.source, called, self.micro_batch)
         kind = self.crossing.format(self.source)
         if self.source in self.crossing.ranks:
-            self.crossing.tally.held_s += max(self.pacer.now - called, 0.0)
+            waited = max(self.pacer.now - called, 0.0)  # of it, on an emulated link, what the message spent there
+            self.crossing.tally.held_s += min(waited, transfer) if transfer else waited
         if self.raw is not None:
             read_written = moved_bytes(kind, self.tensor.numel(), self.tensor.element_size())[1]
             with self.pacer.packing(self.micro_batch, read_written, self.crossing.memory_rate), torch.no_grad():

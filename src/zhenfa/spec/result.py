@@ -234,7 +234,8 @@ class BridgeTraffic(Part):
     ``bytes_raw`` are the numbers as they were computed and ``bytes_sent`` as they went, all cards together, by what
     they are (``activations`` with their gradients, ``gradients`` of weights, ``weights`` that ZeRO-1 sends back).
     ``link_s``: seconds that messages of the busiest card held its emulated links (None on real cards); ``held_s``:
-    seconds that the card was held up which waited longest for messages and sums over the bridge.
+    seconds that the card was held up which waited longest for messages and sums over the bridge (on real cards, waits
+    for messages that were not yet sent included).
     """
 
     activations: BridgeFormat
