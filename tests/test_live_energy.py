@@ -92,7 +92,7 @@ def test_a_power_that_nobody_gives_leaves_the_sum_empty_and_is_named() -> None:
     assert run.energy is not None
     (missing,) = run.energy.missing
     assert missing == (
-        "emulated cards draw none of their own (b: power_per_card in the machine file would model it)"
+        "emulated cards draw none of their own; power_per_card of a pool in the machine file would model it"
     )  # fmt: skip
     assert (run.energy.energy_j.value, run.figures.energy_j_per_token.value) == (None, None)
     assert run.figures.energy_j_per_token.note == run.walls.energy.detail == missing

@@ -9,7 +9,7 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.tables import Column, table
 from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, figure, ratio
-from zhenfa.live.learn.words import signed, weighed
+from zhenfa.live.learn.words import NOTHING, signed, weighed
 from zhenfa.plan import Answer
 from zhenfa.spec.result import BridgeTraffic, Figures, Routing, Run
 
@@ -144,16 +144,18 @@ def _print_laws(run: Run, output: Output) -> None:
         Column("law", style="strong"), Column("where", wrap=32), Column("predicted", right=True),
         Column("measured", right=True), Column("ratio", right=True), Column("adds to the step", right=True),
     )  # fmt: skip
+    off = [one for one in weighed(found) if abs(one.effect_s) >= NOTHING]
+    shown = (off or weighed(found)[:1])[:LAWS]
     rows: list[tuple[str, ...]] = [
         (
             one.law, one.where, units.show(one.predicted_s, "time"), units.show(one.measured_s, "time"),
             "-" if one.ratio is None else f"{one.ratio:.3g}", signed(one.effect_s),
         )
-        for one in weighed(found)[:LAWS]
+        for one in shown
     ]  # fmt: skip
-    rest = sum(one.effect_s for one in weighed(found)[LAWS:])
-    if rest or len(found.rows) > LAWS:
-        rows.append(("others", f"{len(found.rows) - LAWS} more", "", "", "", signed(rest)))
+    rest = weighed(found)[len(shown) :]
+    if rest:
+        rows.append(("others", f"{len(rest)} more", "", "", "", signed(sum(one.effect_s for one in rest))))
     rows.append(("no law", "remainder", "", "", "", signed(found.remainder_s)))
     output.left_out(output.data.table(table(columns, rows), indent=2))
 

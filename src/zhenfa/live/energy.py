@@ -80,7 +80,7 @@ def _card(
         )
     pool = formation.pool(place.pool)
     if pool.accelerator.emulated and not pool.power_per_card.known:
-        return f"emulated cards draw none of their own ({pool.name}: power_per_card in the machine file would model it)"
+        return "emulated cards draw none of their own; power_per_card of a pool in the machine file would model it"
     chip = next(one for name, one in setting.chips.items() if name.partition("-slow-")[0] == place.pool)
     rate = min(flops / busy if busy else 0.0, chip.peak)
     moved = chip.bandwidth * chip.memory_share * (1.0 - rate / chip.peak)
