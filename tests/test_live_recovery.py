@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
@@ -279,3 +280,20 @@ def test_a_card_that_sums_nothing_early_meets_the_others(engine: LocalEngine) ->
     assert len([event for event in found.events if event.kind == "sum" and event.card == 0]) > 1
     expected = reference_losses(TINY, execution, steps=STEPS, global_batch=4)
     assert found.losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_cards_that_come_together_again_and_again_hold_no_more(engine: LocalEngine) -> None:
+    """Threads and descriptors of a card are the same after ten plans as after two, whatever the plan before was."""
+    halves = plan(pipeline([8], "a", 2), pipeline([8], "b", 2))
+    execution = Execution(**SETTINGS | {"steps": 1})
+
+    def held() -> list[tuple[int, int]]:
+        processes = [psutil.Process(engine.process(rank)) for rank in range(2)]
+        return [(one.num_threads(), one.num_fds()) for one in processes]
+
+    rows = []
+    for one in [PLAN, halves] * 5:
+        run_plan(one, PAIR, TINY, execution, engine=engine)
+        if one is halves:
+            rows.append(held())
+    assert rows[1:] == rows[:1] * 4

@@ -197,9 +197,14 @@ class CardRun:
         self.saver.begin(path, state | {CUT_OFF: self.sum.kept()}, to_disk=to_disk)
         self.board.write(self.place.rank, "idle")
 
+    def let_go(self) -> None:
+        """End what works beside the card and what watches its weights; other cards need not take part."""
+        self.sum.close()
+        self.runner.close()
+
     def close(self) -> None:
         """Leave the group of cards."""
-        self.sum.close()
+        self.let_go()
         dist.destroy_process_group()
         self.saver.wait()
         self.board.close()

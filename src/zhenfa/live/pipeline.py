@@ -146,6 +146,11 @@ class Runner:
         self._tokens: tuple[Any, Any] = (None, None)
         self._losses: list[Any] = []
 
+    def close(self) -> None:
+        """Let go of the module."""
+        if self._watch is not None:
+            self._watch.close()
+
     def step(self, inputs: Any, targets: Any) -> float | None:
         """Run the forwards and backwards of one step; return the loss on cards with the last stage, else None.
 

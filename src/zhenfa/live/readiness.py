@@ -52,8 +52,14 @@ class Readiness:
         self._operation: Operation | None = None
         self._whole: list[str] = []
         self._marks: dict[tuple[str, int], tuple[FlopCount, dict[str, float]]] = {}
-        for weight in names.values():
-            weight.register_post_accumulate_grad_hook(self._added)
+        self._hooks = [weight.register_post_accumulate_grad_hook(self._added) for weight in names.values()]
+
+    def close(self) -> None:
+        """Watch no more. A weight and who watches it keep each other otherwise, and the groups of cards with them: what
+        is held through torch's hooks the garbage collector does not see."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
     @contextmanager
     def during(self, operation: Operation, meter: FlopMeter) -> Iterator[Callable[[float, float], None]]:

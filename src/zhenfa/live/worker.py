@@ -150,7 +150,7 @@ class CardWorker:
     def _leave(self) -> None:
         """Leave a group in which something failed, whatever state it is in."""
         if self._run is not None:
-            self._run.sum.close()
+            self._run.let_go()
         self._run = None
         if dist.is_initialized():
             dist.destroy_process_group()
