@@ -268,8 +268,8 @@ WRONG = [
         "`zhenfa run --help` shows how it is used.",
     ),
     (
-        "run mixed-pretrain.yaml --engine slurm",
-        "invalid value for '--engine': 'slurm' is not one of 'local', 'ray'.",
+        "run mixed-pretrain.yaml --engine kubernetes",
+        "invalid value for '--engine': 'kubernetes' is not one of 'local', 'ray', 'slurm'.",
         "`zhenfa run --help` shows how it is used.",
     ),
     (
