@@ -23,6 +23,16 @@ machine: hgx-h100
 workload: {task: train, sequence_length: 4096, global_batch: 64}
 """
 
+QUICK = """\
+schema: zhenfa.job/1
+name: quick
+model: tiny-byte-gpt
+machine: emulated-quartet
+workload: {task: train, sequence_length: 32, global_batch: 8, precision: fp32}
+limits: {micro_batch_size: 2}
+execution: {steps: 1}
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli_runner import Call, caller, fill
+from cli_runner import QUICK, Call, caller, fill
 from live_pools import formation, pool
 from zhenfa import catalog
 from zhenfa.live.calibrate import before
@@ -21,16 +21,6 @@ from zhenfa.live.calibrate.probe import _places, plans_of
 from zhenfa.plan.request import make_request
 from zhenfa.spec.job import Job
 from zhenfa.spec.machine import Machine
-
-QUICK = """\
-schema: zhenfa.job/1
-name: quick
-model: tiny-byte-gpt
-machine: emulated-quartet
-workload: {task: train, sequence_length: 32, global_batch: 8, precision: fp32}
-limits: {micro_batch_size: 2}
-execution: {steps: 1}
-"""
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from cli_runner import Call, caller, fill
+from cli_runner import QUICK, Call, caller, fill
 from zhenfa.cli import schemas
 from zhenfa.cli.documents import RunReport
 from zhenfa.cli.run import _Stop, claim_folder, settings_of
@@ -31,16 +31,6 @@ from zhenfa.spec.result import (
     Wall,
     Walls,
 )
-
-QUICK = """\
-schema: zhenfa.job/1
-name: quick
-model: tiny-byte-gpt
-machine: emulated-quartet
-workload: {task: train, sequence_length: 32, global_batch: 8, precision: fp32}
-limits: {micro_batch_size: 2}
-execution: {steps: 1}
-"""
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from typing import Any, Final
 from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live import linux, wire
 from zhenfa.live.engine_spread import SpreadEngine
-from zhenfa.live.hosts import END_S, environment, own_address
+from zhenfa.live.hosts import END_S, deal, environment, own_address
 from zhenfa.live.placement import Card
 
 ANSWER_S: Final = 120.0
@@ -80,7 +80,11 @@ class RayEngine(SpreadEngine):
         new = [card for card in cards if card not in self._placed]
         if not new:
             return
-        hosts = {pool: self._by_index(pool) for pool, row in self.hosts_of.items() if row and self._joined is not None}
+        hosts = {
+            pool: list(deal({pool: self.pools[pool]}, row, {}).values())
+            for pool, row in self.hosts_of.items()
+            if row and self._joined is not None
+        }
         for pool, index, name in self._ask("place", cards=new, hosts=hosts)["placed"]:
             self._placed[pool, index] = name
             if name not in self.names:
@@ -88,11 +92,6 @@ class RayEngine(SpreadEngine):
                 self._ask("start", host=name, variables=environment() | self._door.environment())
         if self._joined is None:
             self._remember_processes()
-
-    def _by_index(self, pool: str) -> list[str]:
-        """Return the host of each card of a pool whose hosts the machine's file names."""
-        row, count = self.hosts_of[pool], self.pools[pool]
-        return [row[index * len(row) // count] for index in range(count)]
 
     def _still_launching(self) -> bool:
         return self._keeper.poll() is None

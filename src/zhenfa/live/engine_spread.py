@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import selectors
 import socket
 import subprocess
 import threading
@@ -48,7 +49,7 @@ class SpreadEngine(ProcessEngine):
         self.address, self.names, self._protect = address, tuple(hosts), protect
         self._guard = LocalHost(self.folder, preload=False)
         self._door = Door(address)
-        self._selector.register(self._door.bell, 1, "door")
+        self._selector.register(self._door.bell, selectors.EVENT_READ, "door")
         self._gone: set[str] = set()
         self._deal: dict[Card, str] = {}
         self._protected: dict[str, bool] = {}
@@ -58,7 +59,7 @@ class SpreadEngine(ProcessEngine):
 
     @property
     def one_host(self) -> bool:
-        """Return whether all cards are on the driver's own host, sharing its memory and files: they need not be."""
+        """Return False: cards need not be on the driver's own host, nor see its memory and files."""
         return False
 
     @property
@@ -117,7 +118,7 @@ class SpreadEngine(ProcessEngine):
 
     @abstractmethod
     def _still_launching(self) -> bool:
-        """Return whether hosts may still come. Raises :class:`RunError` if what starts them has failed."""
+        """Return whether hosts may still come."""
 
     def _end_launch(self) -> None:
         """Wait for what started the outposts, or end it."""
@@ -224,17 +225,16 @@ class CommandEngine(SpreadEngine):
     name = "hosts"
 
     def __init__(
-        self, address: str, hosts: Sequence[str], commands: Sequence[Sequence[str]], *, protect: bool = True,
-        variables: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+        self, address: str, hosts: Sequence[str], commands: Sequence[Sequence[str]], *, protect: bool = True
+    ) -> None:
         super().__init__(address, hosts, protect=protect)
-        self._commands, self._variables = [list(command) for command in commands], dict(variables or {})
+        self._commands = [list(command) for command in commands]
         self._launched: list[subprocess.Popen[bytes]] = []
 
     def _launch(self, cards: Sequence[Card]) -> None:
         if self._launched:
             return
-        variables = os.environ | environment() | self._door.environment() | self._variables
+        variables = os.environ | environment() | self._door.environment()
         with (self.folder / "cards.log").open("ab") as log:
             for command in self._commands:
                 self._launched.append(
@@ -255,7 +255,7 @@ class CommandEngine(SpreadEngine):
                 one.wait(max(deadline - time.monotonic(), 0.1))
         for one in self._launched:
             if one.poll() is None:
-                for process in [*_family(one.pid)]:
+                for process in _family(one.pid):
                     with contextlib.suppress(psutil.Error):
                         process.kill()
                 one.wait()

@@ -151,7 +151,7 @@ class Supervisor:
         if blind:
             raise CapabilityError(
                 f"the run's folder {str(disk)!r} is not seen by {', '.join(blind)}.",
-                hint="write the run to a file system that all hosts share: --output-dir, or start it in such a folder.",
+                hint="write the run to a file system that all hosts share (--out), or start it in such a folder.",
             )
 
     def _advance(self, measured: Measured) -> Measured:
