@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from zhenfa.live.makers import DeviceRecord
 from zhenfa.live.makers.emulated import FILE
 from zhenfa.live.makers.maker import Heard
 from zhenfa.live.makers.nvml import FATAL_XIDS, Fault
-from zhenfa.live.placement import CardPlace, place
+from zhenfa.live.placement import Card, CardPlace, place
 from zhenfa.live.run import run_plan
 from zhenfa.spec.job import Execution
 from zhenfa.spec.machine import Formation
@@ -32,10 +32,7 @@ def machine(spare: int = 0) -> Formation:
 
 
 def places(provider: str = "nvidia") -> list[CardPlace]:
-    from dataclasses import replace
-
-    found = place(PLAN, machine(), TINY)
-    return [replace(one, provider=provider, index=number) for number, one in enumerate(found)]
+    return [replace(one, provider=provider) for one in place(PLAN, machine(), TINY)]
 
 
 def record(index: int, health: str | None, *problems: str, provider: str = "nvidia", **more: object) -> DeviceRecord:
@@ -51,11 +48,22 @@ class Told:
     asked: list[str] = field(default_factory=list)
 
     def watch(self, every_s: float = 10.0) -> HealthWatch:
-        def look(provider: str) -> Sequence[DeviceRecord]:
-            self.asked.append(provider)
-            return self.records
+        told: list[tuple[str | None, str, Sequence[DeviceRecord]]] = []
 
-        return HealthWatch(every_s, look, lambda: self.now)
+        def ask(host: str | None, provider: str) -> None:
+            self.asked.append(provider)
+            told.append((host, provider, self.records))
+
+        def answers() -> Sequence[tuple[str | None, str, Sequence[DeviceRecord]]]:
+            answered = list(told)
+            told.clear()
+            return answered
+
+        return HealthWatch(every_s, ask, answers, self.seat, lambda: self.now)
+
+    def seat(self, card: Card) -> tuple[str | None, int]:
+        """All cards of one maker on one host: those of pool b after those of pool a."""
+        return None, card[1] + (card[0] == "b")
 
 
 @dataclass
@@ -125,7 +133,7 @@ def test_telemetry_is_a_mean_over_what_was_told() -> None:
     told.now, told.records = 10.0, [record(0, "ok", power_w=200.0, temperature_c=45.0)]
     watch.findings(places())
     assert [(one.pool, one.index, one.samples, one.power_w, one.hottest_c) for one in watch.telemetry()] == [
-        ("a", 0, 2, 150.0, 50.0), ("b", 1, 1, None, 41.0),
+        ("a", 0, 2, 150.0, 50.0), ("b", 0, 1, None, 41.0),
     ]  # fmt: skip
 
 

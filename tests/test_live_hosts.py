@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,11 +20,13 @@ from hypothesis import strategies as st
 
 from host_pools import HOSTS, can, engine_on, networks, outpost, own_clock, own_memory
 from live_pools import TINY, formation, pipeline, plan, pool, reference_losses, remains
+from zhenfa import catalog
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live import door
 from zhenfa.live.door import Door, StrangerError
 from zhenfa.live.engine_spread import CommandEngine
 from zhenfa.live.hosts import Host, deal, own_address
+from zhenfa.live.makers.emulated import FILE
 from zhenfa.live.run import run_plan
 from zhenfa.spec.job import Execution, Fault
 from zhenfa.spec.machine import Formation
@@ -323,3 +326,52 @@ def test_a_clock_is_known_to_half_of_the_quickest_answer(ways: list[tuple[float,
             host.set_clock(now - there - back, now - back - ahead)
         quickest = min(there + back for there, back in ways)
         assert abs(host.ahead - ahead) <= quickest / 2.0 * 1.05 ** len(ways) + 0.1
+
+
+def test_the_machine_of_the_guide_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/guide/hosts.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    file = tmp_path / "two-islands.yaml"
+    file.write_text(text, encoding="utf-8")
+    machine = catalog.resolve(catalog.load_machine(file))
+    assert {one.name: one.hosts for one in machine.pools} == {"ascend": ("node1", "node2"), "nvidia": ("node9",)}
+
+
+def test_cards_of_one_maker_are_counted_on_each_host() -> None:
+    machine = formation(pool("a", 2), pool("b", 2), pool("c", 1))
+    with CommandEngine("127.0.0.1", HOSTS, [], protect=False) as engine:
+        engine.carry(machine)
+        seats = {card: engine.seat(card) for card in [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]}
+    assert seats == {
+        ("a", 0): ("east", 0), ("a", 1): ("east", 1), ("b", 0): ("north", 0), ("b", 1): ("north", 1),
+        ("c", 0): ("west", 0),
+    }  # fmt: skip
+
+
+def test_each_host_tells_of_its_own_cards(
+    monkeypatch: pytest.MonkeyPatch, undisturbed: list[float], tmp_path: Path
+) -> None:
+    file, words = tmp_path / "health.json", "2 uncorrected memory errors"
+    card = {"provider": "emulated", "index": 1, "name": "b", "maker": "emulated", "maker_from": "a file",
+            "health": "failed", "problems": [words], "power_w": 100.0}  # fmt: skip
+    file.write_text(json.dumps({"schema": "zhenfa.devices/2", "devices": [card]}), encoding="utf-8")
+    monkeypatch.setenv(FILE, str(file))
+    machine = formation(pool("a", 1, 2e12), pool("b", 2, 1e12))
+    with engine_on() as engine:
+        ended: list[int] = []
+
+        def seen(step: int, *_: object) -> None:
+            if len(engine.places) == 2:
+                ended.append(step)
+
+        execution = Execution(**(SETTINGS | {"steps": 400, "health_every_s": 1e-6}))
+        found = run_plan(
+            PLAN, machine, TINY, execution, engine=engine, replan=left, on_progress=seen, stop=lambda: len(ended) > 7
+        )
+        assert [place.card for place in engine.places] == [("a", 0), ("b", 0)]
+    (incident,) = found.incidents
+    assert (incident.kind, incident.card, incident.action) == ("health", "card 1 of pool b", "re-form")
+    assert incident.words == f"{words}; taken out before it failed"
+    assert [(one.pool, one.index, one.power_w) for one in found.telemetry] == [("b", 1, 100.0)]
+    assert found.losses[:STEPS] == pytest.approx(undisturbed, rel=1e-5)
+    assert remains(engine.folder) == []

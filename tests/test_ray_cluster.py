@@ -149,7 +149,7 @@ def test_the_command_of_the_guide(tmp_path: Path) -> None:
         )  # fmt: skip
     assert found.returncode == 0, found.stderr
     answer = json.loads(found.stdout)
-    assert (answer["run"]["engine"], len(answer["run"]["losses"])) == ("ray", 2)
+    assert (answer["engine"], len(answer["losses"])) == ("ray", 2)
 
 
 def test_a_ray_that_is_not_there_is_named() -> None:

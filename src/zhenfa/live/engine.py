@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, Self
 
 from zhenfa.errors import CapabilityError, RunError
 from zhenfa.live.board import Board
-from zhenfa.live.makers import maker_for
+from zhenfa.live.makers import DeviceRecord, maker, maker_for
 from zhenfa.live.placement import Card, CardPlace
 from zhenfa.live.watchdog import Watchdog
 from zhenfa.spec.machine import Formation
@@ -94,6 +94,7 @@ class Engine(ABC):
         self._providers: dict[Card, str] = {}
         self._orders = itertools.count(1)
         self._open: dict[int, Card] = {}
+        self._devices: list[tuple[str | None, str, Sequence[DeviceRecord]]] = []
         self._undelivered: list[Reply] = []
         self.folder = Path(tempfile.mkdtemp(prefix="zhenfa-"))
         self.board: Board | None = None
@@ -206,6 +207,19 @@ class Engine(ABC):
         """Return the name of a card's host, None where all are on the driver's own."""
         del rank
         return None
+
+    def seat(self, card: Card) -> tuple[str | None, int]:
+        """Return a card's host, None for the driver's own, and its number among the maker's cards there."""
+        return None, card[1]
+
+    def ask_devices(self, host: str | None, provider: str) -> None:
+        """Have a host tell of the cards of a maker: :meth:`told_devices`."""
+        self._devices.append((host, provider, maker(provider).look()))
+
+    def told_devices(self) -> list[tuple[str | None, str, Sequence[DeviceRecord]]]:
+        """Return what hosts have told of makers' cards since the last call: host, maker's id, cards."""
+        told, self._devices = self._devices, []
+        return told
 
     def ahead(self, rank: int) -> float:
         """Return how far the driver's clock is ahead of that of a card's host (s)."""

@@ -66,8 +66,14 @@ class ProcessEngine(Engine):
     def _host_of(self, place: CardPlace) -> Host:
         """Return the host that carries a card."""
 
-    def _seat(self, card: Card) -> int:
-        """Return a card's number among those of its maker's kind on its host, in the order of the machine's pools."""
+    def seat(self, card: Card) -> tuple[str | None, int]:
+        """Return a card's host, None for the driver's own, and its number among the maker's cards there.
+
+        Cards are counted in the order of the machine's pools.
+        """
+        return (None if self.one_host else self._name_of(card)), self._number(card)
+
+    def _number(self, card: Card) -> int:
         provider, host = self.providers.get(card[0]), self._name_of(card)
         cards = [
             (pool, index)
@@ -93,7 +99,7 @@ class ProcessEngine(Engine):
     def _fork(self, place: CardPlace) -> None:
         host, number = self._host_of(place), next(self._forks)
         self._processes[place.card] = Process(host, number)
-        channel = host.fork(number, place.provider, self._seat(place.card))
+        channel = host.fork(number, place.provider, self._number(place.card))
         if channel is not None:
             self._attach(place.card, channel)
 

@@ -27,6 +27,7 @@ from zhenfa.live.door import Door
 from zhenfa.live.engine import Blame, CardError, Reply
 from zhenfa.live.engine_processes import START_S, ProcessEngine
 from zhenfa.live.hosts import END_S, Host, LocalHost, deal, environment
+from zhenfa.live.makers.recorded import record_of
 from zhenfa.live.outpost import MOST_RANKS
 from zhenfa.live.placement import Card, CardPlace
 from zhenfa.spec.machine import Formation
@@ -94,6 +95,11 @@ class SpreadEngine(ProcessEngine):
             return [name for name, host in asked.items() if host.looked.pop(str(probe), None) != words]
         finally:
             probe.unlink()
+
+    def ask_devices(self, host: str | None, provider: str) -> None:
+        """Ask a host that is there; the answer comes with what else it says."""
+        with contextlib.suppress(KeyError, RunError):  # a host that is gone is noticed where its answers are read
+            self._hosts[host or ""].tell({"do": "devices", "provider": provider})
 
     def remember(self, folder: Path) -> None:
         """Have a folder removed should the driver die."""
@@ -196,6 +202,9 @@ class SpreadEngine(ProcessEngine):
                     self.board.put(int(rank), bytes.fromhex(slot), host.ahead)
         elif "looked" in message:
             host.looked[message["looked"]] = message["text"]
+        elif "devices" in message:
+            records = [record_of(one) for one in message["devices"]]
+            self._devices.append((host.name, message["provider"], records))
         elif "protected" in message:
             self._protected[host.name] = message["protected"]
         elif "refused" in message:

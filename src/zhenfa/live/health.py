@@ -6,7 +6,7 @@ A card whose maker says that it has failed is taken out before it fails in a ste
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zhenfa.live.makers import DeviceRecord, maker
@@ -15,8 +15,12 @@ from zhenfa.live.makers.maker import Ear
 from zhenfa.live.placement import Card, CardPlace
 from zhenfa.spec.result import Telemetry
 
-Look = Callable[[str], Sequence[DeviceRecord]]
-"""Given a maker's id, returns its cards of this host with telemetry and health."""
+Ask = Callable[[str | None, str], None]
+"""Has a host (None: the driver's own) tell of the cards of a maker, given by its id; nobody waits for it."""
+Answers = Callable[[], Sequence[tuple[str | None, str, Sequence[DeviceRecord]]]]
+"""Returns what has come since the last call: the host, the maker's id, its cards there with telemetry and health."""
+SeatOf = Callable[[Card], tuple[str | None, int]]
+"""Given a card of a machine, returns its host and its number among its maker's cards there."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,15 @@ class _Seen:
 
 @dataclass
 class HealthWatch:
-    """Asks the makers of a run's cards at most every ``every_s`` seconds (0: never); ``look`` is how.
+    """Asks the makers of a run's cards, each on its own host, at most every ``every_s`` seconds (0: never).
 
-    ``clock`` returns seconds; it is asked and never waited for.
+    Drivers are listened to on the driver's own host alone. ``clock`` returns seconds.
     """
 
     every_s: float
-    look: Look = lambda provider: maker(provider).look()
+    ask: Ask
+    answers: Answers
+    seat: SeatOf
     clock: Callable[[], float] = time.monotonic
     _asked: float | None = None
     _known: set[tuple[Card, str]] = field(default_factory=set)
@@ -52,23 +58,26 @@ class HealthWatch:
     _ears: dict[str, Ear | None] = field(default_factory=dict)
 
     def findings(self, places: Sequence[CardPlace]) -> list[Finding]:
-        """Return what is newly wrong with the cards of a plan, if it is time to ask; the fatal first."""
-        now = self.clock()
-        if not self.every_s or (self._asked is not None and now - self._asked < self.every_s):
+        """Ask if it is time to, and return what answers newly tell of the cards of a plan; the fatal first."""
+        if not self.every_s:
             return []
-        self._asked = now
+        seats = {place.card: self.seat(place.card) for place in places}
+        now = self.clock()
+        if self._asked is None or now - self._asked >= self.every_s:
+            self._asked = now
+            for one in dict.fromkeys((seats[place.card][0], place.provider) for place in places):
+                if maker(one[1]).able("health") or maker(one[1]).able("telemetry"):
+                    self.ask(*one)
         found: list[Finding] = []
-        for provider in sorted({place.provider for place in places}):
-            mine = [place for place in places if place.provider == provider]
-            if not maker(provider).able("health") and not maker(provider).able("telemetry"):
-                continue
-            records = list(self.look(provider))
+        for host, provider, records in self.answers():
+            mine = [one for one in places if (seats[one.card][0], one.provider) == (host, provider)]
+            told = {place.card: next((one for one in records if _is(one, place, seats)), None) for place in mine}
             for place in mine:
-                record = next((one for one in records if _is(one, place)), None)
-                if record is not None:
+                if (record := told[place.card]) is not None:
                     self._measure(place.card, record)
                     found += self._judge(place, record.health == "failed", record.problems)
-            found += self._heard(provider, mine, records)
+            if host is None:
+                found += self._heard(provider, mine, told)
         return sorted(found, key=lambda one: not one.fatal)
 
     def telemetry(self) -> tuple[Telemetry, ...]:
@@ -106,7 +115,7 @@ class HealthWatch:
         return [Finding(place, False, words) for words in new]
 
     def _heard(
-        self, provider: str, places: Sequence[CardPlace], records: Sequence[DeviceRecord]
+        self, provider: str, places: Sequence[CardPlace], told: Mapping[Card, DeviceRecord | None]
     ) -> list[Finding]:  # fmt: skip
         """Return the faults since the last call, where the cards' driver tells of them as they come."""
         if provider not in self._ears:
@@ -114,14 +123,16 @@ class HealthWatch:
         ear = self._ears[provider]
         found = []
         for fault in ear.heard() if ear is not None else ():
-            record = next((one for one in records if one.uuid is not None and one.uuid == fault.uuid), None)
-            place = next((one for one in places if record is not None and _is(record, one)), None)
-            if place is not None:
-                found.append(Finding(place, fault.fatal, fault.words))
+            found += [
+                Finding(place, fault.fatal, fault.words)
+                for place in places
+                if (record := told[place.card]) is not None and record.uuid is not None and record.uuid == fault.uuid
+            ]
         return found
 
 
-def _is(record: DeviceRecord, place: CardPlace) -> bool:
-    """Return whether a record is of the card at a place; emulated cards are told apart by their pool's name too."""
-    same = (record.provider, record.index) == (place.provider, place.index)
-    return same and (record.provider != Emulated.id or record.name == place.pool)
+def _is(record: DeviceRecord, place: CardPlace, seats: Mapping[Card, tuple[str | None, int]]) -> bool:
+    """Return whether a record is of the card at a place; emulated cards are known by their pool and number there."""
+    if record.provider == Emulated.id:
+        return (record.name, record.index) == place.card
+    return record.index == seats[place.card][1]

@@ -123,7 +123,10 @@ class Nursery:
 
     def _report_ended(self) -> None:
         for pid, status in self._reap():
-            self._tell({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+            self._ended(pid, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, pid: int, code: int) -> None:
+        self._tell({"ended": pid, "code": code})
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:

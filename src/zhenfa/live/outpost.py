@@ -10,6 +10,7 @@ Run as ``python -m zhenfa.live.outpost``, with the driver's address and the run'
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -50,6 +51,7 @@ class Outpost(Nursery):
         self._slots = Board(Path(self.board), MOST_RANKS, create=True)
         self._seen = bytes(SLOT_BYTES * MOST_RANKS)
         self._stopped: list[int] = []
+        self._lookers: dict[int, str] = {}
         self._heard = self._looked = time.monotonic()
         self._interface = interface_of(channel.getsockname()[0])
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")
@@ -64,6 +66,8 @@ class Outpost(Nursery):
             self._tell({"protected": group is not None})
         elif message["do"] == "look":
             self._tell({"looked": message["path"], "text": _text_of(Path(message["path"]))})
+        elif message["do"] == "devices":
+            self._look_at(message["provider"])
         elif message["do"] == "fork":
             self._fork_here(message)
         else:
@@ -77,6 +81,37 @@ class Outpost(Nursery):
             self._tell({"refused": message["number"], "words": problem.message, "hint": problem.hint})
             return
         self._fork(message["number"], variables | {"GLOO_SOCKET_IFNAME": self._interface})
+
+    def _look_at(self, provider: str) -> None:
+        """Have a process of its own ask a maker of its cards, since tools may hang; one at a time for each maker."""
+        if provider in self._lookers.values():
+            return
+        parent, answer = os.getpid(), self._answer(provider)
+        pid = os.fork()
+        if pid:
+            self.children.add(pid)
+            self._lookers[pid] = provider
+            return
+        code = 1
+        try:
+            linux.die_with_parent(parent)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.driver.close()
+            answer.write_text(json.dumps([one.to_data() for one in maker(provider).look()]))
+            code = 0
+        finally:
+            os._exit(code)
+
+    def _answer(self, provider: str) -> Path:
+        return self.folder / f"devices-{provider}.json"
+
+    def _ended(self, pid: int, code: int) -> None:
+        provider = self._lookers.pop(pid, None)
+        if provider is None:
+            super()._ended(pid, code)
+        elif code == 0:
+            self._tell({"provider": provider, "devices": json.loads(self._answer(provider).read_text())})
 
     def _over(self) -> bool:
         if self._tied and select.select([0], [], [], 0)[0] and not os.read(0, 4096):

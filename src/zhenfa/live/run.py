@@ -71,6 +71,8 @@ def run_plan(
     say(f"starting {plan.cards} cards")
     carrier = engine if isinstance(engine, Engine) else open_engine(engine or execution.engine)
     try:
+        if not carrier.one_host:  # elsewhere, paths are not relative to the driver's folder
+            out_dir, resume = (path and path.absolute() for path in (out_dir, resume))
         driver = Driver(carrier, formation, sizes, execution)
         supervisor = Supervisor(
             driver, plan, replan=replan, resume=resume, disk=out_dir, on_step=on_progress, say=say,

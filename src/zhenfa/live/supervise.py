@@ -71,7 +71,10 @@ class Supervisor:
         self.ladder = Ladder(can_plan=self.replan is not None)
         self.snapshots = Snapshots(self.driver, self.disk)
         self.stragglers = Stragglers()
-        self.watch = HealthWatch(self.driver.execution.health_every_s)
+        engine = self.driver.engine
+        self.watch = HealthWatch(
+            self.driver.execution.health_every_s, engine.ask_devices, engine.told_devices, engine.seat
+        )
         self._faults = sorted(self.driver.execution.faults, key=lambda fault: fault.step)
         self._back: list[tuple[int, Card]] = []
         self._losses: dict[int, float] = {}
