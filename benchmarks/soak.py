@@ -1,12 +1,16 @@
 """Train for hours on emulated cards while faults come and go, and see whether anything grows.
 
-``python benchmarks/soak.py [HOURS] [SEED] [SAMPLES] [PAUSE]``: one run of a tiny model (2 hours unless said) with a
-fault every ``EVERY`` steps, a checkpoint on disk every ten and a copy in memory every step; ``PAUSE`` seconds between
-steps leave the processors to others. Every few seconds it is noted, into the file ``SAMPLES`` if one is given, what the
-driver and the cards hold: memory, descriptors, threads, processes, control groups, files in memory and on disk, ports.
+``python benchmarks/soak.py [HOURS] [SEED] [SAMPLES] [PAUSE]``: one run of a tiny model (2 hours unless said), in turns
+of ``WAVE`` steps with a fault every ``EVERY`` and as many without, a checkpoint on disk every ten and a copy in memory
+every step. With ``PAUSE``, seconds between steps, the processors are left to others: cards have no share of their own.
+Every few seconds it is noted, into the file ``SAMPLES`` if one is given, what the driver and the cards hold: memory,
+descriptors, threads, processes, control groups, files in memory and on disk, ports.
+
 At the end each of them in the second tenth of the time (caches have filled by then) stands beside the last tenth, with
-its slope over the time between. Exit code 1 if the run was lost, something has grown by more than ``MORE`` of itself,
-or anything is left behind.
+its slope over the time between. What a card holds depends on the layers that its plan of the hour gives it, and on how
+long ago it was started: so cards with the same layers are compared with themselves, and the memory of each process that
+lived for ``LONG_S`` seconds and more is followed from its ``YOUNG_S`` on. Exit code 1 if the run was lost, something
+has grown by more than ``MORE`` of itself, or anything is left behind.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -40,7 +45,8 @@ from zhenfa.spec.machine import Formation
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Run
 
-EVERY, LOOK_S, MORE = 25, 10.0, 0.05
+EVERY, WAVE, LOOK_S, MORE = 25, 600, 10.0, 0.05
+YOUNG_S, LONG_S = 120.0, 420.0
 KINDS = ("kill", "hang", "slow", "nan", "scale", "lose")
 SETTINGS = (
     "workload.sequence_length=32", "workload.global_batch=16", "limits.micro_batch_size=2",
@@ -60,6 +66,7 @@ class Watch:
     pause: float = 0.0
     begun: float = field(default_factory=time.monotonic)
     rows: list[dict[str, float]] = field(default_factory=list)
+    cards: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -70,9 +77,11 @@ class Watch:
                 self.engine, self.disk
             )
             self.rows.append(row)
+            cards = [one | {"hours": row["hours"]} for one in cards_of(self.engine)]
+            self.cards += cards
             if self.samples is not None:
                 with self.samples.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(json.dumps(row | {"cards": cards}) + "\n")
 
     def over(self) -> bool:
         """Return whether the time is over."""
@@ -95,7 +104,7 @@ def main() -> int:
     hours, seed = float(given.get(0, "2")), int(given.get(1, "1"))
     request = replace(read_request("examples/mixed-pretrain.yaml", settings=SETTINGS), traits=OWN_RUNTIME)
     with tempfile.TemporaryDirectory(prefix="zhenfa-soak-") as disk:
-        with LocalEngine() as engine:
+        with LocalEngine(protect=3 not in given) as engine:
             watch = Watch(
                 engine, Path(disk), hours * 3600.0, Path(given[2]) if 2 in given else None, float(given.get(3, "0"))
             )
@@ -111,7 +120,8 @@ def main() -> int:
                 looking.join()
         left = left_behind(engine)
     told(run, watch)
-    grown = compare(watch.rows)
+    grown = compare(watch.rows) + alike(watch.cards) + ageing(watch.cards)
+    print(f"grown: {', '.join(grown) or 'nothing'}")
     print(f"left behind: {', '.join(left) or 'nothing'}")
     return int(bool(grown or left))
 
@@ -135,7 +145,9 @@ def train(request: Request, watch: Watch, planned: Sequence[Fault]) -> Run:
 def faults(seed: int) -> list[Fault]:
     """Draw a fault for every so many steps; a card that is lost comes back, and one that is slow gets well again."""
     dice, row = random.Random(seed), []  # noqa: S311 - no secret
-    for step in itertools.islice(itertools.count(EVERY, EVERY), 20_000):
+    for step in itertools.islice(itertools.count(EVERY, EVERY), 40_000):
+        if step // WAVE % 2:
+            continue
         kind, card = dice.choice(KINDS), dice.randrange(4)
         factor = {"scale": 1e3, "slow": 3.0}.get(kind, 4.0)
         row.append(Fault(step=step, card=card, kind=kind, factor=factor, back=2 if kind == "lose" else None))
@@ -158,7 +170,7 @@ def held(engine: LocalEngine, disk: Path) -> dict[str, float]:
         "descriptors of a card, most": max(row[1] for row in cards),
         "threads of the driver": driver.num_threads(),
         "processes": len(family),
-        "control groups": float(len(groups())),
+        "control groups": float(sum(path.name == engine.folder.name for path in groups())),
         "listening ports": sum(one.status == psutil.CONN_LISTEN for one in driver.net_connections("tcp")),
         "files in memory": float(sum(1 for _ in memory.rglob("*"))) if memory.exists() else 0.0,
         "files on disk": float(sum(1 for _ in disk.rglob("*"))),
@@ -208,8 +220,57 @@ def compare(rows: list[dict[str, float]]) -> list[str]:
         print(f"{name:<28} {first:>10.1f} {last:>10.1f} {max(row[name] for row in rows):>10.1f} {slope:>+10.2f}")
         if last > first * (1.0 + MORE) and last - first >= 1.0:
             grown.append(name)
-    print(f"grown: {', '.join(grown) or 'nothing'}")
     return grown
+
+
+def cards_of(engine: LocalEngine) -> list[dict[str, Any]]:
+    """Return the memory of each card's process, with what it holds of the model."""
+    found = []
+    for place in list(engine.places):
+        process = engine.process(place.rank) if place.rank < len(engine.places) else None
+        memory = None if process is None else _of(psutil.Process(process)) if psutil.pid_exists(process) else None
+        if memory is not None:
+            layers = [[chunk.first, chunk.last] for chunk in place.chunks]
+            found.append({"card": list(place.card), "layers": layers, "process": process, "MB": memory[0] / 1e6})
+    return found
+
+
+def alike(cards: list[dict[str, Any]]) -> list[str]:
+    """Print what cards held with the same layers in the first half after the first tenth, and in the second."""
+    end = max(one["hours"] for one in cards)
+    halves: dict[str, tuple[list[float], list[float]]] = {}
+    for one in cards:
+        if one["hours"] > end / 10:
+            key = json.dumps([one["card"], one["layers"]])
+            halves.setdefault(key, ([], []))[one["hours"] > end * 0.55].append(one["MB"])
+    both = {key: pair for key, pair in halves.items() if min(map(len, pair)) >= 5}
+    grown = []
+    print("the same card with the same layers: median MB in the first half, in the second")
+    for key, (first, last) in sorted(both.items()):
+        one, other = statistics.median(first), statistics.median(last)
+        print(f"  {key:<50} {one:>8.1f} {other:>8.1f}   ({len(first)} and {len(last)} samples)")
+        grown += [key] if other > one * (1.0 + MORE) else []
+    return grown
+
+
+def ageing(cards: list[dict[str, Any]]) -> list[str]:
+    """Print how the memory of processes that lived long went on after their first minutes."""
+    lives: dict[int, list[tuple[float, float]]] = {}
+    for one in cards:
+        lives.setdefault(one["process"], []).append((one["hours"], one["MB"]))
+    long = {key: row for key, row in lives.items() if (row[-1][0] - row[0][0]) * 3600.0 >= LONG_S}
+    shares = []
+    print("processes that lived long: minutes, MB after their first minutes, MB at last")
+    for key, row in long.items():
+        old = [mb for hours, mb in row if (hours - row[0][0]) * 3600.0 >= YOUNG_S]
+        part = max(len(old) // 5, 1)
+        first, last = statistics.median(old[:part]), statistics.median(old[-part:])
+        shares.append(last / first)
+        print(f"  {key:<10} {(row[-1][0] - row[0][0]) * 60.0:>6.1f} {first:>8.1f} {last:>8.1f}")
+    if not shares:
+        return []
+    print(f"  in the middle {statistics.median(shares) - 1.0:+.1%}, {len(shares)} processes")
+    return ["a card's process"] if statistics.median(shares) > 1.0 + MORE else []
 
 
 if __name__ == "__main__":
