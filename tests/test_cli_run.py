@@ -199,6 +199,7 @@ def test_a_folder_is_claimed_before_anything_runs(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert [claim_folder(None, "job") for _ in range(3)] == [Path(f"runs/job-{number}") for number in (1, 2, 3)]
     assert claim_folder("given", "job") == claim_folder("given", "job") == Path("given")
+    assert all(Path(one).stat().st_mode & 0o007 == 0 for one in ("runs/job-1", "given"))
     (tmp_path / "file").touch()
     for wanted in ("file", "file/below"):
         with pytest.raises(InputError, match="cannot hold the run's files"):

@@ -301,6 +301,24 @@ def emit(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
     emit_plan(Wanted(**wanted), _output(as_json, cite_sources, quiet))
 
 
+@cli.command(short_help="Write a run's weights as a Hugging Face directory.")
+@click.argument("run", metavar="RUN", type=click.Path())
+@click.option("--to", required=True, type=click.Path(), metavar="FOLDER", help="The directory to write; a new one.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of the weights."
+)
+@output_options
+def export(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> None:
+    """Write the newest checkpoint of a RUN's folder (or the checkpoint RUN is) as a Hugging Face directory.
+
+    A Llama, a Mixtral or a Qwen2-MoE, as transformers and serving engines read it: config.json and safetensors. A
+    tokenizer is not part of it.
+    """
+    from zhenfa.cli.export import Wanted, export_run
+
+    export_run(Wanted(**wanted), _output(as_json, cite_sources, quiet))
+
+
 @cli.command(short_help="Plan a job, run it with PyTorch, compare with the plan.")
 @click.argument("job", metavar="JOB")
 @machine_options

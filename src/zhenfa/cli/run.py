@@ -187,13 +187,15 @@ def settings_of(execution: Execution, steps: int | None, engine: str | None) -> 
 def claim_folder(wanted: str | None, name: str) -> Path:
     """Make and return the folder for a run's files: the one wanted, else the first free of ``runs/NAME-1`` and on.
 
+    Others than the user and the group cannot look into a folder that is made here.
+
     Raises :class:`InputError` before anything is run if it cannot be made.
     """
     folder, number = Path(wanted) if wanted else Path("runs") / f"{name}-1", 1
     try:
         while True:
             try:
-                folder.mkdir(parents=True, exist_ok=bool(wanted))
+                folder.mkdir(0o750, parents=True, exist_ok=bool(wanted))
                 return folder
             except FileExistsError:
                 if wanted:

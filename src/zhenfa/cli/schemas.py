@@ -27,6 +27,7 @@ from zhenfa.cli.catalog_documents import (
 from zhenfa.cli.doctor_documents import Diagnosis
 from zhenfa.cli.documents import EMBEDDED, Devices, Plans, Printed, RunReport, Term
 from zhenfa.cli.emit_documents import Emitted
+from zhenfa.cli.export_documents import ExportedModel
 from zhenfa.cli.validation_documents import Validation
 from zhenfa.plan.contest_documents import ComparisonDocument, SwapDocument
 from zhenfa.spec.document import Document
@@ -38,8 +39,8 @@ from zhenfa.spec.result import Estimate, Run
 from zhenfa.spec.serving import ServingPlan
 
 PRINTED: Final[tuple[type[Printed] | type[RunReport], ...]] = (
-    Plans, Emitted, ComparisonDocument, SwapDocument, RunReport, Validation, Calibration, Devices, Diagnosis, Term,
-    Catalog,
+    Plans, Emitted, ExportedModel, ComparisonDocument, SwapDocument, RunReport, Validation, Calibration, Devices,
+    Diagnosis, Term, Catalog,
     Accelerators, AcceleratorEntry, Systems, SystemEntry, Machines, FormationEntry, Links, LinkEntry, Models,
     ModelEntry, Terms,
 )  # fmt: skip

@@ -202,6 +202,17 @@ def load_tensors(path: Path, branch: str, wanted: dict[str, Any]) -> dict[str, A
     return found
 
 
+def shapes(path: Path, branch: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that a checkpoint has under ``branch``, by their global names."""
+    there = _read_records(path / ".metadata").state_dict_metadata
+    start = f"{branch}."
+    return {
+        name.removeprefix(start): tuple(one.size)
+        for name, one in there.items()
+        if name.startswith(start) and hasattr(one, "size")
+    }
+
+
 def state_of(module: Any, optimizer: Any) -> dict[str, Any]:
     """Return the tensors and numbers of a stage and its optimizer under their global names."""
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict

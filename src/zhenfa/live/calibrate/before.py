@@ -162,7 +162,7 @@ def _keep(machine: Machine, key: dict[str, Any]) -> None:
     """Keep what was measured for the next run; where the folder cannot be written it is not kept."""
     path = _path(key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(machine.to_yaml(), encoding="utf-8")
         partial.replace(path)
