@@ -15,6 +15,8 @@ from zhenfa.live.page.lanes import CELLS, bars
 from zhenfa.live.page.plot import BUCKETS, steps_shown, thinned, ticks
 from zhenfa.spec.result import (
     Attribution,
+    BridgeCompared,
+    BridgeTraffic,
     Estimate,
     Evaluation,
     Event,
@@ -22,8 +24,10 @@ from zhenfa.spec.result import (
     Figures,
     Incident,
     LawRow,
+    Routing,
     Run,
     StageFigures,
+    Telemetry,
     Wall,
     Walls,
 )
@@ -159,6 +163,39 @@ def test_the_page_says_all_of_the_run() -> None:
         "What the prediction assumes", "links as declared",
         "Sources of the prediction", "a paper, https://example.org/paper",
     ]  # fmt: skip
+
+
+def test_the_page_says_what_crossed_the_bridge_who_was_where_and_what_cards_told() -> None:
+    compared = BridgeCompared(
+        steps=2, step_time_s=3.0, speed_up=1.5, bytes_sent=4e6, loss_difference=0.02, last_loss_difference=-0.01
+    )
+    bridge = BridgeTraffic(
+        activations="bf16", gradients="int8", bytes_raw={"activations": 2e6, "gradients": 2e6},
+        bytes_sent={"activations": 1e6, "gradients": 5e5}, link_s=0.2, held_s=0.1, uncompressed=compared,
+    )  # fmt: skip
+    routing = Routing(
+        busiest_expert=Figure(value=1.5, tag="measured"), busiest_card=Figure(value=1.25, tag="measured"),
+        unused_experts=1, experts=8,
+    )  # fmt: skip
+    telemetry = (Telemetry(pool="fast", index=0, samples=3, power_w=250.0, hottest_c=71.0),
+                 Telemetry(pool="slow", index=0, samples=1, hottest_c=40.5))  # fmt: skip
+    stages = (stage(0, "fast", (0, 5), 0.1).model_copy(update={"host": "node1"}), stage(1, "slow", (5, 8), 0.2))
+    text = Reader(page_of(run(bridge=bridge, routing=routing, telemetry=telemetry, stages=stages), MACHINE)).text
+    for said in (
+        " | tokens over experts | : the busiest expert of a layer had 1.50 times the mean, the busiest of the cards"
+        " that share them out 1.25 times, 1 of 8 had none (last step)",
+        " | bridge between makers | : 1.5 MB a step (activations 1 MB, gradients 500 kB); 200 ms on the busiest card's"
+        " links; cards were held up for 100 ms at most",
+        " | compressed | : activations bf16, gradients int8: 2.67 times fewer bytes",
+        " | the same steps uncompressed | : 3 s a step, and the run is 1.50 times as fast; over 2 steps the loss"
+        " differs by 0.02 of it at most, and by -0.01 in the last of them",
+        " | card | pool | host | stage | ",
+        " | 0 | fast (maker fast) | node1 | ",
+        " | 1 | slow (maker slow) | - | ",
+        " | What cards told of themselves | card 0 of pool fast | : 250 W on the mean, 71 degrees C at most, asked 3"
+        " times | card 0 of pool slow | : 40.5 degrees C at most, asked once",
+    ):
+        assert said in text
 
 
 def test_a_run_on_real_cards_with_nothing_in_it_says_so() -> None:

@@ -11,7 +11,8 @@ from zhenfa.cli.walls import print_walls
 from zhenfa.cli.words import EMULATED, figure, ratio
 from zhenfa.live.learn.words import NOTHING, signed, weighed
 from zhenfa.plan import Answer
-from zhenfa.spec.result import BridgeTraffic, Figures, Routing, Run
+from zhenfa.spec import run_words
+from zhenfa.spec.result import Figures, Run
 
 LAWS: Final = 12
 """Laws that are shown one by one: those that add or take most."""
@@ -96,7 +97,7 @@ def _print_speeds(run: Run, output: Output) -> None:
             first="  loss on held-out data: ",
         )
     if run.routing is not None:
-        out.text(_routing(run.routing), first="  tokens over experts: ")
+        out.text(run_words.of_routing(run.routing), first="  tokens over experts: ")
     if run.share_of_sum_of_speeds is not None:
         out.text(
             f"{run.share_of_sum_of_speeds:.1%}, the ideal step with every card busy all the time over the measured one",
@@ -110,24 +111,14 @@ def _print_speeds(run: Run, output: Output) -> None:
             f"{run.even_split['speed_up']:.2f} times as fast",
             first="  the same cards with an even split: ",
         )
-    if run.bridge is not None:
-        _print_bridge(run.bridge, output)
+    for label, words in () if run.bridge is None else run_words.of_bridge(run.bridge):
+        out.text(words, first=f"  {label}: ")
     if run.fidelity:
         label = "fidelity of the emulation" if run.emulated else "left alone"
         out.text(
             f"{run.fidelity.get('verdict')}; protection: {run.fidelity.get('protection')}",
             first=f"  {label}: ", style=None if run.fidelity.get("valid") else "warn",
         )  # fmt: skip
-
-
-def _routing(routing: Routing) -> str:
-    """Say how evenly tokens fell on experts in the last step."""
-    words = [f"the busiest expert of a layer had {routing.busiest_expert.value:.2f} times the mean"]
-    if routing.busiest_card.value is not None:
-        words.append(f"the busiest of the cards that share them out {routing.busiest_card.value:.2f} times")
-    if routing.unused_experts:
-        words.append(f"{routing.unused_experts} of {routing.experts} had none")
-    return ", ".join(words) + " (last step)"
 
 
 def _print_laws(run: Run, output: Output) -> None:
@@ -158,31 +149,6 @@ def _print_laws(run: Run, output: Output) -> None:
         rows.append(("others", f"{len(rest)} more", "", "", "", signed(sum(one.effect_s for one in rest))))
     rows.append(("no law", "remainder", "", "", "", signed(found.remainder_s)))
     output.left_out(output.data.table(table(columns, rows), indent=2))
-
-
-def _print_bridge(bridge: BridgeTraffic, output: Output) -> None:
-    """Say what went between makers, what compression saved of it, and what it did to the loss."""
-    out = output.data
-    raw, sent = sum(bridge.bytes_raw.values()), sum(bridge.bytes_sent.values())
-    kinds = ", ".join(f"{what} {units.show(size, 'data')}" for what, size in bridge.bytes_sent.items() if size)
-    link = "" if bridge.link_s is None else f"; {units.show(bridge.link_s, 'time')} on the busiest card's links"
-    out.text(
-        f"{units.show(sent, 'data')} a step ({kinds or 'nothing'}){link}; cards were held up for "
-        f"{units.show(bridge.held_s, 'time')} at most",
-        first="  bridge between makers: ",
-    )
-    if raw > sent > 0:
-        out.text(
-            f"activations {bridge.activations}, gradients {bridge.gradients}: {raw / sent:.2f} times fewer bytes",
-            first="  compressed: ",
-        )
-    if (plain := bridge.uncompressed) is not None:
-        out.text(
-            f"{units.show(plain.step_time_s, 'time')} a step, and the run is {plain.speed_up:.2f} times as fast; "
-            f"over {plain.steps} steps the loss differs by {plain.loss_difference:.2g} of it at most, and by "
-            f"{plain.last_loss_difference:+.2g} in the last of them",
-            first="  the same steps uncompressed: ",
-        )
 
 
 def _print_incidents(run: Run, output: Output) -> None:

@@ -10,6 +10,7 @@ from zhenfa.live.page.lanes import lanes
 from zhenfa.live.page.markup import Column, Html, bar, element, folded, join, listed, muted, safe, section, table
 from zhenfa.live.page.plot import Curve, Mark, caption, legend, plot
 from zhenfa.live.timeline import stages_by_card
+from zhenfa.spec import run_words
 from zhenfa.spec.machine import Formation
 from zhenfa.spec.result import Figure, Figures, Run, StageFigures, Wall
 from zhenfa.spec.words import amount, band, bare, ratio
@@ -86,12 +87,16 @@ def speeds(run: Run) -> Html:
     if run.losses:
         steps = f"{len(run.losses):,} step" + "s" * (len(run.losses) != 1)
         said.append(_said("loss", f"{run.losses[0]:.4f} to {run.losses[-1]:.4f} over {steps}"))
+    if run.routing is not None:
+        said.append(_said("tokens over experts", run_words.of_routing(run.routing)))
     if run.share_of_sum_of_speeds is not None:
         share = units.show(run.share_of_sum_of_speeds, "ratio")
         words = f"{share}: the ideal step with every card busy all the time, over the measured one"
         said.append(_said("share of the sum of speeds", words))
     if run.even_split:
         said.append(_said("the same cards with an even split", _even(run.even_split)))
+    if run.bridge is not None:
+        said += [_said(label, words) for label, words in run_words.of_bridge(run.bridge)]
     if run.checkpoint:
         said.append(_said("checkpoint", run.checkpoint))
     return section("What the run showed", listed(said))
@@ -231,9 +236,10 @@ def cards(run: Run, formation: Formation) -> Html:
     """Return the stages on every card: predicted and measured seconds, memory against what there is."""
     before = run.estimate.stages if run.estimate else ()
     predicted = {(stage.pool, stage.layers): stage for stage in before}
+    spread = any(stage.host for stage in run.stages)
     columns = (
-        Column("card", right=True), Column("pool"), Column("stage"), Column("layers"), Column("forward", right=True),
-        Column("backward", right=True), Column("memory of the card"),
+        Column("card", right=True), Column("pool"), *([Column("host")] if spread else []), Column("stage"),
+        Column("layers"), Column("forward", right=True), Column("backward", right=True), Column("memory of the card"),
     )  # fmt: skip
     rows = []
     for card, stages in stages_by_card(run).items():
@@ -242,6 +248,7 @@ def cards(run: Run, formation: Formation) -> Html:
             maker = _maker(stage.pool, formation)
             rows.append((
                 str(card), stage.pool if maker == stage.pool else f"{stage.pool} ({maker})",
+                *([stage.host or "-"] if spread else []),
                 f"{stage.stage} of pipeline {stage.pipeline}", _layers([stage]),
                 _pair(twin.forward_s if twin else None, stage.forward_s),
                 _pair(twin.backward_s if twin else None, stage.backward_s), _memory(twin, stage),
@@ -286,6 +293,9 @@ def ground(run: Run) -> Html:
     """Return notes, the plan as YAML, and what the prediction rests on."""
     parts = [section("Notes", listed(run.notes))]
     said = [folded("The plan as YAML", element("pre", run.plan.to_yaml()))]
+    if run.telemetry:
+        lines = listed(_said(label, words) for label, words in run_words.of_telemetry(run.telemetry))
+        said.append(folded("What cards told of themselves", lines))
     if run.estimate is not None:
         if run.estimate.assumptions:
             said.append(folded("What the prediction assumes", listed(run.estimate.assumptions)))
