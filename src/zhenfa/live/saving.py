@@ -7,6 +7,7 @@ and tells the SHA-256 of its file; the driver puts the records together when all
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -138,6 +139,25 @@ class Saver:
             self._told.append({"folder": str(folder), "error": words})
 
 
+def _planner() -> Any:
+    """Return torch's planner, which turns each value into bytes once: the optimizer's settings, which every weight has,
+    are most of the entries, and take longest otherwise."""
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+
+    known: dict[tuple[type, str], bytes] = {}
+
+    class Planner(DefaultSavePlanner):  # type: ignore[misc]
+        def transform_object(self, write_item: Any, object: Any) -> Any:  # noqa: A002 - torch's name
+            if object is not None and not isinstance(object, bool | int | float | str | tuple):
+                return super().transform_object(write_item, object)
+            key = type(object), repr(object)
+            if key not in known:
+                known[key] = super().transform_object(write_item, object).getvalue()
+            return io.BytesIO(known[key])
+
+    return Planner()
+
+
 def write_share(folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool) -> dict[str, str]:
     """Write one card's share into an unfinished checkpoint; return the SHA-256 of its files by name.
 
@@ -150,7 +170,7 @@ def write_share(folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool
     writer = checkpoint.FileSystemWriter(own, sync_files=to_disk, thread_count=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that it saves without the other cards, which is meant
-        checkpoint.save(state, storage_writer=writer, no_dist=True)
+        checkpoint.save(state, storage_writer=writer, planner=_planner(), no_dist=True)
     for file in own.iterdir():
         name = f"{file_of(rank)}{RECORDS}" if file.name == ".metadata" else f"{file_of(rank)}{file.suffix}"
         os.replace(file, folder / name)
