@@ -26,6 +26,7 @@ from zhenfa.live.run import run_plan
 from zhenfa.spec.fact import Fact
 from zhenfa.spec.job import Execution, Fault, Workload
 from zhenfa.spec.machine import Formation, Machine, Tier
+from zhenfa.spec.model import Model
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import Attribution, LawRow
 
@@ -47,10 +48,10 @@ REPLICAS = plan(*(pipeline([LAYERS], name, 2, size=2) for name in "ab"), length=
 ALIKE = plan(pipeline([LAYERS], "b", 2, size=2).model_copy(update={"count": 2}), length=LENGTH)
 
 
-def predicted(planned: Plan, said: Formation) -> Predicted:
-    planned = planned.model_copy(update={"model": MODEL.name})
+def predicted(planned: Plan, said: Formation, model: Model = MODEL) -> Predicted:
+    planned = planned.model_copy(update={"model": model.name})
     workload = Workload(sequence_length=LENGTH, global_batch=planned.global_batch, precision="fp32")
-    setting = look_up(MODEL.graph(), workload, said, OWN_RUNTIME)
+    setting = look_up(model.graph(), workload, said, OWN_RUNTIME)
     costed = cost(planned, setting)
     return Predicted(planned, setting, costed, report(planned, setting, costed).figures.step_time_s, said)
 
@@ -60,9 +61,9 @@ def adds_up(found: Attribution) -> None:
     assert parts == pytest.approx(found.measured_step_s - found.predicted_step_s, abs=1e-9)
 
 
-def as_predicted(what: Predicted, factors: dict[str, float]) -> tuple[StepModel, Timings, float]:
+def as_predicted(what: Predicted, factors: dict[str, float], spec: Model = MODEL) -> tuple[StepModel, Timings, float]:
     """What the cards would be timed at if the laws were right but for a factor for each kind of law, and the step."""
-    sizes = sizes_of(MODEL)
+    sizes = sizes_of(spec)
     model = StepModel(what.plan, what.setting, what.cost, place(what.plan, what.formation, sizes))
     timings = Timings(steps=1)
     for home in model.homes:
@@ -108,6 +109,29 @@ def test_a_law_that_is_right_adds_nothing(law: str, planned: Plan) -> None:
     assert not found.off
     assert found.wrong == ()
     assert found.verdict.startswith("the step took 1 times as long as predicted, within the band (emulated cards ")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_tokens_that_fall_unevenly_on_experts_are_not_booked_as_slow_cards(known: bool) -> None:
+    """All else is as predicted of the imbalance; where nobody has counted the tokens, the cards look slow."""
+    model, busiest = catalog.model("tiny-byte-moe"), 1.8
+    base = pipeline([len(model.graph().layers)], "b", 2)
+    (stage,) = base.stages
+    shared = stage.model_copy(update={"expert_parallel": 2})
+    even = plan(*[base.model_copy(update={"stages": (shared,)})] * 2, length=LENGTH)
+    what = predicted(even, machine(), model)
+    true = predicted(even.model_copy(update={"expert_imbalance": busiest}), machine(), model)
+    _, timings, step = as_predicted(true, dict.fromkeys(LAWS, 1.0), model)
+    places = place(what.plan, what.formation, sizes_of(model))
+    found = attribute(what, places, timings, step, valid=True, busiest=busiest if known else None)
+    adds_up(found)
+    off = [row for row in found.rows if abs(row.effect_s) > 1e-9]
+    assert {row.law for row in off} == {"expert routing" if known else "compute"}
+    assert sum(row.effect_s for row in off) == pytest.approx(step - what.cost.step, rel=1e-6)
+    assert found.off
+    (sentence,) = found.wrong
+    named = "expert routing, pool b, busiest card 1.8 times the mean: predicted "
+    assert sentence.startswith(named if known else "compute, pool b (cards 0, 1): predicted ")
 
 
 def test_a_message_between_real_cards_takes_from_when_it_was_sent_to_the_end_of_the_wait() -> None:

@@ -29,6 +29,12 @@ def routing_of(reports: Sequence[Mapping[str, Any]]) -> Routing | None:
     )  # fmt: skip
 
 
+def busiest_card(reports: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the tokens of the busiest of the cards that share experts out over the mean; None where none do, or
+    nothing was counted."""
+    return _of_cards([load for report in reports for load in report["routing"]["loads"]]).value
+
+
 def _of_cards(loads: Sequence[float]) -> Figure:
     if not loads:
         return Figure()

@@ -166,10 +166,11 @@ class Incident(Part):
     down_s: float = 0.0
 
 
-Law = Literal["compute", "tensor sums", "messages", "gradient sum", "optimizer", "host", "schedule"]
-"""What a step's prediction rests on: seconds of forwards and backwards on a card, sums inside tensor parallelism,
-messages between stages, sums of gradients (and weights sent after ZeRO's update), the optimizer's update, what the host
-adds between operations, and the order of all of these with the waits that it makes."""
+Law = Literal["compute", "expert routing", "tensor sums", "messages", "gradient sum", "optimizer", "host", "schedule"]
+"""What a step's prediction rests on: seconds of forwards and backwards on a card, how evenly tokens fall on the cards
+that share experts out, sums inside tensor parallelism, messages between stages, sums of gradients (and weights sent
+after ZeRO's update), the optimizer's update, what the host adds between operations, and the order of all of these with
+the waits that it makes."""
 
 
 class LawRow(Part):

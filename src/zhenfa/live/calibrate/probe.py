@@ -17,6 +17,7 @@ from zhenfa.live.learn.attribute import Predicted, attribute
 from zhenfa.live.learn.feedback import Lesson, applied, lesson, with_lesson
 from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import check
+from zhenfa.live.routing import busiest_card
 from zhenfa.live.run import run_plan
 from zhenfa.live.train import Measured
 from zhenfa.plan.request import Request, setting_of
@@ -86,7 +87,8 @@ def _taught(request: Request, what: Predicted, engine: Engine, steps: int) -> Le
     (measured,) = told
     if not run.fidelity.get("valid"):
         return None
-    found = attribute(what, measured.places, measured.timings, measured.step_time, valid=True)
+    busiest = busiest_card(measured.reports)
+    found = attribute(what, measured.places, measured.timings, measured.step_time, valid=True, busiest=busiest)
     return lesson(found, f"{request.job.name}, before it", emulated=request.formation.emulated)
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from zhenfa import units
 from zhenfa.estimate.costs import PlanCost
 from zhenfa.estimate.setting import Setting
+from zhenfa.estimate.training import cost
 from zhenfa.live.learn.changes import cards_in_words, changes_of
 from zhenfa.live.learn.model import Change, StepModel
 from zhenfa.live.learn.timings import Timings
@@ -43,14 +44,19 @@ class Predicted:
 
 
 def attribute(
-    predicted: Predicted, places: Sequence[CardPlace], timings: Timings, measured_s: float, *, valid: bool
-) -> Attribution:
+    predicted: Predicted, places: Sequence[CardPlace], timings: Timings, measured_s: float, *, valid: bool,
+    busiest: float | None = None,
+) -> Attribution:  # fmt: skip
     """Return what each law predicted beside what was measured of it, and which of them make the step differ.
 
     ``timings`` of the cards that stand at ``places``, ``measured_s`` the mean seconds of the steps that were timed;
-    ``valid``: whether that timing is good for a verdict.
+    ``valid``: whether that timing is good for a verdict; ``busiest``: tokens of the busiest of the cards that share
+    experts out over the mean, where that was measured.
     """
-    model = StepModel(predicted.plan, predicted.setting, predicted.cost, places)
+    uneven = None
+    if busiest is not None:
+        uneven = cost(predicted.plan.model_copy(update={"expert_imbalance": busiest}), predicted.setting)
+    model = StepModel(predicted.plan, predicted.setting, predicted.cost, places, busiest or 1.0, uneven)
     changes = changes_of(model, timings, predicted.formation)
     effects = _effects(model, changes)
     low, high, band = _band(predicted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -20,6 +20,7 @@ def changes_of(model: StepModel, timings: Timings, formation: Formation) -> list
     ``formation``: the machine whose pools the cards belong to.
     """
     return [
+        *_routing(model, timings),
         *(_compute(model, timings, home) for home in model.homes),
         *_messages(model, timings, formation),
         *_sums(model, timings, formation),
@@ -45,22 +46,52 @@ def link_of(formation: Formation, cards: Sequence[tuple[str, int]]) -> tuple[str
     return None, "network" if formation.network is None else formation.network.name
 
 
+def _routing(model: StepModel, timings: Timings) -> Iterator[Change]:
+    """Yield a change for tokens that fall on the cards of a pool less evenly than predicted."""
+    for pool in dict.fromkeys(home.pool for home in model.homes if model.uneven is not None):
+        homes = [home for home in model.homes if home.pool == pool]
+        predicted = max(_busy(timings, home, model.stages(home.replica)) for home in homes)
+        measured = max(_busy(timings, home, model.routed(home.replica)) for home in homes)
+        if measured == predicted:
+            continue
+
+        def apply(replica: int, stages: list[StageCost], homes: list[Home] = homes) -> None:
+            for home in homes:
+                if home.replica == replica:
+                    _replace(model, home, stages, model.stages(replica), dict(enumerate(model.routed(replica))))
+
+        where = f"pool {pool}, busiest card {model.busiest:.3g} times the mean"
+        cards = tuple(sorted(rank for home in homes for rank in home.ranks))
+        replicas = frozenset(home.replica for home in homes)
+        yield Change("expert routing", where, cards, predicted, measured, replicas, apply, pool=pool)
+
+
+def _busy(timings: Timings, home: Home, costed: Sequence[StageCost]) -> float:
+    """Return the seconds of a step in which a place works on its stages."""
+    return sum(_count(timings, home, stage) * costed[stage].busy for stage in home.stages)
+
+
+def _replace(
+    model: StepModel, home: Home, stages: list[StageCost], before: Sequence[StageCost], after: Mapping[int, StageCost]
+) -> None:
+    """Bring the passes of a place's stages from some seconds to others."""
+    for stage in home.stages:
+        share = 0.5 if _homes_holding(model, home, stage) > 1 else 1.0  # the other place answers for the other half
+        forward, backward, weight = (
+            getattr(stages[stage], name) + share * (getattr(after[stage], name) - getattr(before[stage], name))
+            for name in ("forward", "backward", "weight")
+        )
+        stages[stage] = replace(stages[stage], forward=forward, backward=backward, weight=weight)
+
+
 def _compute(model: StepModel, timings: Timings, home: Home) -> Change:
-    costed = model.stages(home.replica)
+    costed = model.routed(home.replica)
     found = {stage: _passes(timings, home, stage, costed[stage]) for stage in home.stages}
-    count = {stage: _count(timings, home, stage) for stage in home.stages}
-    predicted = sum(count[stage] * costed[stage].busy for stage in home.stages)
-    measured = sum(count[stage] * found[stage].busy for stage in home.stages)
-    both = [stage for stage in home.stages if _homes_holding(model, home, stage) > 1]
+    whole = [found.get(stage, one) for stage, one in enumerate(costed)]
+    predicted, measured = _busy(timings, home, costed), _busy(timings, home, whole)
 
     def apply(_: int, stages: list[StageCost]) -> None:
-        for stage, one in found.items():
-            share = 0.5 if stage in both else 1.0  # the other place that works on it answers for the other half
-            forward, backward, weight = (
-                getattr(stages[stage], name) + share * (getattr(one, name) - getattr(costed[stage], name))
-                for name in ("forward", "backward", "weight")
-            )
-            stages[stage] = replace(stages[stage], forward=forward, backward=backward, weight=weight)
+        _replace(model, home, stages, costed, found)
 
     where = f"{cards_in_words(home.ranks)} of pool {home.pool}"
     return Change(

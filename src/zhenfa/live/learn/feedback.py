@@ -32,7 +32,8 @@ def lesson(
     """Return what an attribution teaches; nothing where its timing is not valid.
 
     A pool's ratio is the lower median of its cards', so that one slow card does not make all of them slow. Of pools
-    whose cards ``split`` matrices nothing is learned of compute: their timings hold the sums in between; and nothing of
+    whose cards ``split`` matrices or share experts out nothing is learned of compute: their timings hold what goes
+    between the cards; and nothing of
     the cards of ``odd`` pools.
     """
     if not found.judged:

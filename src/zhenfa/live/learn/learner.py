@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zhenfa.live.learn.attribute import Predicted, attribute
 from zhenfa.live.learn.feedback import Lesson, applied, lesson, with_lesson
 from zhenfa.live.roster import slow_pools
+from zhenfa.live.routing import busiest_card
 from zhenfa.plan import Answer, find_plans
 from zhenfa.plan.request import Request
 from zhenfa.spec.machine import Formation, Machine
@@ -57,7 +58,10 @@ class Learner:
             return None
         step, formation = best.estimate.figures.step_time_s, self.request.formation
         predicted = Predicted(best.plan, self.answer.setting, best.cost, step, formation)
-        return attribute(predicted, measured.places, measured.timings, measured.step_time, valid=valid)
+        return attribute(
+            predicted, measured.places, measured.timings, measured.step_time, valid=valid,
+            busiest=busiest_card(measured.reports),
+        )  # fmt: skip
 
     def machine(self, found: Attribution | None) -> Machine | None:
         """Return the machine's document with all that was learned, the last of it from ``found``; as it was where the
@@ -80,6 +84,7 @@ class Learner:
 
     def _lesson(self, found: Attribution) -> Lesson:
         plan = self.answer.best.plan
-        split = {one.pool for entry in plan.pipelines for one in entry.stages if one.tensor_parallel > 1}
+        stages = [one for entry in plan.pipelines for one in entry.stages]
+        split = {one.pool for one in stages if one.tensor_parallel > 1 or one.expert_parallel > 1}
         emulated = self.request.formation.emulated
         return lesson(found, self.request.job.name, emulated=emulated, split=split, odd=self.odd)

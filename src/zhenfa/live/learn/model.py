@@ -51,6 +51,10 @@ class StepModel:
     setting: Setting
     cost: PlanCost
     places: Sequence[CardPlace]
+    busiest: float = 1.0
+    """Tokens of the busiest of the cards that share experts out over the mean, as measured."""
+    uneven: PlanCost | None = None
+    """The cost with tokens on experts that fall so."""
     homes: tuple[Home, ...] = ()
     groups: tuple[int, ...] = ()
     """The group of the plan's cost that each replica belongs to."""
@@ -63,6 +67,10 @@ class StepModel:
     def stages(self, replica: int) -> tuple[StageCost, ...]:
         """Return the stages of a replica as they were costed."""
         return self.cost.groups[self.groups[replica]].stages
+
+    def routed(self, replica: int) -> tuple[StageCost, ...]:
+        """Return the stages of a replica with tokens on experts as they were measured to fall."""
+        return (self.uneven or self.cost).groups[self.groups[replica]].stages
 
     def step(self, changes: Collection[Change] = ()) -> float:
         """Return the seconds of a step."""
