@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from live_pools import TINY
 from zhenfa.live.beside import Beside
 from zhenfa.live.collective import STAGED, Way, way_of
-from zhenfa.live.decoder import Decoder, part_of
+from zhenfa.live.decoder import Decoder
 from zhenfa.live.makers import maker
 from zhenfa.live.operations import operations
 from zhenfa.live.pipeline import StageRun
 from zhenfa.live.placement import Chunk
 from zhenfa.live.readiness import Readiness
+from zhenfa.live.sizes import part_of
 
 
 class Listener:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from zhenfa import units
@@ -74,15 +75,20 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
     """Plan the job, look at the host again for its size, and try its messages."""
     from zhenfa.estimate.traits import own_runtime
     from zhenfa.live.doctor.preflight import check_of, preflight
-    from zhenfa.live.model import sizes_of
+    from zhenfa.live.foreign.subject import subject_of
     from zhenfa.live.placement import place
     from zhenfa.live.run import open_engine
-    from zhenfa.plan import find_plans, read_request
+    from zhenfa.plan import find_plans, make_request
+    from zhenfa.plan.asked import read_assumptions, read_job
 
-    request = read_request(str(wanted.job), on=wanted.on, assume=wanted.assume, settings=wanted.settings)
+    job, folder = read_job(str(wanted.job), wanted.settings), Path(str(wanted.job)).resolve().parent
+    subject = subject_of(job, folder)
+    request = make_request(
+        job, folder=folder, on=wanted.on, assume=read_assumptions(wanted.assume), model=subject.model
+    )
     with output.working("planning"):
-        answer = find_plans(replace(request, traits=own_runtime(request.job.execution, request.formation)))
-    sizes, plan = sizes_of(request.model), answer.best.plan
+        answer = find_plans(replace(request, traits=own_runtime(job.execution, request.formation, whole=subject.whole)))
+    sizes, plan = subject.sizes, answer.best.plan
     mark = f" [{EMULATED} cards]" if request.formation.emulated else ""
     output.say(f"plan: {answer.best.layout} on {request.formation.name}{mark}, {plan.cards} cards")
     rows = [*host.checks(plan.cards, sizes.parameters), *software]

@@ -16,13 +16,16 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.words import EMULATED
 from zhenfa.errors import CapabilityError, InputError, RunError
 from zhenfa.estimate.traits import own_runtime
-from zhenfa.plan import Answer, find_plans, read_request
+from zhenfa.plan import Answer, find_plans, make_request
+from zhenfa.plan.asked import read_assumptions, read_job
 from zhenfa.plan.request import Request
-from zhenfa.spec.job import Execution
+from zhenfa.spec.job import Execution, Job
 from zhenfa.spec.machine import Machine
 from zhenfa.spec.result import Run
+from zhenfa.spec.serving import ServingWorkload
 
 if TYPE_CHECKING:
+    from zhenfa.live.foreign.subject import Subject
     from zhenfa.live.learn.learner import Learner
     from zhenfa.live.run import Phase
     from zhenfa.live.train import Progress
@@ -43,6 +46,7 @@ class Wanted:
     calibrate: bool = False
     calibrate_within: str | None = None
     calibrate_anew: bool = False
+    code: str | None = None
 
     @property
     def calibrates(self) -> bool:
@@ -53,19 +57,25 @@ class Wanted:
 def run_job(wanted: Wanted, output: Output) -> None:
     """Plan a job, run it and report. Everything that was started is gone when this returns, however it returns."""
     begun = time.monotonic()
-    request = asked_for(wanted, output)
+    request, subject = asked_for(wanted, output)
     with output.working("planning"):
         answer = find_plans(request)
     from zhenfa.live.learn.learner import Learner
 
     plans = Learner(request, answer, measured_before=wanted.calibrates)
-    result, folder, stopped = _execute(wanted, plans, output)
+    result, folder, stopped = _execute(wanted, plans, subject, output)
     answer = plans.answer
     attribution = plans.attributed(valid=bool(result.fidelity.get("valid", True)))
     result = plans.with_energy(
-        result.model_copy(update={"estimate": answer.best.estimate, "attribution": attribution})
+        result.model_copy(
+            update={
+                "estimate": answer.best.estimate, "attribution": attribution, "notes": (*result.notes, *subject.notes),
+            }
+        )
     )  # fmt: skip
     files = write_files(result, request, folder, output, machine=plans.machine(attribution))
+    if subject.counted:
+        files["model"] = str(folder / "model.yaml")
     seconds = time.monotonic() - begun
     if output.as_json:
         from zhenfa.cli.documents import RunReport
@@ -81,43 +91,52 @@ def run_job(wanted: Wanted, output: Output) -> None:
         asked = settings_of(request.job.execution, wanted.steps, wanted.engine).steps
         raise RunError(
             f"stopped by SIGTERM after step {result.steps} of {asked}; the checkpoint is saved.",
-            hint=f"zhenfa run {wanted.job} --resume {folder}" + (f" --steps {asked}" if wanted.steps else ""),
+            hint=f"zhenfa run {wanted.job} --resume {folder}"
+            + (f" --code {wanted.code}" if wanted.code else "")
+            + (f" --steps {asked}" if wanted.steps else ""),
         )
 
 
-def asked_for(wanted: Wanted, output: Output) -> Request:
-    """Return what is to be run, on a machine that is measured first where that was asked for."""
+def asked_for(wanted: Wanted, output: Output) -> tuple[Request, Subject]:
+    """Return what is to be run, on a machine that is measured first where that was asked for, and what it trains."""
+    from zhenfa.live.foreign.subject import subject_of
+
+    job, folder = read_job(wanted.job, wanted.settings), Path(wanted.job).resolve().parent
+    refuse_serving(job, wanted.job)
+    with output.working("looking the model through"):
+        subject = subject_of(job, folder, wanted.code)
     if wanted.calibrates:
         from zhenfa.cli.run_calibrated import measured_first
 
-        found = measured_first(wanted, output)
+        found = measured_first(wanted, output, subject.model)
     else:
         with output.working("planning"):
-            found = read_request(wanted.job, on=wanted.on, assume=wanted.assume, settings=wanted.settings)
-    refuse_serving(found, wanted.job)
-    return replace(found, traits=own_runtime(found.job.execution, found.formation))
+            found = make_request(
+                job, folder=folder, on=wanted.on, assume=read_assumptions(wanted.assume), model=subject.model
+            )
+    traits = own_runtime(found.job.execution, found.formation, whole=subject.whole)
+    return replace(found, traits=traits.but(rotary=False) if subject.counted else traits), subject
 
 
-def refuse_serving(request: Request, job: str) -> None:
+def refuse_serving(job: Job, path: str) -> None:
     """Raise :class:`CapabilityError` for a job that serves."""
-    if request.serves:
+    if isinstance(job.workload, ServingWorkload):
         raise CapabilityError(
-            f"job {request.job.name!r} serves, and `zhenfa run` executes training only.",
-            hint=f"plan it with `zhenfa plan {job}`; the engine named in the plan runs it.",
+            f"job {job.name!r} serves, and `zhenfa run` executes training only.",
+            hint=f"plan it with `zhenfa plan {path}`; the engine named in the plan runs it.",
         )
 
 
-def _execute(wanted: Wanted, plans: Learner, output: Output) -> tuple[Run, Path, bool]:
+def _execute(wanted: Wanted, plans: Learner, subject: Subject, output: Output) -> tuple[Run, Path, bool]:
     """Run the best plan; return what happened, the folder for its files, and whether a signal ended it."""
     from zhenfa.live.discovery import refuse_unreachable
     from zhenfa.live.makers import maker
-    from zhenfa.live.model import sizes_of
     from zhenfa.live.placement import place
     from zhenfa.live.run import run_plan
 
     request, plan = plans.request, plans.answer.best.plan
     settings = settings_of(request.job.execution, wanted.steps, wanted.engine)
-    places = place(plan, request.formation, sizes_of(request.model))
+    places = place(plan, request.formation, subject.sizes)
     if settings.engine == "local":
         refuse_unreachable(one.provider for one in places)
         for mine in {one.provider: maker(one.provider) for one in places}.values():
@@ -127,11 +146,13 @@ def _execute(wanted: Wanted, plans: Learner, output: Output) -> tuple[Run, Path,
     folder = claim_folder(wanted.out or wanted.resume, request.job.name)
     if plans.measured_before and request.machine is not None:
         write_machine(request.machine, folder)
+    if subject.counted:
+        (folder / "model.yaml").write_text(subject.model.to_yaml(), encoding="utf-8")
     announce(plans.answer, output)
     try:
         with _interruptible() as stop, _progress(output, settings) as (advance, phase):
             result = run_plan(
-                plan, request.formation, request.model, settings, on_progress=stop.after(advance, training=True),
+                plan, request.formation, subject.sizes, settings, on_progress=stop.after(advance, training=True),
                 on_phase=stop.after(phase), out_dir=folder, replan=plans.anew, resume=resume,
                 stop=lambda: stop.preempted, learn=plans.learn,
             )  # fmt: skip

@@ -10,7 +10,8 @@ from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.plan.asked import read_assumptions, read_job
-from zhenfa.plan.request import Request, make_request, read_request
+from zhenfa.plan.request import Request, make_request
+from zhenfa.spec.model import Model
 
 if TYPE_CHECKING:
     from zhenfa.cli.run import Wanted
@@ -19,10 +20,9 @@ LEAST_S = 2.0
 """Seconds in which something can be timed."""
 
 
-def measured_first(wanted: Wanted, output: Output) -> Request:
-    """Return what is to be run on its machine as measured; a job that names none runs on this host's cards."""
-    from zhenfa.cli.run import refuse_serving
-
+def measured_first(wanted: Wanted, output: Output, model: Model) -> Request:
+    """Return what is to be run, a ``model``, on its machine as measured; a job that names none runs on this host's
+    cards."""
     if importlib.util.find_spec("torch") is None:
         raise CapabilityError("torch is not installed.", hint="pip install 'zhenfa[live]'.")
     from zhenfa.live.calibrate import before
@@ -33,12 +33,10 @@ def measured_first(wanted: Wanted, output: Output) -> Request:
         with output.working("calibrating"):
             found = before.measured_device(wish, output.say)
         request = make_request(
-            job.model_copy(update={"machine": found.machine}), folder=folder, assume=assumed
+            job.model_copy(update={"machine": found.machine}), folder=folder, assume=assumed, model=model
         )  # fmt: skip
-        refuse_serving(request, wanted.job)
     else:
-        request = read_request(wanted.job, on=wanted.on, assume=wanted.assume, settings=wanted.settings)
-        refuse_serving(request, wanted.job)
+        request = make_request(job, folder=folder, on=wanted.on, assume=assumed, model=model)
         with output.working("calibrating"):
             if before.by_device(request.formation):
                 found = before.measured_device(
@@ -46,7 +44,9 @@ def measured_first(wanted: Wanted, output: Output) -> Request:
                 )  # fmt: skip
             else:
                 found = before.measured_pools(request, wish, output.say)
-        request = make_request(job.model_copy(update={"machine": found.machine}), folder=folder, assume=assumed)
+        request = make_request(
+            job.model_copy(update={"machine": found.machine}), folder=folder, assume=assumed, model=model
+        )
     output.say(f"calibrated: {found.words} ({found.kept})")
     if found.cached:
         output.say("--calibrate-anew measures again")

@@ -229,12 +229,19 @@ OWN_RUNTIME: Final = Traits(
 )
 
 
-def own_runtime(execution: Execution, formation: Formation) -> Traits:
+WHOLE_BACKWARD: Final[tuple[Schedule, ...]] = ("gpipe", "1f1b", "interleaved")
+"""Schedules in which a backward pass is one operation: those that run modules other than the runtime's own."""
+
+
+def own_runtime(execution: Execution, formation: Formation, *, whole: bool = False) -> Traits:
     """Return what ``zhenfa run`` does under a job's settings: whether sums of gradients run beside backward passes, and
     the bytes that cross the bridge, where each pool is of another maker (only between makers is anything compressed).
+    ``whole``: the module is not the runtime's own, so that its matrices and backward passes stay whole.
     """
     overlap = 1.0 if execution.overlap_gradient_sum else 0.0
     traits = OWN_RUNTIME.but(gradient_overlap=overlap, bridge_overlap=overlap)
+    if whole:
+        traits = traits.but(tensor_parallel=False, expert_parallel=False, schedules=WHOLE_BACKWARD)
     if len({pool.accelerator.maker for pool in formation.pools}) < len(formation.pools):
         return traits
     return traits.but(

@@ -55,8 +55,7 @@ class CardRun:
         self.crew = crew_of(self.opener, orders.links)
         self.group = group_of(orders.places, rank, orders.links, timeout)
         self.module = self._decoder(self.crew).to(device)
-        if orders.weights is not None:
-            load_weights(self.module, Path(orders.weights))
+        self._fill()
         self.tally = Tally()
         self.sum = GradientSum(
             self.opener, self.pacer, orders.links, sizes=sizes, weights=dict(self.module.named_parameters()),
@@ -213,8 +212,26 @@ class CardRun:
         orders, place = self.orders, self.place
         return Crossing(across(orders.places, place.rank), orders.activations, place.memory_rate, self.tally)
 
-    def _decoder(self, crew: Crew) -> Decoder:
-        place = self.place
+    def _fill(self) -> None:
+        """Take the weights of a directory, if the run begins from one."""
+        if self.orders.weights is None:
+            return
+        if self.orders.sizes.source is None:
+            load_weights(self.module, Path(self.orders.weights))
+        else:
+            from zhenfa.live.foreign.fill import load_directory
+
+            load_directory(self.module, Path(self.orders.weights))
+
+    def _decoder(self, crew: Crew) -> Any:
+        place, source = self.place, self.orders.sizes.source
+        if source is not None:
+            from zhenfa.live.foreign.fill import stage_of
+
+            return stage_of(
+                self.orders.sizes, source, place.layers, first=place.is_first, last=place.is_last,
+                seed=self.orders.seed,
+            )  # fmt: skip
         decoder = Decoder(
             self.orders.sizes, place.layers, stem=place.is_first, head=place.is_last, seed=self.orders.seed, crew=crew,
             group=self.group,

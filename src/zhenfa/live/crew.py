@@ -57,6 +57,8 @@ class Crew:
 
     def axis(self, name: str) -> int | None:
         """Return the axis along which this crew splits a weight, None for one that is whole."""
+        if self.size == 1:
+            return None
         return cut_of(name) if self.experts or not of_expert(name) else None
 
     def part(self, name: str, whole: Any) -> Any:

@@ -6,6 +6,7 @@ model. All modules are plain torch; the names (``layers.3.attention.query.weight
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterable
@@ -142,6 +143,12 @@ class Decoder(nn.Module):  # type: ignore[misc]
         hidden = shared(self.norm(hidden), self.crew)
         return product(hidden, self.embedding.weight, self) if self.sizes.tied else self.head(hidden)
 
+    def narrowed(self, dtype: Any) -> Decoder:
+        """Return a copy whose weights are of another type."""
+        found = copy.deepcopy(self)
+        found.to(dtype)
+        return found
+
     def _embedded(self, tokens: Any) -> Any:
         if self.crew.size == 1:
             return self.embedding(tokens)
@@ -184,18 +191,6 @@ def initialise(module: nn.Module, sizes: Sizes, seed: int, crew: Crew) -> None:
             if axis is not None:
                 shape[axis] *= crew.size
             parameter.copy_(crew.part(name, torch.empty(shape).normal_(0.0, spread, generator=generator)))
-
-
-def part_of(name: str) -> str:
-    """Return the part of the model that a parameter belongs to.
-
-    >>> part_of("layers.3.mlp.experts.5.up.weight"), part_of("layers.3.mlp.router.weight"), part_of("norm.weight")
-    ('layer 3 expert 5', 'layer 3', 'head')
-    """
-    if name.startswith("layers."):
-        _, layer, block, *rest = name.split(".")
-        return f"layer {layer} expert {rest[1]}" if (block, rest[0]) == ("mlp", "experts") else f"layer {layer}"
-    return "stem" if name.startswith("embedding.") else "head"
 
 
 def loss_of(logits: Any, targets: Any, global_tokens: int, crew: Crew | None = None) -> Any:

@@ -26,7 +26,6 @@ from zhenfa.live.beside import Beside
 from zhenfa.live.bridge import Tally
 from zhenfa.live.collective import Opener
 from zhenfa.live.crew import Crew, of_expert
-from zhenfa.live.decoder import part_of
 from zhenfa.live.links import Link
 from zhenfa.live.pace import Pacer, Span
 from zhenfa.live.replicas import counted, owners, parts, shares
@@ -74,8 +73,9 @@ class GradientSum:
     ) -> None:  # fmt: skip
         self._places, self._pacer, self._links, self._crew = opener.places, pacer, links, crew
         self._weights, self._overlap, self._tally = weights, overlap, tally or Tally()
+        self._part_of = sizes.part_of
         first = counted(self._places, pacer.rank, sizes)
-        counts = {name for name in weights if part_of(name) in first and self._is_ours(name)}
+        counts = {name for name in weights if self._part_of(name) in first and self._is_ours(name)}
         updates = set(weights)
         self._buckets: list[Bucket] = []
         for bucket in self._made(opener, kind, sizes, zero):
@@ -258,7 +258,7 @@ class GradientSum:
                 continue
             least = _least_bytes(exchange.ring) if self._overlap else math.inf
             for held in self._cut(shared.parts, shared.unlike, least):
-                names = tuple(name for name in self._weights if part_of(name) in held)
+                names = tuple(name for name in self._weights if self._part_of(name) in held)
                 elements = [(name, self._elements(name, shared.unlike)) for name in names]
                 split = shares(elements, shared.ranks) if zero and not shared.unlike else None
                 gradients = sum(count for _, count in elements)
@@ -283,7 +283,7 @@ class GradientSum:
         yield tuple(reversed(own))
 
     def _bytes(self, part: str, unlike: bool) -> int:
-        return WIDTH * sum(self._elements(name, unlike) for name in self._weights if part_of(name) == part)
+        return WIDTH * sum(self._elements(name, unlike) for name in self._weights if self._part_of(name) == part)
 
     def _elements(self, name: str, unlike: bool) -> int:
         """Return the gradients of a weight that are summed: of the whole one where cards split it unlike."""
@@ -297,7 +297,7 @@ class GradientSum:
     def _work(self, bucket: Bucket) -> Callable[[], tuple[Any, float, float]]:
         """Return what sums a bucket's gradients as they are now, with the result that :meth:`_put_back` takes, and the
         host's time when it began and ended."""
-        gradients = {name: self._weights[name].grad for name in bucket.names}
+        gradients = {name: self._gradient(name) for name in bucket.names}
         if bucket.split is not None:
             flats = {
                 rank: _flat([gradients[name] for name in names], bucket.exchange.align)
@@ -308,6 +308,13 @@ class GradientSum:
             gradients = {name: self._whole(name, gradient) for name, gradient in gradients.items()}
         flat = _flat(list(gradients.values()), bucket.exchange.align)
         return partial(_timed, partial(bucket.exchange.sum, flat, bucket.names))
+
+    def _gradient(self, name: str) -> Any:
+        """Return the gradient of a weight: zero of one that this step's tokens did not reach."""
+        weight = self._weights[name]
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        return weight.grad
 
     def _results(self, number: int) -> list[tuple[Any, float, float]]:
         """Return what came of all sums or, without overlap, of sum ``number``, now; with begin and end.

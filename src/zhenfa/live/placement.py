@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from zhenfa.errors import CapabilityError, InputError
+from zhenfa.estimate.traits import WHOLE_BACKWARD
+from zhenfa.live.foreign.source import Source
 from zhenfa.live.links import Link, link_between
 from zhenfa.live.makers import maker_for
 from zhenfa.live.operations import homes, operations
@@ -209,8 +211,25 @@ def check(plan: Plan, sizes: Sizes) -> None:
     for pipeline in plan.pipelines:
         for stage in pipeline.stages:
             _check_cut(stage)
+    if sizes.source is not None:
+        _check_foreign(plan, sizes.source)
+        return
     _check_split(plan, sizes)
     _check_experts(plan, sizes.mixture)
+
+
+def _check_foreign(plan: Plan, source: Source) -> None:
+    """Refuse what needs to know a module from inside."""
+    if plan.schedule not in WHOLE_BACKWARD:
+        words = f"the backward pass of {source.label} runs as a whole"
+        raise _refusal(f"the schedule {plan.schedule}", words, f"schedule: {', '.join(WHOLE_BACKWARD)}")
+    for pipeline in plan.pipelines:
+        for stage in pipeline.stages:
+            for field in ("tensor_parallel", "expert_parallel", "expert_tensor_parallel"):
+                if getattr(stage, field) > 1:
+                    words = f"the matrices of {source.label} stay whole"
+                    raise _refusal(f"{field.replace('_', ' ').replace('parallel', 'parallelism')} of "
+                                   f"{getattr(stage, field)}", words, f"{field}: 1")  # fmt: skip
 
 
 def _check_experts(plan: Plan, mixture: Mixture | None) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from zhenfa.laws.orders import Operation
-from zhenfa.live.decoder import Decoder, part_of
+from zhenfa.live.decoder import Decoder
 from zhenfa.live.flops import FlopCount, FlopMeter
 from zhenfa.live.linear import Delayed
 from zhenfa.live.placement import Chunk
@@ -40,9 +40,12 @@ class Readiness:
     def __init__(self, module: Decoder, chunks: Sequence[Chunk], order: Sequence[Operation], told: Told) -> None:
         self._told = told
         names = dict(module.named_parameters())
-        self._parts = {id(weight): part_of(name) for name, weight in names.items()}
+        self._parts = {id(weight): module.sizes.part_of(name) for name, weight in names.items()}
         self._weights = Counter(self._parts.values())
-        stages = {part: _stages(part, chunks, tied=module.sizes.tied) for part in self._weights}
+        stages = {
+            part: _stages(part, chunks, tied=module.sizes.tied and module.sizes.source is None)
+            for part in self._weights
+        }
         last = {stage: number for number, (kind, stage, _) in enumerate(order) if kind in ADDS}
         self._last = {order[number]: stage for stage, number in last.items()}
         self._final = {part: max(own, key=lambda one: last.get(one, -1)) for part, own in stages.items()}
@@ -121,6 +124,8 @@ class Readiness:
 def _stages(part: str, chunks: Sequence[Chunk], *, tied: bool) -> set[int]:
     """Return the stages that add to the gradients of a part."""
     kind, *rest = part.split()
+    if kind == "ends":
+        return {chunk.stage for chunk in chunks if chunk.stem or chunk.head}
     if kind == "stem":
         return {chunk.stage for chunk in chunks if chunk.stem or (chunk.head and tied)}
     if kind == "head":

@@ -56,6 +56,8 @@ def parts(sizes: Sizes) -> list[str]:
     >>> parts(Sizes(8, 1, 1, 1, 8, 0, 9, mixture=Mixture(experts=2, active=1, size=4, layers=(0,))))
     ['stem', 'layer 0', 'layer 0 expert 0', 'layer 0 expert 1', 'head']
     """
+    if sizes.source is not None:
+        return sizes.source.parts
     found = ["stem"]
     for layer in range(sizes.layers):
         found += [f"layer {layer}", *(f"layer {layer} expert {expert}" for expert in range(sizes.experts(layer)))]
@@ -64,6 +66,8 @@ def parts(sizes: Sizes) -> list[str]:
 
 def _held(place: CardPlace, sizes: Sizes) -> list[str]:
     """Return the parts that a card holds."""
+    if sizes.source is not None:
+        return sizes.source.held(place.layers, first=place.is_first, last=place.is_last)
     found = ["stem"] if place.is_first or (sizes.tied and place.is_last) else []
     for layer in place.layers:
         found.append(f"layer {layer}")

@@ -20,7 +20,6 @@ from typing import Any
 
 from zhenfa.live.checkpoint import RECORDS, SUMS, file_of, load, sha256, state_of
 from zhenfa.live.crew import of_expert
-from zhenfa.live.decoder import part_of
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.replicas import counted, owners
 from zhenfa.live.sizes import Sizes
@@ -40,7 +39,7 @@ def share_of(
     ``updates``: the weights whose optimizer state this card alone keeps, whoever writes the weights (None: the parts
     ``left_out`` count for both).
     """
-    state = state_of(module, optimizer)
+    state, part_of = state_of(module, optimizer), module.sizes.part_of
     kept: dict[str, Any] = {"model": {}, "optimizer": {}}
     for name, value in state["model"].items():
         if part_of(name) not in left_out:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zhenfa.live.foreign.source import Source
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -40,7 +42,8 @@ class Sizes:
 
     Counts are features, heads or layers. ``gated`` says that the MLP is SiLU-gated (three matrices, else GELU and
     two). ``tied`` says that the head uses the embedding's table. ``mixture``: experts instead of the MLP in some of the
-    layers; ``intermediate`` is 0 where that is all of them.
+    layers; ``intermediate`` is 0 where that is all of them. ``source``: where another module than the runtime's own
+    comes from, of which only ``hidden``, ``layers`` and ``vocabulary`` are told besides (the rest is 1, or 0).
     """
 
     hidden: int
@@ -55,9 +58,12 @@ class Sizes:
     rope_theta: float = 10_000.0
     tied: bool = False
     mixture: Mixture | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
-        """Take the mixture from plain data, too."""
+        """Take mixture and source from plain data, too."""
+        if self.source is not None:
+            object.__setattr__(self, "source", Source.from_data(self.source))
         if isinstance(self.mixture, dict):
             known = self.mixture | {"layers": tuple(self.mixture["layers"])}
             object.__setattr__(self, "mixture", Mixture(**known))
@@ -73,6 +79,8 @@ class Sizes:
 
     def parameters_of(self, layer: int) -> int:
         """Return the parameters of a layer."""
+        if self.source is not None:
+            return self.source.block_counts[layer]
         if self.mixture is None or not self.experts(layer):
             return self.layer_parameters
         return self._attention + self.mixture.parameters(self.hidden)
@@ -80,10 +88,28 @@ class Sizes:
     @property
     def parameters(self) -> int:
         """Return all parameters."""
+        if self.source is not None:
+            return sum(self.source.counts) + sum(self.source.block_counts)
         tables = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return tables + sum(self.parameters_of(layer) for layer in range(self.layers)) + self.hidden
+
+    def part_of(self, name: str) -> str:
+        """Return the part of the model that a parameter belongs to, as :func:`part_of` says or as the source does."""
+        return part_of(name) if self.source is None else self.source.part_of(name)
 
     @property
     def _attention(self) -> int:
         """Return the parameters of a layer's attention and norms."""
         return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads) + 2 * self.hidden
+
+
+def part_of(name: str) -> str:
+    """Return the part of the model that a parameter belongs to.
+
+    >>> part_of("layers.3.mlp.experts.5.up.weight"), part_of("layers.3.mlp.router.weight"), part_of("norm.weight")
+    ('layer 3 expert 5', 'layer 3', 'head')
+    """
+    if name.startswith("layers."):
+        _, layer, block, *rest = name.split(".")
+        return f"layer {layer} expert {rest[1]}" if (block, rest[0]) == ("mlp", "experts") else f"layer {layer}"
+    return "stem" if name.startswith("embedding.") else "head"

@@ -7,7 +7,6 @@ update is of the wide weights, from which the narrow ones are taken anew before 
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Final
 
 import torch
@@ -33,7 +32,7 @@ class Update:
         self.weights: dict[str, Any] = dict(wide.named_parameters())
         self.narrow = wide
         if DTYPES[precision] != torch.float32:
-            self.narrow = copy.deepcopy(wide).to(DTYPES[precision])
+            self.narrow = wide.narrowed(DTYPES[precision])
             self._pairs = list(zip(self.narrow.parameters(), wide.parameters(), strict=True))
             masters = {id(narrow): master for narrow, master in self._pairs}
             for narrow, _ in self._pairs:

@@ -9,7 +9,8 @@ configuration files of ``models/llama``, ``models/mixtral`` and ``models/qwen2_m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -108,34 +109,58 @@ def _mixture(config: dict[str, Any]) -> Mixture | None:
 
 def load_weights(module: Any, folder: Path) -> None:
     """Fill the layers that a card holds from the directory. Raises :class:`InputError` for a tensor that is missing."""
-    import torch
-
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise CapabilityError("safetensors is not installed.", hint="pip install 'zhenfa[huggingface]'.") from None
-
     kind = str(_json(folder / "config.json").get("model_type"))
-    own_names = {theirs(own, kind): own for own, _ in module.named_parameters()}
-    wanted: dict[str, list[tuple[str, Any]]] = {}
-    where = _json(folder / INDEX).get("weight_map", {}) if (folder / INDEX).is_file() else None
-    for own, parameter in module.named_parameters():
-        name = theirs(own, kind)
-        file = WHOLE if where is None else where.get(name)
-        if file is None or Path(file).name != file:
-            raise InputError(f"{str(folder / INDEX)!r} does not say where {name!r} lies.")
-        wanted.setdefault(file, []).append((name, parameter))
-    for file, rows in wanted.items():
+    crew = module.crew
+    names = {theirs(own, kind): own for own, _ in module.named_parameters()}
+    weights = {theirs(own, kind): weight for own, weight in module.named_parameters()}
+    Directory(folder).fill(weights, lambda name, tensor: crew.part(names[name], tensor))
+
+
+class Directory:
+    """The tensors of a directory's safetensors files. Raises :class:`InputError` for one that cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._where: dict[str, str] | None = None
+        if (folder / INDEX).is_file():
+            self._where = _json(folder / INDEX).get("weight_map", {})
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a tensor of that name."""
+        if self._where is not None:
+            return name in self._where
+        with self._opened(WHOLE) as tensors:
+            return name in tensors.keys()  # noqa: SIM118
+
+    def fill(self, wanted: Mapping[str, Any], part: Callable[[str, Any], Any] = lambda _, tensor: tensor) -> None:
+        """Copy tensors, or a ``part`` of each, into the weights that stand for them."""
+        import torch
+
+        rows: dict[str, list[str]] = {}
+        for name in wanted:
+            file = WHOLE if self._where is None else self._where.get(name)
+            if file is None or Path(file).name != file:
+                raise InputError(f"{str(self._folder / INDEX)!r} does not say where {name!r} lies.")
+            rows.setdefault(file, []).append(name)
+        for file, names in rows.items():
+            with self._opened(file) as tensors, torch.no_grad():
+                for name in names:
+                    found, weight = part(name, tensors.get_tensor(name)), wanted[name]
+                    if found.shape != weight.shape:
+                        raise InputError(f"{name!r} in {file!r} is {list(found.shape)}, not {list(weight.shape)}.")
+                    weight.copy_(found)
+
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[Any]:
         try:
-            with safe_open(folder / file, framework="pt") as tensors, torch.no_grad():
-                for name, parameter in rows:
-                    found = tensors.get_tensor(name)
-                    found = module.crew.part(own_names[name], found)
-                    if found.shape != parameter.shape:
-                        raise InputError(f"{name!r} in {file!r} is {list(found.shape)}, not {list(parameter.shape)}.")
-                    parameter.copy_(found)
+            from safetensors import SafetensorError, safe_open
+        except ImportError:
+            raise CapabilityError("safetensors is not installed.", hint="pip install 'zhenfa[huggingface]'.") from None
+        try:
+            with safe_open(self._folder / file, framework="pt") as tensors:
+                yield tensors
         except (OSError, SafetensorError) as problem:
-            raise InputError(f"{str(folder / file)!r} cannot be read: {problem}.") from None
+            raise InputError(f"{str(self._folder / file)!r} cannot be read: {problem}.") from None
 
 
 def theirs(name: str, kind: str = "llama") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,8 +145,8 @@ def read_request(
     """Read a job file and look up its model and machine.
 
     ``on`` replaces the job's machine, ``objective`` its own; ``assume``, ``limits`` and ``settings`` hold
-    ``name=value`` texts that come on top of the job's own (:mod:`zhenfa.plan.asked`). Raises :class:`DocumentError`,
-    :class:`UnknownNameError` or :class:`InputError`.
+    ``name=value`` texts that come on top of the job's own (:mod:`zhenfa.plan.asked`). Raises
+    :class:`DocumentError`, :class:`UnknownNameError` or :class:`InputError`.
     """
     job = with_limits(read_job(path, settings), limits)
     if objective is not None:
@@ -154,15 +155,16 @@ def read_request(
 
 
 def make_request(
-    job: Job, *, folder: Path | None = None, on: str | None = None, assume: Mapping[str, str | float] | None = None
-) -> Request:
-    """Look up a job's model and machine; relative paths are read below ``folder``."""
+    job: Job, *, folder: Path | None = None, on: str | None = None, assume: Mapping[str, str | float] | None = None,
+    model: Model | None = None,
+) -> Request:  # fmt: skip
+    """Look up a job's model, where it is not given, and its machine; relative paths are read below ``folder``."""
     if zero_in(job.recovery, "interval"):
         raise InputError(
             f"job {job.name!r}: recovery.interval is zero.",
             hint="write one such as 20 min, or leave it out for the best.",
         )
-    model = find_model(job.model, folder)
+    model = model or find_model(job.model, folder)
     wanted = on if on is not None else job.machine
     if wanted is None:
         raise InputError(
@@ -174,9 +176,17 @@ def make_request(
 
 
 def find_model(name: str, folder: Path | None = None) -> Model:
-    """Return a catalog model, or read a model document or a Hugging Face ``config.json``."""
-    if _is_path(name):
-        return read_model(_place(name, folder))
+    """Return a catalog model, or read a model document or a Hugging Face ``config.json``.
+
+    Raises :class:`CapabilityError` for a function of a Python file, which is not run to plan.
+    """
+    if code := code_of(name):
+        raise CapabilityError(
+            f"the model {name!r} is a function of a Python file, and no code is run to plan.",
+            hint=f"`zhenfa run JOB --code {code[0]}` counts it and writes model.yaml into its folder: plan with that.",
+        )
+    if is_path(name):
+        return read_model(model_path(name, folder))
     try:
         return catalog.model(name)
     except UnknownNameError as problem:
@@ -186,11 +196,27 @@ def find_model(name: str, folder: Path | None = None) -> Model:
 
 def find_machine(name: str, folder: Path | None = None) -> Machine:
     """Return a catalog machine, or read a machine document."""
-    return Machine.from_file(_place(name, folder)) if _is_path(name) else catalog.machine(name)
+    return Machine.from_file(_place(name, folder)) if is_path(name) else catalog.machine(name)
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Return whether a name is the path of a document, not one of the catalog's."""
     return "/" in name or name.endswith((".yaml", ".yml", ".json")) or name.startswith(".")
+
+
+def code_of(name: str) -> tuple[str, str] | None:
+    """Return file and function where a model is written as a function of a Python file.
+
+    >>> code_of("models/byte_gpt.py:build"), code_of("llama3-70b")
+    (('models/byte_gpt.py', 'build'), None)
+    """
+    found = re.fullmatch(r"(.+\.py):([^\W\d]\w*)", name)
+    return None if found is None else (found[1], found[2])
+
+
+def model_path(name: str, folder: Path | None) -> Path:
+    """Return the path of a model that is named by one, below the folder of the job that names it."""
+    return _place(name, folder)
 
 
 def _place(name: str, folder: Path | None) -> Path:

@@ -178,7 +178,9 @@ class Execution(Part):
 
     ``data``: ``python-stdlib``, or a path: a ``.bin`` or ``.npy`` file of tokens or a folder of such, a Hugging Face
     dataset on disk, or any other file, whose bytes are the tokens. ``weights``: a local Hugging Face directory to start
-    from (None: weights drawn from ``seed``).
+    from (None: weights drawn from ``seed``). ``module``: who builds the model of a ``config.json``: the runtime's own
+    decoder (``zhenfa``) or ``transformers``; ``auto``: the first that can. ``blocks``: the list of blocks of a module
+    that is not the runtime's own, such as ``transformer.h`` (None: the list that holds most weights).
     ``step_timeout_s`` bounds a step, ``progress_timeout_s`` the time in which no card begins anything. ``recover``:
     whether the run goes on when a card fails. Every ``snapshot_every`` steps the cards keep a copy in host memory,
     every ``checkpoint_every`` steps on disk (0: only at the end), of which the newest ``keep_checkpoints`` stay. Every
@@ -208,6 +210,8 @@ class Execution(Part):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] = 0
     data: str = "python-stdlib"
     weights: str | None = None
+    module: Literal["auto", "zhenfa", "transformers"] = "auto"
+    blocks: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     engine: Literal["local", "ray", "slurm"] = "local"
     step_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
     progress_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 30.0
@@ -233,7 +237,9 @@ class Job(Document):
 
     ``workload`` trains or serves, told apart by ``task``; where that is left out, a workload with an ``input_length``
     serves and any other trains.
-    ``model`` is a catalog name, or the path of a model document or a Hugging Face ``config.json``. ``machine`` is a
+    ``model`` is a catalog name, or the path of a model document, a Hugging Face ``config.json`` or the folder of one;
+    or ``FILE.py:FUNCTION``, which returns a ``torch.nn.Module`` and runs where the command line names the file, too.
+    ``machine`` is a
     catalog name, the path of a machine document, or a machine written out. ``assume`` supplies values that makers
     have not published, by dotted name; what rests on them is tagged assumed. ``recovery`` is what is done about
     failures.

@@ -77,6 +77,8 @@ def exchanges(plan: Plan, places: Sequence[CardPlace], sizes: Sizes) -> list[Exc
 
 
 def _parameters(part: str, sizes: Sizes) -> int:
+    if sizes.source is not None:
+        return sizes.source.weights(part)
     if part == "stem":
         return sizes.vocabulary * sizes.hidden
     if part == "head":
