@@ -63,7 +63,7 @@ def run_plan(
     if steps is not None:
         execution = execution.model_copy(update={"steps": steps})
     sizes = model if isinstance(model, Sizes) else sizes_of(model)
-    if execution.weights is not None:
+    if execution.weights is not None and sizes.source is None:
         sizes = sizes_with(Path(execution.weights), sizes)
     execution = located(execution, sizes)
     place(plan, formation, sizes)

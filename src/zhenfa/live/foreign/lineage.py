@@ -25,6 +25,14 @@ SHAPES: Final = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like",
 """Operators that take a tensor for its shape alone."""
 
 
+class ValuesError(RuntimeError):
+    """A forward asked for the values of what depends on tokens or weights. ``what``: which labels."""
+
+    def __init__(self, what: Labels) -> None:
+        super().__init__("values were asked for")
+        self.what = what
+
+
 @dataclass(frozen=True)
 class Seen:
     """An operator that ran: its name, its tensors' shapes and labels, and whether it works on each element alone."""
@@ -41,7 +49,7 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
     """Follows labels through operators. ``seen`` is told of each of them, while it is not None.
 
     ``written``: which of the tensors that were :meth:`guarded <guard>` have been changed; ``random``: whether anything
-    was drawn.
+    was drawn; ``free``: labels of what may be asked for its values.
     """
 
     def __init__(self) -> None:
@@ -52,6 +60,7 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
         self.seen: list[Seen] | None = None
         self.written: set[str] = set()
         self.random = False
+        self.free = frozenset({POSITIONS})
 
     def label(self, tensor: Any, *names: str) -> Any:
         """Give a tensor these labels alone, and return it."""
@@ -82,6 +91,8 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
             kwargs["device"] = torch.device("cpu")
         if name == "arange":
             labels = labels | {POSITIONS}
+        if _asks(func) and labels - self.free:
+            raise ValuesError(labels)
         self.random |= _draws(func, name, args, kwargs)
         result = func(*args, **kwargs)
         changed = [one for one in _written(func, tensors) if isinstance(one, torch.Tensor)]
@@ -132,6 +143,11 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
                 yield
         finally:
             functional.scaled_dot_product_attention = attention
+
+
+def _asks(func: Any) -> bool:
+    """Return whether what an operator gives, or its shape, depends on values: ``item``, ``nonzero`` and their like."""
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
 def _key(tensor: Any) -> int:

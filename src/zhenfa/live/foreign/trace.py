@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.foreign.build import CALL, blocks_of, said
-from zhenfa.live.foreign.lineage import POSITIONS, Labels, Lineage, Seen
+from zhenfa.live.foreign.lineage import POSITIONS, Labels, Lineage, Seen, ValuesError
 
 BATCH: Final = 2
 TOKENS: Final = "tokens"
@@ -210,6 +210,8 @@ def _draws(module: nn.Module, kind: str, label: str, length: int, blocks: str) -
 
 def _forward(module: nn.Module, kind: str, look: _Look, length: int) -> Any:
     lineage, traced = look.lineage, look.traced
+    if kind == "transformers":  # looks for padding among the tokens, and warns
+        lineage.free |= {TOKENS}
     tokens = lineage.label(torch.zeros((BATCH, length), dtype=torch.long), TOKENS)
     blocks = list(module.get_submodule(traced.blocks))
     lineage.seen = traced.before
@@ -219,12 +221,13 @@ def _forward(module: nn.Module, kind: str, look: _Look, length: int) -> Any:
         with lineage.following():
             result = said(look.label, lambda: module(tokens, **CALL[kind]))
     except InputError as problem:
-        words = str(problem.__cause__ or "")
-        if isinstance(problem.__cause__, CapabilityError):
-            raise problem.__cause__ from None
-        if "meta tensor" in words:
+        cause = problem.__cause__
+        if isinstance(cause, CapabilityError):
+            raise cause from None
+        if isinstance(cause, ValuesError):
+            what = "tokens" if cause.what == {TOKENS} else "features or weights"
             raise look.refusal(
-                "which way its forward goes depends on the values of features",
+                f"which way its forward goes depends on the values of {what}",
                 "what runs may depend on shapes and positions alone",
             ) from None
         raise
