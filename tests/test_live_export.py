@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from cli_runner import Call, caller
+from foreign_modules import configured, written
 from live_pools import LENGTH, TINY, formation, pipeline, plan, pool
-from zhenfa.errors import CapabilityError
+from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live import data
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.export import export, kind_of
+from zhenfa.live.foreign.build import from_function, weightless
+from zhenfa.live.foreign.look import look_through
 from zhenfa.live.run import run_plan
 from zhenfa.live.sizes import Mixture, Sizes
 from zhenfa.spec.job import Execution
@@ -92,9 +96,42 @@ def test_transformers_computes_what_the_run_did(
     assert their_loss(tmp_path / "four", 4, batch) < run.losses[3], "a step further on its own batch"
 
 
-def counted(folder: Path) -> int:
-    from safetensors import safe_open
+@pytest.mark.live
+def test_a_model_that_transformers_built_keeps_its_configuration_and_names(engine: LocalEngine, tmp_path: Path) -> None:
+    sizes = look_through("transformers", configured(tmp_path / "gpt2", "gpt2"), "", LENGTH).sizes
+    execution = Execution(steps=3, learning_rate=1e-2, seed=7, checkpoint_every=2)
+    chosen = plan(pipeline([5, 3], "ab", 6))
+    run = run_plan(chosen, MACHINE, sizes, execution, engine=engine, out_dir=tmp_path / "run")
+    found = export(tmp_path / "run/checkpoint-000002", tmp_path / "out")
+    assert (found.model_type, found.architecture, found.parameters) == ("gpt2", "gpt2", sizes.parameters)
+    assert their_loss(tmp_path / "out", 3, 6) == pytest.approx(run.losses[2], rel=1e-5)
+    config = tmp_path / "gpt2/config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(InputError, match="has changed since the run"):
+        export(tmp_path / "run", tmp_path / "other")
+    config.unlink()
+    with pytest.raises(InputError, match="from which the model was built, cannot be read: No such file"):
+        export(tmp_path / "run", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
+
+@pytest.mark.live
+def test_a_module_of_a_file_gives_its_weights_under_its_own_names(engine: LocalEngine, tmp_path: Path) -> None:
+    file = written(tmp_path)
+    sizes = look_through("python", file, "build", LENGTH).sizes
+    run_plan(
+        plan(pipeline([5, 3], "ab", 2)), MACHINE, sizes, Execution(steps=1), engine=engine, out_dir=tmp_path / "run"
+    )
+    found = export(tmp_path / "run", tmp_path / "out")
+    assert (found.model_type, found.architecture, found.files) == (None, f"{file.name}:build", ("model.safetensors",))
+    with weightless():
+        module = from_function(file, "build")
+    with safe_open(tmp_path / "out/model.safetensors", framework="pt") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no mapping
+    assert shapes == {name: list(weight.shape) for name, weight in module.named_parameters()}
+
+
+def counted(folder: Path) -> int:
     with safe_open(folder / "model.safetensors", framework="pt") as tensors:
         rows = [tensors.get_tensor(name) for name in tensors.keys()]  # noqa: SIM118 - no mapping
     assert {row.dtype for row in rows} == {torch.bfloat16}

@@ -26,14 +26,14 @@ def export_run(wanted: Wanted, output: Output) -> None:
     if importlib.util.find_spec("torch") is None:
         raise CapabilityError("torch is not installed.", hint="pip install 'zhenfa[live]'.")
     with output.working("writing"):
-        from zhenfa.live.export import CLASSES, SOURCE, export
+        from zhenfa.live.export import SOURCE, export
 
         found = export(Path(wanted.run), Path(wanted.to), precision=wanted.precision)
     places = tuple(str(found.folder / name) for name in found.files)
     if output.as_json:
         output.document(
             ExportedModel(
-                checkpoint=str(found.checkpoint), step=found.step, architecture=CLASSES[found.model_type],
+                checkpoint=str(found.checkpoint), step=found.step, architecture=found.architecture,
                 model_type=found.model_type, parameters=found.parameters, precision=found.precision,
                 folder=str(found.folder), files=places,
             )
@@ -42,7 +42,7 @@ def export_run(wanted: Wanted, output: Output) -> None:
         for place in places:
             output.data.line(place)
     output.talk.text(
-        f"{CLASSES[found.model_type]}, {found.parameters:,} parameters in {found.precision}, after step {found.step} "
+        f"{found.architecture}, {found.parameters:,} parameters in {found.precision}, after step {found.step} "
         f"({found.checkpoint}); put the tokenizer that the data were made with beside them"
     )
     if output.cite:

@@ -1,17 +1,19 @@
 """A checkpoint as a Hugging Face directory: ``config.json`` and safetensors that transformers and its heirs read.
 
-The decoder computes what a Llama, a Mixtral or a Qwen2-MoE does (:mod:`zhenfa.live.weights`, the way back); a model
-that is none of them is refused. The tensors of one file at a time are in memory. The directory is written whole or not
-at all. A tokenizer is not part of a checkpoint, and none is written.
+The runtime's decoder computes what a Llama, a Mixtral or a Qwen2-MoE does (:mod:`zhenfa.live.weights`, the way back);
+what is none of them is refused. A model that transformers built keeps its own ``config.json`` and names; of a module of
+a Python file there are the weights under its own names, and no ``config.json``. The tensors of one file at a time are
+in memory. The directory is written whole or not at all. A tokenizer is not part of a checkpoint, and none is written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,6 +24,7 @@ from zhenfa.live.sizes import Mixture, Sizes
 from zhenfa.live.weights import INDEX, WHOLE, theirs
 
 Kind = Literal["llama", "mixtral", "qwen2_moe"]
+Name = Callable[[str], str]
 Width = Literal["fp32", "bf16"]
 CLASSES: Final[dict[Kind, str]] = {
     "llama": "LlamaForCausalLM", "mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM",
@@ -34,11 +37,13 @@ FILE_BYTES: Final = 4 * 10**9
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: from which checkpoint after which step, as which model type, how much of it, and the files."""
+    """What was written: from which checkpoint after which step, as which model type and architecture, how much of it,
+    and the files. A module of a Python file has no model type."""
 
     checkpoint: Path
     step: int
-    model_type: Kind
+    model_type: str | None
+    architecture: str
     parameters: int
     precision: Width
     folder: Path
@@ -54,7 +59,7 @@ def export(source: Path, folder: Path, *, precision: Width = "fp32", file_bytes:
     path = _checkpoint(source)
     manifest = checkpoint.verify(path)
     sizes = Sizes(**manifest["sizes"])
-    kind = kind_of(sizes)
+    config, architecture, named = _target(sizes, precision)
     if folder.exists():
         raise InputError(f"{str(folder)!r} is there already.", hint="name another folder with --to.")
     names = checkpoint.shapes(path, "model")
@@ -63,11 +68,11 @@ def export(source: Path, folder: Path, *, precision: Width = "fp32", file_bytes:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(0o750, parents=True)
-        config = json.dumps(config_of(sizes, kind, precision), indent=2) + "\n"
-        (partial / "config.json").write_text(config, encoding="utf-8")
+        if config is not None:
+            (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name, row in files.items():
-            _write(path, {one: names[one] for one in row}, kind, precision, partial / name)
-        _write_index(partial, files, names, kind, WIDTHS[precision][1])
+            _write(path, {one: names[one] for one in row}, named, precision, partial / name)
+        _write_index(partial, files, names, named, WIDTHS[precision][1])
         partial.rename(folder)
     except OSError as problem:
         words = os.strerror(problem.errno or 0)
@@ -78,7 +83,32 @@ def export(source: Path, folder: Path, *, precision: Width = "fp32", file_bytes:
         shutil.rmtree(partial, ignore_errors=True)
     count = sum(math.prod(shape) for shape in names.values())
     there = tuple(sorted(one.name for one in folder.iterdir()))
-    return Exported(path, int(manifest["step"]), kind, count, precision, folder, there)
+    model_type = None if config is None else str(config["model_type"])
+    return Exported(path, int(manifest["step"]), model_type, architecture, count, precision, folder, there)
+
+
+def _target(sizes: Sizes, precision: Width) -> tuple[dict[str, Any] | None, str, Name]:
+    """Return the ``config.json`` of a model, its architecture, and what its weights are called there."""
+    if sizes.source is None:
+        kind = kind_of(sizes)
+        return config_of(sizes, kind, precision), CLASSES[kind], lambda name: theirs(name, kind)
+    source = sizes.source
+    if source.kind == "python":
+        return None, Path(source.label).name, str
+    path = Path(source.path)
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise InputError(
+            f"{source.path!r}, from which the model was built, cannot be read: {os.strerror(problem.errno or 0)}.",
+            hint="put it back: it says what the weights are of.",
+        ) from None
+    if hashlib.sha256(content).hexdigest() != source.digest:
+        raise InputError(
+            f"{source.path!r} has changed since the run: the weights may be of another model.", hint="put it back."
+        )
+    config = json.loads(content) | dict.fromkeys(("dtype", "torch_dtype"), WIDTHS[precision][0])
+    return config, next(iter(config.get("architectures") or [config["model_type"]])), str
 
 
 def kind_of(sizes: Sizes) -> Kind:
@@ -159,12 +189,13 @@ def _files(names: Mapping[str, tuple[int, ...]], width: int, most: int) -> dict[
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    """Return what puts the embedding first, then the layers by number, then the head."""
-    layer = name.split(".")[1] if name.startswith("layers.") else None
-    return (0 if name.startswith("embedding") else 2 if layer is None else 1, int(layer or 0), name)
+    """Return what puts the embedding first, then the layers by number, then the head; other models' weights by the
+    first number in their names."""
+    numbers = [int(part) for part in name.split(".") if part.isdigit()]
+    return (0 if name.startswith("embedding") else 1 if numbers else 2, next(iter(numbers), 0), name)
 
 
-def _write(path: Path, names: Mapping[str, tuple[int, ...]], kind: Kind, precision: Width, file: Path) -> None:
+def _write(path: Path, names: Mapping[str, tuple[int, ...]], named: Name, precision: Width, file: Path) -> None:
     import torch
 
     try:
@@ -174,17 +205,17 @@ def _write(path: Path, names: Mapping[str, tuple[int, ...]], kind: Kind, precisi
 
     found = checkpoint.load_tensors(path, "model", {name: torch.empty(shape) for name, shape in names.items()})
     kept = getattr(torch, WIDTHS[precision][0])
-    save_file({theirs(name, kind): one.to(kept) for name, one in found.items()}, file, metadata={"format": "pt"})
+    save_file({named(name): one.to(kept) for name, one in found.items()}, file, metadata={"format": "pt"})
 
 
 def _write_index(
-    partial: Path, files: Mapping[str, list[str]], names: Mapping[str, tuple[int, ...]], kind: Kind, width: int
+    partial: Path, files: Mapping[str, list[str]], names: Mapping[str, tuple[int, ...]], named: Name, width: int
 ) -> None:
     """Write which file holds which tensor, where there are several."""
     if len(files) == 1:
         return
     total = sum(math.prod(shape) for shape in names.values()) * width
-    where = {theirs(name, kind): file for file, row in files.items() for name in row}
+    where = {named(name): file for file, row in files.items() for name in row}
     text = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2)
     (partial / INDEX).write_text(text + "\n", encoding="utf-8")
 
