@@ -13,6 +13,7 @@ from cli_runner import Call, caller
 from foreign_modules import HAND_WRITTEN, configured, written
 from zhenfa.errors import CapabilityError
 from zhenfa.estimate.traits import own_runtime
+from zhenfa.live.calibrate.probe import plans_of
 from zhenfa.live.foreign.subject import Subject, subject_of
 from zhenfa.plan import find_plans, make_request
 from zhenfa.spec.job import Job
@@ -109,6 +110,14 @@ def test_plans_for_a_module_leave_its_matrices_and_backward_passes_whole(tmp_pat
     assert ours.plans
     assert {degree(one.plan) for one in ours.plans} == {1}
     assert {one.plan.schedule for one in ours.plans} <= {"gpipe", "1f1b", "interleaved"}
+
+
+def test_a_machine_is_measured_with_the_module_itself(tmp_path: Path) -> None:
+    configured(tmp_path / "gpt2", "gpt2")
+    subject = subject_of(asked(tmp_path, "./gpt2"), tmp_path)
+    request = make_request(asked(tmp_path, "./gpt2"), folder=tmp_path, model=subject.model)
+    assert set(dict(plans_of(request, subject.sizes))) == {"replicas on all cards", "a pipeline through all cards"}
+    assert not dict(plans_of(request)), "the runtime's own decoder cannot stand in for it"
 
 
 def degree(plan: Any) -> int:

@@ -180,6 +180,18 @@ def test_a_file_that_has_changed_since_the_plan_does_not_run(tmp_path: Path) -> 
         ("llama", {"auto_map": {"AutoModelForCausalLM": "modeling_mine.Mine"}}, "asks for code of its own"),
         ("from-elsewhere", {}, "does not ship the model type 'from-elsewhere'"),
         ("gpt2", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "weights are in few bits"),
+        ("bert", {}, "reads its tokens in both directions"),
+        (
+            "mixtral",
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "intermediate_size": 48,
+            },
+            "depends on the values of features",
+        ),
         ("t5", {}, "no causal language model of the type 't5'"),
     ],
 )

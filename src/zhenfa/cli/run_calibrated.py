@@ -11,22 +11,23 @@ from zhenfa.cli.console import Output
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.plan.asked import read_assumptions, read_job
 from zhenfa.plan.request import Request, make_request
-from zhenfa.spec.model import Model
 
 if TYPE_CHECKING:
     from zhenfa.cli.run import Wanted
+    from zhenfa.live.foreign.subject import Subject
 
 LEAST_S = 2.0
 """Seconds in which something can be timed."""
 
 
-def measured_first(wanted: Wanted, output: Output, model: Model) -> Request:
-    """Return what is to be run, a ``model``, on its machine as measured; a job that names none runs on this host's
+def measured_first(wanted: Wanted, output: Output, subject: Subject) -> Request:
+    """Return what is to be run, a ``subject``, on its machine as measured; a job that names none runs on this host's
     cards."""
     if importlib.util.find_spec("torch") is None:
         raise CapabilityError("torch is not installed.", hint="pip install 'zhenfa[live]'.")
     from zhenfa.live.calibrate import before
 
+    model = subject.model
     wish = before.Wish(_within(wanted.calibrate_within), wanted.calibrate_anew)
     job, folder, assumed = read_job(wanted.job, wanted.settings), _folder(wanted), read_assumptions(wanted.assume)
     if wanted.on is None and job.machine is None:
@@ -43,7 +44,7 @@ def measured_first(wanted: Wanted, output: Output, model: Model) -> Request:
                     wish, output.say, machine=request.machine, formation=request.formation
                 )  # fmt: skip
             else:
-                found = before.measured_pools(request, wish, output.say)
+                found = before.measured_pools(request, wish, output.say, subject.sizes)
         request = make_request(
             job.model_copy(update={"machine": found.machine}), folder=folder, assume=assumed, model=model
         )

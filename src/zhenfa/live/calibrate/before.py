@@ -16,6 +16,7 @@ from zhenfa import units
 from zhenfa.errors import InputError
 from zhenfa.live.host import processors
 from zhenfa.live.makers import DeviceRecord, maker_for
+from zhenfa.live.sizes import Sizes
 from zhenfa.plan.request import Request
 from zhenfa.spec.machine import Formation, Machine
 
@@ -80,9 +81,12 @@ def measured_device(
     return Found(found, "device", _path(key), known is not None, words)
 
 
-def measured_pools(request: Request, wish: Wish, say: Say) -> Found:
+def measured_pools(request: Request, wish: Wish, say: Say, sizes: Sizes | None = None) -> Found:
     """Run a few steps of plans that use every card and every link of a request's machine, and return the machine with
-    what they taught. Raises :class:`InputError` where the request came without a document, or no plan fits."""
+    what they taught; ``sizes`` as in :func:`~zhenfa.live.calibrate.probe.probed`.
+
+    Raises :class:`InputError` where the request came without a document, or no plan fits.
+    """
     from zhenfa.live.calibrate.probe import probed
 
     machine = request.machine
@@ -95,7 +99,7 @@ def measured_pools(request: Request, wish: Wish, say: Say) -> Found:
     if known is not None:
         words = f"{machine.name}{mark}: as measured {_age(key)} ago"
         return Found(known, "plans", _path(key), True, words)
-    found, told, whole = probed(request, wish.within, say)
+    found, told, whole = probed(request, wish.within, say, sizes)
     if whole:
         _keep(found, key)
     return Found(found, "plans", _path(key), False, f"{machine.name}{mark}: {told}")

@@ -19,6 +19,7 @@ from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import check
 from zhenfa.live.routing import busiest_card
 from zhenfa.live.run import run_plan
+from zhenfa.live.sizes import Sizes
 from zhenfa.live.train import Measured
 from zhenfa.plan.request import Request, setting_of
 from zhenfa.spec.job import Execution
@@ -33,9 +34,11 @@ MICRO_BATCHES: Final = 4
 Say = Callable[[str], None]
 
 
-def probed(request: Request, within: float, say: Say) -> tuple[Machine, str, bool]:
+def probed(
+    request: Request, within: float, say: Say, sizes: Sizes | None = None
+) -> tuple[Machine, str, bool]:  # fmt: skip
     """Return a request's machine with what its cards taught within about so many seconds, what was done in words, and
-    whether all of it was measured.
+    whether all of it was measured. ``sizes`` are those of the request's model, where they are not read from it.
 
     Raises :class:`InputError` where no plan fits the machine, or none can be run in that time.
     """
@@ -49,7 +52,7 @@ def probed(request: Request, within: float, say: Say) -> tuple[Machine, str, boo
     told: list[str] = []
     left_out: list[str] = []
     with LocalEngine() as engine:
-        plans = dict(plans_of(request))
+        plans = dict(plans_of(request, sizes))
         for number, (name, plan) in enumerate(plans.items()):
             left = (within - (time.monotonic() - begun)) / (len(plans) - number)
             what = _predicted(replace(request, formation=formation), plan)
@@ -59,7 +62,7 @@ def probed(request: Request, within: float, say: Say) -> tuple[Machine, str, boo
                 left_out.append(f"{name} ({why})")
                 continue
             say(f"measuring {name}, {steps} steps")
-            taught = _taught(request, what, engine, steps)
+            taught = _taught(request, what, engine, steps, sizes)
             if taught is None:
                 left_out.append(f"{name} (the timing was not valid)")
                 continue
@@ -79,11 +82,13 @@ def _predicted(request: Request, plan: Plan) -> Predicted:
     return Predicted(plan, setting, costed, step, request.formation)
 
 
-def _taught(request: Request, what: Predicted, engine: Engine, steps: int) -> Lesson | None:
+def _taught(
+    request: Request, what: Predicted, engine: Engine, steps: int, sizes: Sizes | None
+) -> Lesson | None:  # fmt: skip
     """Run a plan on the machine as its document says, and return what it taught; None where its timing is not valid."""
     told: list[Measured] = []
     execution = Execution(steps=steps, recover=False, snapshot_every=0)
-    run = run_plan(what.plan, request.formation, request.model, execution, engine=engine, learn=told.append)
+    run = run_plan(what.plan, request.formation, sizes or request.model, execution, engine=engine, learn=told.append)
     (measured,) = told
     if not run.fidelity.get("valid"):
         return None
@@ -92,7 +97,7 @@ def _taught(request: Request, what: Predicted, engine: Engine, steps: int) -> Le
     return lesson(found, f"{request.job.name}, before it", emulated=request.formation.emulated)
 
 
-def plans_of(request: Request) -> Iterator[tuple[str, Plan]]:
+def plans_of(request: Request, sizes: Sizes | None = None) -> Iterator[tuple[str, Plan]]:
     """Yield, with what each is called, the plans that a machine is measured by: the whole model on every card, and one
     pipeline through all of them, as far as it has a layer for each."""
     formation, layers = request.formation, len(request.graph.layers)
@@ -113,7 +118,7 @@ def plans_of(request: Request) -> Iterator[tuple[str, Plan]]:
             pipelines=tuple(pipelines),
         )  # fmt: skip
         try:
-            check(plan, sizes_of(request.model))
+            check(plan, sizes or sizes_of(request.model))
         except (CapabilityError, InputError):
             continue
         yield name, plan

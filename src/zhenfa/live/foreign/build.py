@@ -22,6 +22,7 @@ from torch import nn
 
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.foreign.source import Source
+from zhenfa.spec.huggingface import encoder_types
 
 CALL: Final[dict[str, dict[str, Any]]] = {"python": {}, "transformers": {"use_cache": False, "return_dict": True}}
 """What each kind of module is called with besides its tokens."""
@@ -121,7 +122,14 @@ def from_config(path: Path) -> nn.Module:
             f"transformers does not ship the model type {kind!r} of {label}.",
             hint="install a newer transformers, or give a function of a Python file of yours.",
         ) from None
+    if kind in encoder_types.BUILDERS and not getattr(config, "is_decoder", False):
+        raise CapabilityError(
+            f"a {kind} reads its tokens in both directions ({label} does not say is_decoder: true), and would be "
+            "trained on the next token with that token in sight.",
+            hint="write is_decoder: true, or take a decoder.",
+        )
     config.use_cache = False
+    config._experts_implementation = "eager"  # other ways need a card of one maker
     for key in AUXILIARY:
         if getattr(config, key, False):
             setattr(config, key, False)

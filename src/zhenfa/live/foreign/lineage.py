@@ -20,8 +20,7 @@ Labels = frozenset[str]
 NONE: Final[Labels] = frozenset()
 POSITIONS: Final = "positions"
 """Label of what counts up; it is no dependence."""
-SHAPES: Final = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like",
-                 "new_empty_strided", "empty_strided")  # fmt: skip
+SHAPES: Final = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
 """Operators that take a tensor for its shape alone."""
 
 
@@ -91,8 +90,9 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
             kwargs["device"] = torch.device("cpu")
         if name == "arange":
             labels = labels | {POSITIONS}
-        if _asks(func) and labels - self.free:
-            raise ValuesError(labels)
+        asked = self._asked(func, name, args, labels)
+        if asked - self.free:
+            raise ValuesError(asked)
         self.random |= _draws(func, name, args, kwargs)
         result = func(*args, **kwargs)
         changed = [one for one in _written(func, tensors) if isinstance(one, torch.Tensor)]
@@ -114,6 +114,14 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
             pointwise = torch.Tag.pointwise in func.tags or name in ("_softmax", "_safe_softmax")
             self.seen.append(Seen(name, inputs, tuple(first.shape), labels, pointwise))
 
+    def _asked(self, func: Any, name: str, args: Any, labels: Labels) -> Labels:
+        """Return what is asked for its values: by ``item``, ``nonzero`` and their like, and by masks that choose."""
+        if name == "index":
+            masks = [one for one in tree_leaves(args[1]) if isinstance(one, torch.Tensor) and one.dtype == torch.bool]
+            return frozenset().union(*(self.of(one) for one in masks))
+        depends = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+        return labels if depends else NONE
+
     def _set(self, tensor: Any, labels: Labels) -> None:
         key = _key(tensor)
         if key not in self._labels:
@@ -127,6 +135,8 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
 
         def instead(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
             told, self.seen = self.seen, None
+            if any(one.is_meta for one in (query, key, value)):  # what was written into is as well without values
+                query, key, value = (self.label(_without_values(one), *self.of(one)) for one in (query, key, value))
             try:
                 result = attention(query, key, value, *rest, **more)
             finally:
@@ -143,11 +153,6 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
                 yield
         finally:
             functional.scaled_dot_product_attention = attention
-
-
-def _asks(func: Any) -> bool:
-    """Return whether what an operator gives, or its shape, depends on values: ``item``, ``nonzero`` and their like."""
-    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
 def _key(tensor: Any) -> int:
