@@ -228,7 +228,7 @@ def test_weights_of_transformers_have_the_spread_that_its_own_initialisation_giv
         ours = stage_of(sizes, sizes.source, range(8), first=True, last=True, seed=0)
         for name, weight in ours.named_parameters():
             if weight.numel() >= 1024:
-                assert float(weight.std()) == pytest.approx(float(theirs[name].std()), rel=0.2), (kind, name)
+                assert weight.std().item() == pytest.approx(theirs[name].std().item(), rel=0.2), (kind, name)
             elif weight.ndim == 1:
                 assert torch.equal(weight, theirs[name]), (kind, name)
 
@@ -279,6 +279,14 @@ def test_a_module_that_draws_numbers_in_training_is_told_apart(looked: dict[str,
     assert not look_through("python", without, "build", LENGTH).traced.drops
     assert looked["gpt2"].traced.drops, "its configuration's 0.1"
     assert not looked["qwen3"].traced.drops
+
+
+def test_a_model_of_any_size_is_looked_through_without_memory_for_it(tmp_path: Path) -> None:
+    large = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8}
+    path = configured(tmp_path, "qwen2", **large, intermediate_size=29568, vocab_size=152064)
+    found = look_through("transformers", path, "", 4096)
+    assert found.sizes.parameters == found.counted().graph().parameters == 72_706_203_648
+    assert all(one.is_meta for one in found.module.parameters())
 
 
 # What is refused before anything starts.

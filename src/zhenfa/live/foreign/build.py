@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.foreign.source import Source
@@ -26,6 +28,9 @@ from zhenfa.spec.huggingface import encoder_types
 
 CALL: Final[dict[str, dict[str, Any]]] = {"python": {}, "transformers": {"use_cache": False, "return_dict": True}}
 """What each kind of module is called with besides its tokens."""
+MADE: Final = ("aten::empty", "aten::randn", "aten::rand")
+LARGE: Final = 1 << 24
+"""Elements from which a tensor that a module makes is given no memory while it is only looked through."""
 AUXILIARY: Final = ("output_router_logits", "output_hidden_states", "output_attentions")
 """Keys of a configuration that ask for more than logits."""
 
@@ -157,6 +162,16 @@ def said(label: str, work: Callable[[], Any]) -> Any:
         ) from problem
 
 
+class _Large(TorchDispatchMode):  # type: ignore[misc]
+    """Gives large tensors no memory that are made to be filled or drawn: a model of any size is built in little."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func._schema.name in MADE and math.prod(args[0]) >= LARGE:
+            kwargs["device"] = torch.device("meta")
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def weightless() -> Iterator[None]:
     """Build modules inside whose weights have shapes alone (torch's ``meta`` device); buffers are as they are."""
@@ -171,7 +186,8 @@ def weightless() -> Iterator[None]:
 
     nn.Module.register_parameter = instead
     try:
-        yield
+        with _Large():
+            yield
     finally:
         nn.Module.register_parameter = register
 

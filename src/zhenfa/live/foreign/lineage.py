@@ -134,17 +134,20 @@ class Lineage(TorchDispatchMode):  # type: ignore[misc]
         attention = functional.scaled_dot_product_attention
 
         def instead(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
-            told, self.seen = self.seen, None
-            if any(one.is_meta for one in (query, key, value)):  # what was written into is as well without values
-                query, key, value = (self.label(_without_values(one), *self.of(one)) for one in (query, key, value))
-            try:
-                result = attention(query, key, value, *rest, **more)
-            finally:
-                self.seen = told
-            if told is not None:
+            given = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | more
+            mask = given.get("attn_mask")
+            tensors = [query, key, value, *([] if mask is None else [mask])]
+            if not any(one.is_meta for one in tensors):
+                return attention(query, key, value, *rest, **more)
+            labels: Labels = frozenset().union(*(self.of(one) for one in tensors))
+            self.random |= bool(given.get("dropout_p"))
+            shapes = next(one for one in tensors if one.is_meta)
+            result = shapes.new_empty((*query.shape[:-1], value.shape[-1]), dtype=query.dtype)
+            self._set(result, labels)
+            if self.seen is not None:
                 inputs = tuple((tuple(one.shape), self.of(one)) for one in (query, key, value))
-                causal = bool(more.get("is_causal", rest[2] if len(rest) > 2 else False))
-                told.append(Seen("attention", inputs, tuple(result.shape), self.of(result), False, causal))
+                causal = bool(given.get("is_causal"))
+                self.seen.append(Seen("attention", inputs, tuple(result.shape), labels, False, causal))
             return result
 
         functional.scaled_dot_product_attention = instead
