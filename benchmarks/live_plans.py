@@ -1,10 +1,10 @@
 """Random plans of every kind that the runtime runs, on emulated cards: predicted against measured.
 
-Run ``python benchmarks/live_plans.py [PLANS] [--seed N]``. Each plan draws its schedule, the layers of its stages, its
-replicas, precision, ZeRO stage, recomputation and numbers of micro-batches by seed; two steps are taken (the first,
-which fills caches, is left out) on four emulated cards of three makers at speeds 4:2:1:1. A line is printed for each,
-and at the end the median and the worst of the errors of step time and of the fullest card's memory. The cards need to
-be left alone: a plan whose emulation missed its deadlines is marked and left out of the sums.
+Run ``python benchmarks/live_plans.py [PLANS] [--seed N] [--zero STAGE ...]``. Each plan draws its schedule, the layers
+of its stages, its replicas, precision, ZeRO stage, recomputation and numbers of micro-batches by seed; two steps are
+taken (the first, which fills caches, is left out) on four emulated cards of three makers at speeds 4:2:1:1. A line is
+printed for each, and at the end the median and the worst of the errors of step time and of the fullest card's memory.
+The cards need to be left alone: a plan whose emulation missed its deadlines is marked and left out of the sums.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zhenfa import catalog
@@ -71,18 +72,19 @@ def pipeline(draw: random.Random, pools: list[str], schedule: Schedule, micro_ba
                     stages=tuple(stages))  # fmt: skip
 
 
-def drawn(draw: random.Random) -> Plan:
-    """Return a random plan."""
+def drawn(draw: random.Random, zeros: Sequence[int]) -> Plan:
+    """Return a random plan of these ZeRO stages; of several replicas where none of them is 0."""
     cards = draw.sample(CARDS, 4)
     schedule = draw.choice(SCHEDULES)
-    cut = draw.choice([4, 4, 3, 2, 1])
-    groups = [cards[:cut], cards[cut:]] if draw.random() < 0.5 and cut < 4 else [cards[:cut]]
+    several = min(zeros) > 0
+    cut = draw.choice([3, 2, 1] if several else [4, 4, 3, 2, 1])
+    groups = [cards[:cut], cards[cut:]] if several or (draw.random() < 0.5 and cut < 4) else [cards[:cut]]
     if schedule != "gpipe" and any(len(group) == 1 for group in groups):
         schedule = "1f1b"
     pipelines = tuple(pipeline(draw, group, schedule, draw.choice([4, 6, 8])) for group in groups)
     return Plan(
         job="bench", model="tiny-byte-gpt", machine="bench", sequence_length=LENGTH, schedule=schedule,
-        precision=draw.choice(["fp32", "bf16"]), zero=draw.choice([0, 1]) if len(groups) > 1 else 0,
+        precision=draw.choice(["fp32", "bf16"]), zero=draw.choice(zeros) if len(groups) > 1 else 0,
         pipelines=pipelines,
     )  # fmt: skip
 
@@ -113,11 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plans", nargs="?", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--zero", type=int, nargs="+", default=[0, 1], choices=range(4))
     wanted = parser.parse_args()
     draw, formation, found = random.Random(wanted.seed), machine(), []  # noqa: S311
     with LocalEngine() as engine:
         for number in range(wanted.plans):
-            plan = drawn(draw)
+            plan = drawn(draw, wanted.zero)
             words = ", ".join(
                 f"{[stage.layers for stage in one.stages]} x {one.micro_batches} of {one.micro_batch_size}"
                 f"{' again' if any(stage.recomputed_layers for stage in one.stages) else ''}"

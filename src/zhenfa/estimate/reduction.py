@@ -51,13 +51,16 @@ class Terms:
     offload: Offload = "none"
     replicas: int = 1
     """Of all groups of pipelines together."""
+    groups: int = 1
+    """Groups of pipelines that are alike."""
 
     @classmethod
     def of(cls, plan: Plan) -> Terms:
         """Return the terms of a plan."""
         every = None if plan.reduce_every is None else plan.reduce_every == "micro-batch"
         usual = cls.usual(plan.precision, plan.zero, plan.shard_group, plan.offload, plan.reshard, every)
-        return replace(usual, replicas=plan.replicas)
+        groups = len({(one.stages, one.micro_batch_size) for one in plan.pipelines})
+        return replace(usual, replicas=plan.replicas, groups=groups)
 
     @classmethod
     def usual(
@@ -127,6 +130,10 @@ def exchange(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Hold
     weight = wide(terms.precision) if traits.gathered_bytes is None else traits.gathered_bytes
     whole, expert = _groups(terms, shape)
     spread = (held.shared, held.routed) if terms.zero == 3 else (held.trained, held.trained_routed)
+    if terms.zero in traits.shared_by_all and terms.groups > 1 and setting.bridge is not None:
+        sums, weights = size * (held.trained + held.trained_routed), weight * (spread[0] + spread[1])
+        sums, weights = (_half_ring(setting, one, terms.replicas) for one in (sums, weights))
+        return Exchange(sums, weights, 0.0 * sums)
     scatter = terms.zero > 0 and terms.zero not in traits.summed_whole
     reduce, gather = (
         whole.reduce(held.trained * size, scatter, fabric),
@@ -151,6 +158,13 @@ def _ring(setting: Setting, volumes: Array, replicas: int) -> Array:
     """Return the seconds to sum each card's gradients in one ring over all replicas, at the pace of the bridge."""
     moved = 2 * (replicas - 1) / replicas * volumes
     return setting.bridge.time(moved) if setting.bridge else math.nan * moved
+
+
+def _half_ring(setting: Setting, volumes: Array, replicas: int) -> Array:
+    """Return the seconds in which all replicas gather their parts of so many bytes, or each gets its part of the sum,
+    at the pace of the bridge: half a ring's all-reduce."""
+    rounds = replicas - 1
+    return rounds * setting.bridge.time(volumes / replicas) if setting.bridge else math.nan * volumes
 
 
 def _between(setting: Setting, pool: str, volumes: Array, owners: int) -> Array:

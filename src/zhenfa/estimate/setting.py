@@ -170,6 +170,8 @@ class Setting:
         }
         if plan.zero in self.traits.summed_alone and self.traits.gradient_overlap:
             changes["gradient_overlap"] = 0.0
+        if plan.zero in self.traits.gathered_ahead and self.traits.gather_overlap < 1:
+            changes["gather_overlap"] = 1.0
         sharding = Sharding(
             0, plan.shard_group, float(plan.lora_rank) if plan.trainable == "lora" else 0.0,
             plan.offload in ("optimizer", "both"), plan.reshard == "step", plan.reduce_every == "step",

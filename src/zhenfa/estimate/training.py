@@ -166,7 +166,8 @@ def _stage(
     _, size, replicas, owners = key
     whole = (*key, terms, plan.sequence_length)
     if whole not in setting.stages:
-        blocks = Blocks.of(plan, setting, stages, index, size, replicas)
+        sharers = plan.replicas if plan.zero in setting.traits.shared_by_all else replicas
+        blocks = Blocks.of(plan, setting, stages, index, size, sharers)
         setting.stages[whole] = stage_cost(terms, setting, stages[index], blocks, owners)
     found: StageCost = setting.stages[whole]
     return found

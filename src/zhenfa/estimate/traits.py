@@ -57,7 +57,8 @@ class Traits:
     ``one_ring``: replicas on unlike cards sum their gradients in one ring over all of them, not pool by pool first.
     ``contention``: share of the matmul speed that a collective running beside takes away (cores that copy).
     ``summed_whole``: ZeRO stages under which gradients are summed by an all-reduce of which each card keeps its part,
-    and ``summed_alone``: under which nothing runs beside it.
+    and ``summed_alone``: under which nothing runs beside it. ``gathered_ahead``: those under which weights are gathered
+    beside the layer before, and ``shared_by_all``: under which all replicas share out state, those of other pools too.
 
     *Kernels.* ``matmul_share`` and ``attention_share``: speed of the engine's matmuls, and of its flash attention, in a
     long step over what the chip's laws say of one kernel on an idle card (clock under power; older kernels).
@@ -131,6 +132,8 @@ class Traits:
     contention: float = 0.0
     summed_whole: tuple[int, ...] = ()
     summed_alone: tuple[int, ...] = ()
+    gathered_ahead: tuple[int, ...] = ()
+    shared_by_all: tuple[int, ...] = ()
     matmul_share: float = 1.0
     matmul_share_low: float | None = None
     attention_share: float = 1.0
@@ -215,6 +218,8 @@ OWN_RUNTIME: Final = Traits(
     sequence_parallel=False,
     context_parallel=False,
     zero_stages=(0, 1),
+    gathered_ahead=(3,),
+    shared_by_all=(2, 3),
     recompute=(0, 2),
     schedules=("gpipe", "1f1b", "interleaved", "zero-bubble", "zero-bubble-v", "dualpipe"),
     offloads=("none",),

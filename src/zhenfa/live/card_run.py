@@ -28,6 +28,9 @@ from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import Runner
 from zhenfa.live.quiet import Watch
 from zhenfa.live.saving import Saver, answers_for, load_parts, share_of, whole_share
+from zhenfa.live.shard_saving import load_rows, share_of_rows
+from zhenfa.live.shard_update import ShardedUpdate
+from zhenfa.live.sharded import Sharded
 from zhenfa.live.transport import Messages
 from zhenfa.live.update import DTYPES, Update
 from zhenfa.live.weights import load_weights
@@ -54,14 +57,13 @@ class CardRun:
         self.opener = Opener(orders.places, rank, timeout)
         self.crew = crew_of(self.opener, orders.links)
         self.group = group_of(orders.places, rank, orders.links, timeout)
-        self.module = self._decoder(self.crew).to(device)
+        self.module = self._decoder(self.crew)
         self._fill()
+        self._held: int = sum(parameter.numel() for parameter in self.module.parameters())
         self.tally = Tally()
-        self.sum = GradientSum(
-            self.opener, self.pacer, orders.links, sizes=sizes, weights=dict(self.module.named_parameters()),
-            crew=self.crew, zero=orders.zero, kind=orders.gradients, overlap=orders.overlap, tally=self.tally,
-        )  # fmt: skip
-        self.update = Update(self.module, orders.recipe, place.precision, self.sum.updates)
+        self.sum: GradientSum | Sharded
+        self.update: Update | ShardedUpdate
+        self.sum, self.update = self._sharded() if orders.zero > 1 else self._plain()
         self.optimizer = self.update.optimizer
         loss = partial(loss_of, global_tokens=orders.global_batch * orders.length, crew=self.crew)
         rows = (place.micro_batch_size, orders.length, sizes.hidden)
@@ -69,7 +71,7 @@ class CardRun:
             self.update.narrow, place, orders.schedule, orders.crews(place.pipeline),
             messages=Messages(self.pacer, orders.links.get(rank, {}), provider.to_host, self._crossing()),
             pacer=self.pacer, loss=loss, features=torch.empty(rows, dtype=DTYPES[place.precision], device=device),
-            told=self.sum if orders.overlap else None,
+            told=self.sum if orders.overlap and isinstance(self.sum, GradientSum) else None,
         )  # fmt: skip
         self.text = data.corpus(orders.data, sizes.vocabulary) if place.is_first or place.is_last else None
         self.sums: dict[tuple[str, int], list[float]] = {}
@@ -83,7 +85,27 @@ class CardRun:
     @property
     def parameter_count(self) -> int:
         """Return the parameters that the card holds."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
+        return self._held
+
+    def _plain(self) -> tuple[GradientSum, Update]:
+        """Return the sums and the update of weights that this card holds whole."""
+        orders, place = self.orders, self.place
+        self.module = self.module.to(self.device)
+        sums = GradientSum(
+            self.opener, self.pacer, orders.links, sizes=orders.sizes, weights=dict(self.module.named_parameters()),
+            crew=self.crew, zero=orders.zero, kind=orders.gradients, overlap=orders.overlap, tally=self.tally,
+        )  # fmt: skip
+        return sums, Update(self.module, orders.recipe, place.precision, sums.updates)
+
+    def _sharded(self) -> tuple[Sharded, ShardedUpdate]:
+        """Return the sums and the update of weights that this card shares out."""
+        orders = self.orders
+        sums = Sharded(
+            self.opener, self.pacer, orders.links, module=self.module, zero=orders.zero,
+            reshard=orders.reshard or "layer", every=orders.reduce_every != "step", overlap=orders.overlap,
+            schedule=orders.schedule, dtype=DTYPES[self.place.precision], device=self.device, tally=self.tally,
+        )  # fmt: skip
+        return sums, ShardedUpdate(sums, orders.recipe)
 
     def step(
         self, number: int, at: float, *, before: Sequence[Sequence[float]] = (), twice: bool = False
@@ -106,10 +128,8 @@ class CardRun:
         self.pacer.begin(number, at)
         update.begin()
         self.sum.begin(early=not self.faults.pending)
-        loss = self.runner.step(inputs, targets)
-        gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
-        self.faults.poison(gradients)
-        norm = norm_of(gradients)
+        loss = self._passes(inputs, targets)
+        norm = self._own_norm()
         self.sum.finish()
         norms, latest = gather(norm, self.pacer.time(), self.guard.cards)
         self.pacer.meet(latest)
@@ -128,6 +148,21 @@ class CardRun:
             "spans": [(s.kind, s.micro_batch, s.start, s.end, s.peer, s.stage) for s in spans],
             "used": used, "verdict": verdict, "bad": bad, "norms": norms, "saved": self.saver.tell(),
         }  # fmt: skip
+
+    def _passes(self, inputs: Any, targets: Any) -> float | None:
+        """Run the forwards and backwards of a step, and poison the gradients if they are to be; return the loss."""
+        if isinstance(self.sum, Sharded):
+            self.sum.gradients.spoil = self.faults.taken()
+        return self.runner.step(inputs, targets)
+
+    def _own_norm(self) -> float:
+        """Return the norm of this card's gradients before they are summed: where each micro-batch's leave the card at
+        once, the root of their squares."""
+        if isinstance(self.sum, Sharded):
+            return math.sqrt(self.sum.gradients.squares)
+        gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
+        self.faults.poison(gradients)
+        return norm_of(gradients)
 
     def _apply(self, number: int, norms: list[float]) -> float | None:
         """Use the gradients; return the norm that they had before they were clipped, if they are to be."""
@@ -148,9 +183,19 @@ class CardRun:
         """Return the mean loss on held-out text (this card's part of it); None on cards without the last stage."""
         self.update.refresh()
         count = self.orders.recipe.evaluate_batches
-        losses = [self.runner.evaluate(*self._batch(index, held_out=True)) for index in range(count)]
+        losses = [self._evaluated(index) for index in range(count)]
         kept = [loss for loss in losses if loss is not None]
         return sum(kept) / len(kept) if kept else None
+
+    def _evaluated(self, index: int) -> float | None:
+        """Return the loss on one batch of held-out text."""
+        batch = self._batch(index, held_out=True)
+        if isinstance(self.sum, Sharded):
+            self.sum.begin_evaluation()
+        loss: float | None = self.runner.evaluate(*batch)
+        if isinstance(self.sum, Sharded):
+            self.sum.end()
+        return loss
 
     def report(self) -> dict[str, Any]:
         """Return what the card counted and measured: FLOPs of a step, bytes, fidelity, and mean seconds.
@@ -179,7 +224,9 @@ class CardRun:
     def load(self, path: Path) -> None:
         """Fill the stage and its optimizer from a checkpoint whose files the driver has checked."""
         self.board.write(self.place.rank, "load")
-        if self.crew.size > 1:
+        if isinstance(self.sum, Sharded):
+            load_rows(path, self.sum.rows, self.optimizer)
+        elif self.crew.size > 1:
             whole = self._decoder(Crew())
             load_parts(path, self.module, self.optimizer, whole)
         else:
@@ -190,6 +237,11 @@ class CardRun:
     def save(self, path: Path, *, to_disk: bool) -> None:
         """Copy this card's share of a checkpoint and begin to write it into ``path``."""
         self.board.write(self.place.rank, "save")
+        if isinstance(self.sum, Sharded):
+            state, pieces = share_of_rows(self.sum.rows, self.optimizer)
+            self.saver.begin(path, state, to_disk=to_disk, pieces=pieces)
+            self.board.write(self.place.rank, "idle")
+            return
         share = share_of if self.crew.size == 1 else whole_share
         updates = self.sum.updates if self.orders.zero else None
         state = share(self.module, self.optimizer, self._left_out, updates)

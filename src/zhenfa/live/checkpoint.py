@@ -36,6 +36,14 @@ SUMS: Final = ".sums"
 """How the file ends in which one card says that its share is written, and the SHA-256 of its files."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Where a tensor lies in a larger one of shape ``size``: its first element stands at ``offsets``."""
+
+    size: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
 def told_on_disk(partial: Path, cards: int) -> dict[str, str] | None:
     """Return the sums of all files of an unfinished checkpoint if every one of ``cards`` has written its share."""
     sums: dict[str, str] = {}
@@ -101,13 +109,43 @@ def _put_together(partial: Path) -> None:
         if whole is None:
             whole = one
             continue
-        whole.state_dict_metadata |= one.state_dict_metadata
+        whole.state_dict_metadata = _joined(whole.state_dict_metadata, one.state_dict_metadata)
         whole.planner_data |= one.planner_data
         whole.storage_data |= one.storage_data
     with (partial / ".metadata").open("wb") as file:
         pickle.dump(whole, file)
     for path in own:
         path.unlink()
+
+
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return the records of both, a tensor's pieces together."""
+    found = one | other
+    for name in one.keys() & other.keys():
+        if hasattr(found[name], "chunks"):
+            chunks = {tuple(chunk.offsets): chunk for chunk in (*one[name].chunks, *other[name].chunks)}
+            found[name] = dataclasses.replace(other[name], chunks=list(chunks.values()))
+    return found
+
+
+def place_pieces(path: Path, pieces: Mapping[str, Piece]) -> None:
+    """Have a card's records say of which larger tensors its own are pieces, by name."""
+    if not pieces:
+        return
+    from torch import Size
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
+
+    records = _read_records(path)
+    for name, piece in pieces.items():
+        known = records.state_dict_metadata[name]
+        chunk = ChunkStorageMetadata(Size(piece.offsets), known.size)
+        records.state_dict_metadata[name] = dataclasses.replace(known, size=Size(piece.size), chunks=[chunk])
+    records.storage_data = {
+        MetadataIndex(index.fqn, Size(pieces[index.fqn].offsets)) if index.fqn in pieces else index: info
+        for index, info in records.storage_data.items()
+    }
+    with path.open("wb") as file:
+        pickle.dump(records, file)
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

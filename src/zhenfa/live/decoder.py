@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -94,9 +95,10 @@ class Decoder(nn.Module):  # type: ignore[misc]
 
     Where backward passes may be split in two (``splits``), they put what gradients of weights need into ``delayed`` and
     leave those out, while it is a list.
-    ``collect`` is called with each weight whose gradient such a list has given. ``group`` shares out the experts, of
-    which ``routed`` tells what they did; ``balance`` times :func:`~zhenfa.live.feed_forward.balance_loss` of every
-    micro-batch and layer is added to the loss.
+    ``collect`` is called with each weight whose gradient such a list has given. ``sharded``: who gathers weights before
+    they are needed (:class:`~zhenfa.live.sharded.Sharded`), None where they are all here. ``group`` shares out the
+    experts, of which ``routed`` tells what they did; ``balance`` times
+    :func:`~zhenfa.live.feed_forward.balance_loss` of every micro-batch and layer is added to the loss.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Decoder(nn.Module):  # type: ignore[misc]
         self.splits = False
         self.delayed: list[Delayed] | None = None
         self.collect: Callable[[Any], None] | None = None
+        self.sharded: Any = None
         if stem or (head and sizes.tied):
             self.embedding = nn.Embedding(words, sizes.hidden)
         self.layers = nn.ModuleDict({str(index): Layer(sizes, index, self.crew, self.group) for index in layers})
@@ -128,18 +131,33 @@ class Decoder(nn.Module):  # type: ignore[misc]
         The first ``chunk.recomputed`` layers keep only their input and compute the rest again in the backward pass,
         inside a context that ``count`` returns, one for each.
         """
-        hidden = self._embedded(batch) if chunk.stem else batch
+        hidden = self._through("stem", batch, chunk.stage, self._embedded) if chunk.stem else batch
         cosine, sine = turns(self.sizes, hidden.shape[1], hidden.device)
         turn = (cosine.to(hidden.dtype), sine.to(hidden.dtype))
         for index in range(chunk.first, chunk.last):
-            layer = self.layers[str(index)]
-            if index < chunk.first + chunk.recomputed and torch.is_grad_enabled():
-                contexts = {} if count is None else {"context_fn": lambda: (nullcontext(), count())}
-                hidden = checkpoint(layer, hidden, turn, use_reentrant=False, **contexts)
-            else:
-                hidden = layer(hidden, turn)
+            again = index < chunk.first + chunk.recomputed and torch.is_grad_enabled()
+            work = partial(self._layer, self.layers[str(index)], turn=turn, again=again, count=count)
+            hidden = self._through(f"layer {index}", hidden, chunk.stage, work)
         if not chunk.head:
             return hidden if chunk.last > chunk.first else hidden.clone()
+        return self._through("head", hidden, chunk.stage, self._logits)
+
+    def _through(self, unit: str, features: Any, stage: int, work: Callable[[Any], Any]) -> Any:
+        """Return what a part of the model gives, its weights gathered before and dropped after, if they are shared
+        out."""
+        if self.sharded is None:
+            return work(features)
+        return self.sharded.leave(unit, work(self.sharded.enter(unit, features, stage)))
+
+    def _layer(
+        self, layer: Any, hidden: Any, *, turn: tuple[Any, Any], again: bool, count: Callable[[], Any] | None
+    ) -> Any:
+        if not again:
+            return layer(hidden, turn)
+        contexts = {} if count is None else {"context_fn": lambda: (nullcontext(), count())}
+        return checkpoint(layer, hidden, turn, use_reentrant=False, **contexts)
+
+    def _logits(self, hidden: Any) -> Any:
         hidden = shared(self.norm(hidden), self.crew)
         return product(hidden, self.embedding.weight, self) if self.sizes.tied else self.head(hidden)
 

@@ -8,8 +8,9 @@ unless a run asks for it, and its report says that it did.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 
@@ -31,11 +32,19 @@ class Faults:
 
     def poison(self, gradients: Sequence[Any]) -> None:
         """Do to the gradients what is to happen to them, once."""
+        poison = self.taken()
+        if poison is not None:
+            poison(gradients)
+
+    def taken(self) -> Callable[[Sequence[Any]], None] | None:
+        """Return what is to happen to gradients of one step, wherever they come from; None if nothing is."""
         kind, self._kind = self._kind, None
-        if kind is None or not gradients:
-            return
-        if kind == "nan":
-            gradients[0].view(-1)[0] = float("nan")
-        else:
-            for gradient in gradients:
-                gradient.mul_(self._factor)
+        return None if kind is None else partial(_poison, kind, self._factor)
+
+
+def _poison(kind: str, factor: float, gradients: Sequence[Any]) -> None:
+    if kind == "nan" and gradients:
+        gradients[0].view(-1)[0] = float("nan")
+    if kind != "nan":
+        for gradient in gradients:
+            gradient.mul_(factor)

@@ -151,21 +151,8 @@ class GradientSum:
                 self._tally.count("weights", size.raw, size.sent, size.seconds)
 
     def total(self, value: float) -> float:
-        """Return the sum of a number over all cards, the same to the bit on each.
-
-        On emulated links it takes as long as one number needs up and down a binary tree: 2 ceil(log2 n) messages.
-        """
-        cards = len(self._places)
-        with self._pacer.operation("reduce") as operation:
-            own = torch.tensor([value, self._pacer.now], dtype=torch.float64)
-            rows = [torch.empty_like(own) for _ in range(cards)]
-            dist.all_gather(rows, own)
-            times = [link.latency + link.seconds(own.nbytes) for row in self._links.values() for link in row.values()]
-            if times:
-                entered = max(float(row[1]) for row in rows)
-                rounds = 2 * math.ceil(math.log2(cards))
-                operation.seconds = max(entered - self._pacer.now, 0.0) + rounds * max(times)
-        return math.fsum(float(row[0]) for row in rows)
+        """Return the sum of a number over all cards, the same to the bit on each."""
+        return total_of(value, self._pacer, self._links, len(self._places))
 
     def keep(self) -> None:
         """The step's gradients have been used: what packing cut off goes into the next step's."""
@@ -369,6 +356,23 @@ class GradientSum:
         self._tally.count("gradients", size.raw, size.sent, size.seconds)
         span = self._pacer.spans[-1]  # of the operation that waited for it
         self._tally.held_s += span.end - span.start
+
+
+def total_of(value: float, pacer: Pacer, links: dict[int, dict[int, Link]], cards: int) -> float:
+    """Return the sum of a number over all cards, the same to the bit on each.
+
+    On emulated links it takes as long as one number needs up and down a binary tree: 2 ceil(log2 n) messages.
+    """
+    with pacer.operation("reduce") as operation:
+        own = torch.tensor([value, pacer.now], dtype=torch.float64)
+        rows = [torch.empty_like(own) for _ in range(cards)]
+        dist.all_gather(rows, own)
+        times = [link.latency + link.seconds(own.nbytes) for row in links.values() for link in row.values()]
+        if times:
+            entered = max(float(row[1]) for row in rows)
+            rounds = 2 * math.ceil(math.log2(cards))
+            operation.seconds = max(entered - pacer.now, 0.0) + rounds * max(times)
+    return math.fsum(float(row[0]) for row in rows)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float, float]:

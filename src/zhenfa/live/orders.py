@@ -10,6 +10,7 @@ from zhenfa.live.placement import CardPlace, Chunk
 from zhenfa.live.recipe import Recipe
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.job import BridgeFormat
+from zhenfa.spec.plan import Reshard
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Orders:
     ``address`` and ``port`` are those of the driver's store and ``generation`` a name there that no other run uses;
     ``length`` counts tokens; ``threads`` is for torch in each card; ``timeout_s`` bounds every wait for another card;
     ``usual_norm`` is what gradients were like under plans before; ``activations`` and ``gradients`` cross the bridge
-    between makers in these formats; with ``overlap`` gradients are summed while backward passes still run.
+    between makers in these formats; with ``overlap`` gradients are summed while backward passes still run. ``reshard``
+    and ``reduce_every`` are the plan's.
     """
 
     places: tuple[CardPlace, ...]
@@ -42,6 +44,8 @@ class Orders:
     activations: BridgeFormat = "none"
     gradients: BridgeFormat = "none"
     overlap: bool = True
+    reshard: Reshard | None = None
+    reduce_every: str | None = None
 
     def crews(self, pipeline: int) -> list[list[int]]:
         """Return the ranks at each place of a pipeline: those that split a stage's matrices stand at one."""

@@ -67,6 +67,8 @@ class StageRun:
         given, result = self.kept.pop(micro_batch)
         self.module.delayed = [] if split else None
         torch.autograd.backward(result, gradient)
+        if self.module.sharded is not None:
+            self.module.sharded.after_backward(self.chunk.stage)
         if self.module.delayed is not None:
             self.late[micro_batch], self.module.delayed = self.module.delayed, None
         return given.grad if given.is_floating_point() else None
@@ -79,6 +81,9 @@ class StageRun:
     def weights(self, micro_batch: int, watch: Readiness | None = None) -> None:
         """Add the gradients of weights that were kept for later."""
         late = self.late.pop(micro_batch)
+        if self.module.sharded is not None:
+            self.module.sharded.add_later(self.chunk.stage, late)
+            return
         for one in late if watch is None else watch.later(late):
             one.add()
 
@@ -93,13 +98,13 @@ class StageRun:
             return self.module.run(given, self.chunk)
         first = not self.weighed
         self.weighed.add(micro_batch)
-        held, own = 0, {tensor.untyped_storage().data_ptr() for tensor in (*self.module.parameters(), given)}
+        held, own = 0, {tensor.untyped_storage()._cdata for tensor in (*self.module.parameters(), given)}
 
         def pack(tensor: Any) -> Any:
             nonlocal held
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                own.add(storage.data_ptr())
+            if storage._cdata not in own:  # not by its address: weights that are gathered later have none yet
+                own.add(storage._cdata)
                 held += storage.nbytes()
             return tensor
 
@@ -275,22 +280,27 @@ class Runner:
                 result = run.meter.run(name, lambda: self._work(run, operation, given))
             if self.place.rate is not None:
                 crew, group = run.module.crew, run.module.group
-                running.seconds = run.meter.last / self.place.rate + crew.taken() + group.taken()
+                shared = 0.0 if run.module.sharded is None else run.module.sharded.waits.taken()
+                running.seconds = run.meter.last / self.place.rate + crew.taken() + group.taken() + shared
         if ended is not None:
             ended(self.pacer.spans[-1].start, self.pacer.spans[-1].end)
         return result
 
     def _set_clock(self, run: StageRun, start: float) -> None:
-        """Let an emulated card tell, inside an operation, what time it is there: others wait for its experts."""
-        rate, crew, group = self.place.rate, run.module.crew, run.module.group
-        if rate is None or group.size == 1:
+        """Let an emulated card tell, inside an operation, what time it is there: others wait for its experts, and it
+        for weights."""
+        rate, crew, group, sharded = self.place.rate, run.module.crew, run.module.group, run.module.sharded
+        if rate is None or (group.size == 1 and sharded is None):
             return
         group.slower = slower = self.pacer.slower
 
         def clock() -> float:
-            return start + slower * (run.meter.so_far() / rate + crew.seconds + group.seconds)
+            waited = crew.seconds + group.seconds + (0.0 if sharded is None else sharded.waits.seconds)
+            return start + slower * (run.meter.so_far() / rate + waited)
 
         group.clock = clock
+        if sharded is not None:
+            sharded.waits.clock = clock
 
     def _work(self, run: StageRun, operation: Operation, given: Any) -> Any:
         kind, _, micro_batch = operation

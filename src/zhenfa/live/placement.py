@@ -200,8 +200,6 @@ def check(plan: Plan, sizes: Sizes) -> None:
     """Refuse what this version cannot run, in a sentence. Raises :class:`CapabilityError` or :class:`InputError`."""
     if plan.layers != sizes.layers:
         raise InputError(f"the plan holds {plan.layers} layers, the model {sizes.layers}.")
-    if plan.zero > 1:
-        raise _refusal(f"ZeRO-{plan.zero}", "replicas share out the optimizer's state at most", "zero: 0 or 1")
     if plan.shard_group is not None and plan.zero and plan.shard_group != plan.replicas:
         raise _refusal("several shard groups", "state is shared out over all replicas", "shard_group left out")
     if plan.offload != "none":
@@ -215,6 +213,8 @@ def check(plan: Plan, sizes: Sizes) -> None:
         _check_foreign(plan, sizes.source)
         return
     _check_split(plan, sizes)
+    if plan.zero > 1:
+        _check_rows(plan)
     _check_experts(plan, sizes.mixture)
 
 
@@ -223,6 +223,8 @@ def _check_foreign(plan: Plan, source: Source) -> None:
     if plan.schedule not in WHOLE_BACKWARD:
         words = f"the backward pass of {source.label} runs as a whole"
         raise _refusal(f"the schedule {plan.schedule}", words, f"schedule: {', '.join(WHOLE_BACKWARD)}")
+    if plan.zero > 1:
+        raise _refusal(f"ZeRO-{plan.zero}", f"weights and gradients of {source.label} stay whole", "zero: 0 or 1")
     for pipeline in plan.pipelines:
         for stage in pipeline.stages:
             for field in ("tensor_parallel", "expert_parallel", "expert_tensor_parallel"):
@@ -278,6 +280,22 @@ def _check_split(plan: Plan, sizes: Sizes) -> None:
                     )
     if plan.sequence_parallel:
         raise _refusal("sequence parallelism", "norms are whole on every card", "sequence_parallel: false")
+
+
+def _check_rows(plan: Plan) -> None:
+    """Refuse rows of weights and gradients that cards would share out though they split the matrices unlike."""
+    degrees: dict[int, set[int]] = {}
+    for pipeline in plan.pipelines:
+        for stage in pipeline.stages:
+            for layer in range(stage.first, stage.last):
+                degrees.setdefault(layer, set()).add(stage.tensor_parallel)
+    for layer, found in degrees.items():
+        if len(found) > 1:
+            raise _refusal(
+                f"ZeRO-{plan.zero} over replicas that split layer {layer} over {' and '.join(map(str, sorted(found)))} "
+                "cards", "cards share out rows of the same matrices",
+                f"zero: 0 or 1, or tensor_parallel: {min(found)} in every replica",
+            )  # fmt: skip
 
 
 def _check_cut(stage: Stage) -> None:

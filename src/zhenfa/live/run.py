@@ -67,6 +67,7 @@ def run_plan(
         sizes = sizes_with(Path(execution.weights), sizes)
     execution = located(execution, sizes)
     place(plan, formation, sizes)
+    _check_bridge(plan, formation, execution)
     say = on_phase or (lambda _: None)
     say(f"starting {plan.cards} cards")
     carrier = engine if isinstance(engine, Engine) else open_engine(engine or execution.engine)
@@ -85,6 +86,16 @@ def run_plan(
     finally:
         if carrier is not engine:
             carrier.close()
+
+
+def _check_bridge(plan: Plan, formation: Formation, execution: Execution) -> None:
+    """Refuse to pack gradients of which every micro-batch's go to the cards that add them up."""
+    if plan.zero > 1 and execution.bridge.gradients != "none" and crosses(plan, formation):
+        raise CapabilityError(
+            f"the plan asks for ZeRO-{plan.zero} and execution.bridge.gradients for {execution.bridge.gradients}; "
+            "gradients that leave with every micro-batch are not packed in this version.",
+            hint="write execution.bridge.gradients: none, or plan with zero: 0 or 1.",
+        )
 
 
 def open_engine(name: str) -> Engine:

@@ -13,12 +13,12 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zhenfa.live.checkpoint import RECORDS, SUMS, file_of, load, sha256, state_of
+from zhenfa.live.checkpoint import RECORDS, SUMS, Piece, file_of, load, place_pieces, sha256, state_of
 from zhenfa.live.crew import of_expert
 from zhenfa.live.placement import CardPlace
 from zhenfa.live.replicas import counted, owners
@@ -110,10 +110,13 @@ class Saver:
     _thread: threading.Thread | None = None
     _told: list[dict[str, Any]] = field(default_factory=list)
 
-    def begin(self, folder: Path, state: dict[str, Any], *, to_disk: bool) -> None:
-        """Write ``state`` into ``folder``; waits for the one before it. ``to_disk`` sees it onto the disk."""
+    def begin(
+        self, folder: Path, state: dict[str, Any], *, to_disk: bool, pieces: Mapping[str, Piece] | None = None
+    ) -> None:
+        """Write ``state`` into ``folder``; waits for the one before it. ``to_disk`` sees it onto the disk; ``pieces``:
+        which tensors are pieces of larger ones."""
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(folder, state, to_disk), daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(folder, state, to_disk, pieces or {}), daemon=True)
         self._thread.start()
 
     def tell(self, *, wait: bool = False) -> list[dict[str, Any]]:
@@ -129,9 +132,9 @@ class Saver:
             self._thread.join()
             self._thread = None
 
-    def _write(self, folder: Path, state: dict[str, Any], to_disk: bool) -> None:
+    def _write(self, folder: Path, state: dict[str, Any], to_disk: bool, pieces: Mapping[str, Piece]) -> None:
         try:
-            sums = write_share(folder, self.rank, state, to_disk=to_disk)
+            sums = write_share(folder, self.rank, state, to_disk=to_disk, pieces=pieces)
             self._told.append({"folder": str(folder), "files": sums})
         except Exception as problem:  # told to the driver, which decides
             words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
@@ -157,7 +160,9 @@ def _planner() -> Any:
     return Planner()
 
 
-def write_share(folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool) -> dict[str, str]:
+def write_share(
+    folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool, pieces: Mapping[str, Piece] | None = None
+) -> dict[str, str]:
     """Write one card's share into an unfinished checkpoint; return the SHA-256 of its files by name.
 
     They also lie beside them, last of all, for a driver whom the card can no longer tell.
@@ -170,6 +175,7 @@ def write_share(folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that it saves without the other cards, which is meant
         checkpoint.save(state, storage_writer=writer, planner=_planner(), no_dist=True)
+    place_pieces(own / ".metadata", pieces or {})
     for file in own.iterdir():
         name = f"{file_of(rank)}{RECORDS}" if file.name == ".metadata" else f"{file_of(rank)}{file.suffix}"
         os.replace(file, folder / name)

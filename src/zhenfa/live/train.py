@@ -296,7 +296,7 @@ class Driver:
         emulated = any(item.rate is not None for item in places)
         return Orders(
             places=places, links=links_of(places, self.formation), sizes=self.sizes, schedule=plan.schedule,
-            zero=plan.zero,
+            zero=plan.zero, reshard=plan.reshard, reduce_every=plan.reduce_every,
             length=plan.sequence_length, global_batch=plan.global_batch, seed=execution.seed,
             recipe=Recipe.of(execution), data=execution.data,
             weights=execution.weights,

@@ -7,6 +7,7 @@ update is of the wide weights, from which the narrow ones are taken anew before 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -38,11 +39,7 @@ class Update:
             for narrow, _ in self._pairs:
                 narrow.register_post_accumulate_grad_hook(lambda weight: _collect(weight, masters[id(weight)]))
             self.narrow.collect = lambda weight: _collect(weight, masters[id(weight)])
-        own = [weight for name, weight in self.weights.items() if name in updates]
-        self.optimizer = torch.optim.AdamW(
-            own, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon,
-            weight_decay=recipe.weight_decay, fused=True,
-        ) if own else None  # fmt: skip
+        self.optimizer = adamw([weight for name, weight in self.weights.items() if name in updates], recipe)
 
     def begin(self) -> None:
         """Forget the gradients of the step before, and take the narrow weights from the wide ones."""
@@ -58,34 +55,20 @@ class Update:
 
     def squares(self, names: frozenset[str]) -> float:
         """Return the sum of the squares of the gradients of some weights."""
-        held = [weight.grad for name, weight in self.weights.items() if name in names and weight.grad is not None]
-        return float(sum(float(torch.linalg.vector_norm(one, dtype=torch.float64)) ** 2 for one in held))
+        return squares_of(weight.grad for name, weight in self.weights.items() if name in names)
 
     def clip(self, norm: float) -> None:
-        """Scale the gradients down to the norm that the recipe allows, if ``norm`` is larger.
-
-        Source: Pascanu et al. 2013, algorithm 1, with the 1e-6 that torch adds to the norm.
-        """
-        limit = self.recipe.clip_gradient_norm
-        scale = 1.0 if limit is None else limit / (norm + 1e-6)
-        for parameter in self.wide.parameters():
-            if parameter.grad is not None and not scale >= 1.0:
-                parameter.grad.mul_(scale)
+        """Scale the gradients down to the norm that the recipe allows, if ``norm`` is larger."""
+        clip(self.wide.parameters(), norm, self.recipe)
 
     def step(self, number: int) -> None:
         """Update the weights at the learning rate of step ``number``."""
-        if self.optimizer is None:
-            return
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(number)
-        self.optimizer.step()
+        take_step(self.optimizer, self.recipe.rate(number))
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of weights, gradients at their peak, and state (with wide weights beside narrow ones)."""
         wide = list(self.wide.parameters())
-        every = () if self.optimizer is None else self.optimizer.state.values()
-        states = [value for state in every for value in state.values()]
-        moments = sum(value.nbytes for value in states if torch.is_tensor(value) and value.dim())
+        moments = moment_bytes(self.optimizer)
         return {
             "parameters": sum(parameter.nbytes for parameter in self.narrow.parameters()),
             "gradients": sum(parameter.nbytes for parameter in wide),
@@ -98,6 +81,47 @@ class Update:
         elements: int = sum(weight.numel() for weight in own)
         copied: int = 0 if self.narrow is self.wide else sum(weight.nbytes for weight in self.narrow.parameters())
         return elements * (2 * (WIDE_BYTES + 2 * WIDE_BYTES) + WIDE_BYTES) + copied
+
+
+def adamw(weights: Sequence[Any], recipe: Recipe) -> Any:
+    """Return the optimizer of some weights, None of none."""
+    return torch.optim.AdamW(
+        weights, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon,
+        weight_decay=recipe.weight_decay, fused=True,
+    ) if weights else None  # fmt: skip
+
+
+def squares_of(gradients: Iterable[Any]) -> float:
+    """Return the sum of the squares of gradients, in float64; None is none."""
+    held = (one for one in gradients if one is not None)
+    return float(sum(float(torch.linalg.vector_norm(one, dtype=torch.float64)) ** 2 for one in held))
+
+
+def clip(weights: Iterable[Any], norm: float, recipe: Recipe) -> None:
+    """Scale the gradients of weights down to the norm that the recipe allows, if ``norm`` is larger.
+
+    Source: Pascanu et al. 2013, algorithm 1, with the 1e-6 that torch adds to the norm.
+    """
+    limit = recipe.clip_gradient_norm
+    scale = 1.0 if limit is None else limit / (norm + 1e-6)
+    for weight in weights:
+        if weight.grad is not None and not scale >= 1.0:
+            weight.grad.mul_(scale)
+
+
+def take_step(optimizer: Any, rate: float) -> None:
+    """Update the weights of an optimizer (None: there are none) at a learning rate."""
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+
+
+def moment_bytes(optimizer: Any) -> int:
+    """Return the bytes of an optimizer's moments."""
+    states = [] if optimizer is None else [value for state in optimizer.state.values() for value in state.values()]
+    return sum(int(value.nbytes) for value in states if torch.is_tensor(value) and value.dim())
 
 
 def _collect(narrow: Any, wide: Any) -> None:

@@ -100,8 +100,10 @@ class ForeignStage(nn.Module):  # type: ignore[misc]
             "inner": inner, "_modules": inner._modules, "_parameters": inner._parameters, "_buffers": inner._buffers,
             "sizes": sizes, "source": source, "crew": Crew(), "group": ExpertGroup(), "routed": Routed(),
             "balance": 0.0, "splits": False, "delayed": None, "collect": None, "under_way": None, "stand_ins": None,
+            "sharded": None,
         }  # fmt: skip
         self.delayed: list[Delayed] | None
+        self.sharded: None
         self._absent: list[tuple[nn.Module, str, Any]] = _cut(inner, source, frozenset(parts))
         for index, block in enumerate(inner.get_submodule(source.blocks)):
             block.__dict__["forward"] = Turn(self, index, block)

@@ -20,7 +20,7 @@ from zhenfa.live.foreign.lineage import POSITIONS, Labels, Lineage, Seen, Values
 BATCH: Final = 2
 TOKENS: Final = "tokens"
 RESERVED: Final = ("run", "narrowed", "sizes", "crew", "group", "routed", "balance", "splits", "delayed", "collect",
-                   "inner", "turns", "under_way", "stand_ins")  # fmt: skip
+                   "sharded", "inner", "turns", "under_way", "stand_ins")  # fmt: skip
 """Names of the stage that a module's own parts cannot have."""
 
 
