@@ -175,7 +175,8 @@ class CardRun:
             if self.place.memory_rate is not None:
                 operation.seconds = self.update.bytes_moved() / self.place.memory_rate
         self.sum.spread()
-        self.sum.keep()
+        if isinstance(self.sum, GradientSum):
+            self.sum.keep()
         self.guard.used(norms)
         return whole
 
@@ -231,7 +232,8 @@ class CardRun:
             load_parts(path, self.module, self.optimizer, whole)
         else:
             checkpoint.load(path, self.module, self.optimizer, verified=True)
-        self.sum.take_up(lambda wanted: checkpoint.load_tensors(path, CUT_OFF, wanted))
+        if isinstance(self.sum, GradientSum):
+            self.sum.take_up(lambda wanted: checkpoint.load_tensors(path, CUT_OFF, wanted))
         self.board.write(self.place.rank, "idle")
 
     def save(self, path: Path, *, to_disk: bool) -> None:
@@ -305,5 +307,5 @@ class CardRun:
     def _memory(self) -> dict[str, int]:
         """Return the bytes of the tensors that the card holds at its peak, by kind."""
         kept = {"activations": self.runner.kept_bytes, "buffers": self.runner.buffer_bytes}
-        cut_off = self.sum.kept_bytes()
+        cut_off = self.sum.kept_bytes() if isinstance(self.sum, GradientSum) else 0
         return self.update.memory() | kept | ({"cut off": cut_off} if cut_off else {})

@@ -75,9 +75,6 @@ class Gradients:
     def begin(self, at: float) -> None:
         """Begin a step at time ``at`` (s) of an emulated card."""
         self.squares, self._free = 0.0, at
-        self._rows.module.zero_grad(set_to_none=True)
-        for kept in self._rows.own.values():
-            kept.grad = None
         self._given = {part: queue.SimpleQueue() for part in self._rows.parts}
         self._adding = self._beside.give(self._add_up)
 

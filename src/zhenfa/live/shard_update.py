@@ -19,7 +19,10 @@ class ShardedUpdate:
         self.optimizer: Any = adamw(list(sharded.rows.own.values()), recipe)
 
     def begin(self) -> None:
-        """Begin a step: gradients are forgotten where they are shared out."""
+        """Forget the gradients of the step before."""
+        self.narrow.zero_grad(set_to_none=True)
+        for kept in self._sharded.rows.own.values():
+            kept.grad = None
 
     def refresh(self) -> None:
         """Take the weights that forwards run with from those that are updated."""

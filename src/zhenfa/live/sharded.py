@@ -13,7 +13,7 @@ number of micro-batches, or other layers.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -179,16 +179,6 @@ class Sharded:
         """End the thread that adds up, whatever it waits for."""
         self.gradients.close()
         self.module.sharded = None
-
-    def keep(self) -> None:
-        """The step's gradients have been used; nothing is cut off of them here."""
-
-    def take_up(self, _read: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """Go on from what packing has cut off: nothing."""
-
-    def kept_bytes(self) -> int:
-        """Return the bytes of what packing has cut off."""
-        return 0
 
     def held_bytes(self) -> dict[str, int]:
         """Return the bytes of weights that stay, in the format of the matmuls; of gathered ones at their peak; of
