@@ -75,6 +75,10 @@ SMALL: Mapping[str, dict[str, Any]] = {
 }  # fmt: skip
 """Small configurations of eight layers and 256 words, each with something that the runtime's own decoder has not."""
 
+MIXTURES: Mapping[str, dict[str, Any]] = {
+    "qwen3_moe": SMALL["qwen3"] | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+}
+
 
 def written(folder: Path, source: str = HAND_WRITTEN) -> Path:
     """Write a Python file and return its path."""
@@ -89,5 +93,5 @@ def configured(folder: Path, kind: str, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     data = {"model_type": kind, "vocab_size": 256, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     path = folder / "config.json"
-    path.write_text(json.dumps(data | SMALL.get(kind, {}) | changes), encoding="utf-8")
+    path.write_text(json.dumps(data | {**SMALL, **MIXTURES}.get(kind, {}) | changes), encoding="utf-8")
     return path

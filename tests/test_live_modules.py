@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from foreign_modules import HAND_WRITTEN, SMALL, configured, written
+from foreign_modules import HAND_WRITTEN, MIXTURES, SMALL, configured, written
 from live_pools import LENGTH, formation, pipeline, plan, pool
 from zhenfa.errors import CapabilityError
 from zhenfa.live import checkpoint, data
@@ -49,6 +51,7 @@ KINDS = {
     "qwen3": ("uneven pipeline",),
     "gpt_neox": ("replicas with other splits",),
     "phi": ("virtual stages",),
+    "qwen3_moe": ("ZeRO-1, recomputing", "uneven pipeline"),
 }
 
 
@@ -62,7 +65,7 @@ def engine() -> Iterator[LocalEngine]:
 def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Looked]:
     folder = tmp_path_factory.mktemp("models")
     found = {"hand-written": look_through("python", written(folder), "build", LENGTH)}
-    for kind in SMALL:
+    for kind in (*SMALL, *MIXTURES):
         found[kind] = look_through("transformers", configured(folder / kind, kind), "", LENGTH)
     return found
 
@@ -242,6 +245,11 @@ def test_a_function_of_a_file_keeps_the_weights_that_its_module_draws(
     plain = from_function(Path(sizes.source.path), "build").state_dict()
     stage = stage_of(sizes, sizes.source, range(8), first=True, last=True, seed=11)
     assert all(torch.equal(weight, plain[name]) for name, weight in stage.state_dict().items())
+
+
+def test_what_cards_are_told_of_a_module_survives_a_text(looked: dict[str, Looked]) -> None:
+    for found in looked.values():
+        assert Sizes(**json.loads(json.dumps(asdict(found.sizes)))) == found.sizes
 
 
 # What is counted.

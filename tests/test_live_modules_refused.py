@@ -181,17 +181,6 @@ def test_a_file_that_has_changed_since_the_plan_does_not_run(tmp_path: Path) -> 
         ("from-elsewhere", {}, "does not ship the model type 'from-elsewhere'"),
         ("gpt2", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "weights are in few bits"),
         ("bert", {}, "reads its tokens in both directions"),
-        (
-            "mixtral",
-            {
-                "hidden_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "intermediate_size": 48,
-            },
-            "depends on the values of features",
-        ),
         ("t5", {}, "no causal language model of the type 't5'"),
     ],
 )
@@ -216,6 +205,13 @@ def test_sequences_longer_than_the_table_of_positions_are_refused(tmp_path: Path
     path = configured(tmp_path, "gpt2", n_positions=8)
     with pytest.raises(InputError, match=r"knows 8 positions \(transformer.wpe.weight\)"):
         look_through("transformers", path, "", LENGTH)
+
+
+def test_no_document_is_counted_from_a_mixture_of_transformers(tmp_path: Path) -> None:
+    found = look_through("transformers", configured(tmp_path, "qwen3_moe"), "", LENGTH)
+    assert found.sizes.layers == 8
+    with pytest.raises(CapabilityError, match="no document is counted from mixtures"):
+        found.counted()
 
 
 def test_a_directory_without_a_weight_is_refused(tmp_path: Path) -> None:

@@ -45,16 +45,17 @@ def digest_of(path: Path) -> str:
         raise InputError(f"{str(path)!r} cannot be read: {problem.strerror}.") from None
 
 
-def build(source: Source) -> nn.Module:
+def build(source: Source, *, looking: bool = False) -> nn.Module:
     """Return the module of a source with random weights, on this host's processor, in eval mode.
 
+    ``looking``: it is only looked through, so that experts are computed in a way whose shapes depend on no values.
     Raises :class:`InputError` if the file has changed since the run was planned, or fails.
     """
     path = Path(source.path)
     if digest_of(path) != source.digest:
         raise InputError(f"{source.path!r} is not the file that the run was planned with: it has changed.")
     if source.kind == "transformers":
-        return from_config(path)
+        return from_config(path, "batched_mm" if looking else "eager")
     return from_function(path, source.function)
 
 
@@ -94,9 +95,10 @@ def python_file(path: Path) -> ModuleType:
     return _files[key]
 
 
-def from_config(path: Path) -> nn.Module:
+def from_config(path: Path, experts: str = "eager") -> nn.Module:
     """Return the causal language model that transformers builds from a ``config.json``, in 32 bits.
 
+    ``experts``: how transformers computes those of a mixture.
     Raises :class:`CapabilityError` where transformers is not installed or does not ship the architecture.
     """
     try:
@@ -134,7 +136,7 @@ def from_config(path: Path) -> nn.Module:
             hint="write is_decoder: true, or take a decoder.",
         )
     config.use_cache = False
-    config._experts_implementation = "eager"  # other ways need a card of one maker
+    config._experts_implementation = experts
     for key in AUXILIARY:
         if getattr(config, key, False):
             setattr(config, key, False)

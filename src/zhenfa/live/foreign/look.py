@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from zhenfa.errors import InputError
+from zhenfa.errors import CapabilityError, InputError
 from zhenfa.live.foreign.build import build, digest_of, weightless
 from zhenfa.live.foreign.counted import document
 from zhenfa.live.foreign.fill import spelt
@@ -62,7 +62,14 @@ class Looked:
         )  # fmt: skip
 
     def counted(self) -> Model:
-        """Return a model document counted from the module."""
+        """Return a model document counted from the module. Raises :class:`CapabilityError` for a mixture of experts of
+        transformers: what is looked through there computes them otherwise than the cards do."""
+        if self.draft.kind == "transformers" and any("Experts" in type(one).__name__ for one in self.module.modules()):
+            raise CapabilityError(
+                f"{self.what} is a mixture of experts of a type that the import of config.json does not know, and no "
+                "document is counted from mixtures.",
+                hint="take a type that `zhenfa plan` knows, or a torch module of your own.",
+            )
         path = Path(self.draft.path)
         python = self.draft.kind == "python"
         block = self.module.get_submodule(self.traced.blocks)[0]
@@ -94,6 +101,6 @@ def look_through(kind: Kind, path: Path, function: str, length: int, blocks: str
     """
     draft = Source(kind, str(path), function, digest_of(path), "", (), (), (), (0, 0, 0), (), 0, None)
     with weightless():
-        module = build(draft)
+        module = build(draft, looking=True)
     label = f"{path.name}:{function}" if kind == "python" else f"{type(module).__name__} of {path.parent.name}"
     return Looked(draft, module, trace(module, kind, label, length, blocks), length)
