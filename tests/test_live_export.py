@@ -75,10 +75,11 @@ def their_loss(folder: Path, step: int, batch: int) -> float:
     [
         (TINY, UNEQUAL, "llama"),
         (replace(TINY, tied=True, eps=1e-3, rope_theta=500.0), UNEQUAL, "llama"),
+        (TINY, UNEQUAL.model_copy(update={"zero": 3}), "llama"),
         (MIXTRAL, experts_over_two(), "mixtral"),
         (QWEN, split_matrices(), "qwen2_moe"),
     ],
-    ids=["llama", "tied", "mixtral", "qwen2_moe"],
+    ids=["llama", "tied", "rows of weights", "mixtral", "qwen2_moe"],
 )
 def test_transformers_computes_what_the_run_did(
     engine: LocalEngine, tmp_path: Path, sizes: Sizes, chosen: Plan, kind: str
