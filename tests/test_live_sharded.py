@@ -329,6 +329,14 @@ def test_nothing_is_added_up_before_what_it_depends_on(chosen: Plan, tied: bool)
                         assert done is None or done[0] + done[1] <= start + 1e-9
 
 
+def test_predicted_times_know_speeds_and_sizes_of_micro_batches() -> None:
+    machine = formation(pool("a", 1, speed=1e9), pool("b", 1, speed=2e9))
+    places = place(plan(pipeline([8], "a", 2, size=3), pipeline([8], "b", 2)), machine, TINY)
+    times = times_of(places, TINY, "1f1b")
+    (_, large), (_, small) = (times[rank]["forward", 0, 0] for rank in (0, 1))
+    assert large == pytest.approx(6 * small)
+
+
 @given(layouts(), st.booleans())
 def test_every_card_hears_of_every_gradient_and_of_no_other(chosen: Plan, tied: bool) -> None:
     sizes = replace(TINY, tied=tied)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -59,15 +60,18 @@ class Gradients:
     ) -> None:  # fmt: skip
         self._rows, self._waits, self._group, self._rings = rows, waits, group, rings
         self._elsewhere, self._tally, self._paced = elsewhere, tally, paced
-        self._arrivals = arrivals(list(rows.parts.values()), courses)
-        self._beside = Beside()
+        together: dict[tuple[int, ...], list[SharedPart]] = {}
+        for one in rows.parts.values():
+            together.setdefault(one.ranks, []).append(one)
+        # A thread for each set of cards: none waits for what others have not given yet.
+        self._arrivals = [(Beside(), arrivals(parts, courses)) for parts in together.values()]
         self._sent: deque[tuple[list[Any], Any, Any]] = deque()
         self._own_sent = 0
         self._free = self._given_at = 0.0
         self._taken: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._given: dict[str, queue.SimpleQueue[Any]] = {}
         self._sums: dict[str, Any] = {}
-        self._adding: Future[Any] | None = None
+        self._adding: list[Future[Any]] = []
         self._late: dict[str, Any] = {}
         self.spoil: Callable[[Sequence[Any]], None] | None = None
         self.squares, self.most = 0.0, 0
@@ -76,22 +80,24 @@ class Gradients:
         """Begin a step at time ``at`` (s) of an emulated card."""
         self.squares, self._free = 0.0, at
         self._given = {part: queue.SimpleQueue() for part in self._rows.parts}
-        self._adding = self._beside.give(self._add_up)
+        self._sums = {}
+        self._adding = [beside.give(partial(self._add_up, coming)) for beside, coming in self._arrivals]
 
     def finish(self) -> float:
         """Have all gradients of the step added up; return when, on emulated cards, this card's were taken."""
         taken = self.until_taken()
-        if self._adding is not None:
-            self._adding.result()
+        for adding in self._adding:
+            adding.result()
         for name, kept in self._rows.own.items():
             kept.grad = self._piece(self._sums[part_of(name)], name)
         return taken
 
     def close(self) -> None:
-        """End the thread that adds up, whatever it waits for."""
+        """End the threads that add up, whatever they wait for."""
         for given in self._given.values():
             given.put(None)
-        self._beside.close()
+        for beside, _ in self._arrivals:
+            beside.close()
 
     def give(self, part: str, gradients: dict[str, Any] | None = None) -> None:
         """Send each card its rows of a part's gradients (None: those just computed), and have its own added up."""
@@ -153,8 +159,9 @@ class Gradients:
                 latest = max(latest, self._taken.get(timeout=PATIENCE_S))
                 self._own_sent -= 1
             except queue.Empty:
-                if self._adding is not None and self._adding.done():
-                    self._adding.result()
+                for adding in self._adding:
+                    if adding.done():
+                        adding.result()
         return latest
 
     def _send(self, one: SharedPart, rank: int, piece: Any) -> None:
@@ -180,12 +187,11 @@ class Gradients:
                 found.append(rows.detach().to(WIDE).flatten())
         return torch.cat(found) if found else torch.empty(0)
 
-    def _add_up(self) -> None:
+    def _add_up(self, coming: Sequence[tuple[SharedPart, int]]) -> None:
         """Add up the gradients of this card's rows as they come, in the order told in advance; in a thread."""
-        self._sums = {}
         told: deque[tuple[Any, Any]] = deque()
         now = 0.0
-        for one, rank in self._arrivals:
+        for one, rank in coming:
             count = self._rows.count(one.name, self._rows.rank)
             if rank == self._rows.rank:
                 given = self._given[one.name].get()

@@ -181,8 +181,11 @@ def _timeline(
     there."""
     one = cards[0]
     rows = operations(schedule, one.stages, one.virtual_stages, one.rounds)
+    speed = {
+        place: (card.rate if known and card.rate else 1.0) / card.micro_batch_size for place, card in cards.items()
+    }
     seconds = {
-        (place, kind, chunk.stage): _work(kind, chunk, sizes) / ((card.rate if known else None) or 1.0)
+        (place, kind, chunk.stage): _work(kind, chunk, sizes) / speed[place]
         for place, card in cards.items() for chunk in card.chunks for kind in ("forward", *GIVES, "input")
     }  # fmt: skip
     last = max(stage for _, _, stage in seconds)
