@@ -77,8 +77,9 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
     from zhenfa.live.doctor.preflight import check_of, preflight
     from zhenfa.live.foreign.subject import subject_of
     from zhenfa.live.placement import place
+    from zhenfa.live.planned import best_plans
     from zhenfa.live.run import open_engine
-    from zhenfa.plan import find_plans, make_request
+    from zhenfa.plan import make_request
     from zhenfa.plan.asked import read_assumptions, read_job
 
     job, folder = read_job(str(wanted.job), wanted.settings), Path(str(wanted.job)).resolve().parent
@@ -87,7 +88,7 @@ def _with_job(wanted: Wanted, software: list[Check], output: Output) -> tuple[li
         job, folder=folder, on=wanted.on, assume=read_assumptions(wanted.assume), model=subject.model
     )
     with output.working("planning"):
-        answer = find_plans(replace(request, traits=own_runtime(job.execution, request.formation, whole=subject.whole)))
+        answer = best_plans(replace(request, traits=own_runtime(job.execution, request.formation, whole=subject.whole)))
     sizes, plan = subject.sizes, answer.best.plan
     mark = f" [{EMULATED} cards]" if request.formation.emulated else ""
     output.say(f"plan: {answer.best.layout} on {request.formation.name}{mark}, {plan.cards} cards")

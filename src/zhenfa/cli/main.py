@@ -327,6 +327,7 @@ def export(as_json: bool, cite_sources: bool, quiet: bool, **wanted: Any) -> Non
 @click.option("--calibrate", is_flag=True, help="Measure the machine first, and plan on what was measured.")
 @click.option("--calibrate-within", metavar="TIME", help="The same, for about so long: 30 s if not given.")
 @click.option("--calibrate-anew", is_flag=True, help="The same, though it was measured within a day.")
+@click.option("--plan", metavar="PLAN", help="Run this plan, such as one of `zhenfa plan --out`, not the best.")
 @click.option("--code", metavar="FILE", help="Let this Python file run, which the job names as its model.")
 @click.option("--resume", metavar="FOLDER", help="Go on from the newest whole checkpoint of a run's folder.")
 @click.option("--out", type=click.Path(), help="Folder for checkpoint, pictures and reports.")

@@ -16,7 +16,7 @@ from zhenfa.cli.console import Output
 from zhenfa.cli.words import EMULATED
 from zhenfa.errors import CapabilityError, InputError, RunError
 from zhenfa.estimate.traits import own_runtime
-from zhenfa.plan import Answer, find_plans, make_request
+from zhenfa.plan import Answer, make_request
 from zhenfa.plan.asked import read_assumptions, read_job
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution, Job
@@ -47,6 +47,7 @@ class Wanted:
     calibrate_within: str | None = None
     calibrate_anew: bool = False
     code: str | None = None
+    plan: str | None = None
 
     @property
     def calibrates(self) -> bool:
@@ -59,7 +60,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
     begun = time.monotonic()
     request, subject = asked_for(wanted, output)
     with output.working("planning"):
-        answer = find_plans(request)
+        answer = planned(request, wanted.plan)
     from zhenfa.live.learn.learner import Learner
 
     plans = Learner(request, answer, measured_before=wanted.calibrates)
@@ -92,6 +93,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
         raise RunError(
             f"stopped by SIGTERM after step {result.steps} of {asked}; the checkpoint is saved.",
             hint=f"zhenfa run {wanted.job} --resume {folder}"
+            + (f" --plan {wanted.plan}" if wanted.plan else "")
             + (f" --code {wanted.code}" if wanted.code else "")
             + (f" --steps {asked}" if wanted.steps else ""),
         )
@@ -116,6 +118,18 @@ def asked_for(wanted: Wanted, output: Output) -> tuple[Request, Subject]:
             )
     traits = own_runtime(found.job.execution, found.formation, whole=subject.whole)
     return replace(found, traits=traits.but(rotary=False) if subject.counted else traits), subject
+
+
+def planned(request: Request, own: str | None) -> Answer:
+    """Return the best plans of a request for this runtime, or ``own``, a plan file of the user's."""
+    if own is None:
+        from zhenfa.live.planned import best_plans
+
+        return best_plans(request)
+    from zhenfa.plan import answer_with
+    from zhenfa.plan.given import read_plan
+
+    return answer_with(read_plan(own, request), request)
 
 
 def refuse_serving(job: Job, path: str) -> None:
@@ -148,7 +162,7 @@ def _execute(wanted: Wanted, plans: Learner, subject: Subject, output: Output) -
         write_machine(request.machine, folder)
     if subject.counted:
         (folder / "model.yaml").write_text(subject.model.to_yaml(), encoding="utf-8")
-    announce(plans.answer, output)
+    announce(plans.answer, output, wanted.plan)
     try:
         with _interruptible() as stop, _progress(output, settings) as (advance, phase):
             result = run_plan(
@@ -306,11 +320,12 @@ def _progress(output: Output, settings: Execution) -> Iterator[tuple[Progress | 
         yield advance, phase
 
 
-def announce(answer: Answer, output: Output) -> None:
+def announce(answer: Answer, output: Output, own: str | None = None) -> None:
     """Say on stderr what is about to run."""
     best, formation = answer.best, answer.request.formation
     mark = f" [{EMULATED} cards]" if formation.emulated else ""
-    output.say(f"plan: {best.layout} on {formation.name}{mark}, the best of {answer.considered:,} considered")
+    whence = f"the best of {answer.considered:,} considered" if own is None else f"as {own} has it"
+    output.say(f"plan: {best.layout} on {formation.name}{mark}, {whence}")
     for entry in best.plan.pipelines:
         cuts = ", ".join(f"{stage.pool} {stage.first}-{stage.last - 1}" for stage in entry.stages)
         output.talk.text(

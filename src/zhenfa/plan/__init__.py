@@ -4,10 +4,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from zhenfa.plan.answer import Answer, Ranked, estimate_plan, find_plans
+from zhenfa.plan.answer import Answer, Ranked, answer_with, estimate_plan, find_plans
 from zhenfa.plan.request import Request, make_request, read_request
 
-__all__ = ["Answer", "Ranked", "Request", "estimate_plan", "find_plans", "make_request", "read_request"]
+__all__ = ["Answer", "Ranked", "Request", "answer_with", "estimate_plan", "find_plans", "make_request", "read_request"]
 
 
 class _Callable(ModuleType):

@@ -145,6 +145,29 @@ def find_plans(request: Request, *, top: int = 5) -> Answer:
     )  # fmt: skip
 
 
+def answer_with(plan: Plan, request: Request) -> Answer:
+    """Return an answer of one plan that was not searched for: one of the user's own.
+
+    Raises :class:`InputError` for a plan of another job, :class:`InfeasibleError` for one that cannot run or does not
+    fit.
+    """
+    from zhenfa.plan.given import belongs, faults, misfits
+
+    belongs(plan, request)
+    begun, setting = time.perf_counter(), setting_of(request)
+    with cite.collect() as used:
+        found = cost(plan, setting)
+        estimate = report(plan, setting, found, list(used))
+    problems = faults(plan, setting, request.job.limits) or misfits(found)
+    if problems:
+        raise InfeasibleError(
+            f"the plan does not run: {'; '.join(problems)}.",
+            hint="`zhenfa plan JOB --why PLAN` lays it beside the best.",
+        )
+    one = Ranked(1, plan, estimate, found, summary(plan), "")
+    return Answer(request, setting, (one,), 1, 1, {}, time.perf_counter() - begun)
+
+
 def _search(request: Request, objective: Objective, limits: Limits, top: int) -> tuple[Best, Tally, Setting]:
     setting = setting_within(request, limits)
     best, tally = Best(top, goal=Goal.of(objective, setting, limits)), Tally()

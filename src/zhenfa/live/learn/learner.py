@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from zhenfa.live.learn.attribute import Predicted, attribute
 from zhenfa.live.learn.feedback import Lesson, applied, lesson, with_lesson
+from zhenfa.live.planned import best_plans
 from zhenfa.live.roster import slow_pools
 from zhenfa.live.routing import busiest_card
-from zhenfa.plan import Answer, find_plans
+from zhenfa.plan import Answer
 from zhenfa.plan.request import Request
 from zhenfa.spec.machine import Formation, Machine
 from zhenfa.spec.plan import Plan
@@ -47,7 +48,7 @@ class Learner:
             self.lessons.append(self._lesson(found))
         for taught in self.lessons:
             formation = applied(formation, taught)
-        self.answer = find_plans(replace(self.request, formation=formation))
+        self.answer = best_plans(replace(self.request, formation=formation))
         self.measured = None
         return self.answer.best.plan
 
