@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from live_pools import TINY, formation, pipeline, plan, pool
 from zhenfa.live.collective import HOST, Collective, Opener, Way
+from zhenfa.live.crew import crew_of
 from zhenfa.live.placement import links_of, place
 from zhenfa.live.sums import Exchange
 
@@ -23,6 +24,13 @@ MAKERS = "aabcc"
 MACHINE = formation(pool("a", 2), pool("b", 1), pool("c", 2))
 PLACES = place(plan(*(pipeline([8], [name], 1) for name in MAKERS)), MACHINE, TINY)
 TIMEOUT = timedelta(seconds=60)
+ALONE = tuple(pipeline([8], [name], 1) for name in "bcc")
+SPLIT = pipeline([8], ["a"], 1)
+CREW = place(
+    plan(SPLIT.model_copy(update={"stages": (SPLIT.stages[0].model_copy(update={"tensor_parallel": 2}),)}), *ALONE),
+    MACHINE, TINY,
+)  # fmt: skip
+"""Two cards that split matrices, and three others."""
 
 
 def together(work: Callable[..., Any], folder: Path, *given: Any) -> list[Any]:
@@ -103,3 +111,18 @@ def _used(one: Collective, rank: int) -> tuple[Any, ...]:
         one.send(own, one.ranks[1])
     sent = one.receive(own, first).tolist() if rank == one.ranks[1] else None
     return total, reduced if rank == first else None, given, rows, sent, one.latest(float(rank))
+
+
+def beside(rank: int) -> set[tuple[float, float]]:
+    """Sum over a crew for its matrices while the same cards sum gradients beside: one card begins with the one, the
+    other with the other."""
+    opener = Opener(CREW, rank, TIMEOUT)
+    crew, exchange = crew_of(opener, {}), Exchange.open(opener, (0, 1), {}, "none")
+    found = set()
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(100 if exchange is not None else 0):
+            begun = thread.submit(exchange.sum, torch.ones(COUNT), ("w",)) if rank == 0 else None
+            reduced = crew.reduce(torch.ones(8))
+            summed = begun or thread.submit(exchange.sum, torch.ones(COUNT), ("w",))
+            found.add((float(summed.result().sum()), float(reduced.sum())))
+    return found

@@ -180,7 +180,7 @@ def test_the_reference_has_every_command_option_and_document() -> None:
         assert section
         for parameter in command.params:
             assert (
-                parameter.name in {"job", "plan"}
+                parameter.name in {"job", "plan", "run"}
                 or f"`{parameter.opts[0]}" in section
                 or parameter.name in {"name", "term"}
             )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bridge_cards import COUNT, ROUNDS, sums, together, vector, ways
+from bridge_cards import COUNT, ROUNDS, beside, sums, together, vector, ways
 from live_pools import LENGTH, TINY, formation, pipeline, plan, pool, reference_losses
 from test_live_tensor import split
 from zhenfa.live.codec import BLOCK, packed_bytes
@@ -44,6 +44,10 @@ COMPRESSED = Execution(
 def engine() -> Iterator[LocalEngine]:
     with LocalEngine(protect=False) as engine:
         yield engine
+
+
+def test_sums_beside_do_not_get_in_the_way_of_those_of_a_crew(tmp_path: Path) -> None:
+    assert together(beside, tmp_path) == [{(2.0 * COUNT, 16.0)}] * 2 + [set()] * 3
 
 
 def test_every_card_comes_to_the_same_sum(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from zhenfa.live.makers import maker
 from zhenfa.live.placement import CardPlace
 
+Use = Literal["sums", "crew"]
 HOST: Final = "gloo"
 """What joins cards of different makers."""
 
@@ -117,18 +118,22 @@ class Collective:
 
 @dataclass
 class Opener:
-    """Opens groups of cards, each once. All cards of a run, members or not, ask for the same groups in one order: the
-    groups' names count them."""
+    """Opens groups of cards, each once for each use. All cards of a run, members or not, ask for the same groups in one
+    order: the groups' names count them. What goes on beside something else is another use, for collectives of one group
+    are told apart by their order alone."""
 
     places: Sequence[CardPlace]
     rank: int
     timeout: timedelta
     notes: list[str] = field(default_factory=list)
-    _open: dict[tuple[tuple[int, ...], bool], Collective | None] = field(default_factory=dict)
+    _open: dict[tuple[tuple[int, ...], bool, Use], Collective | None] = field(default_factory=dict)
 
-    def open(self, ranks: Sequence[int], *, host: bool = False) -> Collective | None:
-        """Return the collective of some cards, None if this is none of them; ``host``: through the host in any case."""
-        key = (tuple(ranks), host)
+    def open(self, ranks: Sequence[int], *, host: bool = False, use: Use = "sums") -> Collective | None:
+        """Return the collective of some cards, None if this is none of them; ``host``: through the host in any case.
+
+        ``use``: for sums of gradients, which go on beside the passes, or for the matrices that a ``crew`` splits.
+        """
+        key = (tuple(ranks), host, use)
         if key not in self._open:
             member = self.rank in ranks
             way = way_of([self.places[rank].provider for rank in ranks]) if member and not host else STAGED

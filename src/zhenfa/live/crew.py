@@ -102,7 +102,7 @@ def crew_of(opener: Opener, links: dict[int, dict[int, Link]]) -> Crew:
         crews.setdefault((place.pipeline, place.stage), []).append(place.rank)
     own = Crew()
     for ranks in crews.values():
-        together = opener.open(ranks) if len(ranks) > 1 else None
+        together = opener.open(ranks, use="crew") if len(ranks) > 1 else None
         if together is not None:
             experts = opener.places[opener.rank].expert_tensors > 1
             ring = ring_of(tuple(ranks), links)
