@@ -18,8 +18,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from zhenfa.live import cgroup, linux, wire
 
@@ -90,7 +92,7 @@ class Nursery:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_card(parent, number, environment)
+            self._in_child(parent, partial(self._be_card, number, environment))
         self._forked()
         self.children.add(pid)
         for group in self.groups:
@@ -106,20 +108,24 @@ class Nursery:
         del number
         return socket.socket(fileno=self.reader.files.pop(0))
 
-    def _become_card(self, parent: int, number: int, environment: dict[str, str]) -> None:
+    def _in_child(self, parent: int, work: Callable[[], None]) -> NoReturn:
+        """Do what a forked process is there for, and end it: it dies with its ``parent``."""
         code = 1
         try:
             linux.die_with_parent(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.driver.close()
-            os.environ.update(environment)
-            channel = self._channel(number)
-            worker = importlib.import_module("zhenfa.live.worker")
-            worker.serve(channel, self.board)
+            work()
             code = 0
         finally:
             os._exit(code)
+
+    def _be_card(self, number: int, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        channel = self._channel(number)
+        worker = importlib.import_module("zhenfa.live.worker")
+        worker.serve(channel, self.board)
 
     def _report_ended(self) -> None:
         for pid, status in self._reap():

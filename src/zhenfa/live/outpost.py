@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,22 +87,15 @@ class Outpost(Nursery):
         """Have a process of its own ask a maker of its cards, since tools may hang; one at a time for each maker."""
         if provider in self._lookers.values():
             return
-        parent, answer = os.getpid(), self._answer(provider)
+        parent = os.getpid()
         pid = os.fork()
-        if pid:
-            self.children.add(pid)
-            self._lookers[pid] = provider
-            return
-        code = 1
-        try:
-            linux.die_with_parent(parent)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self.driver.close()
-            answer.write_text(json.dumps([one.to_data() for one in maker(provider).look()]))
-            code = 0
-        finally:
-            os._exit(code)
+        if pid == 0:
+            self._in_child(parent, partial(self._look, provider))
+        self.children.add(pid)
+        self._lookers[pid] = provider
+
+    def _look(self, provider: str) -> None:
+        self._answer(provider).write_text(json.dumps([one.to_data() for one in maker(provider).look()]))
 
     def _answer(self, provider: str) -> Path:
         return self.folder / f"devices-{provider}.json"
