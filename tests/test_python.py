@@ -22,7 +22,16 @@ NAMES = [
     "MissingFactError", "Model", "Plan", "RunError", "ServingAnswer", "UnitError", "UnknownNameError", "ZhenfaError",
     "__version__", "plan",
 ]  # fmt: skip
-PLAN_NAMES = ["Answer", "Ranked", "Request", "estimate_plan", "find_plans", "make_request", "read_request"]
+PLAN_NAMES = [
+    "Answer",
+    "Ranked",
+    "Request",
+    "answer_with",
+    "estimate_plan",
+    "find_plans",
+    "make_request",
+    "read_request",
+]
 MACHINE = Path(__file__).parent.parent / "examples/our-cluster.yaml"
 
 
