@@ -1,8 +1,10 @@
 """Train for hours on emulated cards while faults come and go, and see whether anything grows.
 
-``python benchmarks/soak.py [HOURS] [SEED] [SAMPLES] [PAUSE]``: one run of a tiny model (2 hours unless said), in turns
-of ``WAVE`` steps with a fault every ``EVERY`` and as many without, a checkpoint on disk every ten and a copy in memory
-every step. With ``PAUSE``, seconds between steps, the processors are left to others: cards have no share of their own.
+``python benchmarks/soak.py [HOURS] [--seed N] [--samples FILE] [--pause S] [--layouts best|drawn]``: one run of a tiny
+model (2 hours unless said), in turns of ``WAVE`` steps with a fault every ``EVERY`` and as many without, a checkpoint
+on disk every ten and a copy in memory every step. With ``--pause``, seconds between steps, the processors are left to
+others: cards have no share of their own. With ``--layouts drawn`` every new plan is drawn instead of the best, from
+``DRAWS`` draws that come round: one or two replicas, any schedule, ZeRO-0 to 3.
 Every few seconds it is noted, into the file ``SAMPLES`` if one is given, what the driver and the cards hold: memory,
 descriptors, threads, processes, control groups, files in memory and on disk, ports.
 
@@ -15,6 +17,7 @@ has grown by more than ``MORE`` of itself, or anything is left behind.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import random
@@ -36,13 +39,15 @@ from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.live.cgroup import PREFIX, ROOT
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.model import sizes_of
+from zhenfa.live.placement import place
 from zhenfa.live.run import run_plan
+from zhenfa.live.sizes import Sizes
 from zhenfa.live.snapshots import SHARED_MEMORY
 from zhenfa.plan import find_plans, read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution, Fault
 from zhenfa.spec.machine import Formation
-from zhenfa.spec.plan import Plan
+from zhenfa.spec.plan import Plan, Schedule
 from zhenfa.spec.result import Run
 
 EVERY, WAVE, LOOK_S, MORE = 25, 600, 10.0, 0.05
@@ -52,7 +57,8 @@ SETTINGS = (
     "workload.sequence_length=32", "workload.global_batch=16", "limits.micro_batch_size=2",
     "execution.compare_even_steps=0",
 )  # fmt: skip
-MOST_STEPS = 1_000_000
+MOST_STEPS, DRAWS = 1_000_000, 12
+SCHEDULES: tuple[Schedule, ...] = ("gpipe", "1f1b", "interleaved", "zero-bubble", "zero-bubble-v")
 
 
 @dataclass
@@ -68,6 +74,8 @@ class Watch:
     rows: list[dict[str, float]] = field(default_factory=list)
     cards: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
+    layout: str = ""
+    layouts: Counter[str] = field(default_factory=Counter)
     _over: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -77,7 +85,7 @@ class Watch:
                 self.engine, self.disk
             )
             self.rows.append(row)
-            cards = [one | {"hours": row["hours"]} for one in cards_of(self.engine)]
+            cards = [one | {"hours": row["hours"], "layout": self.layout} for one in cards_of(self.engine)]
             self.cards += cards
             if self.samples is not None:
                 with self.samples.open("a") as file:
@@ -100,18 +108,15 @@ class Watch:
 
 def main() -> int:
     """Train until the time is over, then say what has grown."""
-    given = dict(enumerate(sys.argv[1:]))
-    hours, seed = float(given.get(0, "2")), int(given.get(1, "1"))
+    given = arguments()
     request = replace(read_request("examples/mixed-pretrain.yaml", settings=SETTINGS), traits=OWN_RUNTIME)
     with tempfile.TemporaryDirectory(prefix="zhenfa-soak-") as disk:
-        with LocalEngine(protect=3 not in given) as engine:
-            watch = Watch(
-                engine, Path(disk), hours * 3600.0, Path(given[2]) if 2 in given else None, float(given.get(3, "0"))
-            )
+        with LocalEngine(protect=given.pause == 0.0) as engine:
+            watch = Watch(engine, Path(disk), given.hours * 3600.0, given.samples, given.pause)
             looking = threading.Thread(target=watch.run, daemon=True)
             looking.start()
             try:
-                run = train(request, watch, faults(seed))
+                run = train(request, watch, given)
             except ZhenfaError as problem:
                 print(f"lost after {watch.steps} steps: {problem.message}")
                 return 1
@@ -126,11 +131,30 @@ def main() -> int:
     return int(bool(grown or left))
 
 
-def train(request: Request, watch: Watch, planned: Sequence[Fault]) -> Run:
+def arguments() -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("hours", nargs="?", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--samples", type=Path)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--layouts", choices=("best", "drawn"), default="best")
+    return parser.parse_args()
+
+
+def train(request: Request, watch: Watch, given: argparse.Namespace) -> Run:
     """Train until the time is over, planning again where cards are lost."""
+    planned = faults(given.seed)
 
     def replan(formation: Formation) -> Plan:
-        return find_plans(replace(request, formation=formation)).best.plan
+        best = find_plans(replace(request, formation=formation)).best.plan
+        if given.layouts == "best":
+            return best
+        dice = random.Random(f"{given.seed} {sum(watch.layouts.values()) % DRAWS}")  # noqa: S311 - no secret
+        found = drawn(best, formation, sizes_of(request.model), dice)
+        watch.layout = f"{found.schedule} ZeRO-{found.zero}"
+        watch.layouts[f"{found.schedule} ZeRO-{found.zero}, {len(found.pipelines)} of {found.cards}"] += 1
+        return found
 
     execution = Execution(
         steps=MOST_STEPS, learning_rate=1e-3, faults=tuple(planned), checkpoint_every=10, keep_checkpoints=3,
@@ -140,6 +164,48 @@ def train(request: Request, watch: Watch, planned: Sequence[Fault]) -> Run:
         replan(request.formation), request.formation, sizes_of(request.model), execution, engine=watch.engine,
         replan=replan, out_dir=watch.disk, stop=watch.over, on_progress=watch.note,
     )  # fmt: skip
+
+
+def drawn(best: Plan, formation: Formation, sizes: Sizes, dice: random.Random) -> Plan:
+    """Return a plan drawn for these cards with the batch of the best one; the best if a hundred draws did not do."""
+    for _ in range(100):
+        cards = dice.sample(each := [pool.name for pool in formation.pools for _ in range(pool.count)], len(each))
+        cut = dice.randrange(1, len(cards)) if len(cards) > 1 and dice.random() < 0.7 else len(cards)
+        groups = [group for group in (cards[:cut], cards[cut:]) if group]
+        schedule = dice.choice(SCHEDULES if min(map(len, groups)) > 1 else SCHEDULES[:2])
+        shares = [sum(one.count * one.micro_batches for one in best.pipelines)]
+        if len(groups) == 2:
+            part = dice.randrange(1, shares[0])
+            shares = [part, shares[0] - part]
+        pipelines = [
+            pipeline_of(group, count, schedule, best, dice) for group, count in zip(groups, shares, strict=True)
+        ]
+        zero = dice.randrange(4) if len(groups) > 1 else 0
+        try:
+            plan = Plan.model_validate(best.model_dump() | {"schedule": schedule, "zero": zero, "pipelines": pipelines})
+            place(plan, formation, sizes)
+        except (ValueError, ZhenfaError):
+            continue
+        return plan
+    return best
+
+
+def pipeline_of(
+    group: Sequence[str], count: int, schedule: Schedule, best: Plan, dice: random.Random
+) -> dict[str, object]:
+    """Return a pipeline over some cards with layers drawn."""
+    virtual = 2 if schedule in {"interleaved", "zero-bubble-v"} else 1
+    places = [*group, *(reversed(group) if schedule == "zero-bubble-v" else group)][: len(group) * virtual]
+    layers = best.pipelines[0].stages[-1].last
+    ends = [0, *sorted(dice.sample(range(1, layers), len(places) - 1)), layers]
+    stages = [
+        {"pool": pool, "first": one, "last": other}
+        for pool, (one, other) in zip(places, itertools.pairwise(ends), strict=True)
+    ]
+    return {
+        "micro_batches": count, "micro_batch_size": best.pipelines[0].micro_batch_size, "virtual_stages": virtual,
+        "stages": stages,
+    }  # fmt: skip
 
 
 def faults(seed: int) -> list[Fault]:
@@ -202,6 +268,8 @@ def told(run: Run, watch: Watch) -> None:
     kinds = Counter(f"{one.kind}: {one.action}" for one in run.incidents)
     print(f"{run.steps} steps in {watch.rows[-1]['hours']:.2f} h, {len(run.incidents)} incidents, none ended the run")
     print("  " + ", ".join(f"{name} {count}" for name, count in kinds.most_common()))
+    for name, count in watch.layouts.most_common():
+        print(f"  {count:>4} x {name} cards")
     print(
         f"loss {run.losses[0]:.3f} to {run.losses[-1]:.3f}; {run.effective_share or 0.0:.1%} of the time in steps kept"
     )
@@ -226,12 +294,12 @@ def compare(rows: list[dict[str, float]]) -> list[str]:
 def cards_of(engine: LocalEngine) -> list[dict[str, Any]]:
     """Return the memory of each card's process, with what it holds of the model."""
     found = []
-    for place in list(engine.places):
-        process = engine.process(place.rank) if place.rank < len(engine.places) else None
+    for one in list(engine.places):
+        process = engine.process(one.rank) if one.rank < len(engine.places) else None
         memory = None if process is None else _of(psutil.Process(process)) if psutil.pid_exists(process) else None
         if memory is not None:
-            layers = [[chunk.first, chunk.last] for chunk in place.chunks]
-            found.append({"card": list(place.card), "layers": layers, "process": process, "MB": memory[0] / 1e6})
+            layers = [[chunk.first, chunk.last] for chunk in one.chunks]
+            found.append({"card": list(one.card), "layers": layers, "process": process, "MB": memory[0] / 1e6})
     return found
 
 
@@ -241,7 +309,7 @@ def alike(cards: list[dict[str, Any]]) -> list[str]:
     halves: dict[str, tuple[list[float], list[float]]] = {}
     for one in cards:
         if one["hours"] > end / 10:
-            key = json.dumps([one["card"], one["layers"]])
+            key = json.dumps([one["card"], one["layers"], one["layout"]])
             halves.setdefault(key, ([], []))[one["hours"] > end * 0.55].append(one["MB"])
     both = {key: pair for key, pair in halves.items() if min(map(len, pair)) >= 5}
     grown = []
