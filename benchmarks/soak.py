@@ -41,9 +41,8 @@ from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.model import sizes_of
 from zhenfa.live.placement import place
 from zhenfa.live.run import run_plan
-from zhenfa.live.sizes import Sizes
 from zhenfa.live.snapshots import SHARED_MEMORY
-from zhenfa.plan import find_plans, read_request
+from zhenfa.plan import answer_with, find_plans, read_request
 from zhenfa.plan.request import Request
 from zhenfa.spec.job import Execution, Fault
 from zhenfa.spec.machine import Formation
@@ -147,11 +146,12 @@ def train(request: Request, watch: Watch, given: argparse.Namespace) -> Run:
     planned = faults(given.seed)
 
     def replan(formation: Formation) -> Plan:
-        best = find_plans(replace(request, formation=formation)).best.plan
+        asked = replace(request, formation=formation)
+        best = find_plans(asked).best.plan
         if given.layouts == "best":
             return best
         dice = random.Random(f"{given.seed} {sum(watch.layouts.values()) % DRAWS}")  # noqa: S311 - no secret
-        found = drawn(best, formation, sizes_of(request.model), dice)
+        found = drawn(best, asked, dice)
         watch.layout = f"{found.schedule} ZeRO-{found.zero}"
         watch.layouts[f"{found.schedule} ZeRO-{found.zero}, {len(found.pipelines)} of {found.cards}"] += 1
         return found
@@ -166,10 +166,12 @@ def train(request: Request, watch: Watch, given: argparse.Namespace) -> Run:
     )  # fmt: skip
 
 
-def drawn(best: Plan, formation: Formation, sizes: Sizes, dice: random.Random) -> Plan:
+def drawn(best: Plan, request: Request, dice: random.Random) -> Plan:
     """Return a plan drawn for these cards with the batch of the best one; the best if a hundred draws did not do."""
     for _ in range(100):
-        cards = dice.sample(each := [pool.name for pool in formation.pools for _ in range(pool.count)], len(each))
+        cards = dice.sample(
+            each := [pool.name for pool in request.formation.pools for _ in range(pool.count)], len(each)
+        )
         cut = dice.randrange(1, len(cards)) if len(cards) > 1 and dice.random() < 0.7 else len(cards)
         groups = [group for group in (cards[:cut], cards[cut:]) if group]
         schedule = dice.choice(SCHEDULES if min(map(len, groups)) > 1 else SCHEDULES[:2])
@@ -183,7 +185,8 @@ def drawn(best: Plan, formation: Formation, sizes: Sizes, dice: random.Random) -
         zero = dice.randrange(4) if len(groups) > 1 else 0
         try:
             plan = Plan.model_validate(best.model_dump() | {"schedule": schedule, "zero": zero, "pipelines": pipelines})
-            place(plan, formation, sizes)
+            answer_with(plan, request)
+            place(plan, request.formation, sizes_of(request.model))
         except (ValueError, ZhenfaError):
             continue
         return plan
