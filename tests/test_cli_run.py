@@ -15,8 +15,9 @@ from jsonschema import Draft202012Validator
 from cli_runner import QUICK, Call, caller, fill
 from zhenfa.cli import schemas
 from zhenfa.cli.documents import RunReport
-from zhenfa.cli.run import _Stop, claim_folder, settings_of
+from zhenfa.cli.run import Wanted, _Stop, claim_folder, settings_of
 from zhenfa.errors import InputError, RunError
+from zhenfa.live import run as live_run
 from zhenfa.spec.job import Execution
 from zhenfa.spec.plan import Plan
 from zhenfa.spec.result import (
@@ -294,6 +295,46 @@ def test_a_run_with_faults_is_stopped_and_resumed(zhenfa: Call, tmp_path: Path) 
     assert (none.code, none.err) == (
         2, "error: 'empty' holds no whole checkpoint.\nhint: name the folder of a run, such as runs/NAME-1.\n",
     )  # fmt: skip
+
+
+@pytest.mark.live
+def test_a_run_that_is_told_to_end_says_how_to_go_on(
+    zhenfa: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = zhenfa("run", "quick.yaml", "--steps", "4", "--set", "execution.seed=3", "--json")
+    assert whole.code == 0, whole.err
+    as_it_is = live_run.run_plan
+
+    def told_to_end(*given: Any, on_progress: Any, **more: Any) -> Run:
+        def progress(number: int, *rest: Any) -> None:
+            on_progress(number, *rest)
+            if number == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+        return as_it_is(*given, on_progress=progress, **more)
+
+    monkeypatch.setattr(live_run, "run_plan", told_to_end)
+    shown = zhenfa("run", "quick.yaml", "--steps", "4", "--set", "execution.seed=3", "--out", "out", columns=200)
+    assert shown.code == 1
+    said = "error: stopped by SIGTERM after step 2 of 4; the checkpoint is saved."
+    hint = "zhenfa run quick.yaml --resume out --steps 4 --set execution.seed=3"
+    assert shown.err.endswith(f"{said}\nhint: {hint}\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    more = zhenfa(*hint.split()[1:], "--json")
+    assert more.code == 0, more.err
+    assert json.loads(more.out)["losses"] == json.loads(whole.out)["losses"][2:]
+
+
+def test_the_command_that_goes_on_has_what_was_asked_for() -> None:
+    wanted = Wanted(
+        "my job.yaml", on="pool.yaml", assume=["a.memory=1 GB"], settings=["execution.seed=1"], steps=9, engine="ray",
+        calibrate_anew=True, code="net.py", plan="plan.yaml",
+    )  # fmt: skip
+    assert wanted.going_on(Path("runs/job-1")) == (
+        "zhenfa run 'my job.yaml' --resume runs/job-1 --on pool.yaml --plan plan.yaml --code net.py --steps 9 "
+        "--engine ray --assume 'a.memory=1 GB' --set execution.seed=1 --calibrate"
+    )
 
 
 def test_a_stop_that_was_lost_is_honoured_at_the_next_step() -> None:

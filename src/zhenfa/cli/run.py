@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,20 @@ class Wanted:
         """Return whether the machine is measured first."""
         return self.calibrate or self.calibrate_anew or self.calibrate_within is not None
 
+    def going_on(self, folder: Path) -> str:
+        """Return the command that goes on with this run from the checkpoint in ``folder``."""
+        words = ["zhenfa", "run", self.job, "--resume", str(folder)]
+        single = {
+            "on": self.on, "plan": self.plan, "code": self.code, "steps": self.steps, "engine": self.engine,
+            "calibrate-within": self.calibrate_within,
+        }  # fmt: skip
+        words += [word for name, value in single.items() if value is not None for word in (f"--{name}", str(value))]
+        for name, values in (("assume", self.assume), ("set", self.settings)):
+            words += [word for value in values for word in (f"--{name}", value)]
+        if self.calibrate or self.calibrate_anew:
+            words.append("--calibrate")
+        return shlex.join(words)
+
 
 def run_job(wanted: Wanted, output: Output) -> None:
     """Plan a job, run it and report. Everything that was started is gone when this returns, however it returns."""
@@ -92,10 +107,7 @@ def run_job(wanted: Wanted, output: Output) -> None:
         asked = settings_of(request.job.execution, wanted.steps, wanted.engine).steps
         raise RunError(
             f"stopped by SIGTERM after step {result.steps} of {asked}; the checkpoint is saved.",
-            hint=f"zhenfa run {wanted.job} --resume {folder}"
-            + (f" --plan {wanted.plan}" if wanted.plan else "")
-            + (f" --code {wanted.code}" if wanted.code else "")
-            + (f" --steps {asked}" if wanted.steps else ""),
+            hint=wanted.going_on(folder),
         )
 
 
