@@ -139,7 +139,10 @@ def main() -> None:
             )
     steps = [abs(one.step) for one in found if one.valid]
     memory = [abs(one.memory) for one in found]
-    print(f"step time: median error {statistics.median(steps):.1%}, worst {max(steps):.1%}, of {len(steps)} plans")
+    if steps:
+        print(f"step time: median error {statistics.median(steps):.1%}, worst {max(steps):.1%}, of {len(steps)} plans")
+    else:
+        print("step time: no plan's emulation held its time; leave the cores alone")
     print(f"memory of the fullest card: median error {statistics.median(memory):.1%}, worst {max(memory):.1%}")
 
 

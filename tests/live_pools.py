@@ -24,7 +24,7 @@ def pool(
     emulation = {}
     if speed is not None:
         memory = Memory(capacity=capacity, bandwidth="1 GB/s")
-        emulation = {"emulated": True, "peak": {"fp32": speed}, "memory": memory}
+        emulation = {"emulated": True, "peak": {"fp32": speed, "bf16": speed}, "memory": memory}
     accelerator = Accelerator(
         id=f"{name}-card", maker=f"maker {name}", name=f"{name} card", software=software, **emulation
     )

@@ -12,12 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
+from zhenfa import catalog
+from zhenfa.estimate.report import report
+from zhenfa.estimate.setting import look_up
+from zhenfa.estimate.training import cost
+from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.live import checkpoint
 from zhenfa.live.decoder import StageModule
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.replicas import shares
 from zhenfa.live.run import run_plan
-from zhenfa.spec.job import Execution
+from zhenfa.spec.job import Execution, Workload
+from zhenfa.spec.machine import Precision
 from zhenfa.spec.plan import Plan
 
 MACHINE = formation(pool("a", 2), pool("b", 1), pool("c", 2))
@@ -92,3 +98,24 @@ def test_shares_hold_each_weight_once_and_are_even(sizes: list[int], ranks: list
     elements = dict(weights)
     loads = [sum(elements[name] for name in names) for names in found.values()]
     assert max(loads) <= sum(sizes) / len(ranks) + max(sizes, default=0)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_the_state_that_cards_hold_is_what_was_predicted(
+    engine: LocalEngine, zero: int, precision: Precision
+) -> None:  # fmt: skip
+    """Replicas on unlike cards share their state out, too: each card's weights and optimizer state, byte by byte."""
+    machine = formation(pool("a", 1, 4e10), pool("b", 1, 2e10), pool("c", 1, 2e10))
+    chosen = plan(pipeline([8], "a", 2), pipeline([5, 3], "bc", 2), zero=zero).model_copy(
+        update={"precision": precision}
+    )
+    model = catalog.model("tiny-byte-gpt")
+    workload = Workload(sequence_length=chosen.sequence_length, global_batch=4, precision=precision)
+    setting = look_up(model.graph(), workload, machine, OWN_RUNTIME)
+    predicted = report(chosen, setting, cost(chosen, setting)).stages
+    run = run_plan(chosen, machine, model, Execution(steps=2, snapshot_every=0), engine=engine)
+    for one, other in zip(predicted, run.stages, strict=True):
+        for name, here in (("weights", "parameters"), ("optimizer", "optimizer")):
+            assert other.memory_parts[here] == pytest.approx(one.memory_parts[name], rel=0.01), (one.pool, name)

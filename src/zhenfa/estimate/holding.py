@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -22,6 +23,9 @@ NORM_BYTES = 4.0
 
 LOGIT_BYTES = 4.0
 """Bytes per logit: the loss is computed in 32 bits (korthikanti2022, section 4.3)."""
+
+MASTER_BYTES: Final = 4.0
+"""Bytes of a weight that is updated in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def _state(
         held, zero=sharding.zero, data_parallel=over, weight_bytes=only, gradient_bytes=traits.gradient_bytes,
         optimizer_bytes=8.0 if only == 4.0 else 12.0,
     )  # fmt: skip
+    if traits.masters_whole and wide < MASTER_BYTES:
+        optimizer = optimizer + MASTER_BYTES * held * np.where(np.equal(sharding.zero, 1), 1.0 - 1.0 / over, 0.0)
     if sharding.adapter:
         _, gradients, optimizer = memory.training_state_bytes(
             learnt, zero=sharding.zero, data_parallel=over, gradient_bytes=traits.gradient_bytes

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zhenfa.estimate.holding import Holding
+from zhenfa.estimate.holding import MASTER_BYTES, Holding
 from zhenfa.estimate.setting import Setting
 from zhenfa.estimate.shape import Shape, alone
 from zhenfa.estimate.traffic import wide
@@ -127,11 +127,14 @@ def exchange(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Hold
     """
     fabric, traits = setting.fabrics[pool], setting.traits
     size = traits.gradient_bytes if traits.reduced_bytes is None else traits.reduced_bytes
+    sent = size if traits.bridge_gradient_bytes is None else traits.bridge_gradient_bytes
     weight = wide(terms.precision) if traits.gathered_bytes is None else traits.gathered_bytes
+    if traits.masters_whole and terms.zero == 1:
+        weight = MASTER_BYTES
     whole, expert = _groups(terms, shape)
     spread = (held.shared, held.routed) if terms.zero == 3 else (held.trained, held.trained_routed)
     if terms.zero in traits.shared_by_all and terms.groups > 1 and setting.bridge is not None:
-        sums, weights = size * (held.trained + held.trained_routed), weight * (spread[0] + spread[1])
+        sums, weights = sent * (held.trained + held.trained_routed), weight * (spread[0] + spread[1])
         sums, weights = (_half_ring(setting, one, terms.replicas) for one in (sums, weights))
         return Exchange(sums, weights, 0.0 * sums)
     scatter = terms.zero > 0 and terms.zero not in traits.summed_whole
@@ -144,7 +147,6 @@ def exchange(terms: Terms, setting: Setting, pool: str, shape: Shape, held: Hold
         reduce = reduce + np.where(there, expert.reduce(held.trained_routed * size, scatter, fabric), 0.0)
         gather = gather + np.where(there, expert.gather(spread[1] * weight, terms.zero, fabric), 0.0)
     across: Array = 0.0 * reduce
-    sent = size if traits.bridge_gradient_bytes is None else traits.bridge_gradient_bytes
     if owners > 1 and traits.one_ring and setting.bridge is not None:
         reduce = 0.0 * reduce
         across = _ring(setting, sent * (held.trained + held.trained_routed), terms.replicas)

@@ -87,6 +87,7 @@ class Traits:
     gradient is computed, beyond the logits (None: their gradient in 16 bits, or unfused in both widths and the logits
     in 16 bits too); ``loss_split_bytes`` more where tensor parallelism splits the logits.
     ``wide_weights``: the only weights held are in 32 bits, shared out; those in 16 exist while they are gathered.
+    ``masters_whole``: under ZeRO-1 each card keeps all its weights in 32 bits, too, and those are what is gathered.
     ``gathers_kept``: the inputs of column-split matmuls are kept gathered, not gathered again in the backward pass.
     ``live_elements``: weights that ZeRO-3 may keep gathered before it drops any; ``bucket_elements``: gradients that
     wait in a buffer to be reduced; ``offloads_gradients``: they go to the host with the optimizer's state.
@@ -164,6 +165,7 @@ class Traits:
     loss_bytes: float | None = None
     loss_split_bytes: float = 0.0
     wide_weights: bool = False
+    masters_whole: bool = False
     gathers_kept: bool = False
     live_elements: float = 0.0
     bucket_elements: float = 0.0
@@ -219,7 +221,8 @@ OWN_RUNTIME: Final = Traits(
     context_parallel=False,
     zero_stages=(0, 1),
     gathered_ahead=(3,),
-    shared_by_all=(2, 3),
+    shared_by_all=(1, 2, 3),
+    masters_whole=True,
     recompute=(0, 2),
     schedules=("gpipe", "1f1b", "interleaved", "zero-bubble", "zero-bubble-v", "dualpipe"),
     offloads=("none",),
