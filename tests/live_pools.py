@@ -74,9 +74,7 @@ def reference_losses(
     text = data.corpus(execution.data)
     losses = []
     for step in range(1, steps + 1):
-        inputs, targets = data.batch(
-            text, seed=execution.seed, step=step, global_batch=global_batch, length=length, first=0, count=global_batch
-        )
+        inputs, targets = data.batch(text, seed=execution.seed, step=step, global_batch=global_batch, length=length)
         logits = module(torch.from_numpy(inputs))
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets.copy()).flatten())
         optimizer.zero_grad()

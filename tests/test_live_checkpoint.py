@@ -43,9 +43,7 @@ def test_one_process_resumes_what_four_cards_saved(saved: Run) -> None:
     manifest = checkpoint.load(path, module, optimizer)
     assert manifest["step"] == 2
     assert manifest["plan"]["pipelines"][0]["stages"][0]["pool"] == "a"
-    inputs, targets = data.batch(
-        data.corpus("python-stdlib"), seed=11, step=3, global_batch=BATCH, length=16, first=0, count=BATCH
-    )
+    inputs, targets = data.batch(data.corpus("python-stdlib"), seed=11, step=3, global_batch=BATCH, length=16)
     losses = []
     for _ in range(2):
         loss = loss_of(module(torch.from_numpy(inputs)), torch.from_numpy(targets.copy()), BATCH * 16)

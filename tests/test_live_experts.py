@@ -115,7 +115,7 @@ class Plain:
 
     def loss(self, batch: int, step: int, *, held_out: bool = False) -> torch.Tensor:
         inputs, targets = data.batch(
-            data.corpus("python-stdlib"), seed=7, step=step, global_batch=batch, length=LENGTH, first=0, count=batch,
+            data.corpus("python-stdlib"), seed=7, step=step, global_batch=batch, length=LENGTH,
             share=0.05, held_out=held_out,
         )  # fmt: skip
         logits = self.module(torch.from_numpy(inputs)).flatten(0, 1)
@@ -162,6 +162,14 @@ SHARED = {
     ),
     "EP4 over tensor-parallel cards of replicas, ZeRO-1": plan(
         cut(pipeline([4], "a", 3), {"tensor_parallel": 2, "expert_parallel": 4}, count=2), zero=1
+    ),
+    "groups that share micro-batches out, and experts": plan(
+        cut(pipeline([2, 2], "ab", 3, size=2), {"data_parallel": 2} | EP2, {})
+    ),
+    "the same over replicas of unlike shares, ZeRO-1": plan(
+        cut(pipeline([3, 1], "ab", 2, size=2), {"data_parallel": 2, "expert_parallel": 4}, EP2),
+        cut(pipeline([3, 1], "ab", 1, size=2), {"data_parallel": 2, "expert_parallel": 4}, EP2),
+        zero=1,
     ),
     "both ends": plan(
         cut(pipeline([2, 2], "ab", 6), EP2, EP2), cut(pipeline([2, 2], "ab", 4), EP2, EP2), schedule="dualpipe"

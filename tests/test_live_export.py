@@ -61,9 +61,7 @@ def their_loss(folder: Path, step: int, batch: int) -> float:
 
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    inputs, targets = data.batch(
-        data.corpus("python-stdlib"), seed=7, step=step, global_batch=batch, length=LENGTH, first=0, count=batch
-    )
+    inputs, targets = data.batch(data.corpus("python-stdlib"), seed=7, step=step, global_batch=batch, length=LENGTH)
     with torch.no_grad():
         logits = model.eval()(torch.from_numpy(np.array(inputs))).logits.float()
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(np.array(targets)).flatten()))

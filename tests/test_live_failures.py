@@ -160,7 +160,7 @@ def test_emulated_card_runs_out_of_memory() -> None:
 
 REFUSED = {
     "tensor parallel": (PLAN, {"tensor_parallel": 4}, "tensor parallelism of 4; .* 2 kv-heads over 4 cards"),
-    "data parallel": (PLAN, {"data_parallel": 2}, "data parallelism of 2"),
+    "context parallel": (PLAN, {"context_parallel": 2}, "context parallelism of 2; .* works on whole sequences"),
     "expert parallel": (PLAN, {"expert_parallel": 4}, "expert parallelism of 4"),
 }
 

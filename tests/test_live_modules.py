@@ -27,7 +27,7 @@ from zhenfa.live.run import run_plan
 from zhenfa.live.sizes import Sizes
 from zhenfa.spec.graph import Operator
 from zhenfa.spec.job import Execution, Fault
-from zhenfa.spec.plan import Plan
+from zhenfa.spec.plan import Pipeline, Plan, Stage
 
 QUARTET = formation(pool("a", 1), pool("b", 1), pool("c", 2))
 EXECUTION = Execution(
@@ -41,6 +41,16 @@ PLANS = {
         pipeline([3, 2, 2, 1], "acac", 6).model_copy(update={"virtual_stages": 2}), schedule="interleaved"
     ),
     "replicas with other splits": plan(pipeline([6, 2], "ac", 4), pipeline([3, 5], "bc", 2)),
+    "two cards that share micro-batches out": plan(
+        Pipeline(
+            micro_batches=3,
+            micro_batch_size=2,
+            stages=(
+                Stage(pool="c", first=0, last=5, data_parallel=2),
+                Stage(pool="a", first=5, last=8),
+            ),
+        ),
+    ),
     "ZeRO-1, recomputing": plan(
         pipeline([6, 2], "ac", 4, recompute="full"), pipeline([3, 5], "bc", 2, recompute="full"), zero=1
     ),
@@ -48,7 +58,7 @@ PLANS = {
 KINDS = {
     "hand-written": tuple(PLANS),
     "gpt2": ("virtual stages", "ZeRO-1, recomputing"),
-    "qwen3": ("uneven pipeline",),
+    "qwen3": ("uneven pipeline", "two cards that share micro-batches out"),
     "gpt_neox": ("replicas with other splits",),
     "phi": ("virtual stages",),
     "qwen3_moe": ("ZeRO-1, recomputing", "uneven pipeline"),
@@ -83,7 +93,7 @@ def whole(sizes: Sizes, seed: int = 7) -> Any:
 
 def batch(step: int, *, held_out: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, targets = data.batch(
-        data.corpus("python-stdlib"), seed=7, step=step, global_batch=BATCH, length=LENGTH, first=0, count=BATCH,
+        data.corpus("python-stdlib"), seed=7, step=step, global_batch=BATCH, length=LENGTH,
         share=0.05, held_out=held_out,
     )  # fmt: skip
     return torch.from_numpy(inputs), torch.from_numpy(targets.copy())

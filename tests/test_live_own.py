@@ -69,11 +69,11 @@ def test_tokens_are_the_same_in_every_form(form: str, tmp_path: Path) -> None:
     assert (found.size, found.unit) == (1000, "tokens")
     for start, count in ((0, 1000), (0, 0), (395, 10), (399, 1), (400, 1), (999, 1), (30, 70)):
         assert found.read(start, count).tolist() == TOKENS[start : start + count].tolist() if count else True
-    draw = {"seed": 1, "step": 2, "global_batch": 4, "length": 20, "first": 0, "count": 4, "vocabulary": 250}
+    draw = {"seed": 1, "step": 2, "global_batch": 4, "length": 20, "vocabulary": 250}
     plain = data.batch(data.corpus(str(written(tmp_path, "array.npy")), 256), **draw)
     assert (data.batch(found, **draw)[0] == plain[0]).all()
     with pytest.raises(InputError, match=r"has the token 2[0-9]{2}, and the model has 200"):
-        data.batch(found, **draw | {"vocabulary": 200, "global_batch": 64, "count": 64})
+        data.batch(found, **draw | {"vocabulary": 200, "global_batch": 64})
 
 
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=20), st.booleans(), st.data())
@@ -148,9 +148,7 @@ def test_training_goes_on_from_weights_of_a_directory(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     losses = []
     for step in (1, 2):
-        inputs, targets = data.batch(
-            data.corpus(str(tokens)), seed=3, step=step, global_batch=4, length=LENGTH, first=0, count=4
-        )
+        inputs, targets = data.batch(data.corpus(str(tokens)), seed=3, step=step, global_batch=4, length=LENGTH)
         logits = model(torch.from_numpy(inputs)).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets.copy()).flatten())
         optimizer.zero_grad()

@@ -26,6 +26,7 @@ from zhenfa.live.discovery import devices
 from zhenfa.live.engine_ray import RayEngine
 from zhenfa.live.flops import FlopCount
 from zhenfa.live.fused import GatedSilu, RmsNorm
+from zhenfa.live.hops import standing
 from zhenfa.live.makers import maker_for
 from zhenfa.live.model import sizes_of
 from zhenfa.live.orders import Orders
@@ -207,7 +208,7 @@ def test_cards_are_given_out_in_the_order_of_the_plan() -> None:
         global_batch=14, seed=0, recipe=Recipe(6, 1e-3), data="python-stdlib", weights=None,
         address="127.0.0.1", port=1, generation="g", threads=1, timeout_s=1.0,
     )  # fmt: skip
-    assert [orders.crews(number) for number in range(3)] == [[[0], [1]], [[2], [3]], [[4]]]
+    assert [standing(places, number) for number in range(3)] == [[[[0]], [[1]]], [[[2]], [[3]]], [[[4]]]]
     assert Orders.from_data(_over_the_wire(orders.to_data())) == orders
 
 

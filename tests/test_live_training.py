@@ -47,7 +47,7 @@ def engine() -> Iterator[LocalEngine]:
 
 def loss(module: torch.nn.Module, batch: int, step: int, *, held_out: bool = False) -> torch.Tensor:
     inputs, targets = data.batch(
-        data.corpus("python-stdlib"), seed=7, step=step, global_batch=batch, length=LENGTH, first=0, count=batch,
+        data.corpus("python-stdlib"), seed=7, step=step, global_batch=batch, length=LENGTH,
         share=0.05, held_out=held_out,
     )  # fmt: skip
     logits = module(torch.from_numpy(inputs)).flatten(0, 1)
@@ -146,14 +146,14 @@ def test_held_out_text_is_never_trained_on() -> None:
 
     reader = Reads(text.name, text.paths, text.ends)
     for step in range(50):
-        data.batch(reader, seed=1, step=step, global_batch=8, length=10, first=0, count=8, share=0.05)
+        data.batch(reader, seed=1, step=step, global_batch=8, length=10, share=0.05)
     assert max(read) <= 950
     read.clear()
     for step in range(50):
-        data.batch(reader, seed=1, step=step, global_batch=8, length=10, first=0, count=8, share=0.05, held_out=True)
+        data.batch(reader, seed=1, step=step, global_batch=8, length=10, share=0.05, held_out=True)
     assert min(read) >= 950
     with pytest.raises(InputError, match="50 bytes held out, too few for sequences of 60"):
-        data.batch(reader, seed=1, step=1, global_batch=8, length=60, first=0, count=8, share=0.05, held_out=True)
+        data.batch(reader, seed=1, step=1, global_batch=8, length=60, share=0.05, held_out=True)
 
 
 def test_a_floor_above_the_rate_is_refused() -> None:

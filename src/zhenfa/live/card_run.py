@@ -23,6 +23,7 @@ from zhenfa.live.exchange import group_of
 from zhenfa.live.faults import Faults
 from zhenfa.live.gradient_sum import GradientSum
 from zhenfa.live.guard import Guard, gather, norm_of
+from zhenfa.live.hops import standing
 from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import Runner
@@ -68,7 +69,7 @@ class CardRun:
         loss = partial(loss_of, global_tokens=orders.global_batch * orders.length, crew=self.crew)
         rows = (place.micro_batch_size, orders.length, sizes.hidden)
         self.runner = Runner(
-            self.update.narrow, place, orders.schedule, orders.crews(place.pipeline),
+            self.update.narrow, place, orders.schedule, standing(orders.places, place.pipeline),
             messages=Messages(self.pacer, orders.links.get(rank, {}), provider.to_host, self._crossing()),
             pacer=self.pacer, loss=loss, features=torch.empty(rows, dtype=DTYPES[place.precision], device=device),
             told=self.sum if orders.overlap and isinstance(self.sum, GradientSum) else None,
@@ -299,7 +300,7 @@ class CardRun:
         orders, place = self.orders, self.place
         inputs, targets = data.batch(
             self.text, seed=orders.seed, step=number, global_batch=orders.global_batch, length=orders.length,
-            first=place.first_sequence, count=place.sequences, share=orders.recipe.held_out, held_out=held_out,
+            which=place.sequences, share=orders.recipe.held_out, held_out=held_out,
             vocabulary=orders.sizes.vocabulary,
         )  # fmt: skip
         return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets.copy()).to(self.device)

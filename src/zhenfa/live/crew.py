@@ -97,9 +97,9 @@ class Crew:
 
 def crew_of(opener: Opener, links: dict[int, dict[int, Link]]) -> Crew:
     """Return the crew of a card. Every card must call it, for every group is opened by all, in one order."""
-    crews: dict[tuple[int, int], list[int]] = {}
+    crews: dict[tuple[int, int, int], list[int]] = {}
     for place in opener.places:
-        crews.setdefault((place.pipeline, place.stage), []).append(place.rank)
+        crews.setdefault((place.pipeline, place.stage, place.group), []).append(place.rank)
     own = Crew()
     for ranks in crews.values():
         together = opener.open(ranks, use="crew") if len(ranks) > 1 else None

@@ -10,6 +10,7 @@ import bisect
 import itertools
 import os
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -89,15 +90,15 @@ def located(execution: Execution, sizes: Sizes) -> Execution:
 
 
 def batch(
-    text: Corpus | Tokens, *, seed: int, step: int, global_batch: int, length: int, first: int, count: int,
-    share: float = 0.0, held_out: bool = False, vocabulary: int | None = None,
+    text: Corpus | Tokens, *, seed: int, step: int, global_batch: int, length: int,
+    which: Sequence[int] | None = None, share: float = 0.0, held_out: bool = False, vocabulary: int | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:  # fmt: skip
-    """Return inputs and targets of sequences ``first`` to ``first + count`` of a step's global batch.
+    """Return inputs and targets of sequences of a step's global batch: ``which``, by their numbers (None: all).
 
-    Both have shape ``[count, length]``; targets are the inputs moved by one byte. The global batch depends on ``seed``
-    and ``step`` alone, not on who reads which part of it. ``share`` of the text, at its end, is held out: sequences are
-    drawn from the rest, or, if ``held_out``, from that share alone. Raises :class:`InputError` for a token that a
-    model of this ``vocabulary`` does not have.
+    Both have shape ``[sequences, length]``; targets are the inputs moved by one byte. The global batch depends on
+    ``seed`` and ``step`` alone, not on who reads which part of it. ``share`` of the text, at its end, is held out:
+    sequences are drawn from the rest, or, if ``held_out``, from that share alone. Raises :class:`InputError` for a
+    token that a model of this ``vocabulary`` does not have.
     """
     border = text.size - int(text.size * share)
     low, high = (border, text.size) if held_out else (0, border)
@@ -106,7 +107,7 @@ def batch(
         raise InputError(f"{text.name!r} has {high - low} {text.unit}{part}, too few for sequences of {length}.")
     stream = [seed, step, 1] if held_out else [seed, step]
     starts = np.random.default_rng(stream).integers(low, high - length, size=global_batch)
-    rows = [text.read(int(start), length + 1) for start in starts[first : first + count]]
+    rows = [text.read(int(start), length + 1) for start in (starts if which is None else starts[list(which)])]
     tokens = np.stack(rows).astype(np.int64)
     if vocabulary is not None and tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
         wrong = int(tokens.max()) if int(tokens.max()) >= vocabulary else int(tokens.min())

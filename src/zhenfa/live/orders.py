@@ -47,14 +47,6 @@ class Orders:
     reshard: Reshard | None = None
     reduce_every: str | None = None
 
-    def crews(self, pipeline: int) -> list[list[int]]:
-        """Return the ranks at each place of a pipeline: those that split a stage's matrices stand at one."""
-        rows: dict[int, list[int]] = {}
-        for place in self.places:
-            if place.pipeline == pipeline:
-                rows.setdefault(place.stage, []).append(place.rank)
-        return list(rows.values())
-
     def to_data(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)

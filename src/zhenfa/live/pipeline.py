@@ -17,6 +17,7 @@ import torch
 from zhenfa.laws.orders import Operation
 from zhenfa.live.decoder import Decoder
 from zhenfa.live.flops import FlopCount, FlopMeter
+from zhenfa.live.hops import received, sent
 from zhenfa.live.linear import Delayed
 from zhenfa.live.operations import homes, operations
 from zhenfa.live.pace import Pacer
@@ -123,16 +124,20 @@ Key = tuple[str, int, int]
 
 
 class Runner:
-    """A card's stages with their schedule. ``peers`` are the ranks at the pipeline's places, ``features`` is an example
-    of what goes from stage to stage for one micro-batch; ``told`` hears which gradients of a step are whole (None:
+    """A card's stages with their schedule. ``crews`` are the ranks at the pipeline's places
+    (:func:`~zhenfa.live.hops.standing`), ``features`` is an example of what this card gets from a neighbour for one
+    micro-batch; ``told`` hears which gradients of a step are whole (None:
     nobody)."""
 
     def __init__(
-        self, module: Decoder, place: CardPlace, schedule: str, peers: Sequence[Sequence[int]], *, messages: Messages,
+        self, module: Decoder, place: CardPlace, schedule: str, crews: Sequence[Sequence[Sequence[int]]], *,
+        messages: Messages,
         pacer: Pacer, loss: Loss, features: Any, told: Told | None = None,
     ) -> None:  # fmt: skip
         rows = operations(schedule, place.stages, place.virtual_stages, place.rounds)
-        self.order, self._homes, self._peers = rows[place.stage], homes(rows), peers
+        self.order, self._homes = rows[place.stage], homes(rows)
+        self._sent = [sent(place, groups) for groups in crews]
+        self._received = [received(place, groups) for groups in crews]
         self.place, self.messages, self.pacer = place, messages, pacer
         self._module, self._nothing = module, features[:0]
         self._spent: dict[str, float] = {}
@@ -146,7 +151,7 @@ class Runner:
         for key, sender in self._arriving():
             if sender != place.stage:
                 self._buffers[key] = torch.empty_like(features)
-        self._coming: dict[Key, Received] = {}
+        self._coming: dict[Key, list[Received]] = {}
         self._here: dict[Key, Any] = {}
         self._tokens: tuple[Any, Any] = (None, None)
         self._losses: list[Any] = []
@@ -215,9 +220,11 @@ class Runner:
         needed = {_needs(operation) for moment in order for operation in moment}
         for key, sender in self._arriving():
             if key in self._buffers and key in needed:
-                crew = self._peers[sender]
-                peer = crew[self.place.tensor % len(crew)]
-                self._coming[key] = self.messages.expect(self._buffers[key], peer, self._tag(key), key[2])
+                buffer, tag = self._buffers[key], self._tag(key)
+                self._coming[key] = [
+                    self.messages.expect(buffer[rows.first : rows.last], rows.rank, tag, key[2])
+                    for rows in self._received[sender]
+                ]
         for moment in order:
             given = [self._given(operation) for operation in moment]
             for operation, tensor in zip(moment, given, strict=True):
@@ -235,7 +242,9 @@ class Runner:
         if key is None:
             return None
         if key in self._coming:
-            return self._coming.pop(key).wait()
+            for part in self._coming.pop(key):
+                part.wait()
+            return self._buffers[key]
         if key in self._here:
             return self._here.pop(key)
         if operation[0] == "forward" and operation[1] == 0:
@@ -264,9 +273,8 @@ class Runner:
         if home == self.place.stage:
             self._here[key] = result.detach()
         elif not empty:
-            for number, peer in enumerate(self._peers[home]):
-                if number % self.place.tensors == self.place.tensor:
-                    self.messages.send(result, peer, self._tag(key), micro_batch)
+            for rows in self._sent[home]:
+                self.messages.send(result[rows.first : rows.last], rows.rank, self._tag(key), micro_batch)
 
     def _computed(self, operation: Operation, given: Any) -> Any:
         """Return the result of an operation when it has ended on the card's clock."""

@@ -45,9 +45,11 @@ class CardPlace:
     ``stage`` is the card's place in its pipeline of ``stages`` places. ``chunks`` are the stages of the model that
     stand there, ``virtual_stages`` as many as the schedule counts (DualPipe holds two, one for each direction).
     ``tensor`` of ``tensors`` is the card's number among those that split the matrices of its stages, of experts too
-    where ``expert_tensors`` is as many. ``expert_ranks`` are the cards, this one among them, that share the experts of
-    its stages out, each the next of them; none or one where it holds all. ``rounds`` are the micro-batches that the
-    schedule goes through: as many as any replica has with which the pipeline shares experts, empty ones at the end.
+    where ``expert_tensors`` is as many. ``group`` of ``groups`` is its number among the groups of cards that take equal
+    parts of each of the replica's micro-batches, ``micro_batch_size`` sequences each. ``expert_ranks`` are the cards,
+    this one among them, that share the experts of its stages out, each the next of them; none or one where it holds
+    all. ``rounds`` are the micro-batches that the schedule goes through: as many as any replica has with which the
+    pipeline shares experts, empty ones at the end.
     ``rate`` (FLOP/s) and ``memory_rate`` (B/s) pace an emulated card and are None on a real one. ``capacity`` is in
     bytes, None where undisclosed. ``first_sequence`` is where the pipeline's share of the global batch starts.
     """
@@ -75,6 +77,8 @@ class CardPlace:
     rounds: int = 1
     expert_tensors: int = 1
     expert_ranks: tuple[int, ...] = ()
+    group: int = 0
+    groups: int = 1
 
     @property
     def card(self) -> Card:
@@ -84,9 +88,9 @@ class CardPlace:
     @property
     def label(self) -> str:
         """Return the card in words, as messages name it."""
-        return (
-            f"card {self.rank} ({self.accelerator}, pool {self.pool}, stage {self.stage} of pipeline {self.pipeline})"
-        )
+        part = f", part {self.group} of {self.groups}" if self.groups > 1 else ""
+        where = f"stage {self.stage} of pipeline {self.pipeline}{part}"
+        return f"card {self.rank} ({self.accelerator}, pool {self.pool}, {where})"
 
     @property
     def is_first(self) -> bool:
@@ -110,9 +114,14 @@ class CardPlace:
         return range(first, first + each)
 
     @property
-    def sequences(self) -> int:
-        """Return the sequences of the pipeline's share of a step."""
-        return self.micro_batches * self.micro_batch_size
+    def sequences(self) -> list[int]:
+        """Return which sequences of the global batch the card takes, in the order of its micro-batches."""
+        size = self.micro_batch_size
+        return [
+            self.first_sequence + (number * self.groups + self.group) * size + row
+            for number in range(self.micro_batches)
+            for row in range(size)
+        ]
 
 
 def place(
@@ -132,13 +141,12 @@ def place(
         for _ in range(pipeline.count):
             for place_index, held in enumerate(chunks_of(pipeline, plan.schedule)):
                 stage = pipeline.stages[place_index]
-                for tensor in range(stage.tensor_parallel):
+                for card in range(stage.cards):
                     number = taken.get(stage.pool, 0)
                     taken[stage.pool] = number + 1
                     pool, index = _find(formation, plan, stage.pool, number, there)
                     ids = (len(places), pipeline_index, place_index, index, sequence)
-                    split = (tensor, stage.tensor_parallel)
-                    places.append(_card(ids, split, pipeline, held, pool, stage.precision or plan.precision))
+                    places.append(_card(ids, card, stage, pipeline, held, pool, stage.precision or plan.precision))
             pipeline_index += 1
             sequence += pipeline.micro_batches * pipeline.micro_batch_size
     return tuple(_with_experts(places, plan)) if sizes.mixture is not None else tuple(places)
@@ -149,7 +157,7 @@ def _with_experts(places: list[CardPlace], plan: Plan) -> list[CardPlace]:
     alike = alike_pipelines(plan)
     found = list(places)
     for numbers, pipeline in alike:
-        together = any(stage.tensor_parallel % _sharing(stage) for stage in pipeline.stages)  # replicas in one group
+        together = any(stage.cards % _sharing(stage) for stage in pipeline.stages)  # replicas in one group
         most = max(one.micro_batches for one in places if one.pipeline in numbers)
         for index, stage in enumerate(pipeline.stages[: pipeline.places]):
             field = [one.rank for one in places if one.pipeline in numbers and one.stage == index]
@@ -200,7 +208,7 @@ def check(plan: Plan, sizes: Sizes) -> None:
     """Refuse what this version cannot run, in a sentence. Raises :class:`CapabilityError` or :class:`InputError`."""
     if plan.layers != sizes.layers:
         raise InputError(f"the plan holds {plan.layers} layers, the model {sizes.layers}.")
-    if plan.shard_group is not None and plan.zero and plan.shard_group != plan.replicas:
+    if plan.shard_group is not None and plan.zero and _holders(plan) != {plan.shard_group}:
         raise _refusal("several shard groups", "state is shared out over all replicas", "shard_group left out")
     if plan.offload != "none":
         raise _refusal(f"offload of {plan.offload}", "everything stays on the card", "offload: none")
@@ -216,6 +224,11 @@ def check(plan: Plan, sizes: Sizes) -> None:
     if plan.zero > 1:
         _check_rows(plan)
     _check_experts(plan, sizes.mixture)
+
+
+def _holders(plan: Plan) -> set[int]:
+    """Return how many cards hold the same weights, over all stages."""
+    return {plan.replicas * stage.data_parallel for pipeline in plan.pipelines for stage in pipeline.stages}
 
 
 def _check_foreign(plan: Plan, source: Source) -> None:
@@ -258,7 +271,7 @@ def _check_experts(plan: Plan, mixture: Mixture | None) -> None:
                 if size % cards:
                     raise _refusal(f"tensor parallelism of {cards}", f"{size} {what[4:]} do not split evenly",
                                    "tensor_parallel: 1")  # fmt: skip
-            cards = len(numbers) * stage.tensor_parallel
+            cards = len(numbers) * stage.cards
             if cards % _sharing(stage):
                 raise InputError(
                     f"{cards} cards of the replicas cut alike hold stage {stage.first}-{stage.last}, which are no "
@@ -299,11 +312,9 @@ def _check_rows(plan: Plan) -> None:
 
 
 def _check_cut(stage: Stage) -> None:
-    for field in ("context_parallel", "data_parallel"):
-        degree = getattr(stage, field)
-        if degree > 1:
-            words = field.replace("_parallel", "").replace("_", " ")
-            raise _refusal(f"{words} parallelism of {degree}", "a stage runs on one card", f"{field}: 1")
+    if stage.context_parallel > 1:
+        raise _refusal(f"context parallelism of {stage.context_parallel}", "each card works on whole sequences",
+                       "context_parallel: 1")  # fmt: skip
     if stage.recompute == "selective":
         raise _refusal("selective recomputation", "a layer is computed again whole or not at all",
                        "recompute: full or none")  # fmt: skip
@@ -360,10 +371,11 @@ class _All(Sequence[Card]):
 
 
 def _card(
-    ids: tuple[int, int, int, int, int], split: tuple[int, int], pipeline: Pipeline, chunks: tuple[Chunk, ...],
+    ids: tuple[int, int, int, int, int], card: int, stage: Stage, pipeline: Pipeline, chunks: tuple[Chunk, ...],
     pool: CardPool, precision: Precision,
 ) -> CardPlace:  # fmt: skip
     rank, pipeline_index, place_index, index, sequence = ids
+    group, tensor = divmod(card, stage.tensor_parallel)
     accelerator = pool.accelerator
     provider = maker_for(accelerator)
     if precision not in provider.precisions & COMPUTED:
@@ -377,9 +389,9 @@ def _card(
         rate, memory_rate = _pace(pool, precision)
     return CardPlace(
         rank, pipeline_index, place_index, pipeline.places, pool.name, index, accelerator.maker, accelerator.name,
-        provider.id, *split, precision, chunks, pipeline.virtual_stages, pipeline.micro_batches,
-        pipeline.micro_batch_size, sequence, rate, memory_rate, accelerator.memory.capacity.value,
-        rounds=pipeline.micro_batches,
+        provider.id, tensor, stage.tensor_parallel, precision, chunks, pipeline.virtual_stages, pipeline.micro_batches,
+        pipeline.micro_batch_size // stage.data_parallel, sequence, rate, memory_rate,
+        accelerator.memory.capacity.value, rounds=pipeline.micro_batches, group=group, groups=stage.data_parallel,
     )  # fmt: skip
 
 

@@ -82,11 +82,11 @@ def counted(places: Sequence[CardPlace], rank: int, sizes: Sizes) -> frozenset[s
 
 
 def _first(holders: Sequence[CardPlace], part: str) -> list[int]:
-    first = min(holders, key=lambda place: (place.pipeline, place.stage, place.tensor))
+    first = min(holders, key=lambda place: (place.pipeline, place.stage, place.group, place.tensor))
     if "expert" in part and first.expert_tensors == 1:
         return [first.rank]
-    here = (first.pipeline, first.stage)
-    return [place.rank for place in holders if (place.pipeline, place.stage) == here]
+    here = (first.pipeline, first.stage, first.group)
+    return [place.rank for place in holders if (place.pipeline, place.stage, place.group) == here]
 
 
 def shares(weights: Sequence[tuple[str, int]], ranks: Sequence[int]) -> dict[int, list[str]]:

@@ -6,13 +6,14 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, Literal
 
 from zhenfa import units
 from zhenfa.errors import InputError, MissingFactError, RunError
 from zhenfa.live.doctor.check import Check, judged
 from zhenfa.live.engine import Engine, call_all
+from zhenfa.live.hops import sent, standing
 from zhenfa.live.links import Link, joining, ring_seconds
 from zhenfa.live.placement import CardPlace, place
 from zhenfa.live.sizes import Sizes
@@ -62,14 +63,16 @@ def exchanges(plan: Plan, places: Sequence[CardPlace], sizes: Sizes) -> list[Exc
 
     found: list[Exchange] = []
     for number in sorted({one.pipeline for one in places}):
-        row = [one for one in places if one.pipeline == number]
-        hops = list(pairwise(row))
-        if row[0].virtual_stages > len(row) > 1:
-            hops.append((row[-1], row[0]))  # from one run of stages to the next
-        for one, other in hops:
-            wide = BYTES[BETWEEN[one.precision]]
-            size = round(one.micro_batch_size * plan.sequence_length * sizes.hidden * wide)
-            found.append(Exchange("message", "activations of a micro-batch", (one.rank, other.rank), size))
+        row = standing(places, number)
+        hops = list(pairwise(range(len(row))))
+        if places[row[0][0][0]].virtual_stages > len(row) > 1:
+            hops.append((len(row) - 1, 0))  # from one run of stages to the next
+        for here, after in hops:
+            for rank in chain(*row[here]):
+                wide = BYTES[BETWEEN[places[rank].precision]]
+                for part in sent(places[rank], row[after]):
+                    size = round((part.last - part.first) * plan.sequence_length * sizes.hidden * wide)
+                    found.append(Exchange("message", "activations of a micro-batch", (rank, part.rank), size))
     for shared in owners(places, sizes):
         size = 4 * sum(_parameters(part, sizes) for part in shared.parts)
         found.append(Exchange("sum", f"gradients of {_parts(shared.parts)}", shared.ranks, size))
