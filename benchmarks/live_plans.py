@@ -1,10 +1,11 @@
 """Random plans of every kind that the runtime runs, on emulated cards: predicted against measured.
 
-Run ``python benchmarks/live_plans.py [PLANS] [--seed N] [--zero STAGE ...]``. Each plan draws its schedule, the layers
-of its stages, its replicas, precision, ZeRO stage, recomputation and numbers of micro-batches by seed; two steps are
-taken (the first, which fills caches, is left out) on four emulated cards of three makers at speeds 4:2:1:1. A line is
-printed for each, and at the end the median and the worst of the errors of step time and of the fullest card's memory.
-The cards need to be left alone: a plan whose emulation missed its deadlines is marked and left out of the sums.
+Run ``python benchmarks/live_plans.py [PLANS] [--seed N] [--zero STAGE ...] [--data-parallel]``. Each plan draws its
+schedule, the layers of its stages, its replicas, precision, ZeRO stage, recomputation and numbers of micro-batches by
+seed; two steps are taken (the first, which fills caches, is left out) on four emulated cards of three makers at speeds
+4:2:1:1. With ``--data-parallel`` the two slow cards stand at one place and share micro-batches out. A line is printed
+for each, and at the end the median and the worst of the errors of step time and of the fullest card's memory. The
+cards need to be left alone: a plan whose emulation missed its deadlines is marked and left out of the sums.
 """
 
 from __future__ import annotations
@@ -51,37 +52,48 @@ def machine() -> Formation:
     )
 
 
-def pipeline(draw: random.Random, pools: list[str], schedule: Schedule, micro_batches: int) -> Pipeline:
-    """Return a pipeline over the pools with layers drawn about as their speeds go."""
+def pipeline(draw: random.Random, pools: list[str], schedule: Schedule, micro_batches: int, shares: bool) -> Pipeline:
+    """Return a pipeline over the pools with layers drawn about as their speeds go; ``shares``: two cards of a pool
+    stand at one place."""
+    cards = {pool: pools.count(pool) if shares else 1 for pool in pools}
+    pools = list(dict.fromkeys(pools)) if shares else pools
     virtual = 2 if schedule in ("interleaved", "zero-bubble-v") and len(pools) > 1 else 1
     places = [*range(len(pools))] * virtual
     if schedule == "zero-bubble-v" and virtual == 2:
         places = [*range(len(pools)), *reversed(range(len(pools)))]
     layers = [1] * len(places)
     while sum(layers) < LAYERS:
-        layers[draw.choices(range(len(places)), [SPEEDS[pools[place]] for place in places])[0]] += 1
+        layers[
+            draw.choices(range(len(places)), [cards[pools[place]] * SPEEDS[pools[place]] for place in places])[0]
+        ] += 1
     layers = layers if sum(layers) == LAYERS else [LAYERS // len(places)] * len(places)
     again = {place: (draw.choice(["none", "none", "full"]), draw.choice([None, 1])) for place in places}
     stages, here = [], 0
     for place, count in zip(places, layers, strict=True):
         mode, some = again[place]
         stages.append(Stage(pool=pools[place], first=here, last=here + count, recompute=mode,
+                            data_parallel=cards[pools[place]],
                             recompute_layers=some if mode == "full" else None))  # fmt: skip
         here += count
-    return Pipeline(micro_batches=micro_batches, micro_batch_size=draw.choice([1, 2]), virtual_stages=virtual,
-                    stages=tuple(stages))  # fmt: skip
+    size = max(draw.choice([1, 2]), *cards.values())
+    return Pipeline(
+        micro_batches=micro_batches, micro_batch_size=size, virtual_stages=virtual, stages=tuple(stages)
+    )  # fmt: skip
 
 
-def drawn(draw: random.Random, zeros: Sequence[int]) -> Plan:
-    """Return a random plan of these ZeRO stages; of several replicas where none of them is 0."""
+def drawn(draw: random.Random, zeros: Sequence[int], *, shares: bool = False) -> Plan:
+    """Return a random plan of these ZeRO stages; of several replicas where none of them is 0. ``shares``: with two
+    cards of a pool at one place."""
     cards = draw.sample(CARDS, 4)
     schedule = draw.choice(SCHEDULES)
     several = min(zeros) > 0
     cut = draw.choice([3, 2, 1] if several else [4, 4, 3, 2, 1])
     groups = [cards[:cut], cards[cut:]] if several or (draw.random() < 0.5 and cut < 4) else [cards[:cut]]
-    if schedule != "gpipe" and any(len(group) == 1 for group in groups):
+    if shares and all(group.count("slow") < 2 for group in groups):
+        return drawn(draw, zeros, shares=shares)
+    if schedule != "gpipe" and any(len({*group} if shares else group) == 1 for group in groups):
         schedule = "1f1b"
-    pipelines = tuple(pipeline(draw, group, schedule, draw.choice([4, 6, 8])) for group in groups)
+    pipelines = tuple(pipeline(draw, group, schedule, draw.choice([4, 6, 8]), shares) for group in groups)
     return Plan(
         job="bench", model="tiny-byte-gpt", machine="bench", sequence_length=LENGTH, schedule=schedule,
         precision=draw.choice(["fp32", "bf16"]), zero=draw.choice(zeros) if len(groups) > 1 else 0,
@@ -116,13 +128,15 @@ def main() -> None:
     parser.add_argument("plans", nargs="?", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zero", type=int, nargs="+", default=[0, 1], choices=range(4))
+    parser.add_argument("--data-parallel", action="store_true")
     wanted = parser.parse_args()
     draw, formation, found = random.Random(wanted.seed), machine(), []  # noqa: S311
     with LocalEngine() as engine:
         for number in range(wanted.plans):
-            plan = drawn(draw, wanted.zero)
+            plan = drawn(draw, wanted.zero, shares=wanted.data_parallel)
             words = ", ".join(
-                f"{[stage.layers for stage in one.stages]} x {one.micro_batches} of {one.micro_batch_size}"
+                f"{[stage.layers for stage in one.stages]} on {[stage.cards for stage in one.stages]} x "
+                f"{one.micro_batches} of {one.micro_batch_size}"
                 f"{' again' if any(stage.recomputed_layers for stage in one.stages) else ''}"
                 for one in plan.pipelines
             )

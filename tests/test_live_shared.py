@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 
 from live_pools import LENGTH, TINY, formation, pipeline, plan, pool, reference_losses
 from test_live_training import reference
+from zhenfa import catalog
 from zhenfa.errors import CapabilityError
+from zhenfa.estimate.setting import look_up
+from zhenfa.estimate.traits import OWN_RUNTIME
 from zhenfa.live.doctor.preflight import exchanges
 from zhenfa.live.engine_local import LocalEngine
 from zhenfa.live.hops import received, sent, standing
 from zhenfa.live.placement import place
 from zhenfa.live.run import run_plan
-from zhenfa.spec.job import Bridge, Execution
+from zhenfa.plan.mixed import search_mixed
+from zhenfa.plan.search import Best, Tally
+from zhenfa.spec.job import Bridge, Execution, Limits, Workload
+from zhenfa.spec.machine import Tier
 from zhenfa.spec.plan import Pipeline
 
 MACHINE = formation(pool("a", 4), pool("b", 4), pool("c", 1))
@@ -141,6 +147,25 @@ def test_a_run_goes_on_when_one_of_two_cards_dies(kind: str, action: str, tmp_pa
     assert run.losses == pytest.approx(reference_losses(TINY, execution, steps=4, global_batch=6), rel=1e-5)
 
 
+@pytest.mark.live
+def test_the_planner_shares_micro_batches_out_where_that_is_quicker(engine: LocalEngine) -> None:
+    """Two cards that are twice as fast as a third, and a batch of eight."""
+    tier = Tier(name="board", size=2, bandwidth="100 MB/s", latency="1 ms", topology="switch")
+    machine = formation(pool("a", 2, 6e8, [tier]), pool("b", 1, 3e8, [tier]))
+    model = catalog.model("tiny-byte-gpt")
+    workload = Workload(sequence_length=LENGTH, global_batch=8, precision="fp32")
+    found = []
+    for traits in (OWN_RUNTIME, OWN_RUNTIME.but(shares_batches=False)):
+        best = Best(5)
+        search_mixed(look_up(model.graph(), workload, machine, traits), "test", 8, Limits(), best, Tally())
+        found.append(best.ranked()[0])
+    assert found[0].step < found[1].step
+    assert any(stage.data_parallel == 2 for stage in found[0].plan.pipelines[0].stages)
+    run = run_plan(found[0].plan, machine, model, EXECUTION, engine=engine)
+    assert run.losses[-1] < run.losses[0]
+    assert len(run.stages) == 3
+
+
 # Who sends which rows to whom.
 
 
@@ -176,7 +201,9 @@ def test_each_row_reaches_each_card_once(
                 for row in range(rows.first, rows.last)
             )
             assert given == Counter(coming)
-            assert here != there or split != other_split or len(received(one, groups)) == 1
+            assert here != there or [rows.beside for rows in received(one, groups)] == [1.0]
+            for rows in received(one, groups):
+                assert rows.beside * (rows.last - rows.first) == pytest.approx(size / min(here, there))
 
 
 def test_cards_of_a_stage_are_named_by_their_part() -> None:

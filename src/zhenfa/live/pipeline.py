@@ -274,7 +274,8 @@ class Runner:
             self._here[key] = result.detach()
         elif not empty:
             for rows in self._sent[home]:
-                self.messages.send(result[rows.first : rows.last], rows.rank, self._tag(key), micro_batch)
+                part = result[rows.first : rows.last]
+                self.messages.send(part, rows.rank, self._tag(key), micro_batch, rows.beside)
 
     def _computed(self, operation: Operation, given: Any) -> Any:
         """Return the result of an operation when it has ended on the card's clock."""

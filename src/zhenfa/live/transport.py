@@ -69,15 +69,18 @@ class Messages:
         self._free: dict[int, float] = {}
         self._sent: deque[tuple[Any, ...]] = deque()
 
-    def send(self, tensor: Any, peer: int, tag: int, micro_batch: int) -> None:
-        """Send a tensor to the card of rank ``peer``; never blocks."""
+    def send(self, tensor: Any, peer: int, tag: int, micro_batch: int, beside: float = 1.0) -> None:
+        """Send a tensor to the card of rank ``peer``; never blocks.
+
+        ``beside``: how many times its bytes an emulated link carries meanwhile, where others send or get parts too.
+        """
         crossing, kind, rate = self._crossing, self._crossing.format(peer), self._crossing.memory_rate
         if kind == "none":
             payload = _raw(self._to_host(tensor))
         else:
             with self._pacer.packing(micro_batch, moved_bytes(kind, tensor.numel(), tensor.element_size())[0], rate):
                 payload = self._to_host(pack(kind, tensor))
-        start, transfer, arrival = self._pass(peer, payload.nbytes)
+        start, transfer, arrival = self._pass(peer, round(payload.nbytes * beside))
         header = torch.tensor([arrival, transfer], dtype=torch.float64)
         works = (dist.isend(header, peer, tag=2 * tag + 1), dist.isend(payload, peer, tag=2 * tag))
         self._sent.append((*works, header, payload))
