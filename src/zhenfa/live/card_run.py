@@ -8,15 +8,17 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from zhenfa.errors import ZhenfaError
 from zhenfa.live import checkpoint, data
 from zhenfa.live.board import Board
 from zhenfa.live.bridge import Crossing, Tally, across
 from zhenfa.live.collective import Opener
+from zhenfa.live.copies import Copier, Copy, is_copy
 from zhenfa.live.crew import Crew, crew_of
 from zhenfa.live.decoder import Decoder, loss_of
 from zhenfa.live.exchange import group_of
@@ -24,20 +26,18 @@ from zhenfa.live.faults import Faults
 from zhenfa.live.gradient_sum import GradientSum
 from zhenfa.live.guard import Guard, gather, norm_of
 from zhenfa.live.hops import standing
+from zhenfa.live.held import CUT_OFF, Held, answers_for, held_rows, held_whole, settings_of, take_rows, take_whole
 from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import Runner
 from zhenfa.live.quiet import Watch
-from zhenfa.live.saving import Saver, answers_for, load_parts, share_of, whole_share
-from zhenfa.live.shard_saving import load_rows, share_of_rows
+from zhenfa.live.saving import Saver, load_parts, share_of, write_share
+from zhenfa.live.shard_saving import load_rows
 from zhenfa.live.shard_update import ShardedUpdate
 from zhenfa.live.sharded import Sharded
 from zhenfa.live.transport import Messages
 from zhenfa.live.update import DTYPES, Update
 from zhenfa.live.weights import load_weights
-
-CUT_OFF: Final = "cut_off"
-"""Where a checkpoint has what packing for the bridge has cut off of gradients."""
 
 
 class CardRun:
@@ -60,7 +60,7 @@ class CardRun:
         self.group = group_of(orders.places, rank, orders.links, timeout)
         self.module = self._decoder(self.crew)
         self._fill()
-        self._held: int = sum(parameter.numel() for parameter in self.module.parameters())
+        self._elements: int = sum(parameter.numel() for parameter in self.module.parameters())
         self.tally = Tally()
         self.sum: GradientSum | Sharded
         self.update: Update | ShardedUpdate
@@ -77,7 +77,7 @@ class CardRun:
         self.text = data.corpus(orders.data, sizes.vocabulary) if place.is_first or place.is_last else None
         self.sums: dict[tuple[str, int], list[float]] = {}
         self.watch = Watch.now()
-        self.saver = Saver(rank)
+        self.saver, self.copier = Saver(), Copier(rank, len(orders.places))
         self.guard = Guard(len(orders.places), orders.usual_norm)
         self.faults = Faults()
         self._taken = 0
@@ -86,7 +86,7 @@ class CardRun:
     @property
     def parameter_count(self) -> int:
         """Return the parameters that the card holds."""
-        return self._held
+        return self._elements
 
     def _plain(self) -> tuple[GradientSum, Update]:
         """Return the sums and the update of weights that this card holds whole."""
@@ -224,31 +224,56 @@ class CardRun:
         }
 
     def load(self, path: Path) -> None:
-        """Fill the stage and its optimizer from a checkpoint whose files the driver has checked."""
+        """Fill the stage and its optimizer from a checkpoint or a copy whose files the driver has checked."""
         self.board.write(self.place.rank, "load")
-        if isinstance(self.sum, Sharded):
+        if is_copy(path):
+            self._take_up(Copy(path))
+        elif isinstance(self.sum, Sharded):
             load_rows(path, self.sum.rows, self.optimizer)
         elif self.crew.size > 1:
             whole = self._decoder(Crew())
             load_parts(path, self.module, self.optimizer, whole)
         else:
             checkpoint.load(path, self.module, self.optimizer, verified=True)
-        if isinstance(self.sum, GradientSum):
+        if isinstance(self.sum, GradientSum) and not is_copy(path):
             self.sum.take_up(lambda wanted: checkpoint.load_tensors(path, CUT_OFF, wanted))
         self.board.write(self.place.rank, "idle")
 
-    def save(self, path: Path, *, to_disk: bool) -> None:
-        """Copy this card's share of a checkpoint and begin to write it into ``path``."""
-        self.board.write(self.place.rank, "save")
+    def _take_up(self, copy: Copy) -> None:
         if isinstance(self.sum, Sharded):
-            state, pieces = share_of_rows(self.sum.rows, self.optimizer)
-            self.saver.begin(path, state, to_disk=to_disk, pieces=pieces)
-            self.board.write(self.place.rank, "idle")
+            take_rows(copy, self.sum.rows, self.optimizer)
             return
-        share = share_of if self.crew.size == 1 else whole_share
-        updates = self.sum.updates if self.orders.zero else None
-        state = share(self.module, self.optimizer, self._left_out, updates)
-        self.saver.begin(path, state | {CUT_OFF: self.sum.kept()}, to_disk=to_disk)
+        take_whole(copy, self.module, self.optimizer)
+        self.sum.take_up(lambda wanted: copy.tensors(CUT_OFF, wanted))
+
+    def _held(self) -> list[Held]:
+        """Return what of the state this card answers for."""
+        if isinstance(self.sum, Sharded):
+            return list(held_rows(self.sum.rows, self.optimizer))
+        return [*held_whole(self.module, self.optimizer, self._left_out, self.sum.alone), *self.sum.kept()]
+
+    def save(self, path: Path) -> None:
+        """Copy this card's share of a checkpoint and begin to write it into ``path``, onto the disk."""
+        self.board.write(self.place.rank, "save")
+        state, pieces = share_of(self._held(), settings_of(self.optimizer))
+        self.saver.begin(
+            str(path), lambda: {"files": write_share(path, self.place.rank, state, to_disk=True, pieces=pieces)}
+        )
+        self.board.write(self.place.rank, "idle")
+
+    def copy(self, path: Path, step: int, key: str, *, mapped: bool) -> None:
+        """Copy this card's share of the state after a step into ``path``; what goes wrong is told under ``key``."""
+        self.board.write(self.place.rank, "save")
+        self.saver.wait()
+        try:
+            left = self.copier.copy(
+                path, step, self._held(), settings_of(self.optimizer), mapped=mapped,
+                synchronize=self.provider.synchronize,
+            )  # fmt: skip
+        except (OSError, ZhenfaError) as problem:
+            self.saver.fail(key, problem)
+        else:
+            self.saver.begin(key, left)
         self.board.write(self.place.rank, "idle")
 
     def let_go(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 
+from zhenfa.live.checkpoint import Piece
 from zhenfa.live.collective import Collective, Opener
 from zhenfa.live.links import Link, ring_of, ring_seconds
 
@@ -60,6 +61,19 @@ class Crew:
         if self.size == 1:
             return None
         return cut_of(name) if self.experts or not of_expert(name) else None
+
+    def counts(self, name: str) -> bool:
+        """Return whether this card of the crew counts a weight: what a crew does not split counts once, but for experts
+        that its cards hold whole, for each has others."""
+        return self.index == 0 or self.axis(name) is not None or (of_expert(name) and not self.experts)
+
+    def piece(self, name: str, shape: Sequence[int]) -> Piece:
+        """Return where this card's part of a weight, of this shape, lies in the whole one."""
+        size, offsets, axis = list(shape), [0] * len(shape), self.axis(name)
+        if axis is not None:
+            offsets[axis] = self.index * size[axis]
+            size[axis] *= self.size
+        return Piece(tuple(size), tuple(offsets))
 
     def part(self, name: str, whole: Any) -> Any:
         """Return this card's part of a whole weight, or of whatever has its shape."""

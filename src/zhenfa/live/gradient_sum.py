@@ -24,8 +24,10 @@ from torch.nn import functional
 
 from zhenfa.live.beside import Beside
 from zhenfa.live.bridge import Tally
+from zhenfa.live.checkpoint import Piece
 from zhenfa.live.collective import Opener
-from zhenfa.live.crew import Crew, of_expert
+from zhenfa.live.crew import Crew
+from zhenfa.live.held import CUT_OFF, Held
 from zhenfa.live.links import Link
 from zhenfa.live.pace import Pacer, Span
 from zhenfa.live.replicas import counted, owners, parts, shares
@@ -76,15 +78,16 @@ class GradientSum:
         self._part_of = sizes.part_of
         first = counted(self._places, pacer.rank, sizes)
         counts = {name for name in weights if self._part_of(name) in first and self._is_ours(name)}
-        updates = set(weights)
+        updates, alone = set(weights), set[str]()
         self._buckets: list[Bucket] = []
         for bucket in self._made(opener, kind, sizes, zero):
             self._buckets.append(bucket)
             if bucket.split is not None:
                 updates -= {*bucket.names} - {*bucket.split[pacer.rank]}
+                alone |= {*bucket.split[pacer.rank]}
                 own = {name for name in bucket.split[pacer.rank] if self._is_ours(name)}
                 counts = (counts - {*bucket.names}) | own
-        self.counts, self.updates = frozenset(counts), frozenset(updates)
+        self.counts, self.updates, self.alone = frozenset(counts), frozenset(updates), frozenset(alone)
         self._beside = Beside()
         self._have: set[str] = set()
         self._at: dict[str, float] = {}
@@ -159,27 +162,22 @@ class GradientSum:
         for exchange in self._exchanges():
             exchange.keep()
 
-    def kept(self) -> dict[str, Any]:
-        """Return what packing has cut off and the next sums will have, by maker and weight, whole matrices.
-
-        All cards of a crew call it together; on others than its first there is nothing.
-        """
-        found: dict[str, Any] = {}
+    def kept(self) -> Iterator[Held]:
+        """Yield what packing has cut off and the next sums will have, by maker and weight: what this card of its crew
+        answers for."""
+        crew = self._crew
         for bucket in self._buckets:
             for names, flat in bucket.exchange.kept.items():
                 if not {*names} <= {*bucket.names}:
                     continue
-                shapes = [self._shape(name, bucket.unlike) for name in names]
-                parts = [flat.new_empty(shape) for shape in shapes]
-                _unpack(flat, parts, bucket.exchange.align)
-                for name, part in zip(names, parts, strict=True):
-                    whole = part if bucket.unlike else self._crew.whole(name, part)
-                    found[self._key(name)] = whole.to("cpu", copy=True)
-        crew = self._crew
-        ours = {
-            self._key(name) for name in self._weights if crew.index == 0 or (of_expert(name) and not crew.experts)
-        }  # fmt: skip
-        return {key: value for key, value in found.items() if key in ours}
+                offset = 0
+                for name in names:
+                    shape = self._shape(name, bucket.unlike)
+                    part = flat[offset : offset + math.prod(shape)].view(shape)
+                    offset += _aligned(part.numel(), bucket.exchange.align)
+                    if crew.index == 0 or (not bucket.unlike and crew.counts(name)):
+                        piece = Piece(tuple(shape), (0,) * len(shape)) if bucket.unlike else crew.piece(name, shape)
+                        yield Held(f"{CUT_OFF}.{self._key(name)}", part, piece)
 
     def take_up(self, read: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Go on from what :meth:`kept` gave: ``read`` fills those of the tensors given that a checkpoint has, by name,
@@ -232,8 +230,7 @@ class GradientSum:
     def _is_ours(self, name: str) -> bool:
         """Return whether this card of its crew counts a weight: what a crew does not split counts once, but for experts
         that its cards hold whole, for each has others."""
-        crew = self._crew
-        return crew.index == 0 or crew.axis(name) is not None or (of_expert(name) and not crew.experts)
+        return self._crew.counts(name)
 
     def _made(self, opener: Opener, kind: BridgeFormat, sizes: Sizes, zero: int) -> list[Bucket]:
         """Return this card's buckets, the last parts of the model first."""

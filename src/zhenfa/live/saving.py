@@ -1,8 +1,9 @@
 """How a card saves its share of a checkpoint: copied at once, written by a thread while training goes on.
 
-No card waits for another. Each writes the parts that it answers for, under their global names, in torch's own format,
-and tells the SHA-256 of its file; the driver puts the records together when all have told (see
-:func:`zhenfa.live.checkpoint.finish`). A card that dies while it writes leaves an unfinished folder, no checkpoint.
+No card waits for another. Each writes the tensors that it answers for (:mod:`zhenfa.live.held`), under their global
+names, in torch's own format, and tells the SHA-256 of its file; the driver puts the records together when all have
+told (see :func:`zhenfa.live.checkpoint.finish`). A card that dies while it writes leaves an unfinished folder, no
+checkpoint.
 """
 
 from __future__ import annotations
@@ -13,66 +14,30 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zhenfa.live.checkpoint import RECORDS, SUMS, Piece, file_of, load, place_pieces, sha256, state_of
-from zhenfa.live.crew import of_expert
-from zhenfa.live.placement import CardPlace
-from zhenfa.live.replicas import counted, owners
-from zhenfa.live.sizes import Sizes
+from zhenfa.live.checkpoint import RECORDS, SUMS, Piece, file_of, load, place_pieces, sha256
+from zhenfa.live.held import MODEL, OPTIMIZER, Held
 
 
-def answers_for(places: Sequence[CardPlace], rank: int, sizes: Sizes) -> frozenset[str]:
-    """Return the parts that ``rank`` holds and does not write, because another card does."""
-    held = {part for one in owners(places, sizes) if rank in one.ranks for part in one.parts}
-    return frozenset(held - counted(places, rank, sizes))
-
-
-def share_of(
-    module: Any, optimizer: Any, left_out: frozenset[str], updates: frozenset[str] | None = None
-) -> dict[str, Any]:
-    """Return a copy, in host memory, of a card's state without the parts ``left_out``; the next step may begin.
-
-    ``updates``: the weights whose optimizer state this card alone keeps, whoever writes the weights (None: the parts
-    ``left_out`` count for both).
-    """
-    state, part_of = state_of(module, optimizer), module.sizes.part_of
-    kept: dict[str, Any] = {"model": {}, "optimizer": {}}
-    for name, value in state["model"].items():
-        if part_of(name) not in left_out:
-            kept["model"][name] = _copy(value)
-    for name, value in state.get("optimizer", {}).items():
-        if updates is not None or part_of(name.split(".", 1)[1]) not in left_out:
-            kept["optimizer"][name] = _copy(value)
-    return kept
-
-
-def whole_share(
-    module: Any, optimizer: Any, left_out: frozenset[str], updates: frozenset[str] | None
-) -> dict[str, Any]:  # fmt: skip
-    """Return what :func:`share_of` does where a crew splits the matrices: whole ones, on its first card alone, and on
-    each card the experts that it holds whole.
-
-    All cards of the crew call it together.
-    """
-    crew, state = module.crew, share_of(module, optimizer, left_out, updates)
-
-    def kept(name: str) -> bool:
-        return crew.index == 0 or (of_expert(name) and not crew.experts)
-
-    model = {name: crew.whole(name, value) for name, value in state["model"].items()}
-    moments = {name: (name.split(".", 1)[1].rsplit(".", 1)[0], value) for name, value in state["optimizer"].items()}
-    whole = {
-        name: (weight, crew.whole(weight, value) if getattr(value, "ndim", 0) else value)
-        for name, (weight, value) in moments.items()
-    }
-    return {
-        "model": {name: value for name, value in model.items() if kept(name)},
-        "optimizer": {name: value for name, (weight, value) in whole.items() if kept(weight)},
-    }
+def share_of(held: Iterable[Held], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Piece]]:
+    """Return a copy, in host memory, of what a card answers for as torch's checkpoint has it, and where the pieces lie
+    in whole tensors; the next step may begin. ``settings`` are those of the optimizer."""
+    state: dict[str, Any] = {MODEL: {}, OPTIMIZER: {}}
+    pieces: dict[str, Piece] = {}
+    for key, tensor, piece in held:
+        branch, _, name = key.partition(".")
+        state.setdefault(branch, {})[name] = tensor.detach().to("cpu", copy=True)
+        if piece.size != tuple(tensor.shape):
+            pieces[key] = piece
+        if branch == OPTIMIZER and name.endswith(".step"):
+            weight = name.removeprefix("state.").removesuffix(".step")
+            state[branch] |= {f"param_groups.{weight}.{setting}": value for setting, value in settings.items()}
+    return state, pieces
 
 
 def load_parts(path: Path, module: Any, optimizer: Any, whole: Any) -> None:
@@ -96,49 +61,41 @@ def load_parts(path: Path, module: Any, optimizer: Any, whole: Any) -> None:
         }
 
 
-def _copy(value: Any) -> Any:
-    import torch
-
-    return value.detach().to("cpu", copy=True) if torch.is_tensor(value) else value
-
-
 @dataclass
 class Saver:
-    """Writes one state after the other in a thread of its own. ``rank`` names the card's file."""
+    """Does what is left to do of saving in a thread of its own, one after the other."""
 
-    rank: int
     _thread: threading.Thread | None = None
-    _told: list[dict[str, Any]] = field(default_factory=list)
+    _told: deque[dict[str, Any]] = field(default_factory=deque)
 
-    def begin(
-        self, folder: Path, state: dict[str, Any], *, to_disk: bool, pieces: Mapping[str, Piece] | None = None
-    ) -> None:
-        """Write ``state`` into ``folder``; waits for the one before it. ``to_disk`` sees it onto the disk; ``pieces``:
-        which tensors are pieces of larger ones."""
+    def begin(self, key: str, work: Callable[[], dict[str, Any]]) -> None:
+        """Begin some work, whose result is told under ``key``; waits for the work before it."""
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(folder, state, to_disk, pieces or {}), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(key, work), daemon=True, name="saving")
         self._thread.start()
 
+    def fail(self, key: str, problem: Exception) -> None:
+        """Have it told that what was begun under ``key`` has failed."""
+        words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        self._told.append({"key": key, "error": words})
+
     def tell(self, *, wait: bool = False) -> list[dict[str, Any]]:
-        """Return what has been written since the last call: folder and file sums, or an error."""
+        """Return what has been done since the last call, or an error."""
         if wait:
             self.wait()
-        told, self._told = self._told, []
-        return told
+        return [self._told.popleft() for _ in range(len(self._told))]
 
     def wait(self) -> None:
-        """Return when nothing is being written."""
+        """Return when nothing is being done."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def _write(self, folder: Path, state: dict[str, Any], to_disk: bool, pieces: Mapping[str, Piece]) -> None:
+    def _work(self, key: str, work: Callable[[], dict[str, Any]]) -> None:
         try:
-            sums = write_share(folder, self.rank, state, to_disk=to_disk, pieces=pieces)
-            self._told.append({"folder": str(folder), "files": sums})
+            self._told.append({"key": key} | work())
         except Exception as problem:  # told to the driver, which decides
-            words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-            self._told.append({"folder": str(folder), "error": words})
+            self.fail(key, problem)
 
 
 def _planner() -> Any:
@@ -165,7 +122,8 @@ def write_share(
 ) -> dict[str, str]:
     """Write one card's share into an unfinished checkpoint; return the SHA-256 of its files by name.
 
-    They also lie beside them, last of all, for a driver whom the card can no longer tell.
+    ``to_disk`` sees it onto the disk; ``pieces``: which tensors are pieces of larger ones. The sums also lie beside the
+    files, last of all, for a driver whom the card can no longer tell.
     """
     from torch.distributed import checkpoint
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from zhenfa.live.checkpoint import Piece
 from zhenfa.live.collective import Opener
-from zhenfa.live.crew import of_expert
 from zhenfa.live.decoder import Decoder
 from zhenfa.live.shard_layout import SharedPart, rows_of, shared_parts
 from zhenfa.live.sizes import part_of
@@ -50,10 +49,8 @@ class Rows:
         return frozenset(filter(self.is_ours, self.own))
 
     def is_ours(self, name: str) -> bool:
-        """Return whether this card of its crew counts a weight, which a crew does not split and holds more than
-        once."""
-        crew = self._crew
-        return crew.index == 0 or crew.axis(name) is not None or (of_expert(name) and not crew.experts)
+        """Return whether this card of its crew counts a weight."""
+        return self._crew.counts(name)
 
     def rows(self, name: str, rank: int | None = None) -> tuple[int, int]:
         """Return where the rows of a weight that a card (None: this one) keeps begin and end."""
@@ -61,13 +58,8 @@ class Rows:
 
     def piece(self, name: str) -> Piece:
         """Return where this card's rows lie in the whole weight."""
-        shape, axis, crew = list(self.shapes[name]), self._crew.axis(name), self._crew
-        offsets = [0] * len(shape)
-        if axis is not None:
-            offsets[axis] = crew.index * shape[axis]
-            shape[axis] *= crew.size
-        offsets[0] += self.rows(name)[0]
-        return Piece(tuple(shape), tuple(offsets))
+        part = self._crew.piece(name, self.shapes[name])
+        return Piece(part.size, (part.offsets[0] + self.rows(name)[0], *part.offsets[1:]))
 
     def fill(self, name: str, whole: Any) -> None:
         """Take a weight from the whole one (this card's part of it, where a crew splits it)."""

@@ -1,45 +1,17 @@
-"""Checkpoints of weights that are shared out by rows: each card writes its rows as a piece of the whole tensor.
-
-Nobody gathers anything: torch's records say where in the whole each piece lies, so that the checkpoint can be read
-under any layout, whole or by rows.
-"""
+"""Checkpoints taken up by cards that share weights out by rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from zhenfa.errors import InputError
-from zhenfa.live.checkpoint import Piece, load_tensors
+from zhenfa.live.checkpoint import load_tensors
+from zhenfa.live.held import MOMENTS
 from zhenfa.live.shard_rows import Rows
-
-MOMENTS: Final = ("exp_avg", "exp_avg_sq")
-
-
-def share_of_rows(rows: Rows, optimizer: Any) -> tuple[dict[str, Any], dict[str, Piece]]:
-    """Return a copy, in host memory, of the rows that a card keeps and of their moments, and where in the whole tensors
-    they lie, by branch and name; the next step may begin."""
-    model: dict[str, Any] = {}
-    state: dict[str, Any] = {}
-    pieces: dict[str, Piece] = {}
-    settings = {} if optimizer is None else {
-        key: value for key, value in optimizer.param_groups[0].items() if key != "params"
-    }  # fmt: skip
-    for name, kept in rows.own.items():
-        if not rows.is_ours(name):
-            continue
-        piece = rows.piece(name)
-        model[name], pieces[f"model.{name}"] = kept.detach().to("cpu", copy=True), piece
-        known = optimizer.state.get(kept, {})
-        state[f"state.{name}.step"] = known["step"].to("cpu", copy=True) if known else torch.tensor(0.0)
-        for moment in MOMENTS:
-            held = known[moment].to("cpu", copy=True) if known else torch.zeros(kept.shape)
-            state[f"state.{name}.{moment}"], pieces[f"optimizer.state.{name}.{moment}"] = held, piece
-        state |= {f"param_groups.{name}.{key}": value for key, value in settings.items()}
-    return {"model": model, "optimizer": state}, pieces
 
 
 def load_rows(path: Path, rows: Rows, optimizer: Any) -> None:

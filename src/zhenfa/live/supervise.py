@@ -9,7 +9,6 @@ done again comes out as it was.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from zhenfa.errors import CapabilityError, InputError, RunError, ZhenfaError
-from zhenfa.live import checkpoint
+from zhenfa.live import checkpoint, copies
 from zhenfa.live.engine import Blame, CardError
 from zhenfa.live.health import Finding, HealthWatch
 from zhenfa.live.ladder import Ladder, Rung, Trouble
@@ -138,6 +137,7 @@ class Supervisor:
                 measured = self._advance(measured)
             self._ended = time.monotonic()
             self.driver.finish_saves()
+            self.snapshots.let_go()
             measured.reports = self.driver.call("report", {})
             self.learn(measured)
         except ZhenfaError:
@@ -228,7 +228,7 @@ class Supervisor:
         if self.disk is not None:
             self.driver.prune(self.disk, execution.keep_checkpoints)
         if self.disk is not None and execution.checkpoint_every and done % execution.checkpoint_every == 0:
-            self.driver.begin_save(measured, self.disk, to_disk=True)
+            self.driver.begin_save(measured, self.disk)
             return
         wanted = execution.recover and execution.snapshot_every > 0 and done < execution.steps
         if wanted and done % execution.snapshot_every == 0:
@@ -366,7 +366,10 @@ class Supervisor:
         """Return the newest whole copy of the state that this run made or began from, and its step."""
         for done, path in sorted(self.driver.written, reverse=True):
             try:
-                checkpoint.verify(path)
+                if copies.is_copy(path):
+                    copies.verify(path, done)
+                else:
+                    checkpoint.verify(path)
             except InputError as problem:
                 self.say(f"passed over: {problem.message}")
             else:
@@ -415,14 +418,12 @@ class Supervisor:
         """Put the newest copy in memory onto the disk before giving up."""
         if self.disk is None or self.snapshots.folder is None:
             return
-        path, _ = self._newest()
-        if path is None or path.parent == self.disk or path == self.resume:
+        path, done = self._newest()
+        if path is None or not copies.is_copy(path):
             return
-        target = self.disk / path.name
+        target = self.disk / f"checkpoint-{done:06d}"
         try:
-            partial = target.with_name(target.name + checkpoint.PARTIAL)
-            shutil.copytree(path, partial)
-            partial.rename(target)
+            self.snapshots.keep(path, target)
         except OSError as problem:
             self.say(f"what was trained could not be saved: {problem}")
         else:

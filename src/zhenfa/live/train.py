@@ -23,6 +23,7 @@ from zhenfa.live.guard import HISTORY, LEAST, total
 from zhenfa.live.host import processors
 from zhenfa.live.learn.timings import Timings, sharing
 from zhenfa.live.orders import Orders
+from zhenfa.live.pending import Pending, Saving
 from zhenfa.live.placement import Card, CardPlace, links_of, place
 from zhenfa.live.recipe import Recipe
 from zhenfa.live.sizes import Sizes
@@ -46,18 +47,6 @@ class Step:
     verdict: str
     bad: tuple[int, ...]
     norms: tuple[float, ...]
-
-
-@dataclass
-class Saving:
-    """A checkpoint that the cards are writing: which ``ranks`` have told that their share is written, and all sums."""
-
-    partial: Path
-    facts: dict[str, Any]
-    cards: int
-    to_disk: bool
-    ranks: set[int] = field(default_factory=set)
-    sums: dict[str, str] = field(default_factory=dict)
 
 
 class CardFullError(RunError):
@@ -99,8 +88,8 @@ class Measured:
 class Driver:
     """Runs plans of one model on the cards of one engine, one after the other.
 
-    ``bridge``: what cards of different makers compress. ``written`` are the checkpoints made so far that are still
-    there, each with its step; ``notes`` what went wrong without ending anything.
+    ``bridge``: what cards of different makers compress. ``written`` are the checkpoints and copies made so far that are
+    still there, each with its step; ``notes`` what went wrong without ending anything.
     """
 
     def __init__(self, engine: Engine, formation: Formation, sizes: Sizes, execution: Execution) -> None:
@@ -109,7 +98,7 @@ class Driver:
         self._store, self._port = open_store(engine.address)
         self._generation = 0
         self._totals: deque[float] = deque(maxlen=HISTORY)
-        self._saving: dict[str, Saving] = {}
+        self._saving: dict[str, Pending] = {}
         self.bridge = execution.bridge
         self.written: list[tuple[int, Path]] = []
         self.notes: list[str] = []
@@ -179,21 +168,40 @@ class Driver:
                 self._check_memory(measured.places)
         return step
 
-    def begin_save(self, measured: Measured, folder: Path, *, to_disk: bool) -> None:
-        """Have the cards copy their state and begin to write it into ``folder`` while they go on."""
-        partial = folder / f"checkpoint-{measured.done:06d}{checkpoint.PARTIAL}"
-        if str(partial) in self._saving:
-            return
-        self.engine.remember(partial)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        facts = {
+    @property
+    def generation(self) -> int:
+        """Return how often cards have taken up a plan."""
+        return self._generation
+
+    @property
+    def saving(self) -> set[Path]:
+        """Return the folders into which the cards are writing."""
+        return {one.path for one in self._saving.values()}
+
+    def facts(self, measured: Measured) -> dict[str, Any]:
+        """Return what the manifest of a checkpoint says of the run."""
+        return {
             "step": measured.done, "plan": measured.plan.to_data(), "sizes": asdict(self.sizes),
             "seed": self.execution.seed,
         }  # fmt: skip
-        self._saving[str(partial)] = Saving(partial, facts, len(measured.places), to_disk)
-        self.call("save", {"path": str(partial), "to_disk": to_disk})
+
+    def begin_save(self, measured: Measured, folder: Path) -> None:
+        """Have the cards copy their state and begin to write a checkpoint into ``folder`` while they go on."""
+        partial = folder / f"checkpoint-{measured.done:06d}{checkpoint.PARTIAL}"
+        if partial in self.saving:
+            return
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        saving = Saving(partial, measured.done, len(measured.places), facts=self.facts(measured))
+        self.begin(saving, "save", {"path": str(partial)})
+
+    def begin(self, pending: Pending, method: str, arguments: dict[str, Any]) -> None:
+        """Have the cards save their state."""
+        self._saving[pending.key] = pending
+        if pending.remembered:
+            self.engine.remember(pending.path)
+        self.call(method, arguments)
 
     def finish_saves(self) -> None:
         """Wait until what was begun is written."""
@@ -211,18 +219,16 @@ class Driver:
     def drop_saves(self) -> None:
         """Finish what all cards have written, though one of them can no longer tell, and give up the rest."""
         for one in self._saving.values():
-            sums = checkpoint.told_on_disk(one.partial, one.cards)
-            if sums is not None:
-                self._finish(one, sums)
-                continue
-            shutil.rmtree(one.partial, ignore_errors=True)
-            self.engine.forget(one.partial)
+            if one.is_written():
+                self._finish(one)
+            else:
+                self._give_up(one)
         self._saving.clear()
 
     def save(self, measured: Measured, folder: Path) -> Path:
         """Write a checkpoint of what the cards hold into ``folder`` and return its path."""
         self.finish_saves()
-        self.begin_save(measured, folder, to_disk=True)
+        self.begin_save(measured, folder)
         self.finish_saves()
         final = folder / f"checkpoint-{measured.done:06d}"
         if (measured.done, final) not in self.written:
@@ -254,30 +260,30 @@ class Driver:
         measured.timings.add(measured.spans, measured.step_times[-1])
 
     def _told(self, rank: int, told: Sequence[Mapping[str, Any]]) -> None:
-        """Note what a card has written; the last card's word makes a checkpoint of it."""
+        """Note what a card has written; the last card's word makes it count."""
         for word in told:
-            one = self._saving.get(word["folder"])
+            one = self._saving.get(word["key"])
             if one is None:
                 continue
             if "error" in word:
-                del self._saving[word["folder"]]
-                shutil.rmtree(one.partial, ignore_errors=True)
-                self.engine.forget(one.partial)
-                self.notes.append(
-                    f"step {one.facts['step']} was not saved: {self.engine.places[rank].label}: {word['error']}"
-                )
-                continue
-            one.ranks.add(rank)
-            one.sums |= word["files"]
-            if len(one.ranks) == one.cards:
-                del self._saving[word["folder"]]
-                self._finish(one, one.sums)
+                del self._saving[one.key]
+                self._give_up(one)
+                self.notes.append(f"step {one.step} was not saved: {self.engine.places[rank].label}: {word['error']}")
+            elif one.told(rank, word):
+                del self._saving[one.key]
+                self._finish(one)
 
-    def _finish(self, one: Saving, sums: Mapping[str, str]) -> None:
-        final = checkpoint.finish(one.partial, one.facts, sums, to_disk=one.to_disk)
-        if (one.facts["step"], final) not in self.written:
-            self.written.append((one.facts["step"], final))
-        self.engine.forget(one.partial)
+    def _finish(self, one: Pending) -> None:
+        final = one.finish()
+        if (one.step, final) not in self.written:
+            self.written.append((one.step, final))
+        if one.remembered:
+            self.engine.forget(one.path)
+
+    def _give_up(self, one: Pending) -> None:
+        one.give_up()
+        if one.remembered:
+            self.engine.forget(one.path)
 
     def _check_memory(self, places: tuple[CardPlace, ...]) -> None:
         """Hold emulated cards to their memory, as a real card would."""

@@ -93,9 +93,17 @@ class CardWorker:
         """Return what the card counted and measured since it was opened."""
         return self._opened().report()
 
-    def save(self, path: str, to_disk: bool = True) -> None:
+    def save(self, path: str) -> None:
         """Copy this card's share of a checkpoint and begin to write it."""
-        self._opened().save(Path(path), to_disk=to_disk)
+        self._opened().save(Path(path))
+
+    def copy(self, path: str, step: int, key: str, mapped: bool) -> None:
+        """Copy this card's share of the state, and begin to see that the copy is whole."""
+        self._opened().copy(Path(path), step, key, mapped=mapped)
+
+    def let_copies_go(self) -> None:
+        """Let go of the memory that copies are in."""
+        self._opened().copier.let_go()
 
     def saved(self) -> list[dict[str, Any]]:
         """Wait until nothing is being written, and return what has been since the last word of it."""
