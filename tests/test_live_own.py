@@ -169,7 +169,7 @@ def test_directories_of_other_models_are_refused(tmp_path: Path) -> None:
             sizes_with(llama(tmp_path / str(number), **change), TINY)
     with pytest.raises(InputError, match="are of a model with vocabulary 512, the job's has 256"):
         sizes_with(llama(tmp_path / "words", vocab_size=512), TINY)
-    with pytest.raises(InputError, match=r"config\.json' cannot be read"):
+    with pytest.raises(InputError, match=r"config\.json' cannot be read: No such file or directory\.\n"):
         sizes_with(tmp_path / "nowhere", TINY)
     found = sizes_with(llama(tmp_path / "llama"), TINY)
     assert (found.eps, found.rope_theta) == (1e-3, 500.0)

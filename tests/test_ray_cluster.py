@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
 from test_live_hosts import PLAN, SETTINGS, STEPS, THREE, left, told
 from zhenfa.errors import CapabilityError
+from zhenfa.live import engine_ray
 from zhenfa.live.engine_ray import RayEngine
 from zhenfa.live.run import run_plan
 from zhenfa.spec.job import Execution
@@ -153,10 +156,35 @@ def test_the_command_of_the_guide(tmp_path: Path) -> None:
 
 
 def test_a_ray_that_is_not_there_is_named() -> None:
-    with pytest.raises(CapabilityError, match=r"no Ray answers at 127\.0\.0\.1:1"):
+    with pytest.raises(CapabilityError, match=r"no Ray answers at 127\.0\.0\.1:1: Connection refused\.") as told:
         RayEngine(ray="127.0.0.1:1")
+    assert told.value.hint is not None
+    assert told.value.hint.startswith("is its head up? `ray start --head` prints its address")
+    with pytest.raises(CapabilityError, match=r"no Ray answers at 127\.0\.0\.1:99999"):
+        RayEngine(ray="127.0.0.1:99999")
     with pytest.raises(CapabilityError, match="ray://head:10001 is the address of a Ray client's server"):
         RayEngine(ray="ray://head:10001")
+
+
+def test_what_answers_and_is_no_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_ray, "PROBE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(CapabilityError, match=f"what answers at {address} is no Ray"):
+            RayEngine(ray=address)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        web = threading.Thread(target=_answer_once, args=(server,))
+        web.start()
+        with pytest.raises(CapabilityError, match=f"what answers at {address} is no Ray"):
+            RayEngine(ray=address)
+        web.join()
+
+
+def _answer_once(server: socket.socket) -> None:
+    channel, _ = server.accept()
+    with channel:
+        channel.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def _on(cards: CardPool, *hosts: str) -> CardPool:

@@ -122,7 +122,7 @@ def asked_for(wanted: Wanted, output: Output) -> tuple[Request, Subject]:
     if wanted.calibrates:
         from zhenfa.cli.run_calibrated import measured_first
 
-        found = measured_first(wanted, output, subject)
+        found = measured_first(wanted, output, job, folder, subject)
     else:
         with output.working("planning"):
             found = make_request(

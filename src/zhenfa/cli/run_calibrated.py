@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from zhenfa import units
 from zhenfa.cli.console import Output
 from zhenfa.errors import CapabilityError, InputError
-from zhenfa.plan.asked import read_assumptions, read_job
+from zhenfa.plan.asked import read_assumptions
 from zhenfa.plan.request import Request, make_request
+from zhenfa.spec.job import Job
 
 if TYPE_CHECKING:
     from zhenfa.cli.run import Wanted
@@ -20,16 +21,16 @@ LEAST_S = 2.0
 """Seconds in which something can be timed."""
 
 
-def measured_first(wanted: Wanted, output: Output, subject: Subject) -> Request:
-    """Return what is to be run, a ``subject``, on its machine as measured; a job that names none runs on this host's
-    cards."""
+def measured_first(wanted: Wanted, output: Output, job: Job, folder: Path, subject: Subject) -> Request:
+    """Return what is to be run, a ``job`` of a ``folder`` that trains a ``subject``, on its machine as measured; a job
+    that names none runs on this host's cards."""
     if importlib.util.find_spec("torch") is None:
         raise CapabilityError("torch is not installed.", hint="pip install 'zhenfa[live]'.")
     from zhenfa.live.calibrate import before
 
     model = subject.model
     wish = before.Wish(_within(wanted.calibrate_within), wanted.calibrate_anew)
-    job, folder, assumed = read_job(wanted.job, wanted.settings), _folder(wanted), read_assumptions(wanted.assume)
+    assumed = read_assumptions(wanted.assume)
     if wanted.on is None and job.machine is None:
         with output.working("calibrating"):
             found = before.measured_device(wish, output.say)
@@ -52,10 +53,6 @@ def measured_first(wanted: Wanted, output: Output, subject: Subject) -> Request:
     if found.cached:
         output.say("--calibrate-anew measures again")
     return request
-
-
-def _folder(wanted: Wanted) -> Path:
-    return Path(wanted.job).resolve().parent
 
 
 def _within(text: str | None) -> float:

@@ -26,6 +26,12 @@ from zhenfa.live.hosts import END_S, deal, environment, own_address
 from zhenfa.live.placement import Card
 
 ANSWER_S: Final = 120.0
+PROBE_S: Final = 5.0
+"""Seconds in which what answers at an address must have said that it speaks HTTP/2, as Ray's head does (gRPC)."""
+GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""How a client begins, with settings of its own (RFC 9113, section 3.4); the other end answers with its settings."""
+SETTINGS_FRAME: Final = 4
+WAY_OUT: Final = "is its head up? `ray start --head` prints its address, whose port is 6379 unless --port says another."
 ENVIRONMENT: Final = {
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,6 +53,8 @@ class RayEngine(SpreadEngine):
                 f"{self._joined} is the address of a Ray client's server, through which cards cannot be reached.",
                 hint="run on a node of the cluster with RAY_ADDRESS=auto, or submit the command as a Ray job.",
             )
+        if self._joined is not None:
+            _probe(self._joined)
         self._placed: dict[Card, str] = {}
         self._begun = False
         self._keeper, self._channel = _keeper()
@@ -68,7 +76,7 @@ class RayEngine(SpreadEngine):
         except BaseException as problem:
             self._end_launch()
             if isinstance(problem, RunError):
-                raise CapabilityError(f"no Ray answers at {self._joined}.", hint="is its head up?") from None
+                raise CapabilityError(f"no Ray answers at {self._joined}.", hint=WAY_OUT) from None
             raise
 
     def _launch(self, cards: Sequence[Card]) -> None:
@@ -126,6 +134,42 @@ class RayEngine(SpreadEngine):
                     raise CapabilityError(found["failed"], hint=found["hint"] or None)
                 return found
         raise RunError("Ray is gone: no more cards are to be had.", hint="is its head up?")
+
+
+def _probe(ray: str) -> None:
+    """Raise :class:`CapabilityError` if no Ray is at an address: Ray itself would wait for one for minutes.
+
+    An address without a port (``auto``) is left to Ray; where connections are encrypted, none is spoken on.
+    """
+    host, _, port = ray.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), PROBE_S) as channel:
+            if os.environ.get("RAY_USE_TLS", "0").casefold() not in {"1", "true"} and not _speaks_http2(channel):
+                raise CapabilityError(f"what answers at {ray} is no Ray.", hint=WAY_OUT)
+    except (OSError, OverflowError) as problem:
+        words = (
+            "nothing answered" if isinstance(problem, TimeoutError) else getattr(problem, "strerror", None) or problem
+        )
+        raise CapabilityError(f"no Ray answers at {ray}: {words}.", hint=WAY_OUT) from None
+
+
+def _speaks_http2(channel: socket.socket) -> bool:
+    """Return whether the other end answers the greeting with the settings that HTTP/2 begins with."""
+    found = b""
+    deadline = time.monotonic() + PROBE_S
+    try:
+        channel.sendall(GREETING)
+        while len(found) < 4 and (left := deadline - time.monotonic()) > 0:
+            channel.settimeout(left)
+            more = channel.recv(64)
+            if not more:
+                break
+            found += more
+    except OSError:
+        return False
+    return found[3:4] == bytes((SETTINGS_FRAME,))
 
 
 def _keeper() -> tuple[subprocess.Popen[bytes], socket.socket]:

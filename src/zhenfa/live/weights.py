@@ -187,8 +187,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as problem:
+        words = problem.strerror if isinstance(problem, OSError) else f"it is no JSON: {problem}"
         raise InputError(
-            f"{str(path)!r} cannot be read: {problem}.",
+            f"{str(path)!r} cannot be read: {words}.",
             hint="execution.weights is a local directory with config.json and safetensors files.",
         ) from None
     if not isinstance(found, dict):

@@ -110,9 +110,13 @@ def _of_config(job: Job, folder: Path, config: Path) -> Subject:
         try:
             model = find_model(job.model, folder)
             return Subject(model, _own(job, model))
-        except CapabilityError:
+        except CapabilityError as problem:
             if wanted == "zhenfa":
-                raise
+                way_out = (
+                    "execution.module: auto has transformers build what the runtime's own decoder does not compute"
+                )
+                hint = f"{problem.hint.rstrip('.')}; {way_out}." if problem.hint else f"{way_out}."
+                raise CapabilityError(problem.message, hint=hint) from None
     kind = json.loads(config.read_text(encoding="utf-8"))["model_type"]
     if kind in known_types():
         published: Model | None = find_model(job.model, folder)
