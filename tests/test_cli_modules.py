@@ -145,8 +145,9 @@ def test_who_builds_a_configuration(tmp_path: Path) -> None:
     assert by("./llama", module="transformers").sizes.parameters == by("./llama").sizes.parameters
     assert by("./gpt2").whole
     assert not by("./gpt2").counted, "its document is the import of config.json"
-    with pytest.raises(CapabilityError, match="gpt2 has layer norms, which this version cannot run"):
+    with pytest.raises(CapabilityError, match="gpt2 has layer norms, which this version cannot run") as refused:
         by("./gpt2", module="zhenfa")
+    assert "execution.module: auto has transformers build" in (refused.value.hint or "")
 
 
 def test_a_type_that_the_import_does_not_know_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
