@@ -25,8 +25,8 @@ from zhenfa.live.exchange import group_of
 from zhenfa.live.faults import Faults
 from zhenfa.live.gradient_sum import GradientSum
 from zhenfa.live.guard import Guard, gather, norm_of
-from zhenfa.live.hops import standing
 from zhenfa.live.held import CUT_OFF, Held, answers_for, held_rows, held_whole, settings_of, take_rows, take_whole
+from zhenfa.live.hops import standing
 from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import Runner
