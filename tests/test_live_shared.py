@@ -151,7 +151,7 @@ def test_a_run_goes_on_when_one_of_two_cards_dies(kind: str, action: str, tmp_pa
 def test_the_planner_shares_micro_batches_out_where_that_is_quicker(engine: LocalEngine) -> None:
     """Two cards that are twice as fast as a third, and a batch of eight."""
     tier = Tier(name="board", size=2, bandwidth="100 MB/s", latency="1 ms", topology="switch")
-    machine = formation(pool("a", 2, 6e8, [tier]), pool("b", 1, 3e8, [tier]))
+    machine = formation(pool("quick", 2, 6e8, [tier]), pool("slow", 1, 3e8, [tier]))
     model = catalog.model("tiny-byte-gpt")
     workload = Workload(sequence_length=LENGTH, global_batch=8, precision="fp32")
     found = []
