@@ -120,6 +120,16 @@ def test_a_host_that_dies_takes_its_cards_with_it(undisturbed: list[float], tmp_
     assert found.losses == pytest.approx(undisturbed, rel=1e-5)
 
 
+def test_a_host_that_dies_when_all_is_done_does_no_harm(undisturbed: list[float], tmp_path: Path) -> None:
+    with engine_on() as engine:
+        found = run(engine, tmp_path)
+        nursery = psutil.Process(engine.host("north").nursery)
+        nursery.kill()
+        psutil.wait_procs([nursery], timeout=PATIENCE_S)
+        engine.host("north").channel.shutdown(socket.SHUT_WR)  # what the next words find, sooner or later
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+
+
 def test_two_of_three_hosts_die_at_once(undisturbed: list[float], tmp_path: Path) -> None:
     with engine_on() as engine:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import selectors
@@ -154,7 +155,8 @@ class ProcessEngine(Engine):
     def _signal(self, card: Card, number: int) -> None:
         process = self._processes.get(card)
         if process is not None and process.pid is not None:
-            process.host.signal(process.pid, number)
+            with contextlib.suppress(RunError):  # the cards of a host that is gone are gone with it
+                process.host.signal(process.pid, number)
 
     def _end(self, card: Card) -> None:
         self._signal(card, signal.SIGKILL)
