@@ -20,7 +20,7 @@ from live_pools import TINY, formation, pipeline, plan, pool, reference_losses
 from test_live_tensor import PLANS as SPLIT
 from test_live_tensor import split
 from zhenfa.errors import InputError, RunError
-from zhenfa.live import checkpoint, copies, snapshots
+from zhenfa.live import checkpoint, marks, snapshots
 from zhenfa.live.checkpoint import Piece
 from zhenfa.live.copies import Copier, Copy
 from zhenfa.live.engine_local import LocalEngine
@@ -73,7 +73,7 @@ def test_any_piece_is_had_from_any_pieces(
     other = Held("model.two", torch.full((3,), 7, dtype=torch.uint8), Piece((3,), (0,)))
     folder = tmp_path_factory.mktemp("copy") / "one.copy"
     write(folder, 4, *([one, other] for one in cut(whole, axis, at)), mapped=mapped)
-    copies.verify(folder, 4)
+    marks.verify(folder, 4)
     kept = Copy(folder)
     firsts = [draw.draw(st.integers(0, size)) for size in shape]
     lasts = [draw.draw(st.integers(first, size)) for first, size in zip(firsts, shape, strict=True)]
@@ -94,11 +94,11 @@ def test_a_place_is_used_again_and_laid_out_anew_for_other_tensors(tmp_path: Pat
         held = [Held("model.one", torch.full((size,), float(step)), Piece((size,), (0,)))]
         left = copier.copy(folder, step, held, {}, mapped=True, synchronize=lambda: None)
         with pytest.raises(InputError, match=r"is not whole: it has no card-00000\.mark"):
-            copies.verify(folder, step)
+            marks.verify(folder, step)
         left()
-        copies.verify(folder, step)
+        marks.verify(folder, step)
         with pytest.raises(InputError, match="is not of step 9"):
-            copies.verify(folder, 9)
+            marks.verify(folder, 9)
         files.append((folder / "card-00000.safetensors").stat().st_ino)
         filled = torch.zeros(size)
         Copy(folder).fill("model.one", filled, Piece((size,), (0,)))
@@ -123,14 +123,31 @@ def test_no_broken_copy_is_ever_chosen(tmp_path: Path, mapped: bool) -> None:
     source = tmp_path / "source.copy"
     whole = torch.randn(40, 30)
     write(source, 5, *([one] for one in cut(whole, 0, [11, 25])), mapped=mapped)
-    copies.verify(source, 5)
+    marks.verify(source, 5)
     broken = tmp_path / "broken.copy"
     for _ in range(200):
         shutil.copytree(source, broken)
         harm(broken, dice)
         with pytest.raises(InputError, match=r"the copy .*broken"):
-            copies.verify(broken, 5)
+            marks.verify(broken, 5)
         shutil.rmtree(broken)
+
+
+def test_a_mark_is_right_to_the_last_bit(tmp_path: Path) -> None:
+    write(tmp_path / "one.copy", 1, [Held("model.one", torch.ones(2), Piece((2,), (0,)))])
+    mark = tmp_path / "one.copy" / "card-00000.mark"
+    content = mark.read_bytes()
+    cuts = [content[:length] for length in range(len(content))]
+    flips = [
+        content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+        for at in range(len(content)) for bit in range(8)
+    ]  # fmt: skip
+    for changed in (*cuts, *flips, content + b"\n", content + b"x", content.replace(b"\n", b"\r\n")):
+        mark.write_bytes(changed)
+        with pytest.raises(InputError, match="cannot be read"):
+            marks.verify(tmp_path / "one.copy", 1)
+    mark.write_bytes(content)
+    marks.verify(tmp_path / "one.copy", 1)
 
 
 def harm(folder: Path, dice: random.Random) -> None:
@@ -172,8 +189,8 @@ def test_a_card_that_dies_at_any_moment_leaves_a_whole_copy_or_none(tmp_path: Pa
         os.waitpid(child, 0)
         os.close(reading)
         try:
-            step = copies.mark_of(folder, 0).step
-            copies.verify(folder, step)
+            step = marks.mark_of(folder, 0).step
+            marks.verify(folder, step)
         except InputError:
             continue
         told += 1

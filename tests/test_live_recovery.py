@@ -97,6 +97,29 @@ def test_one_fault_after_the_other(engine: LocalEngine, undisturbed: list[float]
     assert found.walls.reliability.detail.startswith("6 incidents; down ")
 
 
+@pytest.mark.parametrize("every", [{}, {"checkpoint_every": STEPS}, {"snapshot_every": 0}])
+def test_a_card_that_dies_after_the_last_step_is_done_without(
+    engine: LocalEngine, undisturbed: list[float], tmp_path: Path, every: dict[str, int]
+) -> None:
+    """The run is not over before its cards have reported and its last checkpoint is written."""
+    killed: list[psutil.Process] = []
+
+    def strike(step: int, *_: object) -> None:
+        if step == STEPS and not killed:
+            killed.append(psutil.Process(engine.process(1)))
+            killed[0].kill()
+            psutil.wait_procs(killed)
+
+    execution = Execution(**SETTINGS | every)
+    found = run_plan(
+        PLAN, PAIR, TINY, execution, engine=engine, replan=left, out_dir=tmp_path, on_progress=strike
+    )  # fmt: skip
+    assert told(found) == [(STEPS, "death", "restart")]
+    assert found.losses == pytest.approx(undisturbed, rel=1e-5)
+    assert (found.steps, found.checkpoint) == (STEPS, str(tmp_path / f"checkpoint-{STEPS:06d}"))
+    assert checkpoint.verify(Path(str(found.checkpoint)))["step"] == STEPS
+
+
 def test_a_death_told_to_somebody_else_is_not_lost(engine: LocalEngine, undisturbed: list[float]) -> None:
     """Two cards die before the same step: the word of the first comes while the second is being dealt with."""
     faults = [Fault(step=3, card=0, kind="kill"), Fault(step=3, card=1, kind="slow", factor=1.0)]

@@ -107,8 +107,8 @@ def test_the_state_that_cards_hold_is_what_was_predicted(
     engine: LocalEngine, zero: int, precision: Precision
 ) -> None:  # fmt: skip
     """Replicas on unlike cards share their state out, too: each card's weights and optimizer state, byte by byte."""
-    machine = formation(pool("a", 1, 4e10), pool("b", 1, 2e10), pool("c", 1, 2e10))
-    chosen = plan(pipeline([8], "a", 2), pipeline([5, 3], "bc", 2), zero=zero).model_copy(
+    machine = formation(pool("x", 1, 4e10), pool("y", 1, 2e10), pool("z", 1, 2e10))
+    chosen = plan(pipeline([8], "x", 2), pipeline([5, 3], "yz", 2), zero=zero).model_copy(
         update={"precision": precision}
     )
     model = catalog.model("tiny-byte-gpt")

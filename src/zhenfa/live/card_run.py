@@ -18,7 +18,7 @@ from zhenfa.live import checkpoint, data
 from zhenfa.live.board import Board
 from zhenfa.live.bridge import Crossing, Tally, across
 from zhenfa.live.collective import Opener
-from zhenfa.live.copies import Copier, Copy, is_copy
+from zhenfa.live.copies import Copier, Copy
 from zhenfa.live.crew import Crew, crew_of
 from zhenfa.live.decoder import Decoder, loss_of
 from zhenfa.live.exchange import group_of
@@ -27,6 +27,7 @@ from zhenfa.live.gradient_sum import GradientSum
 from zhenfa.live.guard import Guard, gather, norm_of
 from zhenfa.live.held import CUT_OFF, Held, answers_for, held_rows, held_whole, settings_of, take_rows, take_whole
 from zhenfa.live.hops import standing
+from zhenfa.live.marks import is_copy
 from zhenfa.live.orders import Orders
 from zhenfa.live.pace import Fidelity, Pacer
 from zhenfa.live.pipeline import Runner

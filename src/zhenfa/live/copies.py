@@ -13,11 +13,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +25,8 @@ import torch
 from zhenfa.errors import InputError
 from zhenfa.live.checkpoint import Piece, file_of
 from zhenfa.live.held import Held
-from zhenfa.live.host import processors
+from zhenfa.live.marks import MARK, TENSORS, Mark, mark_of, sealed
 
-COPY: Final = ".copy"
-"""How the name of a folder ends in which a copy lies."""
-MARK: Final = ".mark"
-TENSORS: Final = ".safetensors"
 LENGTH_BYTES: Final = 8
 ALIGN: Final = 64
 NAMES: Final = {
@@ -42,11 +36,6 @@ NAMES: Final = {
 KINDS: Final = {name: kind for kind, name in NAMES.items()}
 Row = tuple[str, tuple[int, ...], torch.dtype, Piece]
 """A tensor's key, shape and type, and where it lies in the whole one."""
-
-
-def is_copy(path: Path) -> bool:
-    """Return whether a folder is one for copies, and no checkpoint."""
-    return path.suffix == COPY
 
 
 @dataclass
@@ -114,9 +103,8 @@ class Copier:
                 _write_all(file.fileno(), content)
             os.replace(draft, folder / f"{name}{TENSORS}")
         facts = {"step": step, "cards": self._cards, "bytes": content.nbytes, "crc32": total, "settings": settings}
-        text = json.dumps(facts)
         draft = folder / f"{name}.draft"
-        draft.write_text(f"{text}\n{zlib.crc32(text.encode())}\n")
+        draft.write_bytes(sealed(json.dumps(facts).encode()))
         os.replace(draft, folder / f"{name}{MARK}")
         return {"bytes": content.nbytes}
 
@@ -168,63 +156,6 @@ def _mapped(path: Path, size: int) -> Any:
 
 
 # Reading
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What a card says of its share of a copy."""
-
-    step: int
-    cards: int
-    bytes: int
-    crc32: int
-    settings: dict[str, Any]
-
-
-def verify(path: Path, step: int) -> None:
-    """Raise :class:`InputError` unless the files of a copy made after ``step`` are all there and unchanged."""
-    marks = [mark_of(path, 0)]
-    marks += [mark_of(path, rank) for rank in range(1, marks[0].cards)]
-    if {(mark.step, mark.cards) for mark in marks} != {(step, len(marks))}:
-        raise InputError(f"the copy {str(path)!r} is not of step {step} throughout.")
-    with ThreadPoolExecutor(processors()) as pool:  # the sums let the interpreter go
-        rights = list(pool.map(lambda rank: _is_right(path, rank, marks[rank]), range(len(marks))))
-    if not all(rights):
-        name = f"{file_of(rights.index(False))}{TENSORS}"
-        raise InputError(f"{name!r} of the copy {str(path)!r} is missing, or has changed since it was written.")
-
-
-def mark_of(path: Path, rank: int) -> Mark:
-    """Return what a card says of its share. Raises :class:`InputError` if it has not said it, or it has changed."""
-    name = f"{file_of(rank)}{MARK}"
-    try:
-        text, _, seal = (path / name).read_text().removesuffix("\n").rpartition("\n")
-        if str(zlib.crc32(text.encode())) != seal:
-            raise ValueError("it has changed since it was written")
-        return Mark(**json.loads(text))
-    except FileNotFoundError:
-        raise InputError(f"the copy {str(path)!r} is not whole: it has no {name}.") from None
-    except (OSError, ValueError, TypeError) as problem:
-        raise InputError(f"{name!r} of the copy {str(path)!r} cannot be read: {problem}.") from None
-
-
-def _is_right(path: Path, rank: int, mark: Mark) -> bool:
-    try:
-        with (path / f"{file_of(rank)}{TENSORS}").open("rb") as file:
-            if os.fstat(file.fileno()).st_size != mark.bytes:
-                return False
-            with mmap.mmap(file.fileno(), mark.bytes, prot=mmap.PROT_READ) as content:
-                return zlib.crc32(content) == mark.crc32
-    except OSError:
-        return False
-
-
-def is_told(path: Path, step: int, cards: int) -> bool:
-    """Return whether every card has said that its share of the copy of a step is whole."""
-    try:
-        return all(mark_of(path, rank).step == step for rank in range(cards))
-    except InputError:
-        return False
 
 
 def shares(path: Path) -> Iterator[tuple[int, Mark, list[Held]]]:

@@ -148,7 +148,7 @@ def _even_layers(pipeline: Pipeline) -> Pipeline:
 
 
 def _phases(supervisor: Supervisor, say: Phase) -> Run:
-    driver, plan, out_dir = supervisor.driver, supervisor.plan, supervisor.disk
+    driver, plan = supervisor.driver, supervisor.plan
     execution, engine = driver.execution, driver.engine
     even = plain = None
     notes: list[str] = []
@@ -163,17 +163,14 @@ def _phases(supervisor: Supervisor, say: Phase) -> Run:
         say(f"training, {execution.steps} steps")
         measured = supervisor.run()
         wall = supervisor.reliability()
-        saved = None
-        if out_dir is not None:
-            say("saving the checkpoint")
-            saved = driver.save(measured, out_dir)
-            driver.prune(out_dir, execution.keep_checkpoints)
     finally:
         supervisor.watch.close()
         supervisor.snapshots.close()
         driver.close()
     notes += driver.notes + sorted({note for report in measured.reports for note in report["notes"]})
-    run = run_of(measured, even, protection=engine.protection, engine=engine.name, checkpoint=saved, notes=notes)
+    run = run_of(
+        measured, even, protection=engine.protection, engine=engine.name, checkpoint=supervisor.saved, notes=notes
+    )
     return run.model_copy(
         update={
             "steps": measured.done, "losses": supervisor.losses, "incidents": tuple(supervisor.incidents),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from zhenfa.live import checkpoint, copies
+from zhenfa.live import checkpoint, marks
 from zhenfa.live.pending import Pending
 from zhenfa.live.train import Driver, Measured
 
@@ -38,7 +38,7 @@ class Copying(Pending):
 
     def is_written(self) -> bool:
         """Return whether all cards have marked their share as whole."""
-        return copies.is_told(self.path, self.step, self.cards)
+        return marks.is_told(self.path, self.step, self.cards)
 
     def finish(self) -> Path:
         """Return its place: there is no more to do."""
@@ -79,6 +79,7 @@ class Snapshots:
 
     def keep(self, path: Path, target: Path) -> None:
         """Write a copy that has been verified as a checkpoint."""
+        from zhenfa.live import copies
         from zhenfa.live.saving import share_of, write_share
 
         measured = self._facts[path]
@@ -126,7 +127,7 @@ class Snapshots:
         if mine:
             return mine[0]
         number = sum(one == generation for one in self._places.values())
-        path = (self.folder or self._made()) / f"generation-{generation}-{number}{copies.COPY}"
+        path = (self.folder or self._made()) / f"generation-{generation}-{number}{marks.COPY}"
         path.mkdir(mode=0o700)
         self._places[path] = generation
         return path

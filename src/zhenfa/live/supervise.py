@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from zhenfa.errors import CapabilityError, InputError, RunError, ZhenfaError
-from zhenfa.live import checkpoint, copies
+from zhenfa.live import checkpoint, marks
 from zhenfa.live.engine import Blame, CardError
 from zhenfa.live.health import Finding, HealthWatch
 from zhenfa.live.ladder import Ladder, Rung, Trouble
@@ -81,6 +81,7 @@ class Supervisor:
         self._evaluations: dict[int, float] = {}
         self._begun = time.monotonic()
         self._ended: float | None = None
+        self.saved: Path | None = None
         self._useful = self._again_s = 0.0
         self._struck: float | None = None
 
@@ -133,16 +134,36 @@ class Supervisor:
             self._see()
             self._begun = time.monotonic()
             self._faults = [fault for fault in self._faults if fault.step > measured.done]
-            while measured.done < steps and not self.stop():
-                measured = self._advance(measured)
-            self._ended = time.monotonic()
-            self.driver.finish_saves()
-            self.snapshots.let_go()
-            measured.reports = self.driver.call("report", {})
+            while not self._ended:
+                while measured.done < steps and not (self.stop() and measured.losses):
+                    measured = self._advance(measured)
+                measured = self._finish(measured)
             self.learn(measured)
         except ZhenfaError:
             self._keep_newest()
             raise
+        return measured
+
+    def _finish(self, measured: Measured) -> Measured:
+        """Have the cards report, and write the last checkpoint; come back with the plan under way, not ended after a
+        failure: the run is not over before what was trained is on ``disk``."""
+        begun = time.monotonic()
+        try:
+            self.driver.finish_saves()
+            self.snapshots.let_go()
+            measured.reports = self.driver.call("report", {})
+            if self.disk is not None:
+                self.say("saving the checkpoint")
+                self.saved = self.driver.save(measured, self.disk)
+        except CardError as failure:
+            steps = self.driver.execution.steps
+            kept = self._newest()[1] >= steps and not self._newest(below=steps)[1]  # and all else would be done again
+            if kept or not self.driver.execution.recover:
+                raise
+            return self._recover(measured, failure)
+        if self.disk is not None:
+            self.driver.prune(self.disk, self.driver.execution.keep_checkpoints)
+        self._ended = begun
         return measured
 
     def _see(self) -> None:
@@ -236,14 +257,15 @@ class Supervisor:
 
     def _reconsider(self, measured: Measured) -> Measured:
         """Plan again at the end of a step if cards have come back or have turned out slow."""
+        left = self.driver.execution.steps - measured.done
         if not self.driver.execution.recover:
             return measured
-        came = [card for at, card in self._back if at <= measured.done]
+        came = [card for at, card in self._back if at <= measured.done and left]
         if came:
             self._back = [one for one in self._back if one[1] not in came]
             self.roster.lost -= set(came)
             return self._change(measured, came[0], "grow", "came back")
-        slow = self.stragglers.look(measured, self.driver.execution.steps - measured.done)
+        slow = self.stragglers.look(measured, left)
         if slow is None or self.replan is None:
             return measured
         card, factor = slow
@@ -306,7 +328,7 @@ class Supervisor:
 
     def _recover(self, measured: Measured, failure: CardError) -> Measured:
         """Climb the ladder until the cards train again. Raises the last failure when there is nothing left to try."""
-        begun, number = time.monotonic(), measured.done + 1
+        begun, number = time.monotonic(), min(measured.done + 1, self.driver.execution.steps)
         noticed = None if self._struck is None else begun - self._struck
         self._struck = None
         while True:
@@ -357,17 +379,19 @@ class Supervisor:
         return rung
 
     def _form(self) -> Measured:
-        """Have the cards take up the plan at the newest whole state."""
-        source, done = self._newest()
+        """Have the cards take up the plan at the newest whole state after which there is a step left to take."""
+        source, done = self._newest(below=self.driver.execution.steps)
         self.stragglers.begin()
         return self.driver.form(self.plan, there=self.roster.cards(), load=source, done=done)
 
-    def _newest(self) -> tuple[Path | None, int]:
-        """Return the newest whole copy of the state that this run made or began from, and its step."""
+    def _newest(self, below: int | None = None) -> tuple[Path | None, int]:
+        """Return the newest whole copy of the state that this run made or began from, and its step (one ``below``)."""
         for done, path in sorted(self.driver.written, reverse=True):
+            if below is not None and done >= below:
+                continue
             try:
-                if copies.is_copy(path):
-                    copies.verify(path, done)
+                if marks.is_copy(path):
+                    marks.verify(path, done)
                 else:
                     checkpoint.verify(path)
             except InputError as problem:
@@ -419,7 +443,7 @@ class Supervisor:
         if self.disk is None or self.snapshots.folder is None:
             return
         path, done = self._newest()
-        if path is None or not copies.is_copy(path):
+        if path is None or not marks.is_copy(path):
             return
         target = self.disk / f"checkpoint-{done:06d}"
         try:
