@@ -26,6 +26,8 @@ pytestmark = pytest.mark.live
 STEPS = 7
 PAIR = formation(pool("a", 1), pool("b", 2))
 PLAN = plan(pipeline([4, 3, 1], "abb", 4))
+SEVERAL = formation(pool("c", 2), pool("d", 2))
+REPLICAS = plan(pipeline([5, 3], "cd", 4), pipeline([3, 5], "cd", 2))
 SETTINGS = {"steps": STEPS, "learning_rate": 1e-3, "seed": 5}
 
 
@@ -118,6 +120,20 @@ def test_a_card_that_dies_after_the_last_step_is_done_without(
     assert found.losses == pytest.approx(undisturbed, rel=1e-5)
     assert (found.steps, found.checkpoint) == (STEPS, str(tmp_path / f"checkpoint-{STEPS:06d}"))
     assert checkpoint.verify(Path(str(found.checkpoint)))["step"] == STEPS
+
+
+def test_a_step_that_failed_holds_nothing(engine: LocalEngine) -> None:
+    """Cards that waited for one that hangs go on with as many descriptors and threads as before."""
+    held: list[list[tuple[int, int]]] = []
+
+    def look(*_: object) -> None:
+        cards = [psutil.Process(engine.process(rank)) for rank in (0, 1)]
+        held.append([(card.num_fds(), card.num_threads()) for card in cards])
+
+    execution = Execution(**SETTINGS, faults=(Fault(step=2, card=3, kind="hang"), Fault(step=5, card=3, kind="hang")))
+    found = run_plan(REPLICAS, SEVERAL, TINY, execution, engine=engine, on_progress=look)
+    assert [one.kind for one in found.incidents] == ["hang", "hang"]
+    assert held[-1] == held[0]
 
 
 def test_a_death_told_to_somebody_else_is_not_lost(engine: LocalEngine, undisturbed: list[float]) -> None:

@@ -153,7 +153,7 @@ class CardWorker:
         if self._run is not None:
             self._run.close()
             self._run = None
-            gc.collect()
+        gc.collect()  # and what the exception of a step that failed has held
 
     def _leave(self) -> None:
         """Leave a group in which something failed, whatever state it is in."""
