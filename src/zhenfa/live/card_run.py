@@ -257,9 +257,7 @@ class CardRun:
         """Copy this card's share of a checkpoint and begin to write it into ``path``, onto the disk."""
         self.board.write(self.place.rank, "save")
         state, pieces = share_of(self._held(), settings_of(self.optimizer))
-        self.saver.begin(
-            str(path), lambda: {"files": write_share(path, self.place.rank, state, to_disk=True, pieces=pieces)}
-        )
+        self.saver.begin(str(path), lambda: {"files": write_share(path, self.place.rank, state, pieces=pieces)})
         self.board.write(self.place.rank, "idle")
 
     def copy(self, path: Path, step: int, key: str, *, mapped: bool) -> None:

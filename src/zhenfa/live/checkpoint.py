@@ -60,13 +60,11 @@ def file_of(rank: int) -> str:
     return f"card-{rank:05d}"
 
 
-def finish(
-    partial: Path, facts: dict[str, Any], sums: Mapping[str, str] | None = None, *, to_disk: bool = True
-) -> Path:
+def finish(partial: Path, facts: dict[str, Any], sums: Mapping[str, str] | None = None) -> Path:
     """Turn the folder that the cards have written into a checkpoint and return its path.
 
     ``facts`` (plan, sizes, step) are kept in the manifest; ``sums`` are the SHA-256 of files that the cards have told.
-    ``to_disk`` sees it onto the disk first. An older checkpoint of the same name is replaced.
+    All of it is on the disk before. An older checkpoint of the same name is replaced.
     """
     _put_together(partial)
     for path in partial.glob(f"*{SUMS}"):
@@ -81,16 +79,13 @@ def finish(
         with (partial / name).open("wb") as file:
             file.write(content)
             file.flush()
-            if to_disk:
-                os.fsync(file.fileno())
-    if to_disk:
-        _sync(partial)
+            os.fsync(file.fileno())
+    _sync(partial)
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
-    if to_disk:
-        _sync(final.parent)
+    _sync(final.parent)
     return final
 
 

@@ -80,13 +80,6 @@ class Crew:
         axis = self.axis(name)
         return whole if axis is None or self.size == 1 else whole.chunk(self.size, axis)[self.index]
 
-    def whole(self, name: str, part: Any) -> Any:
-        """Return the whole of which each card holds a part; all cards of the crew call it together."""
-        axis = self.axis(name)
-        if axis is None or self._together is None:
-            return part
-        return torch.cat(self._together.all_gather(part), axis)
-
     def gather(self, tensor: Any) -> Any:
         """Return what every card of the crew has, one after the other along a new first axis."""
         if self._together is None:

@@ -77,7 +77,7 @@ class GradientSum:
         self._weights, self._overlap, self._tally = weights, overlap, tally or Tally()
         self._part_of = sizes.part_of
         first = counted(self._places, pacer.rank, sizes)
-        counts = {name for name in weights if self._part_of(name) in first and self._is_ours(name)}
+        counts = {name for name in weights if self._part_of(name) in first and crew.counts(name)}
         updates, alone = set(weights), set[str]()
         self._buckets: list[Bucket] = []
         for bucket in self._made(opener, kind, sizes, zero):
@@ -85,7 +85,7 @@ class GradientSum:
             if bucket.split is not None:
                 updates -= {*bucket.names} - {*bucket.split[pacer.rank]}
                 alone |= {*bucket.split[pacer.rank]}
-                own = {name for name in bucket.split[pacer.rank] if self._is_ours(name)}
+                own = {name for name in bucket.split[pacer.rank] if crew.counts(name)}
                 counts = (counts - {*bucket.names}) | own
         self.counts, self.updates, self.alone = frozenset(counts), frozenset(updates), frozenset(alone)
         self._beside = Beside()
@@ -226,11 +226,6 @@ class GradientSum:
 
     def _exchanges(self) -> list[Exchange]:
         return list({id(bucket.exchange): bucket.exchange for bucket in self._buckets}.values())
-
-    def _is_ours(self, name: str) -> bool:
-        """Return whether this card of its crew counts a weight: what a crew does not split counts once, but for experts
-        that its cards hold whole, for each has others."""
-        return self._crew.counts(name)
 
     def _made(self, opener: Opener, kind: BridgeFormat, sizes: Sizes, zero: int) -> list[Bucket]:
         """Return this card's buckets, the last parts of the model first."""

@@ -69,7 +69,7 @@ def held_whole(module: Any, optimizer: Any, left_out: frozenset[str], alone: fro
 def held_rows(rows: Rows, optimizer: Any) -> Iterator[Held]:
     """Yield the rows that a card keeps, and their moments."""
     for name, kept in rows.own.items():
-        if rows.is_ours(name):
+        if rows.module.crew.counts(name):
             piece = rows.piece(name)
             yield Held(f"{MODEL}.{name}", kept.detach(), piece)
             yield from _moments(name, optimizer.state.get(kept), kept, piece)

@@ -118,18 +118,18 @@ def _planner() -> Any:
 
 
 def write_share(
-    folder: Path, rank: int, state: dict[str, Any], *, to_disk: bool, pieces: Mapping[str, Piece] | None = None
+    folder: Path, rank: int, state: dict[str, Any], *, pieces: Mapping[str, Piece] | None = None
 ) -> dict[str, str]:
     """Write one card's share into an unfinished checkpoint; return the SHA-256 of its files by name.
 
-    ``to_disk`` sees it onto the disk; ``pieces``: which tensors are pieces of larger ones. The sums also lie beside the
+    Sees them onto the disk. ``pieces``: which tensors are pieces of larger ones. The sums also lie beside the
     files, last of all, for a driver whom the card can no longer tell.
     """
     from torch.distributed import checkpoint
 
     own = folder / f"{file_of(rank)}.folder"
     own.mkdir()
-    writer = checkpoint.FileSystemWriter(own, sync_files=to_disk, thread_count=1)
+    writer = checkpoint.FileSystemWriter(own, sync_files=True, thread_count=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that it saves without the other cards, which is meant
         checkpoint.save(state, storage_writer=writer, planner=_planner(), no_dist=True)

@@ -46,11 +46,7 @@ class Rows:
     @property
     def counts(self) -> frozenset[str]:
         """Return the weights whose gradients this card counts, its rows of each."""
-        return frozenset(filter(self.is_ours, self.own))
-
-    def is_ours(self, name: str) -> bool:
-        """Return whether this card of its crew counts a weight."""
-        return self._crew.counts(name)
+        return frozenset(filter(self._crew.counts, self.own))
 
     def rows(self, name: str, rank: int | None = None) -> tuple[int, int]:
         """Return where the rows of a weight that a card (None: this one) keeps begin and end."""

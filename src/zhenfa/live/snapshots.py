@@ -92,7 +92,7 @@ class Snapshots:
             step = mark.step
             settings = {key: tuple(one) if isinstance(one, list) else one for key, one in mark.settings.items()}
             state, pieces = share_of(held, settings)
-            sums |= write_share(partial, rank, state, to_disk=True, pieces=pieces)
+            sums |= write_share(partial, rank, state, pieces=pieces)
         checkpoint.finish(partial, self._driver.facts(measured) | {"step": step}, sums)
 
     def let_go(self) -> None:
@@ -106,6 +106,7 @@ class Snapshots:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
             self._places.clear()
+            self._facts.clear()
 
     def _drop_oldest(self) -> None:
         """Keep the newest copies alone."""
