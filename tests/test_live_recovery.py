@@ -310,8 +310,8 @@ def harm(folder: Path, dice: random.Random) -> None:
 
 def test_a_card_that_sums_nothing_early_meets_the_others(engine: LocalEngine) -> None:
     """A poisoned card begins its sums after its backward passes, the others beside theirs: all keep one order."""
-    machine = formation(pool("c", 1, speed=5e8), pool("d", 1, speed=5e8), latency="10 us")
-    halves = plan(pipeline([8], "c", 2), pipeline([8], "d", 2))
+    machine = formation(pool("x", 1, speed=5e8), pool("y", 1, speed=5e8), latency="10 us")
+    halves = plan(pipeline([8], "x", 2), pipeline([8], "y", 2))
     execution = Execution(**SETTINGS | {"progress_timeout_s": 10.0}, faults=[Fault(step=3, card=1, kind="nan")])
     found = run_plan(halves, machine, TINY, execution, engine=engine)
     assert told(found) == [(3, "poison", "retry")]
