@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections.abc import Iterator
@@ -320,14 +321,24 @@ def test_a_card_that_sums_nothing_early_meets_the_others(engine: LocalEngine) ->
     assert found.losses == pytest.approx(expected, rel=1e-5)
 
 
+def heaps(process: int) -> int:
+    """Count the heaps that glibc gave to threads: 64 MiB reserved at a multiple of 64 MiB, writable in part."""
+    rows = [line.split()[:2] for line in Path(f"/proc/{process}/maps").read_text().splitlines()]
+    found = [([int(end, 16) for end in span.split("-")], rights) for span, rights in rows]
+    return sum(
+        rights == "rw-p" and next_rights == "---p" and end == start and not first % 2**26 and last - first == 2**26
+        for ((first, end), rights), ((start, last), next_rights) in itertools.pairwise(found)
+    )
+
+
 def test_cards_that_come_together_again_and_again_hold_no_more(engine: LocalEngine) -> None:
-    """Threads and descriptors of a card are the same after ten plans as after two, whatever the plan before was."""
+    """Threads, descriptors and heaps of a card are the same after ten plans as after two, whatever the plan before."""
     halves = plan(pipeline([8], "a", 2), pipeline([8], "b", 2))
     execution = Execution(**SETTINGS | {"steps": 1})
 
-    def held() -> list[tuple[int, int]]:
+    def held() -> list[tuple[int, int, int]]:
         processes = [psutil.Process(engine.process(rank)) for rank in range(2)]
-        return [(one.num_threads(), one.num_fds()) for one in processes]
+        return [(one.num_threads(), one.num_fds(), heaps(one.pid)) for one in processes]
 
     rows = []
     for one in [PLAN, halves] * 5:
@@ -335,3 +346,4 @@ def test_cards_that_come_together_again_and_again_hold_no_more(engine: LocalEngi
         if one is halves:
             rows.append(held())
     assert rows[1:] == rows[:1] * 4
+    assert [number for _, _, number in rows[0]] == [0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -52,10 +53,12 @@ class CardRun:
         self.pacer = Pacer(rank, self.board, place.rate is not None, provider.synchronize)
         timeout = timedelta(seconds=orders.timeout_s)
         store = dist.TCPStore(orders.address, orders.port, is_master=False, timeout=timeout)
+        hook = sys.excepthook
         dist.init_process_group(
             "gloo", store=dist.PrefixStore(orders.generation, store), rank=rank, world_size=len(orders.places),
             timeout=timeout,
         )  # fmt: skip
+        sys.excepthook = hook  # torch wraps it once more for each group that comes together
         self.opener = Opener(orders.places, rank, timeout)
         self.crew = crew_of(self.opener, orders.links)
         self.group = group_of(orders.places, rank, orders.links, timeout)

@@ -10,6 +10,7 @@ from typing import Final
 
 SET_PARENT_DEATH_SIGNAL: Final = 1
 SET_TIMER_SLACK: Final = 29
+MOST_ARENAS: Final = -8
 ABANDON: Final = signal.SIGUSR1
 """Tells a card's process to break off the step under way."""
 
@@ -24,6 +25,22 @@ def die_with_parent(parent: int) -> None:
 def sharp_timers() -> None:
     """Let sleeps end within a microsecond of their time instead of fifty."""
     _prctl(SET_TIMER_SLACK, 1000)
+
+
+def one_heap() -> None:
+    """Have all threads of this process allocate from one heap, where its C library is glibc.
+
+    Groups of cards bring threads of their own with each new plan. glibc gives each thread a heap, and what a thread has
+    left scattered over it stays with the process: +65 MB after an hour of new plans, of 300.
+    """
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(MOST_ARENAS, 1)
+
+
+def give_back_memory() -> None:
+    """Give the system the pages that nothing is left on, where the C library is glibc."""
+    if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(ctypes.c_size_t(0))
 
 
 def start_time(pid: int) -> int | None:

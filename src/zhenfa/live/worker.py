@@ -154,6 +154,7 @@ class CardWorker:
             self._run.close()
             self._run = None
         gc.collect()  # and what the exception of a step that failed has held
+        linux.give_back_memory()
 
     def _leave(self) -> None:
         """Leave a group in which something failed, whatever state it is in."""
@@ -163,6 +164,7 @@ class CardWorker:
         if dist.is_initialized():
             dist.destroy_process_group()
         gc.collect()
+        linux.give_back_memory()
 
     def _opened(self) -> CardRun:
         if self._run is None:
@@ -172,6 +174,7 @@ class CardWorker:
 
 def serve(channel: socket.socket, board: str | None = None) -> None:
     """Obey the driver until it closes the socket; ``board`` is the path of this host's board."""
+    linux.one_heap()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = CardWorker(board)
     signal.signal(ABANDON, worker.abandon)
