@@ -287,14 +287,15 @@ def test_what_a_run_leaves_when_it_cannot_go_on_is_a_checkpoint_like_any_other(
     path, refused = checkpoint.newest(tmp_path / "broken")
     assert path is not None
     assert refused == []
-    assert checkpoint.verify(path)["step"] == 3
-    usual = run_plan(chosen, MACHINE, TINY, EXECUTION.model_copy(update={"steps": 3}), engine=engine,
+    step = checkpoint.verify(path)["step"]
+    assert step in (2, 3), "the last copy may lack its mark yet"
+    usual = run_plan(chosen, MACHINE, TINY, EXECUTION.model_copy(update={"steps": step}), engine=engine,
                      out_dir=tmp_path / "usual")  # fmt: skip
     assert checkpoint.shapes(path, "model") == checkpoint.shapes(Path(usual.checkpoint or ""), "model")
     assert checkpoint.shapes(path, "optimizer") == checkpoint.shapes(Path(usual.checkpoint or ""), "optimizer")
     rest = run_plan(
         chosen, MACHINE, TINY, EXECUTION.model_copy(update={"steps": 4}), engine=engine, resume=path
     )  # fmt: skip
-    assert rest.losses == whole.losses[3:]
+    assert rest.losses == whole.losses[step:]
     expected = reference_losses(TINY, EXECUTION, steps=4, global_batch=chosen.global_batch)
     assert whole.losses == pytest.approx(expected, rel=1e-5)

@@ -5,7 +5,8 @@ of them were stopped by a signal, how late it is on this host. It ends, with all
 is not heard of for :data:`SILENT_S`, so that a network that breaks leaves nothing behind on either side.
 
 Run as ``python -m zhenfa.live.outpost``, with the driver's address and the run's token in the environment; with
-``--while-open`` it also ends when its standard input does, which ties it to whatever started it.
+``--while-open`` it also ends when its standard input does, which ties it to whatever started it, and with ``--apart``
+it is no child of that, which a scheduler might kill before it has cleaned up.
 """
 
 from __future__ import annotations
@@ -158,6 +159,8 @@ def _text_of(path: Path) -> str | None:
 
 def main() -> None:
     """Serve the driver that the environment names."""
+    if "--apart" in sys.argv and os.fork():
+        os._exit(0)
     host, _, port = os.environ.pop(door.ADDRESS).rpartition(":")
     token = os.environ.pop(door.TOKEN)
     name = next((os.environ[key] for key in NAMES if os.environ.get(key)), None) or socket.gethostname()

@@ -141,13 +141,17 @@ class Keeper:
 
 
 class Starter:
-    """The actor on a node: starts the outpost, whose standard input ends when this process does."""
+    """The actor on a node: starts the outpost, whose standard input ends when this process does.
+
+    Ray kills the children of a process that ends: the outpost, which then has to clean up, is none.
+    """
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "zhenfa.live.outpost", "--while-open"], stdin=subprocess.PIPE,
+            [sys.executable, "-m", "zhenfa.live.outpost", "--while-open", "--apart"], stdin=subprocess.PIPE,
             env=os.environ | variables, start_new_session=True,
         )  # fmt: skip
+        self._process.wait()
 
 
 def _alone() -> None:
