@@ -11,16 +11,19 @@ descriptors, threads, processes, control groups, files in memory and on disk, po
 At the end each of them in the second tenth of the time (caches have filled by then) stands beside the last tenth, with
 its slope over the time between. What a card holds depends on the layers that its plan of the hour gives it, and on how
 long ago it was started: so cards with the same layers are compared with themselves, and the memory of each process that
-lived for ``LONG_S`` seconds and more is followed from its ``YOUNG_S`` on. Exit code 1 if the run was lost, something
-has grown by more than ``MORE`` of itself, or anything is left behind.
+lived for ``LONG_S`` seconds and more is followed from its ``YOUNG_S`` on; the middle one of these is judged, the worst
+is said. Exit code 1 if the run was lost, something has grown by more than ``MORE`` of itself, or anything is left
+behind.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -88,7 +91,7 @@ class Watch:
             self.cards += cards
             if self.samples is not None:
                 with self.samples.open("a") as file:
-                    file.write(json.dumps(row | {"cards": cards}) + "\n")
+                    file.write(json.dumps(row | {"cards": cards, "driver": descriptors()}) + "\n")
 
     def over(self) -> bool:
         """Return whether the time is over."""
@@ -247,6 +250,22 @@ def held(engine: LocalEngine, disk: Path) -> dict[str, float]:
     }
 
 
+def descriptors() -> dict[str, int]:
+    """Return how many of the driver's descriptors are of what kind; connections by who is at their other end."""
+    driver = psutil.Process()
+    ends = {}
+    for process in [driver, *driver.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            ends |= {one.laddr.port: process.pid for one in process.net_connections("tcp")}
+    found: Counter[str] = Counter()
+    for one in driver.net_connections("tcp"):
+        found[f"{one.status} {ends.get(one.raddr.port, 'nobody') if one.raddr else ''}".strip()] += 1
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found[re.sub(r"\d+", "", path.readlink().name.partition("[")[0])] += 1
+    return dict(found)
+
+
 def _of(process: psutil.Process) -> tuple[int, int] | None:
     try:
         return process.memory_info().rss, process.num_fds()
@@ -315,13 +334,13 @@ def alike(cards: list[dict[str, Any]]) -> list[str]:
             key = json.dumps([one["card"], one["layers"], one["layout"]])
             halves.setdefault(key, ([], []))[one["hours"] > end * 0.55].append(one["MB"])
     both = {key: pair for key, pair in halves.items() if min(map(len, pair)) >= 5}
-    grown = []
+    shares = []
     print("the same card with the same layers: median MB in the first half, in the second")
     for key, (first, last) in sorted(both.items()):
-        one, other = statistics.median(first), statistics.median(last)
-        print(f"  {key:<50} {one:>8.1f} {other:>8.1f}   ({len(first)} and {len(last)} samples)")
-        grown += [key] if other > one * (1.0 + MORE) else []
-    return grown
+        before, after = statistics.median(first), statistics.median(last)
+        print(f"  {key:<50} {before:>8.1f} {after:>8.1f}   ({len(first)} and {len(last)} samples)")
+        shares.append(after / before)
+    return _judged("a card with the same layers", shares, "pairs")
 
 
 def ageing(cards: list[dict[str, Any]]) -> list[str]:
@@ -338,10 +357,16 @@ def ageing(cards: list[dict[str, Any]]) -> list[str]:
         first, last = statistics.median(old[:part]), statistics.median(old[-part:])
         shares.append(last / first)
         print(f"  {key:<10} {(row[-1][0] - row[0][0]) * 60.0:>6.1f} {first:>8.1f} {last:>8.1f}")
+    return _judged("a card's process", shares, "processes")
+
+
+def _judged(name: str, shares: Sequence[float], kind: str) -> list[str]:
+    """Return the name if most have grown: one of many may hold more for what it went through meanwhile."""
     if not shares:
         return []
-    print(f"  in the middle {statistics.median(shares) - 1.0:+.1%}, {len(shares)} processes")
-    return ["a card's process"] if statistics.median(shares) > 1.0 + MORE else []
+    middle, worst = statistics.median(shares), max(shares)
+    print(f"  in the middle {middle - 1.0:+.1%}, at most {worst - 1.0:+.1%}, {len(shares)} {kind}")
+    return [name] if middle > 1.0 + MORE else []
 
 
 if __name__ == "__main__":
