@@ -253,7 +253,7 @@ def held(engine: LocalEngine, disk: Path) -> dict[str, float]:
 def descriptors() -> dict[str, int]:
     """Return how many of the driver's descriptors are of what kind; connections by who is at their other end."""
     driver = psutil.Process()
-    ends = {}
+    ends: dict[int, int] = {}
     for process in [driver, *driver.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
             ends |= {one.laddr.port: process.pid for one in process.net_connections("tcp")}
