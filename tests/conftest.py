@@ -7,6 +7,7 @@ other ones each time.
 from __future__ import annotations
 
 import os
+import signal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,14 @@ LONG = ("test_docs", "test_plan_exact", "test_every_machine", "test_plan_bounds"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Let tests reach loopback and unix sockets, and nothing else, unless the command line says otherwise."""
+    """Let tests reach loopback and unix sockets, and nothing else, unless the command line says otherwise.
+
+    And let processes that they start be interrupted, which a shell's background jobs are deaf to.
+    """
     config.option.allow_hosts = config.option.allow_hosts or "127.0.0.1,::1,localhost"
     config.option.allow_unix_socket = True
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

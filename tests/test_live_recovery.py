@@ -123,15 +123,18 @@ def test_a_card_that_dies_after_the_last_step_is_done_without(
     assert checkpoint.verify(Path(str(found.checkpoint)))["step"] == STEPS
 
 
-def test_a_step_that_failed_holds_nothing(engine: LocalEngine) -> None:
-    """Cards that waited for one that hangs go on with as many descriptors as before."""
-    held: list[list[int]] = []
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_step_that_failed_holds_nothing(engine: LocalEngine, zero: int) -> None:
+    """Cards that waited for one that hangs, or for each other, go on with as many descriptors and threads as before."""
+    held: list[list[tuple[int, int]]] = []
 
     def look(*_: object) -> None:
-        held.append([psutil.Process(engine.process(rank)).num_fds() for rank in (0, 1)])
+        cards = [psutil.Process(engine.process(rank)) for rank in (0, 1, 2)]
+        held.append([(card.num_fds(), card.num_threads()) for card in cards])
 
+    shared = plan(pipeline([5, 3], "cd", 4), pipeline([3, 5], "cd", 2), zero=zero)
     execution = Execution(**SETTINGS, faults=(Fault(step=2, card=3, kind="hang"), Fault(step=5, card=3, kind="hang")))
-    found = run_plan(REPLICAS, SEVERAL, TINY, execution, engine=engine, on_progress=look)
+    found = run_plan(shared, SEVERAL, TINY, execution, engine=engine, on_progress=look)
     assert [one.kind for one in found.incidents] == ["hang", "hang"]
     assert held[-1] == held[0]
 

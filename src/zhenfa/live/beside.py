@@ -14,20 +14,22 @@ class Beside:
 
     def __init__(self) -> None:
         self._given: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._started = False
+        self._thread: threading.Thread | None = None
 
     def give(self, work: Callable[[], Any]) -> Future[Any]:
         """Have some work done when what was given before is; return where its result or its exception will be."""
-        if not self._started:
-            self._started = True
-            threading.Thread(target=_work, args=(self._given,), daemon=True, name="sums").start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=_work, args=(self._given,), daemon=True, name="sums")
+            self._thread.start()
         told: Future[Any] = Future()
         self._given.put((work, told))
         return told
 
-    def close(self) -> None:
-        """End the thread after what was given."""
+    def close(self, seconds: float = 0.0) -> None:
+        """End the thread after what was given; wait for that so many seconds."""
         self._given.put(None)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
 
 def _work(given: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
@@ -45,3 +47,4 @@ def _work(given: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
             broken = problem
             told.set_exception(problem)
         del work, told, one  # groups that were left behind are closed with the last who knows them
+    broken = None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +30,11 @@ from zhenfa.live.update import squares_of
 
 PATIENCE_S: Final = 0.1
 """How often a card that waits for its own thread looks whether that has failed."""
+NEVER_SENT: Final = 2**20
+"""A tag that no message of parts has."""
+AT_ONCE: Final = timedelta(milliseconds=1)
+PARTING_S: Final = 5.0
+"""How long a card that leaves waits for a thread whose connections are broken."""
 NUMBERS: Final = 2
 """Numbers of 32 bits that a time takes (s, 64 bits)."""
 
@@ -93,11 +100,17 @@ class Gradients:
         return taken
 
     def close(self) -> None:
-        """End the threads that add up, whatever they wait for."""
+        """End the threads that add up, whatever they wait for.
+
+        Two cards whose threads wait for each other would keep the group, and all that hangs on it, until it times out.
+        """
         for given in self._given.values():
             given.put(None)
+        if not all(adding.done() for adding in self._adding):
+            break_off(self._group, {rank for _, coming in self._arrivals for _, rank in coming} - {self._rows.rank})
         for beside, _ in self._arrivals:
-            beside.close()
+            beside.close(PARTING_S)
+        self._adding.clear()
 
     def give(self, part: str, gradients: dict[str, Any] | None = None) -> None:
         """Send each card its rows of a part's gradients (None: those just computed), and have its own added up."""
@@ -233,6 +246,16 @@ class Gradients:
         late = sum(whole.nbytes for whole in self._late.values())
         sums = sum(WIDE.itemsize * kept.numel() for kept in self._rows.own.values())
         self.most = max(self.most, computed + max(way, more) + late + sums)
+
+
+def break_off(group: Any, ranks: Iterable[int]) -> None:
+    """Break a group's connections to other cards, so that no thread of theirs or of this card waits on.
+
+    Gloo has no word for it (``abort`` does nothing in torch 2.13), but breaks them all where one wait takes too long.
+    """
+    for rank in ranks:
+        with suppress(RuntimeError):
+            dist.irecv(torch.empty(1), rank, group=group, tag=NEVER_SENT).wait(AT_ONCE)
 
 
 def _as_numbers(at: float) -> Any:

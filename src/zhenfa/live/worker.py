@@ -9,7 +9,7 @@ import socket
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,10 @@ from zhenfa.live.orders import Orders
 
 class AbandonedError(RuntimeError):
     """A step was broken off."""
+
+
+COLLECTIONS: Final = 5
+"""How often a card looks again for what nothing refers to, while it finds more."""
 
 
 class CardWorker:
@@ -153,8 +157,7 @@ class CardWorker:
         if self._run is not None:
             self._run.close()
             self._run = None
-        gc.collect()  # and what the exception of a step that failed has held
-        linux.give_back_memory()
+        _forget()  # and what the exception of a step that failed has held
 
     def _leave(self) -> None:
         """Leave a group in which something failed, whatever state it is in."""
@@ -163,8 +166,7 @@ class CardWorker:
         self._run = None
         if dist.is_initialized():
             dist.destroy_process_group()
-        gc.collect()
-        linux.give_back_memory()
+        _forget()
 
     def _opened(self) -> CardRun:
         if self._run is None:
@@ -172,9 +174,21 @@ class CardWorker:
         return self._run
 
 
+def _forget() -> None:
+    """Give back what nothing refers to any more.
+
+    What torch holds for a module or a graph is found only when what held those has gone: one collection is not enough.
+    """
+    for _ in range(COLLECTIONS):
+        if not gc.collect():
+            break
+    linux.give_back_memory()
+
+
 def serve(channel: socket.socket, board: str | None = None) -> None:
     """Obey the driver until it closes the socket; ``board`` is the path of this host's board."""
     linux.one_heap()
+    gc.freeze()  # what has been imported stays: 0.1 s less in each collection
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = CardWorker(board)
     signal.signal(ABANDON, worker.abandon)
