@@ -433,3 +433,6 @@ def test_the_example_trains(zhenfa: Call, tmp_path: Path) -> None:
     assert shares["hygon"] > shares["cambricon"], "the faster pair takes more of the batch"
     assert run["losses"][1] < run["losses"][0]
     assert run["routing"]["busiest_card"]["value"] >= 1
+    passes_end = max(one["end_s"] for one in run["events"] if one["card"] == 0 and one["kind"] == "backward")
+    sums = [one["start_s"] < passes_end for one in run["events"] if one["card"] == 0 and one["kind"] == "sum"]
+    assert sums == [True] * 5 + [False], "experts are summed while backward passes run; the rest with the stem"

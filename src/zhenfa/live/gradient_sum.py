@@ -228,7 +228,7 @@ class GradientSum:
         return list({id(bucket.exchange): bucket.exchange for bucket in self._buckets}.values())
 
     def _made(self, opener: Opener, kind: BridgeFormat, sizes: Sizes, zero: int) -> list[Bucket]:
-        """Return this card's buckets, the last parts of the model first."""
+        """Return this card's buckets, those first that are whole first: backward passes end with the first parts."""
         order = {part: number for number, part in enumerate(parts(sizes))}
         found: list[tuple[tuple[int, tuple[int, ...]], Bucket]] = []
         for shared in owners(self._places, sizes):
@@ -243,7 +243,7 @@ class GradientSum:
                 gradients = sum(count for _, count in elements)
                 count = sum(_aligned(count, exchange.align) for _, count in elements)
                 last = max(order[part] for part in held)
-                key = (-last, shared.ranks)
+                key = (-min(order[part] for part in held), shared.ranks)  # it is whole with the first of its parts
                 found.append(
                     (key, Bucket(exchange, frozenset(held), names, split, shared.unlike, gradients, count, last))
                 )
